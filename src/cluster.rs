@@ -1,0 +1,119 @@
+//! What nodes say of themselves, and what this node believes of all.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Boot, EncoderId, Epoch, MeshId, NodeId};
+
+/// What a node says of itself, carried by chitchat: slow facts, each under a key of its own.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Software version.
+    pub version: String,
+    /// Relative capacity; load is divided by it. 1.0 unless declared.
+    pub capacity: f64,
+    /// Encoders at home here.
+    pub encoders: u32,
+    /// Viewers served here.
+    pub viewers: u32,
+    /// Media sent, bits per second, averaged over a report.
+    pub egress_bps: u64,
+    /// This process's share of one core, 0.0 to cores.
+    pub cpu: f64,
+    /// Milliseconds of this node's wall clock when the report was made.
+    pub wall: u64,
+}
+
+/// Whether a node is there, as foca sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Liveness {
+    /// Answers.
+    Up,
+    /// Does not answer; may still refute.
+    Suspect,
+    /// Declared dead.
+    Down,
+    /// Said goodbye.
+    Left,
+}
+
+/// Everything this node believes, as the API and `roost status --json` show it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// The mesh.
+    pub mesh: MeshId,
+    /// The node whose view this is.
+    pub node: NodeId,
+    /// Its label.
+    pub name: String,
+    /// Its boot.
+    pub boot: Boot,
+    /// Every admitted node, this one included, by name.
+    pub nodes: Vec<NodeView>,
+    /// Every known encoder, by name.
+    pub encoders: Vec<EncoderView>,
+}
+
+/// One node in a [`ClusterView`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Which.
+    pub node: NodeId,
+    /// Its label.
+    pub name: String,
+    /// foca's verdict.
+    pub state: Liveness,
+    /// `host:port`, best first.
+    pub addrs: Vec<String>,
+    /// A working link from the viewing node; true for itself.
+    pub linked: bool,
+    /// Smoothed round trip of that link.
+    pub rtt_ms: Option<f64>,
+    /// Takes no new encoders.
+    pub draining: bool,
+    /// Encoders at home there.
+    pub encoders: u32,
+    /// Viewers of those encoders.
+    pub viewers: u32,
+    /// Its last report, if any came.
+    pub report: Option<NodeReport>,
+}
+
+/// One encoder in a [`ClusterView`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EncoderView {
+    /// Which.
+    pub id: EncoderId,
+    /// Its label.
+    pub name: String,
+    /// Where it is; `None` while no live node claims it.
+    pub home: Option<NodeId>,
+    /// Label of home.
+    pub home_name: Option<String>,
+    /// Where it goes when home dies.
+    pub next: Option<NodeId>,
+    /// Label of next.
+    pub next_name: Option<String>,
+    /// Under this epoch.
+    pub epoch: Epoch,
+    /// What it does.
+    pub state: EncoderState,
+    /// Why there is no signal.
+    pub reason: Option<String>,
+    /// Viewers anywhere.
+    pub viewers: u32,
+}
+
+/// What an encoder does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EncoderState {
+    /// Someone watches it.
+    Live,
+    /// Registered, nobody watches.
+    Idle,
+    /// Registered, its source gives no picture.
+    NoSignal,
+    /// Its last home is down and nobody else claims it yet.
+    Lost,
+}

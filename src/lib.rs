@@ -1,0 +1,8 @@
+//! Roost: a mesh of equal video relay servers. See `docs/architecture.md` for the bird's eye view.
+
+pub mod admission;
+pub mod directory;
+pub mod id;
+pub mod media;
+pub mod time;
+pub mod wire;
