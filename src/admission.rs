@@ -51,3 +51,12 @@ pub struct Invite {
     /// Ed25519 signature of all the above by the inviting member's key.
     pub signature: Vec<u8>,
 }
+
+/// A fingerprint of a set of admissions: equal for equal sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AdmissionDigest {
+    /// How many.
+    pub count: u64,
+    /// XOR of the first 16 bytes of each one's SHA-256.
+    pub hash: [u8; 16],
+}

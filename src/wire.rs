@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::admission::{Admission, Chain, Invite};
+use crate::admission::{Admission, AdmissionDigest, Chain, Invite};
 use crate::directory;
 use crate::id::{Boot, EncoderId, Epoch, MeshId, NodeId};
 
@@ -208,15 +208,6 @@ pub struct MemberState {
 /// A batch of admissions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Admissions(pub Vec<Admission>);
-
-/// XOR of the hashes of all admissions, with their number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct AdmissionDigest {
-    /// How many.
-    pub count: u64,
-    /// XOR of the first 16 bytes of each one's SHA-256.
-    pub hash: [u8; 16],
-}
 
 /// The sender leaves or stops.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -596,6 +587,37 @@ pub struct StreamPlace {
     pub epoch: Epoch,
     /// Its source.
     pub source: Option<directory::SourceState>,
+}
+
+messages! {
+    /// A native client's request to the HTTP API, on a stream of its own: the same routes, the
+    /// same fields, without a web certificate.
+    ApiMessage {
+        /// Client to node.
+        1 = Request(ApiRequest),
+        /// Node to client.
+        2 = Response(ApiResponse),
+    }
+}
+
+/// A request to the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiRequest {
+    /// `GET`, `POST`, ...
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// JSON, or empty.
+    pub body: Vec<u8>,
+}
+
+/// The API's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiResponse {
+    /// HTTP status.
+    pub status: u16,
+    /// JSON.
+    pub body: Vec<u8>,
 }
 
 // -- datagrams of clients -------------------------------------------------------------------------
