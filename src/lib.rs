@@ -4,5 +4,6 @@ pub mod admission;
 pub mod directory;
 pub mod id;
 pub mod media;
+pub mod placement;
 pub mod time;
 pub mod wire;
