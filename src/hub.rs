@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
+use crate::flow::is_after;
 use crate::id::EncoderId;
 use crate::media::{Frame, gop::GopCache};
 
@@ -17,7 +18,7 @@ pub const QUEUE_FRAMES: usize = 64;
 /// What a hub tells the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HubEvent {
-    /// The number of viewers here changed; `relayed` of them sit behind other nodes.
+    /// The number of viewers here, and behind relays from here, changed.
     Viewers {
         /// Which stream.
         encoder: EncoderId,
@@ -71,25 +72,39 @@ struct Inner {
     cache: GopCache,
     /// Only frames that carry this number are taken: it changes with every route.
     feed: u64,
+    timeline: u64,
     receivers: BTreeMap<u64, Receiver>,
     next_receiver: u64,
 }
 
 #[derive(Debug)]
 struct Receiver {
-    frames: mpsc::Sender<Arc<Frame>>,
+    frames: mpsc::Sender<Live>,
     viewers: Arc<AtomicU32>,
     /// Lost a frame: waits for the next keyframe.
     skipping: bool,
+    /// Timeline and timestamp of the newest frame it got: after a change of feed the group of
+    /// pictures comes again, and what it has seen it must not see twice.
+    newest: Option<(u64, u32)>,
+}
+
+/// A frame as receivers get it.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// Sequence numbers and timestamps of one timeline are comparable: it changes when the
+    /// encoder's agent starts anew, not when the encoder changes its home.
+    pub timeline: u64,
+    /// The frame.
+    pub frame: Arc<Frame>,
 }
 
 /// A place at a hub; dropping it gives the place back.
 #[derive(Debug)]
 pub struct Subscription {
     /// The group of pictures so far: a decoder can start with it.
-    pub start: Vec<Arc<Frame>>,
+    pub start: Vec<Live>,
     /// What follows.
-    pub frames: mpsc::Receiver<Arc<Frame>>,
+    pub frames: mpsc::Receiver<Live>,
     ticket: Ticket,
 }
 
@@ -148,11 +163,17 @@ impl Hub {
             let mut inner = lock(&self.inner);
             inner.next_receiver += 1;
             let number = inner.next_receiver;
-            let start = inner.cache.frames();
-            let skipping = start.is_empty();
-            inner
-                .receivers
-                .insert(number, Receiver { frames: sender, viewers: viewers.clone(), skipping });
+            let timeline = inner.timeline;
+            let frames = inner.cache.frames();
+            let start: Vec<Live> =
+                frames.into_iter().map(|frame| Live { timeline, frame }).collect();
+            let receiver = Receiver {
+                frames: sender,
+                viewers: viewers.clone(),
+                skipping: start.is_empty(),
+                newest: start.last().map(|live| (timeline, live.frame.timestamp())),
+            };
+            inner.receivers.insert(number, receiver);
             (number, start)
         };
         self.count_out(&start);
@@ -163,11 +184,13 @@ impl Hub {
         Subscription { start, frames, ticket: Ticket { hub: self.clone(), number, viewers } }
     }
 
-    /// Takes frames of feed number `feed` from now on and forgets those of the feed before.
-    pub fn set_feed(&self, feed: u64) {
+    /// Takes frames of feed number `feed` from now on (0: of none) and forgets those of the feed
+    /// before.
+    pub fn set_feed(&self, feed: u64, timeline: u64) {
         let mut inner = lock(&self.inner);
         if inner.feed != feed {
             inner.feed = feed;
+            inner.timeline = timeline;
             inner.cache.reset();
         }
     }
@@ -192,13 +215,24 @@ impl Hub {
             counters.bytes_in.fetch_add(frame.size() as u64, Ordering::Relaxed);
             inner.cache.push(frame.clone());
             wants_keyframe |= inner.cache.wants_keyframe() && !inner.receivers.is_empty();
+            let timeline = inner.timeline;
+            let stamp = frame.timestamp();
             for receiver in inner.receivers.values_mut() {
+                match receiver.newest {
+                    Some((line, newest)) if line == timeline && !is_after(stamp, newest) => continue,
+                    Some((line, _)) if line != timeline => receiver.skipping = true,
+                    _ => {}
+                }
                 if receiver.skipping && !frame.keyframe {
                     counters.frames_dropped.fetch_add(1, Ordering::Relaxed);
                     wants_keyframe = true;
                     continue;
                 }
-                receiver.skipping = receiver.frames.try_send(frame.clone()).is_err();
+                let live = Live { timeline, frame: frame.clone() };
+                receiver.skipping = receiver.frames.try_send(live).is_err();
+                if !receiver.skipping {
+                    receiver.newest = Some((timeline, stamp));
+                }
                 let counter =
                     if receiver.skipping { &counters.frames_dropped } else { &counters.frames_out };
                 counter.fetch_add(1, Ordering::Relaxed);
@@ -229,17 +263,17 @@ impl Hub {
         let _ = self.shared.events.send(HubEvent::Viewers { encoder, viewers });
     }
 
-    fn count_out(&self, frames: &[Arc<Frame>]) {
+    fn count_out(&self, frames: &[Live]) {
         let counters = &self.shared.counters;
         counters.frames_out.fetch_add(frames.len() as u64, Ordering::Relaxed);
-        let bytes = frames.iter().map(|frame| frame.size() as u64).sum();
+        let bytes = frames.iter().map(|live| live.frame.size() as u64).sum();
         counters.bytes_out.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
 impl Subscription {
     /// Takes the parts apart: what to start with, what follows, and the place itself.
-    pub fn split(self) -> (Vec<Arc<Frame>>, mpsc::Receiver<Arc<Frame>>, Ticket) {
+    pub fn split(self) -> (Vec<Live>, mpsc::Receiver<Live>, Ticket) {
         (self.start, self.frames, self.ticket)
     }
 

@@ -122,6 +122,9 @@ messages! {
         3 = Join(Join),
         /// Seed to newcomer: welcome, already on disk here.
         4 = Admitted(Admitted),
+        /// Either side of a link, after both hellos: I keep this connection as our link. What
+        /// follows on the stream are [`LinkMessage`]s.
+        5 = Keep(Keep),
     }
 }
 
@@ -147,6 +150,14 @@ pub struct Hello {
 pub struct Refused {
     /// What, why, and what to do next, for people.
     pub reason: String,
+}
+
+/// Says that the sender keeps a connection as the link; `net` decides between two by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// How many connections the sender has kept in this boot, this one included: of two that
+    /// arrive, the higher was said later.
+    pub order: u64,
 }
 
 /// A newcomer's proof.
