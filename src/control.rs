@@ -143,6 +143,8 @@ pub enum Effect {
     Remember(Vec<(NodeId, Vec<String>)>),
     /// Gossip reports with this member.
     GossipWith(NodeId),
+    /// The client is who it says, by this name.
+    ClientWelcomed(SessionId, String),
     /// Ordered stream of a client.
     ClientSend(SessionId, Vec<u8>),
     /// Datagram to a client.
@@ -799,6 +801,7 @@ impl Control {
                 host::Effect::Send(session, message) => {
                     Effect::ClientSend(session, NodeMessage::encode(&message))
                 }
+                host::Effect::Welcomed(session, who) => Effect::ClientWelcomed(session, who),
                 host::Effect::Datagram(session, bytes) => Effect::ClientDatagram(session, bytes),
                 host::Effect::Close(session, reason) => Effect::ClientClose(session, reason),
                 host::Effect::Route(encoder, route) => Effect::Route(encoder, route),

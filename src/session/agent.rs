@@ -41,8 +41,6 @@ pub struct Config {
     pub targets: Vec<String>,
     /// Peer list of an earlier start.
     pub peers: PeerList,
-    /// From an enrolment string.
-    pub credential: Option<String>,
     /// Seed of this start's randomness.
     pub seed: u64,
 }
@@ -52,7 +50,7 @@ pub struct Config {
 pub enum Event {
     /// `next_wake` came.
     Wake,
-    /// A dial worked: the node is verified, nothing is said yet.
+    /// A dial worked: the node is verified and was greeted.
     Connected {
         /// As dialled.
         leg: LegId,
@@ -312,12 +310,6 @@ impl Agent {
         leg.opened = now;
         leg.pulse = Pulse::new(now);
         self.book.worked(&leg.addr);
-        let hello = wire::ClientHello {
-            agent: "roost encode".into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            credential: self.config.credential.clone(),
-        };
-        send(id, ClientMessage::Hello(hello), effects);
     }
 
     fn closed(&mut self, now: Mono, id: LegId, reason: &str, effects: &mut Vec<Effect>) {
