@@ -5,5 +5,6 @@ pub mod directory;
 pub mod id;
 pub mod media;
 pub mod placement;
+pub mod store;
 pub mod time;
 pub mod wire;
