@@ -3,9 +3,12 @@
 // -- decide: pure, no socket, clock, disk or task --
 pub mod admission;
 pub mod cluster;
+pub mod control;
 pub mod directory;
 pub mod id;
 pub mod media;
+pub mod membership;
+pub mod peering;
 pub mod placement;
 pub mod session;
 pub mod time;
@@ -15,3 +18,5 @@ pub mod agent;
 pub mod flow;
 pub mod hub;
 pub mod net;
+pub mod node;
+pub mod store;

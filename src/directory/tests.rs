@@ -494,7 +494,7 @@ fn run(net: &mut Net, acts: Vec<Act>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn after_losses_all_linked_nodes_become_equal(
