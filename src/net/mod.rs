@@ -30,12 +30,12 @@ use quinn::VarInt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::admission::{Admission, Keypair, PublicKey, Roster};
-use crate::id::{Boot, MeshId, NodeId};
+use crate::id::{Boot, NodeId};
 use crate::wire;
 
 pub use counters::NetCounters;
-pub(crate) use handshake::{connect_any, resolve};
 pub use handshake::{HANDSHAKE_TIMEOUT, JOIN_TIMEOUT, RETRY_ABOVE, UNVERIFIED_MAX};
+pub(crate) use handshake::{connect_any, resolve};
 pub use link::{
     ANSWER_TIMEOUT, ASK_MAX, GOSSIP_AT_ONCE, GOSSIP_MAX, LINGER, LINK_QUEUE, LINK_QUEUE_BYTES,
     STREAM_DEADLINE,
@@ -468,10 +468,6 @@ impl std::fmt::Debug for Net {
 }
 
 impl Inner {
-    fn mesh(&self) -> MeshId {
-        self.roster.load().mesh()
-    }
-
     fn closing(&self) -> bool {
         self.closing.load(Relaxed)
     }
