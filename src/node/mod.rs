@@ -497,7 +497,7 @@ fn stored(error: StoreError) -> NodeError {
 }
 
 /// Fresh random bytes from the system.
-fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     // The generator of aws-lc fails only if the system has no entropy source at all, and then
     // no key of this process would be worth anything.
