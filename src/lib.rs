@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod agent;
+pub mod cluster;
 pub mod directory;
 pub mod id;
 pub mod media;
