@@ -1,9 +1,11 @@
 //! This node's report, and everyone's as gossip brings them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::cluster::NodeReport;
 use crate::hub::HubCounters;
@@ -16,7 +18,7 @@ const OUT_QUEUE: usize = 1024;
 
 pub(super) struct Reports {
     gossip: Gossip,
-    incoming: mpsc::Receiver<(NodeId, NodeReport)>,
+    incoming: watch::Receiver<Arc<BTreeMap<NodeId, NodeReport>>>,
     last: Option<(Instant, u64, u64)>,
 }
 
@@ -33,12 +35,15 @@ impl Reports {
             capacity: 1.0,
             ..NodeReport::default()
         };
-        let (gossip, incoming) = Gossip::spawn(me, boot, mesh, first, out);
+        let gossip = Gossip::spawn(me, boot, mesh, first, out);
+        let incoming = gossip.reports();
         Self { gossip, incoming, last: None }
     }
 
-    pub(super) async fn next(&mut self) -> Option<(NodeId, NodeReport)> {
-        self.incoming.recv().await
+    /// Everyone's reports, each time that any changed.
+    pub(super) async fn changed(&mut self) -> Option<BTreeMap<NodeId, NodeReport>> {
+        self.incoming.changed().await.ok()?;
+        Some((**self.incoming.borrow_and_update()).clone())
     }
 
     pub(super) fn deliver(&self, from: NodeId, bytes: Vec<u8>) {
