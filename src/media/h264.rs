@@ -186,7 +186,7 @@ impl Sps {
                 _ => (1, 1),
             };
             let y = if progressive { y } else { y * 2 };
-            let mut crop = |unit: u32| Some(bits.ue()?.checked_mul(unit)?);
+            let mut crop = |unit: u32| bits.ue()?.checked_mul(unit);
             let (left, right, top, bottom) = (crop(x)?, crop(x)?, crop(y)?, crop(y)?);
             width = width.checked_sub(left.checked_add(right)?)?;
             height = height.checked_sub(top.checked_add(bottom)?)?;
