@@ -1,10 +1,12 @@
 //! One request to the API of whichever node answers.
 
 use roost::agent::api;
-use roost::agent::dial::Target;
+use roost::agent::dial::{ClientEndpoint, Target};
+use roost::wire::ApiRequest;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::addr::pins;
 use super::exit::{Exit, Failure, exit_of_status};
 
 /// Asks with GET and decodes the answer; `what` begins the sentence if it fails.
@@ -35,7 +37,12 @@ async fn request<T: DeserializeOwned>(
     body: Vec<u8>,
     what: &str,
 ) -> Result<T, Failure> {
-    let answer = api::call(target, method, path, body).await?;
+    let endpoint = ClientEndpoint::new()
+        .map_err(|error| Failure::new(Exit::Failed, what, error, "check the limits on sockets"))?;
+    let request = ApiRequest { method: method.to_owned(), path: path.to_owned(), body };
+    let mut pins = pins(target)?;
+    let answer = api::call(&endpoint, target, &mut pins, "roost command", request).await?;
+    endpoint.wait_idle().await;
     if let Some(exit) = exit_of_status(answer.status) {
         return Err(Failure::said(
             exit,

@@ -85,7 +85,12 @@ impl From<ApiError> for Failure {
             ApiError::NotAllowed(_) => Exit::NotAllowed,
             ApiError::Failed(_) => Exit::Failed,
         };
-        Self::said(exit, error)
+        let next = match exit {
+            Exit::NoNodeAnswered => "; check --addr, and that a node runs there",
+            Exit::NotAllowed => "; ask for a string: roost invite --client",
+            _ => "",
+        };
+        Self::said(exit, format!("{error}{next}"))
     }
 }
 

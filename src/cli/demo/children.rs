@@ -11,8 +11,8 @@ use super::super::exit::{Exit, Failure};
 use super::janitor::Janitor;
 use crate::logging::FILTER_VARIABLE;
 
-/// Set for every child of a demo: the process id of the demo.
-const PARENT_VARIABLE: &str = "ROOST_DEMO_PARENT";
+/// Set for every child of a demo or a test: the process id of its parent.
+const PARENT_VARIABLE: &str = "ROOST_PARENT";
 
 /// How many lines of a child's log are shown when it fails.
 const LOG_LINES: usize = 12;
