@@ -6,5 +6,6 @@ pub mod directory;
 pub mod id;
 pub mod media;
 pub mod membership;
+pub mod peering;
 pub mod time;
 pub mod wire;
