@@ -5,4 +5,5 @@ pub mod directory;
 pub mod id;
 pub mod media;
 pub mod time;
+pub mod webrtc;
 pub mod wire;
