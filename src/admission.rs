@@ -1,9 +1,23 @@
 //! Who belongs to the mesh: admissions, invitations, credentials, and the chain of signatures
 //! that ties each to the founder.
 
+mod keys;
+mod roster;
+mod strings;
+#[cfg(test)]
+mod tests;
+mod tokens;
+
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{InviteId, MeshId, NodeId};
+
+pub use keys::{Keypair, node_id, verify};
+pub use roster::{ADMISSIONS_MAX, Roster};
+pub use strings::{ADDRS_MAX, BadString, Enrolment, Invitation, STRING_MAX};
+pub use tokens::{Credential, TOKEN_MAX, issue_credential, issue_redirect};
 
 /// A raw Ed25519 public key.
 pub type PublicKey = [u8; 32];
@@ -59,4 +73,217 @@ pub struct AdmissionDigest {
     pub count: u64,
     /// XOR of the first 16 bytes of each one's SHA-256.
     pub hash: [u8; 16],
+}
+
+/// How far clocks may be apart, in milliseconds, before an expiry date is believed to be over.
+pub const LEEWAY_MS: u64 = 60_000;
+
+/// Why someone is not believed. Each sentence may be sent to the other side.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Another mesh.
+    #[error(
+        "this is mesh {expected}, but mesh {found} was named: use an address and a string of the \
+         same mesh"
+    )]
+    OtherMesh {
+        /// The mesh of whoever refuses.
+        expected: MeshId,
+        /// The mesh that was named.
+        found: MeshId,
+    },
+    /// No admission at all.
+    #[error("no admission was shown: join with a string from `roost invite`")]
+    NoAdmission,
+    /// More admissions than are followed.
+    #[error("the chain of admissions is longer than {CHAIN_MAX}: join again by an older member")]
+    ChainTooLong,
+    /// The chain's first admission is about another key than the connection's.
+    #[error(
+        "the admission shown is not that of the connection's key: do not mix the files of two \
+         data folders"
+    )]
+    NotYourAdmission,
+    /// An admission contradicts itself, its signer is missing, or its signature is wrong.
+    #[error(
+        "the admission of node {node} is not signed by a member of this mesh: join with a string \
+         from `roost invite`"
+    )]
+    BadAdmission {
+        /// Whom the bad admission is about.
+        node: NodeId,
+    },
+    /// Signed by someone that this node does not know.
+    #[error(
+        "{what} is signed by node {by}, which is unknown here: try another member, or make a new \
+         string with `roost invite`"
+    )]
+    UnknownIssuer {
+        /// What was shown.
+        what: Kind,
+        /// Who claims to have signed it.
+        by: NodeId,
+    },
+    /// The signature of an invitation or a token is wrong.
+    #[error("the signature of {what} is wrong: copy the string again, or make a new one")]
+    BadSignature {
+        /// What was shown.
+        what: Kind,
+    },
+    /// Too old.
+    #[error("{what} has expired: make a new one with `roost invite`, and check this clock")]
+    Expired {
+        /// What was shown.
+        what: Kind,
+    },
+    /// An invitation that has admitted all the nodes it may.
+    #[error("the invitation has already admitted {uses} of {uses} nodes: make a new one")]
+    UsedUp {
+        /// How many it may.
+        uses: u32,
+    },
+    /// The newcomer does not hold the invitation's private half.
+    #[error("the invitation's own key was not proved: copy the whole string again")]
+    BadProof,
+    /// The text is no token.
+    #[error("{what} cannot be read: copy the string again, or make a new one")]
+    Unreadable {
+        /// What it should have been.
+        what: Kind,
+    },
+    /// A redirect to somebody or something else.
+    #[error("the redirect is for something else: ask again at any node")]
+    OtherRedirect,
+}
+
+/// What a [`Refusal`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An [`Invite`].
+    Invitation,
+    /// A client's credential.
+    Credential,
+    /// A redirect from one node to another.
+    Redirect,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Invitation => "the invitation",
+            Self::Credential => "the credential",
+            Self::Redirect => "the redirect",
+        })
+    }
+}
+
+fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
+}
+
+fn first_half(hash: [u8; 32]) -> [u8; 16] {
+    let mut out = [0; 16];
+    out.copy_from_slice(&hash[..16]);
+    out
+}
+
+impl Admission {
+    /// What the signature covers. The mesh is part of it, so that an admission is worth nothing
+    /// in another mesh where the signer happens to use the same key; the founder's own cannot
+    /// contain it, since the mesh is named after that admission.
+    fn statement(&self, mesh: MeshId) -> Vec<u8> {
+        let mesh = if self.founds() { MeshId([0; 16]) } else { mesh };
+        let (has_invite, invite) = match self.invite {
+            Some(id) => (1, id.0),
+            None => (0, [0; 16]),
+        };
+        [
+            b"roost admission 1".as_slice(),
+            &mesh.0,
+            &self.node.0,
+            &self.key,
+            &self.by.0,
+            &[has_invite],
+            &invite,
+            &self.nonce,
+        ]
+        .concat()
+    }
+
+    /// Whether it has the form of a founder's.
+    fn founds(&self) -> bool {
+        self.by == self.node
+    }
+
+    /// Whether it says nothing impossible; the signature is another question.
+    fn well_formed(&self) -> bool {
+        self.node == node_id(&self.key)
+            && if self.founds() {
+                self.invite.is_none()
+            } else {
+                self.invite.is_some() && self.nonce == [0; 16]
+            }
+    }
+}
+
+impl Invite {
+    fn statement(&self) -> Vec<u8> {
+        [
+            b"roost invite 1".as_slice(),
+            &self.id.0,
+            &self.mesh.0,
+            &self.by.0,
+            &self.key,
+            &self.expires.to_le_bytes(),
+            &self.uses.to_le_bytes(),
+        ]
+        .concat()
+    }
+}
+
+/// The mesh that this founder's admission names.
+pub fn mesh_id(founder: &Admission) -> MeshId {
+    let statement = founder.statement(MeshId([0; 16]));
+    MeshId(first_half(sha256(&[b"roost mesh 1", &statement, &founder.signature])))
+}
+
+/// Whether the holder of `tls_key` is a member, by its chain alone: for clients, which hold no
+/// [`Roster`]. Says of which mesh and which node. The caller has verified in the handshake that
+/// the other side holds `tls_key`.
+pub fn verify_chain(
+    mesh: Option<MeshId>,
+    chain: &Chain,
+    tls_key: &PublicKey,
+) -> Result<(MeshId, NodeId), Refusal> {
+    let (Some(own), Some(founder)) = (chain.first(), chain.last()) else {
+        return Err(Refusal::NoAdmission);
+    };
+    if chain.len() > CHAIN_MAX {
+        return Err(Refusal::ChainTooLong);
+    }
+    if own.key != *tls_key {
+        return Err(Refusal::NotYourAdmission);
+    }
+    let found = mesh_id(founder);
+    if let Some(expected) = mesh.filter(|expected| *expected != found) {
+        return Err(Refusal::OtherMesh { expected, found });
+    }
+    let signers = chain.iter().skip(1).chain([founder]);
+    for (index, (admission, signer)) in chain.iter().zip(signers).enumerate() {
+        let last = index + 1 == chain.len();
+        let sound = admission.well_formed()
+            && admission.founds() == last
+            && admission.by == signer.node
+            && verify(&signer.key, &admission.statement(found), &admission.signature);
+        if !sound {
+            return Err(Refusal::BadAdmission { node: admission.node });
+        }
+    }
+    Ok((found, own.node))
 }

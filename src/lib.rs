@@ -1,9 +1,12 @@
 //! Roost: a mesh of equal video relay servers. See `docs/architecture.md` for the bird's eye view.
 
 pub mod admission;
+pub mod agent;
 pub mod directory;
 pub mod id;
 pub mod media;
+pub mod net;
+pub mod placement;
 pub mod time;
 pub mod webrtc;
 pub mod wire;

@@ -1,1 +1,2 @@
+//! The `roost` command.
 fn main() {}

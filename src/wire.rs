@@ -122,6 +122,9 @@ messages! {
         3 = Join(Join),
         /// Seed to newcomer: welcome, already on disk here.
         4 = Admitted(Admitted),
+        /// Either side of a link, after both hellos: I keep this connection as our link. What
+        /// follows on the stream are [`LinkMessage`]s.
+        5 = Keep(Keep),
     }
 }
 
@@ -147,6 +150,14 @@ pub struct Hello {
 pub struct Refused {
     /// What, why, and what to do next, for people.
     pub reason: String,
+}
+
+/// Says that the sender keeps a connection as the link; `net` decides between two by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// How many connections the sender has kept in this boot, this one included: of two that
+    /// arrive, the higher was said later.
+    pub order: u64,
 }
 
 /// A newcomer's proof.
@@ -371,6 +382,8 @@ messages! {
         8 = Follow(Follow),
         /// Leaving on purpose.
         9 = Goodbye(Goodbye),
+        /// An agent cannot reach the next that its home chose.
+        10 = NextUnreachable(NextUnreachable),
     }
 }
 
@@ -520,11 +533,21 @@ pub struct Rejected {
     pub reason: String,
 }
 
+/// Asks home for another next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextUnreachable {
+    /// The node that did not answer the agent.
+    pub node: NodeId,
+}
+
 /// Whether anyone watches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Demand {
-    /// Send media on this leg.
+    /// Somebody watches here. From home: send. From next: somebody looks for the stream here, so
+    /// make sure that home is alive.
     pub watched: bool,
+    /// From next: this node has viewers and no path to home; send here, too.
+    pub also: bool,
     /// Viewers, for people.
     pub viewers: u32,
 }

@@ -1,0 +1,384 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::id::EncoderId;
+
+const WALL: u64 = 1_800_000_000_000;
+
+fn key(number: u16) -> Keypair {
+    let mut seed = [7; 32];
+    seed[..2].copy_from_slice(&number.to_le_bytes());
+    Keypair::from_seed(seed)
+}
+
+fn invite_id(number: u16) -> InviteId {
+    let mut id = [9; 16];
+    id[..2].copy_from_slice(&number.to_le_bytes());
+    InviteId(id)
+}
+
+/// Key 0 founds; key i is admitted by key `parents[i - 1] % i`.
+fn tree(parents: &[usize]) -> Roster {
+    let mut roster = Roster::found(&key(0), [1; 16]);
+    for (index, parent) in parents.iter().enumerate() {
+        let child = index + 1;
+        let by = key((parent % child) as u16);
+        let admission = roster.admit(&by, key(child as u16).public(), invite_id(child as u16));
+        assert_eq!(roster.adopt(vec![admission]).len(), 1);
+    }
+    roster
+}
+
+fn sorted(roster: &Roster) -> Vec<Admission> {
+    let mut all: Vec<Admission> = roster.admissions().cloned().collect();
+    all.sort();
+    all
+}
+
+fn invitation(uses: u32) -> (Roster, Invitation) {
+    let roster = tree(&[0]);
+    let invitation = Invitation::make(
+        &key(1),
+        roster.mesh(),
+        vec!["relay.example.org:9443".into(), "[2001:db8::1]:9443".into()],
+        invite_id(77),
+        [3; 32],
+        WALL + 3_600_000,
+        uses,
+    );
+    (roster, invitation)
+}
+
+#[test]
+fn a_key_survives_its_seed_and_its_pkcs8() {
+    let pair = key(1);
+    assert_eq!(Keypair::from_seed(pair.seed()).public(), pair.public());
+    let parsed =
+        aws_lc_rs::signature::Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pair.pkcs8()).unwrap();
+    let signature = parsed.sign(b"hello");
+    assert!(verify(&pair.public(), b"hello", signature.as_ref()));
+    assert!(!verify(&pair.public(), b"hullo", signature.as_ref()));
+    assert!(!verify(&pair.public(), b"hello", &signature.as_ref()[1..]));
+}
+
+#[test]
+fn secrets_are_not_in_debug_output() {
+    let pair = key(1);
+    let (_roster, invitation) = invitation(1);
+    let shown = format!("{pair:?} {invitation:?}");
+    assert!(!shown.contains(&data_encoding::HEXLOWER.encode(&pair.seed())));
+    assert!(!shown.contains("3, 3, 3"), "{shown}");
+}
+
+#[test]
+fn a_member_of_a_member_is_a_member() {
+    let roster = tree(&[0, 1, 2]);
+    let node = key(3).node();
+    let chain = roster.chain(node).unwrap();
+    assert_eq!(chain.len(), 4);
+    assert_eq!(
+        verify_chain(Some(roster.mesh()), &chain, &key(3).public()),
+        Ok((roster.mesh(), node))
+    );
+    assert_eq!(verify_chain(None, &chain, &key(3).public()), Ok((roster.mesh(), node)));
+    assert_eq!(roster.member_with_key(&key(3).public()), Some(node));
+    assert_eq!(roster.key_of(node), Some(key(3).public()));
+
+    let mut founder_only = Roster::found(&key(0), [1; 16]);
+    let fresh = founder_only.judge(&chain, &key(3).public(), roster.mesh()).unwrap();
+    assert_eq!(founder_only.adopt(fresh).len(), 3);
+    assert_eq!(founder_only.digest(), roster.digest());
+    assert_eq!(founder_only.judge(&chain, &key(3).public(), roster.mesh()), Ok(vec![]));
+}
+
+#[test]
+fn a_chain_is_worth_nothing_to_another_key_or_mesh() {
+    let roster = tree(&[0, 1]);
+    let chain = roster.chain(key(2).node()).unwrap();
+    assert_eq!(
+        roster.judge(&chain, &key(9).public(), roster.mesh()),
+        Err(Refusal::NotYourAdmission)
+    );
+    let other = Roster::found(&key(0), [2; 16]);
+    assert_ne!(other.mesh(), roster.mesh());
+    let refused = other.judge(&chain, &key(2).public(), other.mesh());
+    assert!(matches!(refused, Err(Refusal::OtherMesh { .. })), "{refused:?}");
+    assert!(matches!(
+        other.judge(&chain, &key(2).public(), roster.mesh()),
+        Err(Refusal::OtherMesh { .. })
+    ));
+    assert!(Roster::from_admissions(other.mesh(), roster.admissions().cloned()).is_empty());
+}
+
+#[test]
+fn an_admission_is_bound_to_its_mesh() {
+    // One founder key, two meshes: a member of the one is no member of the other.
+    let one = tree(&[0]);
+    let mut two = Roster::found(&key(0), [2; 16]);
+    assert_eq!(two.adopt(sorted(&one)), vec![]);
+    assert_eq!(two.len(), 1);
+}
+
+#[test]
+fn circles_and_strangers_are_refused() {
+    let roster = tree(&[0]);
+    let (a, b) = (key(5), key(6));
+    let sign = |by: &Keypair, of: &Keypair| roster.admit(by, of.public(), invite_id(1));
+    let circle = vec![sign(&b, &a), sign(&a, &b)];
+    assert!(roster.clone().adopt(circle.clone()).is_empty());
+    assert!(matches!(
+        roster.judge(&circle, &a.public(), roster.mesh()),
+        Err(Refusal::OtherMesh { .. })
+    ));
+    let mut endless = Vec::new();
+    while endless.len() <= CHAIN_MAX {
+        endless.extend(circle.clone());
+    }
+    assert_eq!(verify_chain(None, &endless, &a.public()), Err(Refusal::ChainTooLong));
+    assert_eq!(verify_chain(None, &vec![], &a.public()), Err(Refusal::NoAdmission));
+    // A circle that ends in the true founder is still not signed by it.
+    let founder = roster.chain(key(0).node()).unwrap();
+    let mixed = [circle, founder].concat();
+    assert!(matches!(verify_chain(None, &mixed, &a.public()), Err(Refusal::BadAdmission { .. })));
+}
+
+#[test]
+fn chains_longer_than_the_limit_make_no_member() {
+    let line: Vec<usize> = (0..CHAIN_MAX).collect();
+    let mut roster = Roster::found(&key(0), [1; 16]);
+    let batch = line
+        .iter()
+        .map(|i| roster.admit(&key(*i as u16), key(*i as u16 + 1).public(), invite_id(1)))
+        .collect();
+    roster.adopt(batch);
+    assert_eq!(roster.len(), CHAIN_MAX);
+    assert_eq!(roster.chain(key(CHAIN_MAX as u16 - 1).node()).unwrap().len(), CHAIN_MAX);
+    assert_eq!(roster.chain(key(CHAIN_MAX as u16).node()), None);
+}
+
+#[test]
+fn a_valid_invitation_opens_until_it_is_used_up() {
+    let (mut roster, invitation) = invitation(1);
+    let newcomer = key(20).public();
+    let statement = crate::wire::join_statement(&[5; 32], &newcomer);
+    let proof = invitation.prove(&statement);
+    let check = |roster: &Roster, statement: &[u8], proof: &[u8]| {
+        roster.check_invite(&invitation.invite, proof, statement, WALL)
+    };
+    assert_eq!(check(&roster, &statement, &proof), Ok(()));
+    let admission = roster.admit(&key(0), newcomer, invitation.invite.id);
+    assert_eq!(roster.adopt(vec![admission.clone()]), vec![admission.clone()]);
+    assert_eq!(roster.uses(invitation.invite.id), 1);
+
+    // The same node again: nothing is used up, nothing is added.
+    assert_eq!(check(&roster, &statement, &proof), Ok(()));
+    let again = roster.admit(&key(1), newcomer, invitation.invite.id);
+    assert_eq!(again, admission);
+    assert_eq!(roster.adopt(vec![again]), vec![]);
+    assert_eq!(roster.uses(invitation.invite.id), 1);
+
+    let other = crate::wire::join_statement(&[5; 32], &key(21).public());
+    assert_eq!(check(&roster, &other, &invitation.prove(&other)), Err(Refusal::UsedUp { uses: 1 }));
+}
+
+#[test]
+fn every_fault_of_an_invitation_has_its_own_refusal() {
+    let (roster, good) = invitation(2);
+    let statement = crate::wire::join_statement(&[5; 32], &key(20).public());
+    let proof = good.prove(&statement);
+    let check = |invite: &Invite, wall| roster.check_invite(invite, &proof, &statement, wall);
+
+    let other_mesh = Invite { mesh: MeshId([0; 16]), ..good.invite.clone() };
+    assert!(matches!(check(&other_mesh, WALL), Err(Refusal::OtherMesh { .. })));
+    let unknown = Invite { by: NodeId([0; 16]), ..good.invite.clone() };
+    assert!(matches!(check(&unknown, WALL), Err(Refusal::UnknownIssuer { .. })));
+    let more_uses = Invite { uses: 99, ..good.invite.clone() };
+    assert_eq!(check(&more_uses, WALL), Err(Refusal::BadSignature { what: Kind::Invitation }));
+    assert_eq!(check(&good.invite, good.invite.expires + LEEWAY_MS), Ok(()));
+    assert_eq!(
+        check(&good.invite, good.invite.expires + LEEWAY_MS + 1),
+        Err(Refusal::Expired { what: Kind::Invitation })
+    );
+    let other_session = crate::wire::join_statement(&[6; 32], &key(20).public());
+    assert_eq!(
+        roster.check_invite(&good.invite, &proof, &other_session, WALL),
+        Err(Refusal::BadProof)
+    );
+}
+
+#[test]
+fn strings_survive_a_terminal_and_name_their_kind() {
+    let (roster, invitation) = invitation(1);
+    let enrolment = Enrolment {
+        addrs: invitation.addrs.clone(),
+        mesh: roster.mesh(),
+        credential: issue_credential(&key(1), roster.mesh(), invite_id(5), WALL),
+    };
+    let (node_text, client_text) = (invitation.to_string(), enrolment.to_string());
+    assert!(node_text.starts_with("roost1-"), "{node_text}");
+    assert!(client_text.starts_with("roost1c-"), "{client_text}");
+    let wrapped = format!("  {}\n{} \n", &node_text[..80], &node_text[80..]);
+    assert_eq!(wrapped.parse(), Ok(invitation.clone()));
+    assert_eq!(client_text.parse(), Ok(enrolment));
+    assert_eq!(client_text.parse::<Invitation>(), Err(BadString::ForClients));
+    assert_eq!(node_text.parse::<Enrolment>(), Err(BadString::ForNodes));
+    assert_eq!("10.0.0.1:9443".parse::<Invitation>(), Err(BadString::NotOurs));
+    assert_eq!("roost2-abcd".parse::<Invitation>(), Err(BadString::Newer));
+    assert_eq!("".parse::<Invitation>(), Err(BadString::NotOurs));
+    let long = format!("roost1-{}", "A".repeat(STRING_MAX));
+    assert_eq!(long.parse::<Invitation>(), Err(BadString::TooLong));
+    for end in "roost1-".len()..node_text.len() {
+        assert_eq!(node_text[..end].parse::<Invitation>(), Err(BadString::Damaged), "{end}");
+    }
+}
+
+#[test]
+fn credentials_are_verified_by_any_member() {
+    let roster = tree(&[0, 1]);
+    let token = issue_credential(&key(2), roster.mesh(), invite_id(5), WALL);
+    let good = Credential { id: invite_id(5), by: key(2).node(), expires: WALL };
+    assert_eq!(roster.check_credential(&token, WALL), Ok(good.clone()));
+    assert_eq!(roster.check_credential(&token, WALL + LEEWAY_MS), Ok(good));
+    let what = Kind::Credential;
+    assert_eq!(
+        roster.check_credential(&token, WALL + LEEWAY_MS + 1),
+        Err(Refusal::Expired { what })
+    );
+    assert_eq!(
+        tree(&[0]).check_credential(&token, WALL),
+        Err(Refusal::UnknownIssuer { what, by: key(2).node() })
+    );
+    assert_eq!(roster.check_credential("x", WALL), Err(Refusal::Unreadable { what }));
+    let other_mesh = issue_credential(&key(2), MeshId([8; 16]), invite_id(5), WALL);
+    assert_eq!(roster.check_credential(&other_mesh, WALL), Err(Refusal::BadSignature { what }));
+    assert!(token.len() < TOKEN_MAX, "{}", token.len());
+}
+
+#[test]
+fn a_redirect_is_good_for_one_thing_at_one_node() {
+    let roster = tree(&[0, 1]);
+    let (target, encoder) = (key(1).node(), EncoderId([4; 16]));
+    let token = issue_redirect(&key(2), roster.mesh(), target, encoder, "whep", WALL);
+    let check = |target, encoder, verb| roster.check_redirect(&token, target, encoder, verb, WALL);
+    assert_eq!(check(target, encoder, "whep"), Ok(()));
+    assert_eq!(check(key(0).node(), encoder, "whep"), Err(Refusal::OtherRedirect));
+    assert_eq!(check(target, EncoderId([5; 16]), "whep"), Err(Refusal::OtherRedirect));
+    assert_eq!(check(target, encoder, "whip"), Err(Refusal::OtherRedirect));
+    // Neither kind passes for the other.
+    let what = Kind::Credential;
+    assert_eq!(roster.check_credential(&token, WALL), Err(Refusal::BadSignature { what }));
+    let credential = issue_credential(&key(2), roster.mesh(), invite_id(5), WALL);
+    assert_eq!(
+        roster.check_redirect(&credential, target, encoder, "whep", WALL),
+        Err(Refusal::BadSignature { what: Kind::Redirect })
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn the_order_of_adoption_does_not_matter(
+        parents in prop::collection::vec(0usize..32, 1..12),
+        shuffle in any::<u64>(),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        use rand::{SeedableRng as _, seq::SliceRandom as _};
+        let whole = tree(&parents);
+        let mut batch = sorted(&whole);
+        batch.shuffle(&mut rand_chacha::ChaCha8Rng::seed_from_u64(shuffle));
+
+        let at_once = Roster::from_admissions(whole.mesh(), batch.clone());
+        prop_assert_eq!(sorted(&at_once), sorted(&whole));
+        prop_assert_eq!(at_once.digest(), whole.digest());
+
+        // By chains, in either order, some of them twice.
+        let chains: Vec<Chain> = batch.iter().filter_map(|a| whole.chain(a.node)).collect();
+        let (first, second) = chains.split_at(cut.index(chains.len()));
+        let mut ab = Roster::from_admissions(whole.mesh(), []);
+        let mut ba = ab.clone();
+        for chain in first.iter().chain(second).chain(first) {
+            ab.adopt(chain.clone());
+        }
+        for chain in second.iter().chain(first).chain(second) {
+            ba.adopt(chain.clone());
+        }
+        prop_assert_eq!(sorted(&ab), sorted(&ba));
+        prop_assert_eq!(ab.digest(), ba.digest());
+        prop_assert_eq!(sorted(&ab), sorted(&whole));
+        prop_assert_eq!(ab.adopt(batch), vec![]);
+    }
+
+    #[test]
+    fn a_changed_chain_is_never_accepted(
+        parents in prop::collection::vec(0usize..32, 1..8),
+        victim in any::<prop::sample::Index>(),
+        field in 0u8..9,
+        flip in any::<prop::sample::Index>(),
+        bit in 0u8..8,
+    ) {
+        let roster = tree(&parents);
+        let leaf = key(parents.len() as u16);
+        let mut chain = roster.chain(leaf.node()).unwrap();
+        let index = victim.index(chain.len());
+        let length = chain.len();
+        let target = &mut chain[index];
+        let hit = |bytes: &mut [u8]| {
+            if let Some(byte) = bytes.get_mut(flip.index(bytes.len().max(1))) {
+                *byte ^= 1 << bit;
+            }
+        };
+        match field {
+            0 => hit(&mut target.node.0),
+            1 => hit(&mut target.key),
+            2 => hit(&mut target.by.0),
+            3 => hit(&mut target.nonce),
+            4 => hit(&mut target.signature),
+            5 => target.invite = Some(InviteId([bit; 16])),
+            6 => target.invite = None,
+            7 => target.signature.truncate(flip.index(64)),
+            _ => { chain.remove(index); }
+        }
+        prop_assume!(chain != roster.chain(leaf.node()).unwrap());
+        // The mesh is pinned, as everyone does who knows it.
+        let judged = verify_chain(Some(roster.mesh()), &chain, &leaf.public());
+        prop_assert!(judged.is_err(), "field {} of {} in {}", field, index, length);
+        let mut stranger = Roster::from_admissions(roster.mesh(), []);
+        prop_assert!(stranger.judge(&chain, &leaf.public(), roster.mesh()).is_err());
+        let adopted = stranger.adopt(chain);
+        prop_assert!(adopted.iter().all(|a| sorted(&roster).contains(a)));
+    }
+
+    #[test]
+    fn arbitrary_admissions_never_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..600),
+    ) {
+        let mut roster = tree(&[0]);
+        if let Ok(chain) = postcard::from_bytes::<Chain>(&bytes) {
+            prop_assert!(roster.judge(&chain, &[0; 32], roster.mesh()).is_err());
+            prop_assert!(roster.adopt(chain).is_empty());
+        }
+    }
+
+    #[test]
+    fn any_text_parses_or_errs(text in ".{0,200}", body in "[A-Za-z0-9_-]{0,200}") {
+        let roster = tree(&[]);
+        for text in [text.clone(), format!("roost1-{body}"), format!("roost1c-{text}"),
+                     format!("v4.public.{body}"), format!("v4.public.{body}.{body}")] {
+            prop_assert!(text.parse::<Invitation>().is_err());
+            prop_assert!(text.parse::<Enrolment>().is_err());
+            prop_assert!(roster.check_credential(&text, 0).is_err());
+        }
+    }
+
+    #[test]
+    fn a_mistyped_character_is_called_damage(at in any::<prop::sample::Index>(), to in 33u8..127) {
+        let text = invitation(1).1.to_string();
+        let at = 7 + at.index(text.len() - 7);
+        let mut bytes = text.clone().into_bytes();
+        prop_assume!(bytes[at] != to);
+        bytes[at] = to;
+        let parsed = String::from_utf8(bytes).unwrap().parse::<Invitation>();
+        prop_assert_eq!(parsed, Err(BadString::Damaged));
+    }
+}

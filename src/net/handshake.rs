@@ -1,0 +1,518 @@
+//! Both ends of every handshake: who is let in, and on what proof.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use quinn::{Connection, Incoming};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::link::Fresh;
+use super::message::{MessageReader, MessageWriter, ReceiveError, lost_reason};
+use super::mux::canonical;
+use super::transport::Class;
+use super::{
+    ClientConn, DialError, Inner, MediaConn, NetEvent, close, close_with, locked, tls,
+};
+use crate::admission::{ADDRS_MAX, Admission, PublicKey};
+use crate::id::{NodeId, valid_name};
+use crate::wire::{
+    ALPN_CLIENT, ALPN_JOIN, ALPN_MEDIA, ALPN_MESH, Handshake, Hello, JOIN_EXPORTER, Join, Message,
+    NodeMessage, Refused, ServerHello, join_statement,
+};
+
+/// Connections whose other side is not verified yet. Each costs some 100 KiB at most; a mesh of
+/// 200 nodes that all start at once fits.
+pub const UNVERIFIED_MAX: usize = 256;
+
+/// With more unverified connections than this, newcomers first prove their address by a round
+/// trip that costs us nothing to remember (RFC 9000 §8.1.2).
+pub const RETRY_ABOVE: usize = 32;
+
+/// From the first packet to the end of the hellos: several round trips to the far side of the
+/// world, with a loss.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long the node may take to admit a newcomer: a write to a busy disk is in it.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the other side may take to read why it is refused.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Between dials to several addresses of one name: the next starts while the first may still
+/// answer (RFC 8305 recommends 250 ms).
+const STAGGER: Duration = Duration::from_millis(200);
+
+/// Addresses that are tried of one name.
+const ADDRESSES_MAX: usize = 8;
+
+/// Longest `host:port`: a DNS name has at most 253 characters.
+const ADDR_MAX: usize = 260;
+
+/// Accepts connections until the endpoint closes.
+pub(super) async fn accept(inner: Arc<Inner>) {
+    while let Some(incoming) = inner.endpoint.accept().await {
+        let Ok(permit) = inner.unverified.clone().try_acquire_owned() else {
+            inner.counters.handshakes_ignored.add(1);
+            incoming.ignore();
+            continue;
+        };
+        let busy = inner.unverified.available_permits() + RETRY_ABOVE < UNVERIFIED_MAX;
+        if busy && !incoming.remote_address_validated() && incoming.may_retry() {
+            inner.counters.handshakes_retried.add(1);
+            // Fails only where `may_retry` said no.
+            let _ = incoming.retry();
+            continue;
+        }
+        tokio::spawn(welcome(inner.clone(), incoming, permit));
+    }
+}
+
+/// One incoming connection, until it is verified and handed on.
+async fn welcome(inner: Arc<Inner>, incoming: Incoming, permit: OwnedSemaphorePermit) {
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+    let config = match Class::of_connection_id(&incoming.orig_dst_cid()) {
+        Class::Link => inner.link_server.clone(),
+        Class::Media => inner.media_server.clone(),
+    };
+    let connected = match incoming.accept_with(config) {
+        Ok(connecting) => timeout_at(deadline, connecting).await,
+        Err(error) => Ok(Err(error)),
+    };
+    let connection = match connected {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            inner.counters.handshakes_failed.add(1);
+            tracing::debug!("a connection attempt failed: {error}");
+            return;
+        }
+        Err(_elapsed) => {
+            inner.counters.handshakes_timed_out.add(1);
+            return;
+        }
+    };
+    let alpn = tls::alpn(&connection).unwrap_or_default();
+    let result = match alpn.as_slice() {
+        ALPN_MESH => inner.accept_link(&connection, deadline).await,
+        ALPN_MEDIA => inner.accept_media(&connection, deadline).await,
+        ALPN_JOIN => inner.accept_join(&connection, deadline).await,
+        ALPN_CLIENT => inner.accept_client(&connection, deadline).await,
+        // rustls agrees to nothing else.
+        _ => Err(Turned::Away("unknown protocol".into())),
+    };
+    drop(permit);
+    let remote = canonical(connection.remote_address());
+    match result {
+        Ok(()) => {}
+        Err(Turned::Away(reason)) => {
+            inner.counters.handshakes_refused.add(1);
+            tracing::info!("{remote} is refused: {reason}");
+            close_with(&connection, close::REFUSED, &reason);
+        }
+        Err(Turned::NoKey) => {
+            inner.counters.handshakes_without_key.add(1);
+            close_with(&connection, close::REFUSED, "a key of your own is needed here");
+        }
+        Err(Turned::Late) => {
+            inner.counters.handshakes_timed_out.add(1);
+            close_with(&connection, close::PROTOCOL, "the handshake took too long");
+        }
+        Err(Turned::Gave(reason)) => {
+            // The other side went away, or sent nonsense; the reader has counted nonsense.
+            tracing::debug!("{remote} did not finish its handshake: {reason}");
+            close_with(&connection, close::PROTOCOL, &reason);
+        }
+    }
+}
+
+/// Why an incoming connection came to nothing.
+enum Turned {
+    Away(String),
+    NoKey,
+    Late,
+    Gave(String),
+}
+
+impl From<ReceiveError> for Turned {
+    fn from(error: ReceiveError) -> Self {
+        Self::Gave(error.to_string())
+    }
+}
+
+/// `result` by the deadline of the handshake.
+async fn by<T, E: Into<Turned>>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, Turned> {
+    timeout_at(deadline, work).await.map_err(|_elapsed| Turned::Late)?.map_err(Into::into)
+}
+
+async fn refuse(writer: &mut MessageWriter, reason: &str) {
+    let refused = Handshake::Refused(Refused { reason: reason.to_owned() });
+    let told = async {
+        if writer.write(&refused).await.is_ok() {
+            writer.finish();
+            writer.delivered().await;
+        }
+    };
+    let _ = timeout(REFUSAL_TIMEOUT, told).await;
+}
+
+async fn accept_bi(connection: &Connection) -> Result<(MessageWriter, MessageReader), Turned> {
+    match connection.accept_bi().await {
+        Ok((send, recv)) => Ok((MessageWriter::new(send), MessageReader::new(recv))),
+        Err(error) => Err(Turned::Gave(lost_reason(&error))),
+    }
+}
+
+async fn open_bi(connection: &Connection) -> Result<(MessageWriter, MessageReader), String> {
+    match connection.open_bi().await {
+        Ok((send, recv)) => Ok((MessageWriter::new(send), MessageReader::new(recv))),
+        Err(error) => Err(lost_reason(&error)),
+    }
+}
+
+impl Inner {
+    /// Our hello; to a stranger without name and addresses.
+    fn hello(&self, to_member: bool) -> Result<Hello, String> {
+        let roster = self.roster.load();
+        let Some(chain) = roster.chain(self.node) else {
+            return Err("this node is not admitted to a mesh yet".into());
+        };
+        Ok(Hello {
+            mesh: roster.mesh(),
+            chain,
+            boot: self.boot,
+            name: if to_member { self.name.clone() } else { String::new() },
+            addrs: if to_member { self.addrs.clone() } else { Vec::new() },
+            version: env!("CARGO_PKG_VERSION").into(),
+        })
+    }
+
+    /// Judges the other side's hello by the key that it proved.
+    fn judge(
+        &self,
+        hello: &mut Hello,
+        key: &PublicKey,
+    ) -> Result<(NodeId, Vec<Admission>), String> {
+        if *key == self.key {
+            return Err("that is this node itself".into());
+        }
+        let learned = self
+            .roster
+            .load()
+            .judge(&hello.chain, key, hello.mesh)
+            .map_err(|refusal| refusal.to_string())?;
+        let node = hello.chain.first().map(|own| own.node).ok_or("no admission was shown")?;
+        if !valid_name(&hello.name) {
+            hello.name.clear();
+        }
+        hello.addrs.retain(|addr| addr.len() <= ADDR_MAX);
+        hello.addrs.truncate(ADDRS_MAX);
+        Ok((node, learned))
+    }
+
+    async fn accept_hello(
+        &self,
+        connection: &Connection,
+        deadline: Instant,
+    ) -> Result<(NodeId, Hello, Vec<Admission>, MessageWriter, MessageReader), Turned> {
+        let key = tls::peer_key(connection).ok_or(Turned::NoKey)?;
+        let (mut writer, reader) = by(deadline, accept_bi(connection)).await?;
+        let mut reader = reader.counted(self.counters.clone());
+        let Handshake::Hello(mut hello) = by(deadline, reader.read()).await? else {
+            return Err(Turned::Gave("the handshake begins with a hello".into()));
+        };
+        let judged = self.judge(&mut hello, &key).and_then(|judged| Ok((judged, self.hello(true)?)));
+        let ((node, learned), own) = match judged {
+            Ok(judged) => judged,
+            Err(reason) => {
+                refuse(&mut writer, &reason).await;
+                return Err(Turned::Away(reason));
+            }
+        };
+        writer.write(&Handshake::Hello(own)).await.map_err(Turned::Gave)?;
+        Ok((node, hello, learned, writer, reader))
+    }
+
+    async fn accept_link(
+        self: &Arc<Self>,
+        connection: &Connection,
+        deadline: Instant,
+    ) -> Result<(), Turned> {
+        let (node, hello, learned, writer, mut reader) =
+            self.accept_hello(connection, deadline).await?;
+        // The dialler judges us as well, and may have another link to us by now.
+        let order = match by(deadline, reader.read()).await? {
+            Handshake::Keep(keep) => keep.order,
+            Handshake::Refused(refused) => return Err(Turned::Gave(refused.reason)),
+            _ => return Err(Turned::Gave("a decision was expected after the hellos".into())),
+        };
+        let fresh = Fresh {
+            node,
+            boot: hello.boot,
+            name: hello.name,
+            addrs: hello.addrs,
+            learned,
+            connection: connection.clone(),
+            writer,
+            reader,
+            dialled_here: false,
+            order: Some(order),
+        };
+        self.settle(fresh).await.map_err(|error| Turned::Gave(error.to_string()))
+    }
+
+    async fn accept_media(&self, connection: &Connection, deadline: Instant) -> Result<(), Turned> {
+        let (node, _, _, send, mut recv) = self.accept_hello(connection, deadline).await?;
+        recv.trust();
+        self.tell(NetEvent::Media(MediaConn { node, connection: connection.clone(), send, recv }))
+            .await;
+        Ok(())
+    }
+
+    async fn accept_join(&self, connection: &Connection, deadline: Instant) -> Result<(), Turned> {
+        let newcomer = tls::peer_key(connection).ok_or(Turned::NoKey)?;
+        // We say who we are first: the newcomer proves nothing to the wrong mesh.
+        let own = self.hello(false).map_err(Turned::Away)?;
+        let (mut writer, reader) =
+            by(deadline, async { open_bi(connection).await.map_err(Turned::Gave) }).await?;
+        let mut reader = reader.counted(self.counters.clone());
+        writer.write(&Handshake::Hello(own)).await.map_err(Turned::Gave)?;
+        let Handshake::Join(join) = by(deadline, reader.read()).await? else {
+            return Err(Turned::Gave("a join was expected".into()));
+        };
+        let statement = statement(connection, &newcomer).map_err(Turned::Gave)?;
+        match self.ask_to_admit(connection, newcomer, join, statement).await {
+            Ok(admitted) => {
+                writer.write(&Handshake::Admitted(admitted)).await.map_err(Turned::Gave)?;
+                writer.finish();
+                let _ = timeout(JOIN_TIMEOUT, writer.delivered()).await;
+                close_with(connection, close::DONE, "welcome");
+                Ok(())
+            }
+            Err(reason) => {
+                self.counters.joins_refused.add(1);
+                refuse(&mut writer, &reason).await;
+                Err(Turned::Away(reason))
+            }
+        }
+    }
+
+    async fn ask_to_admit(
+        &self,
+        connection: &Connection,
+        newcomer: PublicKey,
+        join: Join,
+        statement: Vec<u8>,
+    ) -> Result<crate::wire::Admitted, String> {
+        let (answer, answered) = oneshot::channel();
+        let remote = canonical(connection.remote_address());
+        let event = NetEvent::Join { newcomer, join, statement, remote, answer };
+        let asked = async {
+            self.tell(event).await;
+            answered.await
+        };
+        match timeout(JOIN_TIMEOUT, asked).await {
+            Ok(Ok(answer)) => answer,
+            _ => Err("this node is too busy to admit anyone: try again, or another".into()),
+        }
+    }
+
+    async fn accept_client(
+        &self,
+        connection: &Connection,
+        deadline: Instant,
+    ) -> Result<(), Turned> {
+        let own = self.hello(false).map_err(Turned::Away)?;
+        let (mut send, recv) =
+            by(deadline, async { open_bi(connection).await.map_err(Turned::Gave) }).await?;
+        let hello = ServerHello { mesh: own.mesh, chain: own.chain, name: self.name.clone() };
+        send.write(&NodeMessage::Hello(hello)).await.map_err(Turned::Gave)?;
+        let client = ClientConn {
+            remote: canonical(connection.remote_address()),
+            connection: connection.clone(),
+            send,
+            recv: recv.counted(self.counters.clone()),
+        };
+        by(deadline, async {
+            self.tell(NetEvent::Client(client)).await;
+            Ok::<(), Turned>(())
+        })
+        .await
+    }
+
+    /// Makes a link to whoever is at `addr`.
+    pub(super) async fn dial_link(
+        self: &Arc<Self>,
+        expected: Option<NodeId>,
+        addr: &str,
+    ) -> Result<(), DialError> {
+        let resolved = resolve(addr).await?;
+        let connection =
+            connect_any(&self.endpoint, &self.link_client, addr, resolved).await?;
+        let talk = self.dial_hello(&connection, expected, addr);
+        let (node, hello, learned, writer, reader) = match timeout(HANDSHAKE_TIMEOUT, talk).await {
+            Ok(Ok(talked)) => talked,
+            Ok(Err(error)) => {
+                close_with(&connection, close::REFUSED, &error.to_string());
+                return Err(error);
+            }
+            Err(_elapsed) => {
+                close_with(&connection, close::PROTOCOL, "the handshake took too long");
+                return Err(DialError::Broken("no hello in time".into()));
+            }
+        };
+        self.settle(Fresh {
+            node,
+            boot: hello.boot,
+            name: hello.name,
+            addrs: hello.addrs,
+            learned,
+            connection,
+            writer,
+            reader,
+            dialled_here: true,
+            order: None,
+        })
+        .await
+    }
+
+    /// Opens a media connection to the node at the other end of a link.
+    pub(super) async fn dial_media(&self, node: NodeId) -> Result<MediaConn, DialError> {
+        let remote = self.remote(node).ok_or(DialError::NoLink(node))?;
+        let addr = canonical(remote).to_string();
+        let connection =
+            connect_any(&self.endpoint, &self.media_client, &addr, vec![remote]).await?;
+        let talk = self.dial_hello(&connection, Some(node), &addr);
+        match timeout(HANDSHAKE_TIMEOUT, talk).await {
+            Ok(Ok((node, _, _, send, mut recv))) => {
+                recv.trust();
+                Ok(MediaConn { node, connection, send, recv })
+            }
+            Ok(Err(error)) => {
+                close_with(&connection, close::REFUSED, &error.to_string());
+                Err(error)
+            }
+            Err(_elapsed) => {
+                close_with(&connection, close::PROTOCOL, "the handshake took too long");
+                Err(DialError::Broken("no hello in time".into()))
+            }
+        }
+    }
+
+    async fn dial_hello(
+        &self,
+        connection: &Connection,
+        expected: Option<NodeId>,
+        addr: &str,
+    ) -> Result<(NodeId, Hello, Vec<Admission>, MessageWriter, MessageReader), DialError> {
+        let key = tls::peer_key(connection)
+            .ok_or_else(|| DialError::Broken("the other side has no key".into()))?;
+        if key == self.key {
+            return Err(DialError::Itself(addr.to_owned()));
+        }
+        // Someone whose key we do not know learns as little as a proof needs. It may still be a
+        // member: one that was admitted a moment ago.
+        let known = self.roster.load().member_with_key(&key).is_some();
+        let own = self.hello(known).map_err(DialError::Broken)?;
+        let (mut writer, reader) = open_bi(connection).await.map_err(DialError::Broken)?;
+        let mut reader = reader.counted(self.counters.clone());
+        writer.write(&Handshake::Hello(own)).await.map_err(DialError::Broken)?;
+        let mut hello = match reader.read().await {
+            Ok(Handshake::Hello(hello)) => hello,
+            Ok(Handshake::Refused(refused)) => return Err(DialError::Refused(refused.reason)),
+            Ok(_) => return Err(DialError::Broken("a hello was expected".into())),
+            Err(error) => return Err(broken(connection, &error)),
+        };
+        let (node, learned) = self.judge(&mut hello, &key).map_err(DialError::Stranger)?;
+        match expected {
+            Some(wanted) if wanted != node => Err(DialError::Unexpected { wanted, got: node }),
+            _ => Ok((node, hello, learned, writer, reader)),
+        }
+    }
+}
+
+/// A conversation that broke off; a refusal may have overtaken its message.
+pub(super) fn broken(connection: &Connection, error: &ReceiveError) -> DialError {
+    match connection.close_reason() {
+        Some(quinn::ConnectionError::ApplicationClosed(closed))
+            if closed.error_code == close::REFUSED =>
+        {
+            DialError::Refused(String::from_utf8_lossy(&closed.reason).into_owned())
+        }
+        _ => DialError::Broken(error.to_string()),
+    }
+}
+
+/// What a newcomer's proof signs on this connection.
+pub(super) fn statement(connection: &Connection, newcomer: &PublicKey) -> Result<Vec<u8>, String> {
+    let mut exporter = [0; 32];
+    connection
+        .export_keying_material(&mut exporter, JOIN_EXPORTER, b"")
+        .map_err(|_error| "this TLS session exports no keying material".to_owned())?;
+    Ok(join_statement(&exporter, newcomer))
+}
+
+/// All addresses of `host:port`.
+pub(crate) async fn resolve(addr: &str) -> Result<Vec<SocketAddr>, DialError> {
+    let no_address = |reason: String| DialError::NoAddress { addr: addr.to_owned(), reason };
+    match timeout(HANDSHAKE_TIMEOUT, tokio::net::lookup_host(addr)).await {
+        Ok(Ok(found)) => {
+            let found: Vec<_> = found.take(ADDRESSES_MAX).collect();
+            if found.is_empty() { Err(no_address("the name has none".into())) } else { Ok(found) }
+        }
+        Ok(Err(error)) => Err(no_address(error.to_string())),
+        Err(_elapsed) => Err(no_address("the name server does not answer".into())),
+    }
+}
+
+/// Dials all of `resolved`, a little after each other; the first to answer wins.
+pub(crate) async fn connect_any(
+    endpoint: &quinn::Endpoint,
+    config: &quinn::ClientConfig,
+    addr: &str,
+    resolved: Vec<SocketAddr>,
+) -> Result<Connection, DialError> {
+    let speaks_ipv6 = endpoint.local_addr().is_ok_and(|local| local.is_ipv6());
+    let mut dials: FuturesUnordered<_> = resolved
+        .into_iter()
+        .map(canonical)
+        .filter(|to| to.is_ipv4() || speaks_ipv6)
+        .enumerate()
+        .map(|(nth, to)| async move {
+            sleep(STAGGER * u32::try_from(nth).unwrap_or(0)).await;
+            let connecting = endpoint
+                .connect_with(config.clone(), to, tls::SERVER_NAME)
+                .map_err(|error| error.to_string())?;
+            connecting.await.map_err(|error| lost_reason(&error))
+        })
+        .collect();
+    let mut last = None;
+    let first = async {
+        while let Some(result) = dials.next().await {
+            match result {
+                Ok(connection) => return Some(connection),
+                Err(reason) => last = Some(reason),
+            }
+        }
+        None
+    };
+    match timeout(HANDSHAKE_TIMEOUT, first).await {
+        Ok(Some(connection)) => Ok(connection),
+        Ok(None) => Err(match last {
+            Some(reason) => DialError::Unreachable { addr: addr.to_owned(), reason },
+            None => DialError::NoAddress {
+                addr: addr.to_owned(),
+                reason: "it has only IPv6 addresses, and this port is bound to IPv4".into(),
+            },
+        }),
+        Err(_elapsed) => Err(DialError::Unreachable {
+            addr: addr.to_owned(),
+            reason: last.unwrap_or_else(|| "no answer".into()),
+        }),
+    }
+}

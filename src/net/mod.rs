@@ -1,0 +1,487 @@
+//! The network side of a node: one UDP port, links to other members, joining, media connections
+//! between nodes, and the front door for native clients.
+//!
+//! This module carries bytes and checks who sends them; it knows nothing of what links say to
+//! each other. Messages go in and come out as `tag | body` without their length prefix, the way
+//! [`crate::wire::Message::encode`] makes them.
+
+pub mod counters;
+mod handshake;
+pub mod join;
+mod link;
+mod message;
+pub mod mux;
+pub mod tie;
+pub mod tls;
+pub mod transport;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use quinn::VarInt;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::admission::{Admission, Keypair, PublicKey, Roster};
+use crate::id::{Boot, MeshId, NodeId};
+use crate::wire;
+
+pub use counters::NetCounters;
+pub(crate) use handshake::{connect_any, resolve};
+pub use handshake::{HANDSHAKE_TIMEOUT, JOIN_TIMEOUT, RETRY_ABOVE, UNVERIFIED_MAX};
+pub use link::{
+    ANSWER_TIMEOUT, ASK_MAX, GOSSIP_AT_ONCE, GOSSIP_MAX, LINGER, LINK_QUEUE, LINK_QUEUE_BYTES,
+    STREAM_DEADLINE,
+};
+pub use message::{
+    MessageReader, MessageWriter, ReceiveError, UNVERIFIED_MESSAGE_MAX, lost_reason,
+};
+pub use mux::{RtcDatagram, RtcSocket};
+
+/// Events that wait for the control loop. Beyond it, streams wait (their senders are slowed by
+/// QUIC) and datagrams are dropped.
+pub const EVENT_QUEUE: usize = 4096;
+
+/// Codes with which connections are closed (RFC 9000 §19.19); the words are in the reason.
+pub mod close {
+    use quinn::VarInt;
+
+    /// Nothing more to say.
+    pub const DONE: VarInt = VarInt::from_u32(0);
+    /// The other side may not do this.
+    pub const REFUSED: VarInt = VarInt::from_u32(1);
+    /// There is another link between the two.
+    pub const DUPLICATE: VarInt = VarInt::from_u32(2);
+    /// This node stops.
+    pub const GOING: VarInt = VarInt::from_u32(3);
+    /// The other side sent what it must not.
+    pub const PROTOCOL: VarInt = VarInt::from_u32(4);
+    /// The other side does not read.
+    pub const OVERFLOW: VarInt = VarInt::from_u32(5);
+}
+
+/// What the network side needs to know.
+#[derive(Debug)]
+pub struct NetConfig {
+    /// The UDP port to open.
+    pub listen: SocketAddr,
+    /// This node's key.
+    pub keypair: Keypair,
+    /// Which start this is.
+    pub boot: Boot,
+    /// This node's name.
+    pub name: String,
+    /// Where others reach this node, `host:port`, best first.
+    pub addrs: Vec<String>,
+    /// Who belongs to the mesh. Read at every handshake; whoever owns it adopts what
+    /// [`NetEvent::LinkUp`] brings.
+    pub roster: Arc<ArcSwap<Roster>>,
+}
+
+/// What happens on the network.
+///
+/// Every [`Net::dial`] ends in one `LinkUp` or one `DialFailed`. A `Message`, `Datagram` or
+/// `Gossip` of a link that was just closed here may still follow its `LinkDown`; ignore it.
+#[derive(Debug)]
+pub enum NetEvent {
+    /// A link is up; what was agreed on an earlier one no longer holds.
+    LinkUp {
+        /// To whom.
+        node: NodeId,
+        /// Its boot.
+        boot: Boot,
+        /// Its name; blank if it dialled and did not know this node's key yet.
+        name: String,
+        /// Its addresses; none in the same case.
+        addrs: Vec<String>,
+        /// Admissions in its chain that this node lacks.
+        learned: Vec<Admission>,
+        /// Where it is.
+        remote: SocketAddr,
+    },
+    /// A link is gone.
+    LinkDown {
+        /// To whom.
+        node: NodeId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A dial came to nothing.
+    DialFailed {
+        /// Who was expected; or who is there, if there is a link to it already.
+        node: Option<NodeId>,
+        /// Where, as it was asked.
+        addr: String,
+        /// Why, and what to do, in words.
+        reason: String,
+    },
+    /// On the ordered stream of a link.
+    Message {
+        /// From whom.
+        node: NodeId,
+        /// Tag and body of a [`wire::LinkMessage`].
+        bytes: Vec<u8>,
+    },
+    /// A datagram on a link.
+    Datagram {
+        /// From whom.
+        node: NodeId,
+        /// As it was sent.
+        bytes: bytes::Bytes,
+    },
+    /// A message of the reports' gossip.
+    Gossip {
+        /// From whom.
+        node: NodeId,
+        /// As it was sent.
+        bytes: Vec<u8>,
+    },
+    /// A question.
+    Ask {
+        /// From whom.
+        node: NodeId,
+        /// Tag and body of a [`wire::Ask`].
+        bytes: Vec<u8>,
+        /// Takes tag and body of a [`wire::Answer`]; dropped, the asker is told that there is
+        /// none.
+        answer: oneshot::Sender<Vec<u8>>,
+    },
+    /// A newcomer asks to be admitted. Nothing but its key is proved yet: check the invitation,
+    /// and the proof over `statement`.
+    Join {
+        /// Its key, proved by TLS.
+        newcomer: PublicKey,
+        /// Invitation and proof.
+        join: wire::Join,
+        /// What the proof must sign, see [`wire::join_statement`].
+        statement: Vec<u8>,
+        /// Where it is.
+        remote: SocketAddr,
+        /// Takes the admission, already on disk, or the reason of the refusal.
+        answer: oneshot::Sender<Result<wire::Admitted, String>>,
+    },
+    /// A member opened a media connection.
+    Media(MediaConn),
+    /// A native client is at the door; it is nobody yet.
+    Client(ClientConn),
+}
+
+/// A media connection between two members, both verified.
+#[derive(Debug)]
+pub struct MediaConn {
+    /// The other side.
+    pub node: NodeId,
+    /// For datagrams.
+    pub connection: quinn::Connection,
+    /// For [`wire::MediaMessage`]s.
+    pub send: MessageWriter,
+    /// For [`wire::MediaMessage`]s.
+    pub recv: MessageReader,
+}
+
+/// A native client's connection. The [`wire::ServerHello`] is sent; the client's
+/// [`wire::ClientHello`] is the first thing to read, with a deadline.
+#[derive(Debug)]
+pub struct ClientConn {
+    /// Where it is.
+    pub remote: SocketAddr,
+    /// For datagrams and API streams.
+    pub connection: quinn::Connection,
+    /// For [`wire::NodeMessage`]s.
+    pub send: MessageWriter,
+    /// For [`wire::ClientMessage`]s. Call [`MessageReader::trust`] once the client is somebody.
+    pub recv: MessageReader,
+}
+
+/// How a link is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkStats {
+    /// Round trip time, as QUIC sees it.
+    pub rtt: Duration,
+    /// Where the other side is.
+    pub remote: SocketAddr,
+    /// When anything last came from it, to about 250 ms.
+    pub last_heard: Instant,
+}
+
+/// Why a dial came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DialError {
+    /// The name has no address, or none that this endpoint can reach.
+    #[error("{addr} is no address that can be reached from here: {reason}")]
+    NoAddress {
+        /// As it was given.
+        addr: String,
+        /// In words.
+        reason: String,
+    },
+    /// Nobody answered.
+    #[error("{addr}: {reason}; is the node running, and its UDP port open?")]
+    Unreachable {
+        /// As it was given.
+        addr: String,
+        /// In words.
+        reason: String,
+    },
+    /// The address is this node's own.
+    #[error("{0} is this node itself: give the address of another")]
+    Itself(String),
+    /// The other side's words.
+    #[error("refused by the node there: {0}")]
+    Refused(String),
+    /// The other side is not who it should be.
+    #[error("node {wanted} was expected there, but node {got} answers")]
+    Unexpected {
+        /// Who was expected.
+        wanted: NodeId,
+        /// Who is there.
+        got: NodeId,
+    },
+    /// The other side belongs to another mesh, or to none.
+    #[error("the node there is refused: {0}")]
+    Stranger(String),
+    /// There is a link to that node already.
+    #[error("there is a link to node {0} already")]
+    AlreadyLinked(NodeId),
+    /// There is no link to that node.
+    #[error("there is no link to node {0}")]
+    NoLink(NodeId),
+    /// The conversation broke off.
+    #[error("the handshake broke off: {0}")]
+    Broken(String),
+}
+
+/// Why a question has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// There is no link to that node.
+    #[error("there is no link to node {0}")]
+    NoLink(NodeId),
+    /// None in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    Late(Duration),
+    /// The link broke, or the other side gave no answer.
+    #[error("no answer: {0}")]
+    Lost(String),
+}
+
+/// The network side of a node. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Net {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoint: quinn::Endpoint,
+    rtc: RtcSocket,
+    link_server: Arc<quinn::ServerConfig>,
+    media_server: Arc<quinn::ServerConfig>,
+    link_client: quinn::ClientConfig,
+    media_client: quinn::ClientConfig,
+    node: NodeId,
+    key: PublicKey,
+    boot: Boot,
+    name: String,
+    addrs: Vec<String>,
+    roster: Arc<ArcSwap<Roster>>,
+    events: mpsc::Sender<NetEvent>,
+    counters: Arc<NetCounters>,
+    unverified: Arc<Semaphore>,
+    links: Mutex<BTreeMap<NodeId, link::Link>>,
+    /// Number of connections that were kept so far; held while links change, so that their
+    /// events come out in the order of the changes.
+    decisions: tokio::sync::Mutex<u64>,
+    dialling: Mutex<BTreeSet<String>>,
+    connections: AtomicU64,
+    closing: AtomicBool,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is under these locks is whole after every statement; a panic elsewhere spoils nothing.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Net {
+    /// Opens the port and starts to accept. Must run inside a tokio runtime. Errors: the port is
+    /// taken or not allowed, in words.
+    pub fn bind(
+        config: NetConfig,
+    ) -> io::Result<(Self, mpsc::Receiver<NetEvent>, mpsc::Receiver<RtcDatagram>)> {
+        use transport::{Class, client_config, endpoint_config, server_config};
+        let counters = Arc::new(NetCounters::default());
+        let (mux, rtc, rtc_datagrams) = mux::Mux::bind(config.listen, counters.clone())?;
+        let link_server = server_config(Class::Link, &config.keypair).map_err(io::Error::other)?;
+        let media_server =
+            server_config(Class::Media, &config.keypair).map_err(io::Error::other)?;
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
+            endpoint_config(),
+            Some(link_server.clone()),
+            Arc::new(mux),
+            Arc::new(quinn::TokioRuntime),
+        )?;
+        let client = |alpn| client_config(alpn, Some(&config.keypair)).map_err(io::Error::other);
+        let (events, receiver) = mpsc::channel(EVENT_QUEUE);
+        let inner = Arc::new(Inner {
+            endpoint,
+            rtc,
+            link_server: Arc::new(link_server),
+            media_server: Arc::new(media_server),
+            link_client: client(wire::ALPN_MESH)?,
+            media_client: client(wire::ALPN_MEDIA)?,
+            node: config.keypair.node(),
+            key: config.keypair.public(),
+            boot: config.boot,
+            name: config.name,
+            addrs: config.addrs,
+            roster: config.roster,
+            events,
+            counters,
+            unverified: Arc::new(Semaphore::new(UNVERIFIED_MAX)),
+            links: Mutex::default(),
+            decisions: tokio::sync::Mutex::default(),
+            dialling: Mutex::default(),
+            connections: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+        });
+        tokio::spawn(handshake::accept(inner.clone()));
+        tokio::spawn(link::listen_for_life(inner.clone()));
+        Ok((Self { inner }, receiver, rtc_datagrams))
+    }
+
+    /// The bound address.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.endpoint.local_addr()
+    }
+
+    /// Who this is.
+    pub fn node(&self) -> NodeId {
+        self.inner.node
+    }
+
+    /// The sending side of the port for WebRTC.
+    pub fn rtc_socket(&self) -> RtcSocket {
+        self.inner.rtc.clone()
+    }
+
+    /// Starts to make a link to whoever is at `addr` (`host:port`), who must be `node` if given.
+    /// A dial to the same address that is still under way is enough.
+    pub fn dial(&self, node: Option<NodeId>, addr: String) {
+        if !locked(&self.inner.dialling).insert(addr.clone()) {
+            return;
+        }
+        let inner = self.inner.clone();
+        tokio::spawn(async move {
+            let result = inner.dial_link(node, &addr).await;
+            locked(&inner.dialling).remove(&addr);
+            if let Err(error) = result {
+                inner.counters.dials_failed.add(1);
+                let node = match error {
+                    DialError::AlreadyLinked(there) => Some(there),
+                    _ => node,
+                };
+                let reason = error.to_string();
+                // Without a receiver there is nobody to tell.
+                let _ = inner.events.send(NetEvent::DialFailed { node, addr, reason }).await;
+            }
+        });
+    }
+
+    /// Closes the link to `node`, after what was sent before has gone out.
+    pub fn close(&self, node: NodeId, reason: impl Into<String>) {
+        let (inner, reason) = (self.inner.clone(), reason.into());
+        tokio::spawn(async move { inner.close_link(node, reason).await });
+    }
+
+    /// Sends on the ordered stream of the link: `bytes` is an encoded [`wire::LinkMessage`].
+    /// Never waits. False if there is no link; a link whose queue is full is closed.
+    pub fn send(&self, node: NodeId, bytes: Vec<u8>) -> bool {
+        self.inner.send(node, bytes)
+    }
+
+    /// Sends a datagram of at most [`transport::DATAGRAM_MAX`] bytes on the link. Never waits.
+    /// False if there is no link or it does not fit; true promises nothing.
+    pub fn datagram(&self, node: NodeId, bytes: impl Into<bytes::Bytes>) -> bool {
+        self.inner.datagram(node, bytes.into())
+    }
+
+    /// Sends a gossip message of at most [`GOSSIP_MAX`] bytes on a stream of its own. Never waits;
+    /// what cannot go out soon is dropped and counted. False if it is dropped at once.
+    pub fn gossip(&self, node: NodeId, bytes: Vec<u8>) -> bool {
+        self.inner.gossip(node, bytes)
+    }
+
+    /// Asks `node`: `bytes` is an encoded [`wire::Ask`], the result an encoded [`wire::Answer`].
+    pub async fn ask(
+        &self,
+        node: NodeId,
+        bytes: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, AskError> {
+        self.inner.ask(node, bytes, timeout).await
+    }
+
+    /// Opens a media connection to `node`, at the address that the link uses.
+    pub async fn media(&self, node: NodeId) -> Result<MediaConn, DialError> {
+        self.inner.dial_media(node).await
+    }
+
+    /// All links.
+    pub fn links(&self) -> Vec<(NodeId, LinkStats)> {
+        self.inner.stats()
+    }
+
+    /// What was dropped and refused so far.
+    pub fn counters(&self) -> &NetCounters {
+        &self.inner.counters
+    }
+
+    /// The same, to keep.
+    pub fn shared_counters(&self) -> Arc<NetCounters> {
+        self.inner.counters.clone()
+    }
+
+    /// Connections whose other side is not verified yet.
+    pub fn unverified(&self) -> usize {
+        UNVERIFIED_MAX.saturating_sub(self.inner.unverified.available_permits())
+    }
+
+    /// Lets go of everything: what links were told before still goes out, for up to a second.
+    pub async fn shutdown(&self, reason: &str) {
+        self.inner.closing.store(true, Relaxed);
+        self.inner.drain_all(reason).await;
+        self.inner.endpoint.close(close::GOING, reason.as_bytes());
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.inner.endpoint.wait_idle()).await;
+    }
+}
+
+impl std::fmt::Debug for Net {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Net").field("node", &self.inner.node).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn mesh(&self) -> MeshId {
+        self.roster.load().mesh()
+    }
+
+    fn closing(&self) -> bool {
+        self.closing.load(Relaxed)
+    }
+}
+
+/// Closes with a reason that fits into any packet.
+fn close_with(connection: &quinn::Connection, code: VarInt, reason: &str) {
+    let mut end = reason.len().min(900);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    connection.close(code, &reason.as_bytes()[..end]);
+}
