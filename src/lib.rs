@@ -2,7 +2,9 @@
 
 pub mod admission;
 pub mod agent;
+pub mod cluster;
 pub mod directory;
+pub mod http;
 pub mod id;
 pub mod media;
 pub mod net;

@@ -132,7 +132,8 @@ impl ClientPins {
         };
         let mut known = BTreeMap::new();
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            let pin = line.split_once(' ').and_then(|(addr, mesh)| Some((addr, mesh.parse().ok()?)));
+            let pin =
+                line.split_once(' ').and_then(|(addr, mesh)| Some((addr, mesh.parse().ok()?)));
             let Some((addr, mesh)) = pin else {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
@@ -238,10 +239,8 @@ async fn greet(
     mesh: Option<MeshId>,
     hello: ClientHello,
 ) -> Result<Greeted, DialError> {
-    let (send, recv) = connection
-        .accept_bi()
-        .await
-        .map_err(|error| DialError::Broken(lost_reason(&error)))?;
+    let (send, recv) =
+        connection.accept_bi().await.map_err(|error| DialError::Broken(lost_reason(&error)))?;
     let (mut send, mut recv) = (MessageWriter::new(send), MessageReader::new(recv));
     let server = match recv.read().await {
         Ok(NodeMessage::Hello(server)) => server,
@@ -249,8 +248,8 @@ async fn greet(
         Ok(_) => return Err(DialError::Broken("the node did not say who it is".into())),
         Err(error) => return Err(DialError::Broken(error.to_string())),
     };
-    let key = tls::peer_key(connection)
-        .ok_or_else(|| DialError::Stranger("it has no key".into()))?;
+    let key =
+        tls::peer_key(connection).ok_or_else(|| DialError::Stranger("it has no key".into()))?;
     let (mesh, node) = verify_chain(mesh, &server.chain, &key)
         .map_err(|refusal| DialError::Stranger(refusal.to_string()))?;
     if let Some(wanted) = expect.filter(|wanted| *wanted != node) {

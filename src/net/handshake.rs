@@ -14,9 +14,7 @@ use super::link::Fresh;
 use super::message::{MessageReader, MessageWriter, ReceiveError, lost_reason};
 use super::mux::canonical;
 use super::transport::Class;
-use super::{
-    ClientConn, DialError, Inner, MediaConn, NetEvent, close, close_with, locked, tls,
-};
+use super::{ClientConn, DialError, Inner, MediaConn, NetEvent, close, close_with, locked, tls};
 use crate::admission::{ADDRS_MAX, Admission, PublicKey};
 use crate::id::{NodeId, valid_name};
 use crate::wire::{
@@ -226,7 +224,8 @@ impl Inner {
         let Handshake::Hello(mut hello) = by(deadline, reader.read()).await? else {
             return Err(Turned::Gave("the handshake begins with a hello".into()));
         };
-        let judged = self.judge(&mut hello, &key).and_then(|judged| Ok((judged, self.hello(true)?)));
+        let judged =
+            self.judge(&mut hello, &key).and_then(|judged| Ok((judged, self.hello(true)?)));
         let ((node, learned), own) = match judged {
             Ok(judged) => judged,
             Err(reason) => {
@@ -352,8 +351,7 @@ impl Inner {
         addr: &str,
     ) -> Result<(), DialError> {
         let resolved = resolve(addr).await?;
-        let connection =
-            connect_any(&self.endpoint, &self.link_client, addr, resolved).await?;
+        let connection = connect_any(&self.endpoint, &self.link_client, addr, resolved).await?;
         let talk = self.dial_hello(&connection, expected, addr);
         let (node, hello, learned, writer, reader) = match timeout(HANDSHAKE_TIMEOUT, talk).await {
             Ok(Ok(talked)) => talked,

@@ -89,15 +89,14 @@ async fn join_at(
 ) -> Result<(NodeId, Admitted), Tried> {
     let unreachable = |error: &dyn std::fmt::Display| Tried::Unreachable(error.to_string());
     let resolved = resolve(addr).await.map_err(|error| unreachable(&error))?;
-    let connection = connect_any(endpoint, config, addr, resolved)
-        .await
-        .map_err(|error| unreachable(&error))?;
-    let result = timeout(
-        HANDSHAKE_TIMEOUT + JOIN_TIMEOUT,
-        converse(&connection, addr, invitation, keypair),
-    )
-    .await
-    .unwrap_or_else(|_elapsed| Err(Tried::Unreachable(format!("{addr}: no answer to the join"))));
+    let connection =
+        connect_any(endpoint, config, addr, resolved).await.map_err(|error| unreachable(&error))?;
+    let result =
+        timeout(HANDSHAKE_TIMEOUT + JOIN_TIMEOUT, converse(&connection, addr, invitation, keypair))
+            .await
+            .unwrap_or_else(|_elapsed| {
+                Err(Tried::Unreachable(format!("{addr}: no answer to the join")))
+            });
     let words = if result.is_ok() { "thank you" } else { "no" };
     close_with(&connection, close::DONE, words);
     result
@@ -110,9 +109,8 @@ async fn converse(
     keypair: &Keypair,
 ) -> Result<(NodeId, Admitted), Tried> {
     let broke = |error: ReceiveError| Tried::Unreachable(format!("{addr}: {error}"));
-    let refused = |reason: String| {
-        Tried::Final(JoinError::Refused { addr: addr.to_owned(), reason })
-    };
+    let refused =
+        |reason: String| Tried::Final(JoinError::Refused { addr: addr.to_owned(), reason });
     let (send, recv) = match timeout(HANDSHAKE_TIMEOUT, connection.accept_bi()).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -140,9 +138,10 @@ async fn converse(
     let statement = statement(connection, &keypair.public())
         .map_err(|reason| Tried::Final(JoinError::Local(reason)))?;
     let join = Join { invite: invitation.invite.clone(), proof: invitation.prove(&statement) };
-    writer.write(&Handshake::Join(join)).await.map_err(|reason| {
-        Tried::Unreachable(format!("{addr}: {reason}"))
-    })?;
+    writer
+        .write(&Handshake::Join(join))
+        .await
+        .map_err(|reason| Tried::Unreachable(format!("{addr}: {reason}")))?;
     writer.finish();
     // Verified: what it sends may be as large as a whole mesh.
     reader.trust();

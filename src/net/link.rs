@@ -123,9 +123,7 @@ impl Inner {
         let existing = locked(&self.links).get(&node).map(Link::existing);
         let verdict = match fresh.order {
             None => tie::at_dialler(existing.as_ref(), fresh.boot),
-            Some(order) => {
-                tie::at_acceptor(self.node, node, existing.as_ref(), fresh.boot, order)
-            }
+            Some(order) => tie::at_acceptor(self.node, node, existing.as_ref(), fresh.boot, order),
         };
         let id = self.connections.fetch_add(1, Relaxed);
         let state = Arc::new(State {
@@ -397,11 +395,7 @@ async fn run(
     inner.gone(node, id, reason).await;
 }
 
-async fn write(
-    mut writer: MessageWriter,
-    mut queued: mpsc::Receiver<Vec<u8>>,
-    state: Arc<State>,
-) {
+async fn write(mut writer: MessageWriter, mut queued: mpsc::Receiver<Vec<u8>>, state: Arc<State>) {
     while let Some(bytes) = queued.recv().await {
         if writer.write_bytes(&bytes).await.is_err() {
             return;

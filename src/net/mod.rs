@@ -34,8 +34,8 @@ use crate::id::{Boot, MeshId, NodeId};
 use crate::wire;
 
 pub use counters::NetCounters;
-pub(crate) use handshake::{connect_any, resolve};
 pub use handshake::{HANDSHAKE_TIMEOUT, JOIN_TIMEOUT, RETRY_ABOVE, UNVERIFIED_MAX};
+pub(crate) use handshake::{connect_any, resolve};
 pub use link::{
     ANSWER_TIMEOUT, ASK_MAX, GOSSIP_AT_ONCE, GOSSIP_MAX, LINGER, LINK_QUEUE, LINK_QUEUE_BYTES,
     STREAM_DEADLINE,

@@ -152,9 +152,9 @@ impl AsyncUdpSocket for Mux {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.inner.io.try_io(Interest::WRITABLE, || {
-            self.inner.state.send((&self.inner.io).into(), transmit)
-        })
+        self.inner
+            .io
+            .try_io(Interest::WRITABLE, || self.inner.state.send((&self.inner.io).into(), transmit))
     }
 
     fn poll_recv(
@@ -222,9 +222,8 @@ impl fmt::Debug for Poller {
 impl UdpPoller for Poller {
     fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = self.inner.clone();
-        let waiting = self
-            .waiting
-            .get_or_insert_with(|| Box::pin(async move { inner.io.writable().await }));
+        let waiting =
+            self.waiting.get_or_insert_with(|| Box::pin(async move { inner.io.writable().await }));
         let result = ready!(waiting.as_mut().poll(cx));
         self.waiting = None;
         Poll::Ready(result)
@@ -299,9 +298,7 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
 
 fn mapped(addr: SocketAddr) -> SocketAddr {
     match addr {
-        SocketAddr::V4(v4) => {
-            SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into()
-        }
+        SocketAddr::V4(v4) => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into(),
         SocketAddr::V6(_) => addr,
     }
 }

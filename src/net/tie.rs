@@ -95,8 +95,7 @@ mod tests {
 
     #[test]
     fn a_newer_boot_replaces_and_an_older_one_does_not() {
-        let link =
-            Existing { dialled_here: true, boot: Boot(5), order: Some(3), closed: false };
+        let link = Existing { dialled_here: true, boot: Boot(5), order: Some(3), closed: false };
         assert_eq!(at_acceptor(A, B, Some(&link), Boot(6), 1), Verdict::Replace);
         assert_eq!(at_acceptor(A, B, Some(&link), Boot(4), 9), Verdict::KeepExisting);
         assert_eq!(at_dialler(Some(&link), Boot(6)), Verdict::Replace);
@@ -135,10 +134,8 @@ mod tests {
             let here = &mut self.sides[side];
             here.decisions += 1;
             let dialled_here = self.dialler[connection] == side;
-            here.link = Some((
-                connection,
-                Existing { dialled_here, boot: Boot(1), order, closed: false },
-            ));
+            here.link =
+                Some((connection, Existing { dialled_here, boot: Boot(1), order, closed: false }));
             let order = here.decisions;
             self.flying.entry((connection, 1 - side)).or_default().push_back(Said::Keep(order));
         }

@@ -18,9 +18,7 @@ use rustls::pki_types::{
 use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use crate::admission::{Keypair, PublicKey};
 use crate::wire::{ALPN_CLIENT, ALPN_JOIN, ALPN_MEDIA, ALPN_MESH};

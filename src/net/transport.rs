@@ -140,8 +140,7 @@ pub fn udp_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
     if addr.is_ipv4() {
         return UdpSocket::bind(addr);
     }
-    let socket =
-        socket_with(AddressFamily::INET6, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let socket = socket_with(AddressFamily::INET6, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_ipv6_v6only(&socket, false)?;
     bind(&socket, &addr)?;
     Ok(socket.into())

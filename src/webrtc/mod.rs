@@ -116,8 +116,6 @@ pub struct Accepted {
     pub answer_sdp: String,
     /// The leg's name.
     pub leg: LegId,
-    /// ICE user fragment of the offer, by which trickled candidates are recognised.
-    pub remote_ufrag: String,
     /// Steers the leg; dropping every clone ends it.
     pub handle: LegHandle,
     /// Ends when the leg is gone.
@@ -194,6 +192,7 @@ struct Entry {
     id: LegId,
     inbox: mpsc::Sender<Datagram>,
     commands: mpsc::WeakSender<Command>,
+    remote_ufrag: String,
     addresses: Vec<SocketAddr>,
 }
 
@@ -297,6 +296,7 @@ impl WebRtc {
                 id: id.clone(),
                 inbox: inbox_sender,
                 commands: commands_sender.downgrade(),
+                remote_ufrag: offer.ufrag.clone(),
                 addresses: Vec::new(),
             };
             table.by_id.insert(id.clone(), key.clone());
@@ -307,8 +307,7 @@ impl WebRtc {
         let answer_sdp = prepared.answer.clone();
         tokio::spawn(prepared.run(place, inbox, commands, events_sender, stats.clone()));
         let handle = LegHandle { commands: commands_sender, stats };
-        let remote_ufrag = offer.ufrag.clone();
-        Ok(Accepted { answer_sdp, leg: id, remote_ufrag, handle, events })
+        Ok(Accepted { answer_sdp, leg: id, handle, events })
     }
 
     /// Takes a datagram that is not QUIC from the node's UDP port. `to` is the local address it
@@ -353,9 +352,11 @@ impl WebRtc {
         entry.commands.upgrade().is_some_and(|commands| commands.try_send(Command::Close).is_ok())
     }
 
-    /// Whether there is a leg of this name.
-    pub fn has(&self, leg: &str) -> bool {
-        self.shared.table().by_id.contains_key(&LegId(leg.into()))
+    /// ICE user fragment of the browser behind a leg, by which trickled candidates are recognised.
+    pub fn remote_ufrag(&self, leg: &str) -> Option<String> {
+        let table = self.shared.table();
+        let key = table.by_id.get(&LegId(leg.into()))?;
+        table.legs.get(key).map(|entry| entry.remote_ufrag.clone())
     }
 
     /// Sessions at present.
