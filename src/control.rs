@@ -86,8 +86,8 @@ pub enum Event {
         /// What the proof signs.
         statement: Vec<u8>,
     },
-    /// A node's report came.
-    Report(NodeId, NodeReport),
+    /// Everyone's reports, some of them new.
+    Reports(BTreeMap<NodeId, NodeReport>),
     /// A client connected.
     ClientOpened {
         /// Its session.
@@ -296,7 +296,7 @@ impl Control {
                     self.nodes_dirty = true;
                     self.peer(now, peering::Event::LinkDown { node }, effects);
                     self.member(now, membership::Event::Unlinked(node), effects);
-                    self.directory(now, directory::Event::Unlinked(node), effects);
+                    self.entries(now, directory::Event::Unlinked(node), effects);
                 }
             }
             Event::DialFailed { node, addr } => {
@@ -320,11 +320,11 @@ impl Control {
             Event::Join { ticket, newcomer, join, statement } => {
                 self.join(now, ticket, newcomer, &join, &statement, effects);
             }
-            Event::Report(node, report) => {
-                if self.roster.contains(node) {
-                    self.reports.insert(node, report);
-                    self.nodes_dirty = true;
-                }
+            Event::Reports(mut reports) => {
+                reports.retain(|node, _| self.roster.contains(*node));
+                self.reports = reports;
+                self.recount();
+                effects.push(Effect::ViewChanged);
             }
             Event::ClientOpened { session, loopback } => {
                 self.host(now, effects, |host, world, out| {
@@ -536,7 +536,7 @@ impl Control {
             self.peer(now, peering::Event::Wake, effects);
         }
         if due(self.directory.next_wake()) {
-            self.directory(now, directory::Event::Wake, effects);
+            self.entries(now, directory::Event::Wake, effects);
         }
         if due(self.host.next_wake()) {
             self.host(now, effects, |host, world, out| host.wake(world, out));
@@ -565,7 +565,7 @@ impl Control {
         effects.push(Effect::Send(node, LinkMessage::AdmissionDigest(digest).encode()));
         self.peer(now, peering::Event::LinkUp { node }, effects);
         self.member(now, membership::Event::Linked(node), effects);
-        self.directory(now, directory::Event::Linked(node), effects);
+        self.entries(now, directory::Event::Linked(node), effects);
     }
 
     fn message(&mut self, now: Now, from: NodeId, bytes: &[u8], effects: &mut Vec<Effect>) {
@@ -575,12 +575,12 @@ impl Control {
                 self.member(now, membership::Event::State { from, bytes, reply }, effects);
             }
             Ok(LinkMessage::DirectoryDigest(digest)) => {
-                self.directory(now, directory::Event::Digest { from, digest }, effects);
+                self.entries(now, directory::Event::Digest { from, digest }, effects);
             }
             Ok(LinkMessage::DirectoryDelta(delta)) => {
                 // Entries of nodes that nobody admitted are nobody's.
                 if self.roster.contains(delta.origin) {
-                    self.directory(now, directory::Event::Delta { from, delta }, effects);
+                    self.entries(now, directory::Event::Delta { from, delta }, effects);
                 }
             }
             Ok(LinkMessage::Admissions(wire::Admissions(list))) => {
@@ -743,7 +743,7 @@ impl Control {
         }
     }
 
-    fn directory(&mut self, now: Now, event: directory::Event, effects: &mut Vec<Effect>) {
+    fn entries(&mut self, now: Now, event: directory::Event, effects: &mut Vec<Effect>) {
         let mut out = Vec::new();
         self.directory.handle(now, event, &mut out);
         self.directory_effects(now, out, effects);

@@ -188,6 +188,11 @@ impl Store {
         &self.dir
     }
 
+    /// Bytes of the database on disk.
+    pub fn size(&self) -> Option<u64> {
+        std::fs::metadata(&self.path).ok().map(|meta| meta.len())
+    }
+
     /// Counts this start and returns its number, higher than any before, also after the database
     /// was lost.
     pub fn next_boot(&self) -> Result<Boot, StoreError> {

@@ -110,9 +110,7 @@ impl Driver {
                     }
                 }
                 Some(event) = inboxes.hubs.recv() => self.hub_event(event),
-                Some((node, report)) = self.reports.next() => {
-                    self.handle(Event::Report(node, report));
-                }
+                Some(reports) = self.reports.changed() => self.handle(Event::Reports(reports)),
                 Some(call) = inboxes.calls.recv() => self.call(call),
                 () = tokio::time::sleep_until(wake) => self.handle(Event::Wake),
                 _ = publish.tick(), if self.view_dirty => self.publish(),

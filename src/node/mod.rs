@@ -124,9 +124,10 @@ impl Node {
         let mut seeds = Vec::new();
         match config.join {
             Some(Join::Invitation(invitation)) if roster.is_none() => {
-                let admitted = join::join(&invitation, &keypair)
+                let (seed, admitted) = join::join(&invitation, &keypair)
                     .await
                     .map_err(|error| NodeError::NoNodeAnswered(error.to_string()))?;
+                tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
                 let joined = Roster::from_admissions(invitation.mesh, admitted.admissions);
                 let all: Vec<_> = joined.admissions().cloned().collect();
                 store.add_admissions(&all).map_err(stored)?;
@@ -491,13 +492,13 @@ fn own_addresses(listen: SocketAddr) -> Vec<String> {
 fn stored(error: StoreError) -> NodeError {
     match &error {
         StoreError::InUse { .. } => NodeError::InUse(error.to_string()),
-        StoreError::NotAllowed { .. } => NodeError::NotAllowed(error.to_string()),
+        StoreError::Unwritable { .. } | StoreError::KeyExposed { .. } => NodeError::NotAllowed(error.to_string()),
         _ => NodeError::Failed(error.to_string()),
     }
 }
 
 /// Fresh random bytes from the system.
-fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     // The generator of aws-lc fails only if the system has no entropy source at all, and then
     // no key of this process would be worth anything.

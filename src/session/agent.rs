@@ -119,6 +119,8 @@ pub enum Note {
         epoch: Epoch,
         /// Why it moved, if it did.
         moved: Option<String>,
+        /// From the last sign of the old home to the answer of the new one.
+        healed: Option<Duration>,
     },
     /// This node is next.
     Next {
@@ -178,6 +180,8 @@ pub struct Agent {
     /// The home that was lost last: not the first choice for a new one.
     lost_home: Option<NodeId>,
     moved_for: Option<String>,
+    /// When the lost home was heard last.
+    lost_at: Option<Mono>,
     nudged_until: Option<Mono>,
     dialled_at: Option<Mono>,
     wait_until: Option<Mono>,
@@ -207,6 +211,7 @@ impl Agent {
             wanted_next: None,
             lost_home: None,
             moved_for: None,
+            lost_at: None,
             nudged_until: None,
             dialled_at: None,
             wait_until: None,
@@ -355,7 +360,7 @@ impl Agent {
             }
             NodeMessage::Peers(peers) => self.peers_came(now, id, peers, effects),
             NodeMessage::Assign(assign) => self.assign(id, &assign, effects),
-            NodeMessage::Registered(registered) => self.registered(id, &registered, effects),
+            NodeMessage::Registered(registered) => self.registered(now, id, &registered, effects),
             NodeMessage::Rejected(rejected) => self.rejected(now, id, rejected, effects),
             NodeMessage::Demand(demand) => {
                 if demand.watched && leg.purpose == Purpose::Next {
@@ -414,6 +419,7 @@ impl Agent {
 
     fn registered(
         &mut self,
+        now: Mono,
         id: LegId,
         registered: &wire::Registered,
         effects: &mut Vec<Effect>,
@@ -429,7 +435,8 @@ impl Agent {
                 if let (true, Some(node)) = (first, node) {
                     let (name, epoch) = (self.label(Some(node)), self.epoch);
                     let moved = self.moved_for.take();
-                    effects.push(Effect::Note(Note::Home { node, name, epoch, moved }));
+                    let healed = self.lost_at.take().map(|at| now.since(at));
+                    effects.push(Effect::Note(Note::Home { node, name, epoch, moved, healed }));
                     send(id, ClientMessage::Source(self.source.clone()), effects);
                 }
                 self.drop_others(effects);
@@ -508,9 +515,11 @@ impl Agent {
         reason: String,
         effects: &mut Vec<Effect>,
     ) {
+        self.lost_at.get_or_insert(now);
         if let Some(old) = self.home.take().and_then(|home| self.legs.get_mut(&home)) {
             old.purpose = Purpose::Old;
             old.registered = false;
+            self.lost_at = Some(old.pulse.heard);
         }
         self.assigned = None;
         self.lost_home = node;
