@@ -50,11 +50,8 @@ struct Answer {
 /// Prints the string on standard output, and what to do with it on standard error.
 pub(crate) async fn run(args: Invite) -> Result<(), Failure> {
     let target = args.addr.target()?;
-    let request = Request {
-        client: args.client,
-        uses: args.uses,
-        expires_s: args.expires.as_secs(),
-    };
+    let request =
+        Request { client: args.client, uses: args.uses, expires_s: args.expires.as_secs() };
     let answer: Answer =
         call::post(&target, "/api/v1/invitations", &request, "cannot make an invitation").await?;
     if args.json {
