@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::admission::{Admission, Invitation, Keypair, PublicKey, Roster};
+use crate::admission::{Admission, Keypair, PublicKey, Roster};
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeReport, NodeView};
 use crate::directory::{self, Directory, Header, SourceState};
-use crate::id::{Boot, EncoderId, InviteId, NodeId, SessionId};
+use crate::id::{Boot, EncoderId, NodeId, SessionId};
 use crate::membership::{self, Membership};
 use crate::peering::{self, Peering};
 use crate::placement::Candidate;
@@ -86,8 +86,8 @@ pub enum Event {
         /// What the proof signs.
         statement: Vec<u8>,
     },
-    /// A node's report came.
-    Report(NodeId, NodeReport),
+    /// Everyone's reports, some of them new.
+    Reports(BTreeMap<NodeId, NodeReport>),
     /// A client connected.
     ClientOpened {
         /// Its session.
@@ -143,6 +143,8 @@ pub enum Effect {
     Remember(Vec<(NodeId, Vec<String>)>),
     /// Gossip reports with this member.
     GossipWith(NodeId),
+    /// The client is who it says, by this name.
+    ClientWelcomed(SessionId, String),
     /// Ordered stream of a client.
     ClientSend(SessionId, Vec<u8>),
     /// Datagram to a client.
@@ -294,7 +296,7 @@ impl Control {
                     self.nodes_dirty = true;
                     self.peer(now, peering::Event::LinkDown { node }, effects);
                     self.member(now, membership::Event::Unlinked(node), effects);
-                    self.directory(now, directory::Event::Unlinked(node), effects);
+                    self.entries(now, directory::Event::Unlinked(node), effects);
                 }
             }
             Event::DialFailed { node, addr } => {
@@ -318,11 +320,11 @@ impl Control {
             Event::Join { ticket, newcomer, join, statement } => {
                 self.join(now, ticket, newcomer, &join, &statement, effects);
             }
-            Event::Report(node, report) => {
-                if self.roster.contains(node) {
-                    self.reports.insert(node, report);
-                    self.nodes_dirty = true;
-                }
+            Event::Reports(mut reports) => {
+                reports.retain(|node, _| self.roster.contains(*node));
+                self.reports = reports;
+                self.recount();
+                effects.push(Effect::ViewChanged);
             }
             Event::ClientOpened { session, loopback } => {
                 self.host(now, effects, |host, world, out| {
@@ -408,16 +410,6 @@ impl Control {
     /// Whether this node is leaving.
     pub fn leaving(&self) -> bool {
         self.leaving.is_some()
-    }
-
-    /// An invitation by this node; `id` and `secret` are random, `expires` is in milliseconds
-    /// since 1970.
-    pub fn invite(&self, id: InviteId, secret: [u8; 32], expires: u64, uses: u32) -> Invitation {
-        let addrs = self.peers.nodes.iter().filter(|peer| peer.up && peer.node != self.me);
-        let others = addrs.filter_map(|peer| peer.addrs.first().cloned()).take(3);
-        let addrs = self.addrs.iter().cloned().chain(others).collect();
-        let mesh = self.roster.mesh();
-        Invitation::make(&self.keypair, mesh, addrs, id, secret, expires, uses)
     }
 
     /// Everything this node believes.
@@ -534,7 +526,7 @@ impl Control {
             self.peer(now, peering::Event::Wake, effects);
         }
         if due(self.directory.next_wake()) {
-            self.directory(now, directory::Event::Wake, effects);
+            self.entries(now, directory::Event::Wake, effects);
         }
         if due(self.host.next_wake()) {
             self.host(now, effects, |host, world, out| host.wake(world, out));
@@ -563,7 +555,7 @@ impl Control {
         effects.push(Effect::Send(node, LinkMessage::AdmissionDigest(digest).encode()));
         self.peer(now, peering::Event::LinkUp { node }, effects);
         self.member(now, membership::Event::Linked(node), effects);
-        self.directory(now, directory::Event::Linked(node), effects);
+        self.entries(now, directory::Event::Linked(node), effects);
     }
 
     fn message(&mut self, now: Now, from: NodeId, bytes: &[u8], effects: &mut Vec<Effect>) {
@@ -573,12 +565,12 @@ impl Control {
                 self.member(now, membership::Event::State { from, bytes, reply }, effects);
             }
             Ok(LinkMessage::DirectoryDigest(digest)) => {
-                self.directory(now, directory::Event::Digest { from, digest }, effects);
+                self.entries(now, directory::Event::Digest { from, digest }, effects);
             }
             Ok(LinkMessage::DirectoryDelta(delta)) => {
                 // Entries of nodes that nobody admitted are nobody's.
                 if self.roster.contains(delta.origin) {
-                    self.directory(now, directory::Event::Delta { from, delta }, effects);
+                    self.entries(now, directory::Event::Delta { from, delta }, effects);
                 }
             }
             Ok(LinkMessage::Admissions(wire::Admissions(list))) => {
@@ -741,7 +733,7 @@ impl Control {
         }
     }
 
-    fn directory(&mut self, now: Now, event: directory::Event, effects: &mut Vec<Effect>) {
+    fn entries(&mut self, now: Now, event: directory::Event, effects: &mut Vec<Effect>) {
         let mut out = Vec::new();
         self.directory.handle(now, event, &mut out);
         self.directory_effects(now, out, effects);
@@ -799,6 +791,7 @@ impl Control {
                 host::Effect::Send(session, message) => {
                     Effect::ClientSend(session, NodeMessage::encode(&message))
                 }
+                host::Effect::Welcomed(session, who) => Effect::ClientWelcomed(session, who),
                 host::Effect::Datagram(session, bytes) => Effect::ClientDatagram(session, bytes),
                 host::Effect::Close(session, reason) => Effect::ClientClose(session, reason),
                 host::Effect::Route(encoder, route) => Effect::Route(encoder, route),

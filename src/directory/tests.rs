@@ -3,6 +3,8 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
+use crate::id::NAME_MAX;
+use crate::wire::{LinkMessage, MAX_MESSAGE, Message};
 
 fn node(n: u8) -> NodeId {
     NodeId([n; 16])
@@ -436,6 +438,36 @@ fn what_is_over_a_limit_is_refused_and_counted() {
     net.assert_equal();
 }
 
+#[test]
+fn the_largest_delta_fits_into_one_message() {
+    let largest = Entry {
+        name: "x".repeat(NAME_MAX),
+        epoch: Epoch { counter: u64::MAX, instance: u64::MAX },
+        next: Some(node(255)),
+        source: SourceState::NoSignal("y".repeat(REASON_MAX)),
+        viewers: u32::MAX,
+    };
+    let header = Header {
+        name: "x".repeat(NAME_MAX),
+        addrs: vec!["z".repeat(ADDR_MAX); ADDRS_MAX],
+        links: (0..ORIGINS_MAX as u16).map(|n| NodeId(encoder(n).0)).collect(),
+        draining: true,
+    };
+    assert!(header_fits(&header) && entry_fits(&largest));
+    let entries = (0..ENTRIES_MAX).map(|n| (encoder(n as u16), Some(largest.clone())));
+    let removed = (0..TOMBSTONES_MAX).map(|n| (encoder(n as u16), None));
+    let delta = Delta {
+        origin: node(0),
+        boot: Boot(BOOT_MAX),
+        from: u64::MAX,
+        to: u64::MAX,
+        header: Some(header),
+        entries: entries.chain(removed).collect(),
+    };
+    let bytes = LinkMessage::DirectoryDelta(delta).encode().len();
+    assert!(bytes <= MAX_MESSAGE, "{bytes}");
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Put(u8, u16, u64),
@@ -494,7 +526,7 @@ fn run(net: &mut Net, acts: Vec<Act>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn after_losses_all_linked_nodes_become_equal(

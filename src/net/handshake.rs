@@ -14,11 +14,11 @@ use super::link::Fresh;
 use super::message::{MessageReader, MessageWriter, ReceiveError, lost_reason};
 use super::mux::canonical;
 use super::transport::Class;
-use super::{ClientConn, DialError, Inner, MediaConn, NetEvent, close, close_with, locked, tls};
+use super::{ClientConn, DialError, Inner, MediaConn, NetEvent, close, close_with, tls};
 use crate::admission::{ADDRS_MAX, Admission, PublicKey};
 use crate::id::{NodeId, valid_name};
 use crate::wire::{
-    ALPN_CLIENT, ALPN_JOIN, ALPN_MEDIA, ALPN_MESH, Handshake, Hello, JOIN_EXPORTER, Join, Message,
+    ALPN_CLIENT, ALPN_JOIN, ALPN_MEDIA, ALPN_MESH, Handshake, Hello, JOIN_EXPORTER, Join,
     NodeMessage, Refused, ServerHello, join_statement,
 };
 

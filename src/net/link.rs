@@ -2,7 +2,7 @@
 //! another.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -421,10 +421,7 @@ impl Hear {
         if let Err(error) = self.listen(&mut reader).await {
             match error {
                 ReceiveError::Ended | ReceiveError::Lost(_) => {}
-                other => {
-                    self.inner.counters.malformed.add(1);
-                    close_with(&connection, close::PROTOCOL, &other.to_string());
-                }
+                other => close_with(&connection, close::PROTOCOL, &other.to_string()),
             }
         }
     }

@@ -126,14 +126,16 @@ impl MessageReader {
         let Some((prefix, rest)) = self.buffer.split_first_chunk::<LENGTH_PREFIX>() else {
             return Ok(None);
         };
-        let length = wire::message_length(*prefix).inspect_err(|_| {
-            if let Some(counters) = &self.counters {
-                counters.malformed.add(1);
+        let length = match wire::message_length(*prefix) {
+            Ok(length) if length <= self.limit => length,
+            wrong => {
+                if let Some(counters) = &self.counters {
+                    counters.malformed.add(1);
+                }
+                let over = |length| ReceiveError::OverLimit(length, self.limit);
+                return Err(wrong.map_or_else(ReceiveError::from, over));
             }
-        })?;
-        if length > self.limit {
-            return Err(ReceiveError::OverLimit(length, self.limit));
-        }
+        };
         let Some(body) = rest.get(..length) else { return Ok(None) };
         let body = body.to_vec();
         self.buffer.advance(LENGTH_PREFIX + length);

@@ -6,6 +6,7 @@
 //! [`crate::wire::Message::encode`] makes them.
 
 pub mod counters;
+pub mod gossip;
 mod handshake;
 pub mod join;
 mod link;
@@ -30,7 +31,7 @@ use quinn::VarInt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::admission::{Admission, Keypair, PublicKey, Roster};
-use crate::id::{Boot, MeshId, NodeId};
+use crate::id::{Boot, NodeId};
 use crate::wire;
 
 pub use counters::NetCounters;
@@ -468,10 +469,6 @@ impl std::fmt::Debug for Net {
 }
 
 impl Inner {
-    fn mesh(&self) -> MeshId {
-        self.roster.load().mesh()
-    }
-
     fn closing(&self) -> bool {
         self.closing.load(Relaxed)
     }

@@ -60,34 +60,27 @@ pub fn assign(key: EncoderId, candidates: &[Candidate], avoid: &[NodeId]) -> Opt
     let ranked = rank(key, candidates);
     let (willing, avoided): (Vec<NodeId>, Vec<NodeId>) =
         ranked.into_iter().partition(|node| !avoid.contains(node));
-    let last_resort = willing.is_empty();
-    let order: Vec<NodeId> = willing.into_iter().chain(avoided).collect();
-    let eligible = if last_resort { order.len() } else { order.len() - count_in(&order, avoid) };
+    let contenders = if willing.is_empty() { &avoided } else { &willing };
     let fullness = |node: NodeId| {
         // Of a node given twice the fuller one, so that the order of candidates is irrelevant.
         let same = candidates.iter().filter(|candidate| candidate.node == node);
         same.map(Candidate::fullness).fold(0.0, f64::max)
     };
-    let contenders = order.iter().take(eligible.min(CHOICES));
-    let home = *contenders.min_by(|a, b| fullness(**a).total_cmp(&fullness(**b)))?;
-    let first = *order.first()?;
-    let reason = if last_resort {
-        "only nodes that just failed are left".to_string()
-    } else if order.len() == 1 {
-        "only node there is".to_string()
-    } else if home == first {
-        "ranked first".to_string()
-    } else {
-        format!("ranked second, less loaded than {}", first.short())
+    let best = contenders.iter().take(CHOICES);
+    let home = *best.min_by(|a, b| fullness(**a).total_cmp(&fullness(**b)))?;
+    let first = *contenders.first()?;
+    let reason = match (willing.len(), avoided.len()) {
+        (0, _) => "only nodes that just failed are left".into(),
+        (1, 0) => "the only node".into(),
+        (1, _) => "the only node that did not just fail".into(),
+        _ if home == first => "ranked first".into(),
+        _ => format!("ranked second, less loaded than {}", first.short()),
     };
-    Some(Choice { home, next: order.into_iter().find(|node| *node != home), reason })
+    let next = willing.iter().chain(&avoided).copied().find(|node| *node != home);
+    Some(Choice { home, next, reason })
 }
 
 /// The node to stand by for an encoder at `home`: the first ranked other node.
 pub fn next(key: EncoderId, home: NodeId, candidates: &[Candidate]) -> Option<NodeId> {
     rank(key, candidates).into_iter().find(|node| *node != home)
-}
-
-fn count_in(order: &[NodeId], avoid: &[NodeId]) -> usize {
-    order.iter().filter(|node| avoid.contains(node)).count()
 }

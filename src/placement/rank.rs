@@ -50,7 +50,7 @@ fn neg_log2(hash: u64) -> u64 {
     let mut mantissa = hash << zeros;
     let mut fraction = 0u64;
     for _ in 0..FRACTION {
-        let square = u128::from(mantissa) * u128::from(mantissa) >> 63;
+        let square = (u128::from(mantissa) * u128::from(mantissa)) >> 63;
         let carry = square >> 64 != 0;
         fraction = fraction << 1 | u64::from(carry);
         mantissa = if carry { (square >> 1) as u64 } else { square as u64 };

@@ -41,8 +41,6 @@ pub struct Config {
     pub targets: Vec<String>,
     /// Peer list of an earlier start.
     pub peers: PeerList,
-    /// From an enrolment string.
-    pub credential: Option<String>,
     /// Seed of this start's randomness.
     pub seed: u64,
 }
@@ -52,7 +50,7 @@ pub struct Config {
 pub enum Event {
     /// `next_wake` came.
     Wake,
-    /// A dial worked: the node is verified, nothing is said yet.
+    /// A dial worked: the node is verified and was greeted.
     Connected {
         /// As dialled.
         leg: LegId,
@@ -121,6 +119,8 @@ pub enum Note {
         epoch: Epoch,
         /// Why it moved, if it did.
         moved: Option<String>,
+        /// From the last sign of the old home to the answer of the new one.
+        healed: Option<Duration>,
     },
     /// This node is next.
     Next {
@@ -180,6 +180,8 @@ pub struct Agent {
     /// The home that was lost last: not the first choice for a new one.
     lost_home: Option<NodeId>,
     moved_for: Option<String>,
+    /// When the lost home was heard last.
+    lost_at: Option<Mono>,
     nudged_until: Option<Mono>,
     dialled_at: Option<Mono>,
     wait_until: Option<Mono>,
@@ -209,6 +211,7 @@ impl Agent {
             wanted_next: None,
             lost_home: None,
             moved_for: None,
+            lost_at: None,
             nudged_until: None,
             dialled_at: None,
             wait_until: None,
@@ -312,12 +315,6 @@ impl Agent {
         leg.opened = now;
         leg.pulse = Pulse::new(now);
         self.book.worked(&leg.addr);
-        let hello = wire::ClientHello {
-            agent: "roost encode".into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            credential: self.config.credential.clone(),
-        };
-        send(id, ClientMessage::Hello(hello), effects);
     }
 
     fn closed(&mut self, now: Mono, id: LegId, reason: &str, effects: &mut Vec<Effect>) {
@@ -363,7 +360,7 @@ impl Agent {
             }
             NodeMessage::Peers(peers) => self.peers_came(now, id, peers, effects),
             NodeMessage::Assign(assign) => self.assign(id, &assign, effects),
-            NodeMessage::Registered(registered) => self.registered(id, &registered, effects),
+            NodeMessage::Registered(registered) => self.registered(now, id, &registered, effects),
             NodeMessage::Rejected(rejected) => self.rejected(now, id, rejected, effects),
             NodeMessage::Demand(demand) => {
                 if demand.watched && leg.purpose == Purpose::Next {
@@ -422,6 +419,7 @@ impl Agent {
 
     fn registered(
         &mut self,
+        now: Mono,
         id: LegId,
         registered: &wire::Registered,
         effects: &mut Vec<Effect>,
@@ -437,7 +435,8 @@ impl Agent {
                 if let (true, Some(node)) = (first, node) {
                     let (name, epoch) = (self.label(Some(node)), self.epoch);
                     let moved = self.moved_for.take();
-                    effects.push(Effect::Note(Note::Home { node, name, epoch, moved }));
+                    let healed = self.lost_at.take().map(|at| now.since(at));
+                    effects.push(Effect::Note(Note::Home { node, name, epoch, moved, healed }));
                     send(id, ClientMessage::Source(self.source.clone()), effects);
                 }
                 self.drop_others(effects);
@@ -516,9 +515,11 @@ impl Agent {
         reason: String,
         effects: &mut Vec<Effect>,
     ) {
+        self.lost_at.get_or_insert(now);
         if let Some(old) = self.home.take().and_then(|home| self.legs.get_mut(&home)) {
             old.purpose = Purpose::Old;
             old.registered = false;
+            self.lost_at = Some(old.pulse.heard);
         }
         self.assigned = None;
         self.lost_home = node;

@@ -73,6 +73,8 @@ pub enum Route {
 /// What the node's drivers are asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
+    /// The client is who it says, by this name.
+    Welcomed(SessionId, String),
     /// On the session's ordered stream.
     Send(SessionId, NodeMessage),
     /// In a datagram.
@@ -438,8 +440,11 @@ impl Host {
     ) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let verdict = match &hello.credential {
-            Some(token) => world.roster.check_credential(token, world.now.wall).map(|_| ()),
-            None if session.loopback => Ok(()),
+            Some(token) => world
+                .roster
+                .check_credential(token, world.now.wall)
+                .map(|credential| format!("client {}", credential.id.short())),
+            None if session.loopback => Ok("local".to_owned()),
             None => {
                 self.counters.denied += 1;
                 let reason = "a credential is needed from anywhere but this machine; \
@@ -451,15 +456,19 @@ impl Host {
                 return;
             }
         };
-        if let Err(refusal) = verdict {
-            self.counters.denied += 1;
-            let reason = refusal.to_string();
-            let failed = wire::Failed { status: 403, reason: reason.clone(), retry_after: None };
-            effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
-            effects.push(Effect::Close(id, reason));
-            return;
-        }
+        let principal = match verdict {
+            Ok(principal) => principal,
+            Err(refusal) => {
+                self.counters.denied += 1;
+                let reason = refusal.to_string();
+                let failed = wire::Failed { status: 403, reason: reason.clone(), retry_after: None };
+                effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
+                effects.push(Effect::Close(id, reason));
+                return;
+            }
+        };
         session.welcomed = true;
+        effects.push(Effect::Welcomed(id, principal));
         let welcome = wire::Welcome { peers: world.peers.clone() };
         effects.push(Effect::Send(id, NodeMessage::Welcome(welcome)));
         if self.draining {

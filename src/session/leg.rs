@@ -153,7 +153,9 @@ impl Book {
             for peer in peers.nodes.iter().filter(|peer| peer.up) {
                 let was_up = self.peers.nodes.iter().any(|p| p.node == peer.node && p.up);
                 if !was_up {
-                    peer.addrs.iter().for_each(|addr| drop(self.tries.remove(addr)));
+                    for addr in &peer.addrs {
+                        self.tries.remove(addr);
+                    }
                 }
             }
             self.peers = peers;
