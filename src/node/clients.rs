@@ -11,9 +11,7 @@ use crate::control::Event;
 use crate::hub::Hubs;
 use crate::id::{EncoderId, SessionId};
 use crate::net::{ClientConn, MessageReader, MessageWriter, close};
-use crate::wire::{
-    ApiMessage, ApiRequest, ApiResponse, FLOW_HEARTBEAT, FLOW_VIDEO, take_varint,
-};
+use crate::wire::{ApiMessage, ApiRequest, ApiResponse, FLOW_HEARTBEAT, FLOW_VIDEO, take_varint};
 
 /// Messages that wait for one client; one that does not read them is closed.
 const OUT_QUEUE: usize = 256;
@@ -93,7 +91,8 @@ impl Clients {
             return;
         }
         let writer = tokio::spawn(write(send, queue));
-        let datagrams = tokio::spawn(datagrams(connection.clone(), session, ingest, events.clone()));
+        let datagrams =
+            tokio::spawn(datagrams(connection.clone(), session, ingest, events.clone()));
         let api = tokio::spawn(api(connection.clone(), principal, self.shared.api.clone()));
         read(recv, session, &events).await;
         connection.close(close::DONE, b"the client's stream ended");
@@ -174,8 +173,7 @@ impl Clients {
 
     /// Clients that did not read, and frames dropped after a stall.
     pub(super) fn drops(&self) -> (u64, u64) {
-        let stale =
-            self.sessions().values().map(|c| c.ingest.stale.load(Ordering::Relaxed)).sum();
+        let stale = self.sessions().values().map(|c| c.ingest.stale.load(Ordering::Relaxed)).sum();
         (self.shared.overflows.load(Ordering::Relaxed), stale)
     }
 

@@ -165,14 +165,8 @@ impl Node {
             )));
         }
         let shared_roster = Arc::new(ArcSwap::from_pointee(roster.clone()));
-        let (net, net_events, rtc, addrs) = bind(
-            config.listen,
-            config.advertise,
-            &keypair,
-            boot,
-            &name,
-            shared_roster.clone(),
-        )?;
+        let (net, net_events, rtc, addrs) =
+            bind(config.listen, config.advertise, &keypair, boot, &name, shared_roster.clone())?;
         let (event_tx, events) = mpsc::channel(EVENT_QUEUE);
         let (hub_tx, hub_events) = mpsc::unbounded_channel();
         let (api_tx, api) = mpsc::channel(64);
@@ -320,8 +314,7 @@ impl Node {
     pub fn enrol(&self, lifetime: Duration) -> String {
         let expires = wall_ms().saturating_add(millis(lifetime));
         let mesh = self.roster().mesh();
-        let credential =
-            issue_credential(&self.shared.keypair, mesh, InviteId(random()), expires);
+        let credential = issue_credential(&self.shared.keypair, mesh, InviteId(random()), expires);
         let addrs = self.known_addrs();
         Enrolment { addrs, mesh, credential }.to_string()
     }
@@ -494,7 +487,9 @@ fn own_addresses(listen: SocketAddr) -> Vec<String> {
 fn stored(error: StoreError) -> NodeError {
     match &error {
         StoreError::InUse { .. } => NodeError::InUse(error.to_string()),
-        StoreError::Unwritable { .. } | StoreError::KeyExposed { .. } => NodeError::NotAllowed(error.to_string()),
+        StoreError::Unwritable { .. } | StoreError::KeyExposed { .. } => {
+            NodeError::NotAllowed(error.to_string())
+        }
         _ => NodeError::Failed(error.to_string()),
     }
 }

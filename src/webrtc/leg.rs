@@ -16,12 +16,11 @@ use str0m::{Event, IceCreds, Input, Output, Rtc};
 use tokio::sync::mpsc;
 
 use super::pacing::{Backlog, Batch, Flight};
-use super::rewrite::Rewriter;
 use super::sdp::{AnswerParts, Offer, SdpError};
 use super::{
     Command, Datagram, ESTABLISH, Feed, LegEvent, LegStats, Place, SILENCE, Shared, random_text,
 };
-use crate::media::Frame;
+use crate::media::{CLOCK_RATE, Frame, Rewriter};
 
 /// Retransmissions come from so many packets ...
 const RTX_PACKETS: usize = 512;
@@ -136,6 +135,7 @@ impl Prepared {
             shared: place.shared.clone(),
             rewriter: Rewriter::new(self.first_sequence),
             last_sequence: None,
+            wrote: None,
             feed: None,
             backlog: Backlog::default(),
             batch: Batch::default(),
@@ -193,6 +193,8 @@ struct Leg {
     rewriter: Rewriter,
     /// Source sequence number of the last packet sent.
     last_sequence: Option<u16>,
+    /// When it was sent.
+    wrote: Option<Instant>,
     feed: Option<Feed>,
     backlog: Backlog,
     batch: Batch,
@@ -280,16 +282,19 @@ impl Leg {
             let follows = last.is_none_or(|last| packet.sequence == last.wrapping_add(1));
             if frame.keyframe && !follows {
                 // The viewer starts afresh here: what is missing before it is missed by nobody.
-                rewriter.switch();
+                rewriter.skip();
             }
             *last = Some(packet.sequence);
-            let (number, time) = rewriter.rewrite(packet);
+            let Some((number, time)) = rewriter.rewrite(packet) else { return };
             let write = RtpWrite::new(pt, number.into(), time, now, packet.payload.clone())
                 .marker(packet.marker)
                 .nackable(true);
             stream.write_rtp(write);
         });
-        self.stats.frames_out.fetch_add(frames, Ordering::Relaxed);
+        if frames > 0 {
+            self.wrote = Some(now);
+            self.stats.frames_out.fetch_add(frames, Ordering::Relaxed);
+        }
     }
 
     fn drain(&mut self) -> Result<(), Ending> {
@@ -394,7 +399,8 @@ impl Leg {
         match command {
             Command::Play(mut feed) => {
                 self.backlog.clear();
-                self.rewriter.switch();
+                self.rewriter.switch(self.elapsed(&feed.start));
+                self.last_sequence = None;
                 for frame in std::mem::take(&mut feed.start) {
                     self.backlog.push(frame);
                 }
@@ -409,6 +415,17 @@ impl Leg {
             Command::Channel(label, text) => self.write_channel(label, text),
             Command::Close => Err(self.close(Ending::Asked)),
         }
+    }
+
+    /// Ticks between the newest packet sent and the picture that `start` begins with.
+    fn elapsed(&self, start: &[Arc<Frame>]) -> u32 {
+        let since = self.wrote.map_or(Duration::ZERO, |wrote| wrote.elapsed());
+        let ticks = since.as_millis().saturating_mul(u128::from(CLOCK_RATE / 1000));
+        let age = match (start.first(), start.last()) {
+            (Some(first), Some(last)) => last.timestamp().wrapping_sub(first.timestamp()),
+            _ => 0,
+        };
+        u32::try_from(ticks).unwrap_or(u32::MAX).saturating_sub(age)
     }
 
     fn write_channel(&mut self, label: String, text: Vec<u8>) -> Result<(), Ending> {
