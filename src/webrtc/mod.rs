@@ -1,5 +1,5 @@
 //! WebRTC to browsers and WHEP players: the table of sessions and the demultiplexer in front of
-//! it. One task per session owns its str0m instance; see [`leg`](self) files beside this one.
+//! it. One task per session owns its str0m instance.
 //!
 //! A session here is a *leg*: one connection that carries media of one viewer. It never receives
 //! video; it sends one H.264 stream, unpaced but for bursts, and may carry data channels.
