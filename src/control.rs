@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::admission::{Admission, Invitation, Keypair, PublicKey, Roster};
+use crate::admission::{Admission, Keypair, PublicKey, Roster};
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeReport, NodeView};
 use crate::directory::{self, Directory, Header, SourceState};
-use crate::id::{Boot, EncoderId, InviteId, NodeId, SessionId};
+use crate::id::{Boot, EncoderId, NodeId, SessionId};
 use crate::membership::{self, Membership};
 use crate::peering::{self, Peering};
 use crate::placement::Candidate;
@@ -410,16 +410,6 @@ impl Control {
     /// Whether this node is leaving.
     pub fn leaving(&self) -> bool {
         self.leaving.is_some()
-    }
-
-    /// An invitation by this node; `id` and `secret` are random, `expires` is in milliseconds
-    /// since 1970.
-    pub fn invite(&self, id: InviteId, secret: [u8; 32], expires: u64, uses: u32) -> Invitation {
-        let addrs = self.peers.nodes.iter().filter(|peer| peer.up && peer.node != self.me);
-        let others = addrs.filter_map(|peer| peer.addrs.first().cloned()).take(3);
-        let addrs = self.addrs.iter().cloned().chain(others).collect();
-        let mesh = self.roster.mesh();
-        Invitation::make(&self.keypair, mesh, addrs, id, secret, expires, uses)
     }
 
     /// Everything this node believes.

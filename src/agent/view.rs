@@ -47,6 +47,8 @@ pub struct ViewConfig {
     pub name: String,
     /// Any nodes of the mesh.
     pub target: Target,
+    /// Watch at whichever node answers first, by relay if need be, instead of being led home.
+    pub stay: bool,
     /// Where Annex B is written.
     pub output: Option<Output>,
     /// Told what happens.
@@ -77,6 +79,7 @@ pub async fn run(
         Legs::new(hello, config.target.mesh).map_err(|error| error.to_string())?;
     let born = viewer::Config {
         name: config.name.clone(),
+        stay: config.stay,
         targets: config.target.addrs,
         peers: PeerList::default(),
         seed: u64::from_le_bytes(crate::node::random()),

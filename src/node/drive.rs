@@ -11,12 +11,12 @@ use super::clients::Clients;
 use super::media::Turning;
 use super::relay::{Relays, Source};
 use super::report::Reports;
-use super::{Clock, random};
+use super::Clock;
 use crate::admission::{Admission, Roster};
 use crate::cluster::ClusterView;
 use crate::control::{self, Control, Effect, Event, Note};
 use crate::hub::{HubEvent, Hubs};
-use crate::id::{EncoderId, InviteId, NodeId, SessionId};
+use crate::id::{EncoderId, NodeId, SessionId};
 use crate::net::{Net, NetEvent};
 use crate::session::host::{self, Route};
 use crate::store::{Store, StoreError};
@@ -29,11 +29,6 @@ const BATCH: usize = 256;
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(50);
 /// Round trips and totals are refreshed this often.
 const REFRESH: Duration = Duration::from_secs(1);
-
-/// A question to the control loop.
-pub(super) enum Call {
-    Invite { uses: u32, expires: u64, answer: oneshot::Sender<String> },
-}
 
 /// Numbers for metrics.
 #[derive(Debug, Clone, Default)]
@@ -55,7 +50,6 @@ pub struct Totals {
 pub(super) struct Inboxes {
     pub(super) net: mpsc::Receiver<NetEvent>,
     pub(super) events: mpsc::Receiver<Event>,
-    pub(super) calls: mpsc::Receiver<Call>,
     pub(super) hubs: mpsc::UnboundedReceiver<HubEvent>,
 }
 
@@ -111,7 +105,6 @@ impl Driver {
                 }
                 Some(event) = inboxes.hubs.recv() => self.hub_event(event),
                 Some(reports) = self.reports.changed() => self.handle(Event::Reports(reports)),
-                Some(call) = inboxes.calls.recv() => self.call(call),
                 () = tokio::time::sleep_until(wake) => self.handle(Event::Wake),
                 _ = publish.tick(), if self.view_dirty => self.publish(),
                 _ = refresh.tick() => self.refresh(),
@@ -176,16 +169,6 @@ impl Driver {
                 self.handle(Event::Viewers(encoder, viewers));
             }
             HubEvent::Keyframe(encoder) => self.handle(Event::KeyframeWanted(encoder)),
-        }
-    }
-
-    fn call(&mut self, call: Call) {
-        match call {
-            Call::Invite { uses, expires, answer } => {
-                let id = InviteId(random());
-                let invitation = self.control.invite(id, random(), expires, uses);
-                let _ = answer.send(invitation.to_string());
-            }
         }
     }
 

@@ -99,7 +99,6 @@ struct Shared {
     hubs: Hubs,
     clients: clients::Clients,
     events: mpsc::Sender<control::Event>,
-    calls: mpsc::Sender<drive::Call>,
     view: Arc<ArcSwap<ClusterView>>,
     changes: watch::Receiver<u64>,
     totals: Arc<ArcSwap<Totals>>,
@@ -175,7 +174,6 @@ impl Node {
             shared_roster.clone(),
         )?;
         let (event_tx, events) = mpsc::channel(EVENT_QUEUE);
-        let (call_tx, calls) = mpsc::channel(64);
         let (hub_tx, hub_events) = mpsc::unbounded_channel();
         let (api_tx, api) = mpsc::channel(64);
         let (ask_tx, asks) = mpsc::channel(256);
@@ -224,7 +222,7 @@ impl Node {
             left: left_tx,
             view_dirty: true,
         };
-        let inboxes = drive::Inboxes { net: net_events, events, calls, hubs: hub_events };
+        let inboxes = drive::Inboxes { net: net_events, events, hubs: hub_events };
         tokio::spawn(driver.run(inboxes, effects));
         let shared = Shared {
             id,
@@ -237,7 +235,6 @@ impl Node {
             hubs,
             clients,
             events: event_tx,
-            calls: call_tx,
             view,
             changes,
             totals,
@@ -312,12 +309,11 @@ impl Node {
     }
 
     /// An invitation string for `uses` nodes, good for `lifetime`.
-    pub async fn invite(&self, uses: u32, lifetime: Duration) -> Option<String> {
-        let (answer, answered) = oneshot::channel();
+    pub fn invite(&self, uses: u32, lifetime: Duration) -> String {
         let expires = wall_ms().saturating_add(millis(lifetime));
-        let call = drive::Call::Invite { uses, expires, answer };
-        self.shared.calls.send(call).await.ok()?;
-        answered.await.ok()
+        let (keys, mesh) = (&self.shared.keypair, self.roster().mesh());
+        let (id, secret) = (InviteId(random()), random());
+        Invitation::make(keys, mesh, self.known_addrs(), id, secret, expires, uses).to_string()
     }
 
     /// An enrolment string for clients, good for `lifetime`.
@@ -326,11 +322,17 @@ impl Node {
         let mesh = self.roster().mesh();
         let credential =
             issue_credential(&self.shared.keypair, mesh, InviteId(random()), expires);
-        let mut addrs = self.shared.addrs.clone();
+        let addrs = self.known_addrs();
+        Enrolment { addrs, mesh, credential }.to_string()
+    }
+
+    /// This node's addresses, then those of some others, so that a string that holds them works
+    /// when this node is gone.
+    fn known_addrs(&self) -> Vec<String> {
         let view = self.view();
         let others = view.nodes.iter().filter(|n| n.node != self.shared.id);
-        addrs.extend(others.filter_map(|n| n.addrs.first().cloned()).take(4));
-        Enrolment { addrs, mesh, credential }.to_string()
+        let others = others.filter_map(|n| n.addrs.first().cloned()).take(4);
+        self.shared.addrs.iter().cloned().chain(others).collect()
     }
 
     /// Whether a credential is good; the name of its bearer.

@@ -32,6 +32,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 pub struct Config {
     /// The stream's name.
     pub name: String,
+    /// Watch at whichever node answers first, by relay if need be, instead of being led home.
+    pub stay: bool,
     /// Addresses from the command line.
     pub targets: Vec<String>,
     /// Peer list of an earlier start.
@@ -353,8 +355,8 @@ impl Viewer {
     /// A leg at home, a leg at next, and while neither stands, one anywhere.
     fn keep_legs(&mut self, now: Mono, effects: &mut Vec<Effect>) {
         let (home, next) = match &self.place {
-            Some(place) => (place.home, place.next),
-            None => (None, None),
+            Some(place) if !self.config.stay => (place.home, place.next),
+            _ => (None, None),
         };
         for node in [home, next].into_iter().flatten() {
             if !self.legs.values().any(|leg| leg.node == Some(node))
@@ -406,10 +408,11 @@ impl Viewer {
         }
         let home_leg = self.legs.values().any(|leg| leg.node == home && leg.welcomed);
         let settled = !stalled && now.since(self.via_since) >= SETTLE;
-        let via = self.via;
+        let (via, stays) = (self.via, self.config.stay);
         for (&id, leg) in self.legs.iter_mut().filter(|(_, leg)| leg.welcomed) {
             let at_home = leg.node.is_some() && leg.node == home;
             let wanted = at_home
+                || stays
                 || (stalled && (leg.node == next || stalled_for >= ASK_ALL || !home_leg))
                 || (!settled && leg.watching.is_some())
                 || (via == Some(id) && !home_leg);
