@@ -14,6 +14,8 @@ mod metrics;
 pub mod place;
 pub mod problem;
 pub mod server;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 mod whep;
 
