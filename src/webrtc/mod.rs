@@ -23,7 +23,7 @@ use str0m::Candidate;
 use str0m::config::{CryptoProvider, DtlsCert};
 use tokio::sync::mpsc;
 
-use crate::media::Frame;
+use crate::hub::Live;
 pub use sdp::SdpError;
 
 /// Sessions per node. Each costs about half a megabyte and, watched, about a thousandth of a
@@ -70,9 +70,9 @@ pub trait Outlet: Send + Sync + 'static {
 /// A stream as one viewer gets it.
 pub struct Feed {
     /// The group of pictures so far.
-    pub start: Vec<Arc<Frame>>,
+    pub start: Vec<Live>,
     /// What follows.
-    pub frames: mpsc::Receiver<Arc<Frame>>,
+    pub frames: mpsc::Receiver<Live>,
     /// Kept until the feed ends: its drop gives the place at the hub back.
     pub hold: Box<dyn Any + Send>,
 }
