@@ -16,7 +16,9 @@ pub mod wire;
 // -- do: thin drivers --
 pub mod agent;
 pub mod flow;
+pub mod http;
 pub mod hub;
 pub mod net;
 pub mod node;
 pub mod store;
+pub mod webrtc;

@@ -62,7 +62,7 @@ pub(crate) async fn run(args: Encode) -> Result<(), Failure> {
     let target = args.addr.target()?;
     let source = args.source()?;
     let (sender, receiver) = mpsc::unbounded_channel();
-    let printer = tokio::spawn(events::print(receiver, args.json));
+    let mut printer = tokio::spawn(events::print(receiver, args.json));
     let config = EncodeConfig {
         name: args.name,
         target,
@@ -72,10 +72,11 @@ pub(crate) async fn run(args: Encode) -> Result<(), Failure> {
     };
     tokio::select! {
         result = encode::run(config, stop.graceful()) => {
-            Ok(result.map_err(|error| Failure::said(Exit::Failed, error))?)
+            result.map_err(|error| Failure::said(Exit::Failed, error))?;
+            printer.await.unwrap_or(Ok(()))
         }
         // Ends early only when standard output went away.
-        printed = printer => printed.unwrap_or(Ok(())),
+        printed = &mut printer => printed.unwrap_or(Ok(())),
     }
 }
 

@@ -18,9 +18,9 @@ pub(crate) struct Invite {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
     uses: u32,
-    /// How long it is valid, like 90s, 15m, 24h, 7d [default: 24h; with --client: forever]
-    #[arg(long, value_name = "D", value_parser = duration::parse)]
-    expires: Option<Duration>,
+    /// How long it is valid, like 90s, 15m, 24h, 7d; at most 31d
+    #[arg(long, value_name = "D", value_parser = duration::parse, default_value = "24h")]
+    expires: Duration,
     /// For encoders, viewers and the command line instead of nodes
     #[arg(long, conflicts_with = "uses")]
     client: bool,
@@ -34,8 +34,7 @@ pub(crate) struct Invite {
 struct Request {
     client: bool,
     uses: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_s: Option<u64>,
+    expires_s: u64,
 }
 
 /// What it answers.
@@ -51,11 +50,8 @@ struct Answer {
 /// Prints the string on standard output, and what to do with it on standard error.
 pub(crate) async fn run(args: Invite) -> Result<(), Failure> {
     let target = args.addr.target()?;
-    let request = Request {
-        client: args.client,
-        uses: args.uses,
-        expires_s: args.expires.map(|expires| expires.as_secs()),
-    };
+    let request =
+        Request { client: args.client, uses: args.uses, expires_s: args.expires.as_secs() };
     let answer: Answer =
         call::post(&target, "/api/v1/invitations", &request, "cannot make an invitation").await?;
     if args.json {

@@ -25,7 +25,7 @@ pub(crate) struct View {
     /// Stop after this long, like 90s, 15m
     #[arg(long = "for", value_name = "D", value_parser = duration::parse)]
     stop_after: Option<Duration>,
-    /// Stay at the node that was asked, which relays, instead of going to the stream's home
+    /// Stay with the node that answers first, which relays, instead of being led home
     #[arg(long)]
     stay: bool,
     /// Print every change, and the report at the end, as lines of JSON
@@ -45,7 +45,7 @@ pub(crate) async fn run(args: View) -> Result<(), Failure> {
         return Err(usage("--json and --output - both want standard output: give a file to one"));
     }
     let (sender, receiver) = mpsc::unbounded_channel();
-    let printer = tokio::spawn(events::print(receiver, args.json));
+    let mut printer = tokio::spawn(events::print(receiver, args.json));
     let config = ViewConfig { name: args.name, target, output, stay: args.stay, events: sender };
     let time_is_over = async move {
         match args.stop_after {
@@ -62,8 +62,11 @@ pub(crate) async fn run(args: View) -> Result<(), Failure> {
     tokio::select! {
         result = view::run(config, shutdown) => {
             let report = result.map_err(|error| Failure::said(Exit::Failed, error))?;
+            // What was told before the report is printed before it.
+            printer.await.unwrap_or(Ok(()))?;
             if args.json { out::json_line(&report) } else { Ok(out::talk(&report.to_string())) }
         }
-        printed = printer => printed.unwrap_or(Ok(())),
+        // Ends early only when standard output went away.
+        printed = &mut printer => printed.unwrap_or(Ok(())),
     }
 }

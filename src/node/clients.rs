@@ -29,6 +29,9 @@ pub struct ApiCall {
     pub answer: oneshot::Sender<ApiResponse>,
 }
 
+/// A stream, the session that watches it, who that is, and since when.
+pub type NativeViewer = (EncoderId, SessionId, String, std::time::Instant);
+
 /// All connected native clients.
 #[derive(Clone)]
 pub(super) struct Clients {
@@ -48,7 +51,7 @@ struct Client {
     out: mpsc::Sender<Vec<u8>>,
     connection: quinn::Connection,
     ingest: Arc<Ingest>,
-    serving: BTreeMap<EncoderId, tokio::task::AbortHandle>,
+    serving: BTreeMap<EncoderId, (std::time::Instant, tokio::task::AbortHandle)>,
     principal: Arc<Mutex<Option<String>>>,
 }
 
@@ -124,7 +127,7 @@ impl Clients {
     /// Ends a session; what was sent before is delivered first.
     pub(super) fn close(&self, session: SessionId, reason: &str) {
         let Some(client) = self.sessions().remove(&session) else { return };
-        for task in client.serving.values() {
+        for (_, task) in client.serving.values() {
             task.abort();
         }
         let (connection, reason) = (client.connection.clone(), reason.to_owned());
@@ -150,7 +153,8 @@ impl Clients {
     pub(super) fn serve_stream(&self, session: SessionId, encoder: EncoderId, hubs: &Hubs) {
         if let Some(client) = self.sessions().get_mut(&session) {
             let task = super::media::serve(hubs, encoder, client.connection.clone());
-            if let Some(before) = client.serving.insert(encoder, task) {
+            let since = std::time::Instant::now();
+            if let Some((_, before)) = client.serving.insert(encoder, (since, task)) {
                 before.abort();
             }
         }
@@ -158,7 +162,7 @@ impl Clients {
 
     pub(super) fn stop_stream(&self, session: SessionId, encoder: EncoderId) {
         if let Some(client) = self.sessions().get_mut(&session)
-            && let Some(task) = client.serving.remove(&encoder)
+            && let Some((_, task)) = client.serving.remove(&encoder)
         {
             task.abort();
         }
@@ -177,14 +181,15 @@ impl Clients {
         (self.shared.overflows.load(Ordering::Relaxed), stale)
     }
 
-    /// Native viewers: which stream, at which session.
-    pub(super) fn viewers(&self) -> Vec<(EncoderId, SessionId, String)> {
+    /// Native viewers: which stream, at which session, who, and since when.
+    pub(super) fn viewers(&self) -> Vec<NativeViewer> {
         let sessions = self.sessions();
         let mut out = Vec::new();
         for (&session, client) in sessions.iter() {
             let who = client.principal.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let who = who.unwrap_or_default();
-            out.extend(client.serving.keys().map(|&encoder| (encoder, session, who.clone())));
+            let serving = client.serving.iter();
+            out.extend(serving.map(|(&id, (since, _))| (id, session, who.clone(), *since)));
         }
         out
     }
@@ -196,7 +201,7 @@ impl Clients {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        for task in self.serving.values() {
+        for (_, task) in self.serving.values() {
             task.abort();
         }
         self.ingest.detach();

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use clients::ApiCall;
+pub use clients::{ApiCall, NativeViewer};
 pub use drive::Totals;
 pub use relay::FLOWS_MAX;
 
@@ -23,7 +23,7 @@ use crate::admission::{Enrolment, Invitation, Keypair, Roster, issue_credential,
 use crate::cluster::ClusterView;
 use crate::control::{self, Control};
 use crate::hub::{Hubs, Subscription};
-use crate::id::{EncoderId, InviteId, NodeId, SessionId, valid_name};
+use crate::id::{EncoderId, InviteId, NodeId, valid_name};
 use crate::net::{AskError, Net, NetConfig, NetEvent, RtcDatagram, join};
 use crate::store::{Store, StoreError};
 use crate::time::{Mono, Now};
@@ -347,8 +347,8 @@ impl Node {
         self.roster().check_redirect(token, self.shared.id, encoder, verb, wall_ms()).is_ok()
     }
 
-    /// Native viewers served here: stream, session, who.
-    pub fn native_viewers(&self) -> Vec<(EncoderId, SessionId, String)> {
+    /// Native viewers served here.
+    pub fn native_viewers(&self) -> Vec<NativeViewer> {
         self.shared.clients.viewers()
     }
 

@@ -72,17 +72,27 @@ pub(super) enum Condition {
 }
 
 /// What was done to a node, and how its encoders fared.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Blow {
-    /// Counts up, so that the page can tell them apart.
-    number: usize,
+#[derive(Debug)]
+struct Blow {
     node: String,
     what: Condition,
-    #[serde(skip)]
     at: Instant,
     /// Encoders that were at home there and have no new home yet.
     homeless: Vec<String>,
     /// Seconds until each of the others had a new home.
+    moved: BTreeMap<String, f64>,
+}
+
+/// A blow as the page shows it.
+#[derive(Debug, Serialize)]
+struct BlowPicture {
+    /// Counts up, so that the page can tell them apart.
+    number: usize,
+    node: String,
+    what: Condition,
+    /// Seconds since it fell.
+    age_s: f64,
+    homeless: Vec<String>,
     moved: BTreeMap<String, f64>,
 }
 
@@ -91,7 +101,7 @@ pub(super) struct Blow {
 pub(super) struct Picture {
     nodes: Vec<NodePicture>,
     encoders: Vec<EncoderPicture>,
-    blows: Vec<Blow>,
+    blows: Vec<BlowPicture>,
     nodes_max: i64,
 }
 
@@ -236,10 +246,18 @@ impl Mesh {
                 next: seen.and_then(|seen| seen.next_name.clone()),
             }
         });
+        let blows = self.blows.iter().enumerate().map(|(index, blow)| BlowPicture {
+            number: index + 1,
+            node: blow.node.clone(),
+            what: blow.what,
+            age_s: blow.at.elapsed().as_secs_f64(),
+            homeless: blow.homeless.clone(),
+            moved: blow.moved.clone(),
+        });
         Picture {
             nodes: nodes.collect(),
             encoders: encoders.collect(),
-            blows: self.blows.clone(),
+            blows: blows.collect(),
             nodes_max: NODES_MAX,
         }
     }
@@ -434,7 +452,6 @@ impl Mesh {
             at_home.map(|encoder| encoder.name.clone()).collect()
         };
         self.blows.push(Blow {
-            number: self.blows.len() + 1,
             node: name.to_owned(),
             what,
             at: Instant::now(),

@@ -12,20 +12,26 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use rust_embed::RustEmbed;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
 use super::super::exit::{Exit, Failure};
 use super::mesh::Mesh;
 
+/// The nodes' own player. The page has it from here, so that it loads whoever is dead.
+#[derive(RustEmbed)]
+#[folder = "src/http/console/"]
+struct NodeFiles;
+
 type Shared = Arc<Mutex<Mesh>>;
 
 /// Only the demo page sends this header.
 const BUTTON_HEADER: HeaderName = HeaderName::from_static("x-roost-demo");
 
-/// What the page may do: run its own script and the nodes' player, and talk to this machine.
+/// What the page may do: run its own scripts, and talk to this machine.
 const POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; script-src 'self' http://127.0.0.1:*; style-src 'self'; img-src 'self' data:; \
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
      media-src 'self' blob: mediastream:; connect-src 'self' http://127.0.0.1:*; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
@@ -36,6 +42,7 @@ pub(super) async fn serve(listener: TcpListener, mesh: Shared) -> std::io::Resul
         .route("/", get(|| async { file("text/html; charset=utf-8", INDEX) }))
         .route("/demo.js", get(|| async { file("text/javascript; charset=utf-8", SCRIPT) }))
         .route("/demo.css", get(|| async { file("text/css; charset=utf-8", STYLE) }))
+        .route("/assets/{file}", get(asset))
         .route("/state", get(state))
         .route("/nodes", post(add))
         .route("/nodes/{name}/{verb}", post(press))
@@ -68,6 +75,17 @@ fn host_is_loopback(headers: &HeaderMap) -> bool {
 
 fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, kind)], text)
+}
+
+async fn asset(Path(name): Path<String>) -> Response {
+    let Some(found) = NodeFiles::get(&name) else { return StatusCode::NOT_FOUND.into_response() };
+    let kind = match name.rsplit_once('.') {
+        Some((_, "js")) => "text/javascript; charset=utf-8",
+        Some((_, "css")) => "text/css; charset=utf-8",
+        Some((_, "svg")) => "image/svg+xml",
+        _ => return StatusCode::NOT_FOUND.into_response(),
+    };
+    ([(header::CONTENT_TYPE, kind)], found.data.into_owned()).into_response()
 }
 
 async fn state(State(mesh): State<Shared>) -> impl IntoResponse {

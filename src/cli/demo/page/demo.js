@@ -1,50 +1,60 @@
 // The demo page: nodes with buttons, a wall of live tiles, and the time to heal after each blow.
-// Pictures come straight from the nodes through their own player; this page only watches.
+// Pictures come straight from the nodes, by the nodes' own player; the demo only kills processes.
+
+import { Mesh } from "/assets/mesh.js";
+import { make, makeTile } from "/assets/tile.js";
 
 const POLL_MS = 250;
-const FRAME_GAP_MS = 400; // The test picture changes every 67 ms: more than this is a stall.
+const QUIET_MS = 2000; // A blow is over once nothing has stood still for this long.
 
-const byId = (id) => document.getElementById(id);
-const tiles = new Map();
-const nodeCards = new Map();
-const blows = new Map();
-let Player = null;
-let state = null;
-
-const element = (tag, className, text) => {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
+const at = (id) => document.getElementById(id);
+const set = (element, text) => {
+  if (element.textContent !== text) element.textContent = text;
 };
-
 const seconds = (ms) => `${(ms / 1000).toFixed(2)} s`;
+const cards = new Map();
+const tiles = new Map();
+const blows = new Map();
+let state = { nodes: [], encoders: [], blows: [] };
+let mesh = null;
 
-async function press(path) {
-  byId("trouble").textContent = "";
-  try {
-    const answer = await fetch(path, { method: "POST", headers: { "x-roost-demo": "1" } });
-    if (!answer.ok) byId("trouble").textContent = await answer.text();
-  } catch {
-    byId("trouble").textContent = "The demo has ended: start it again.";
+// -- the mesh, which this page's own server is no part of -------------------------------------------
+
+class DemoMesh extends Mesh {
+  bases() {
+    const running = state.nodes.filter((node) => node.url && node.condition === "running");
+    const urls = [...super.bases(), ...running.map((node) => node.url)];
+    const dead = new Set(state.nodes.filter((n) => n.condition === "dead").map((node) => node.url));
+    const order = [...new Set(urls)].filter((url) => url !== location.origin);
+    return [...order.filter((url) => !dead.has(url)), ...order.filter((url) => dead.has(url))];
   }
-  refresh();
 }
 
-// -- nodes ----------------------------------------------------------------------------------------
+// -- nodes ------------------------------------------------------------------------------------------
 
 const WORDS = { starting: "starting", running: "runs", frozen: "frozen", dead: "killed" };
 
-function makeNodeCard(name) {
-  const card = element("li", "card");
+async function press(path) {
+  set(at("trouble"), "");
+  try {
+    const answer = await fetch(path, { method: "POST", headers: { "x-roost-demo": "1" } });
+    if (!answer.ok) set(at("trouble"), await answer.text());
+  } catch {
+    set(at("trouble"), "The demo has ended: start it again.");
+  }
+  await refresh();
+}
+
+function makeCard(name) {
+  const card = make("li", "node");
   card.dataset.node = name;
-  const head = element("div", "node-head");
-  const word = element("span", "word");
-  head.append(element("span", "disc"), element("strong", "", name), word);
-  const note = element("p", "note");
-  const buttons = element("p", "buttons");
+  const head = make("div", "node-head");
+  const word = make("span", "word");
+  const note = make("p", "note");
+  const buttons = make("p", "buttons");
+  head.append(make("span", "disc"), make("strong", "", name), word);
   const button = (verb, label) => {
-    const made = element("button", "", label);
+    const made = make("button", "", label);
     made.type = "button";
     made.dataset.verb = verb;
     made.setAttribute("aria-label", `${label} ${name}`);
@@ -56,170 +66,104 @@ function makeNodeCard(name) {
   const freeze = button("freeze", "Freeze");
   const restart = button("restart", "Restart");
   card.append(head, note, buttons);
-  byId("nodes").append(card);
+  at("nodes").append(card);
   return { card, word, note, kill, freeze, restart };
 }
 
 function showNode(node) {
-  if (!nodeCards.has(node.name)) nodeCards.set(node.name, makeNodeCard(node.name));
-  const { card, word, note, kill, freeze, restart } = nodeCards.get(node.name);
-  card.className = `card ${node.condition}`;
-  const others = node.state && node.condition !== "starting" ? `, the others say ${node.state}` : "";
-  word.textContent = WORDS[node.condition] + others;
+  if (!cards.has(node.name)) cards.set(node.name, makeCard(node.name));
+  const { card, word, note, kill, freeze, restart } = cards.get(node.name);
+  card.className = `node ${node.condition}`;
+  const seen = node.state && node.condition !== "starting" ? `, the others say ${node.state}` : "";
+  set(word, WORDS[node.condition] + seen);
   const homes = `${node.encoders} ${node.encoders === 1 ? "stream" : "streams"} at home`;
-  note.textContent = `${homes}${node.url ? `, ${node.url.replace("http://", "")}` : ""}, pid ${node.pid}`;
+  const address = node.url ? `, ${node.url.replace("http://", "")}` : "";
+  set(note, `${homes}${address}, process ${node.pid}`);
   kill.disabled = node.condition === "dead";
   freeze.disabled = node.condition !== "running";
   restart.disabled = node.condition === "running" || node.condition === "starting";
-  restart.textContent = node.condition === "frozen" ? "Thaw" : "Restart";
+  const label = node.condition === "frozen" ? "Thaw" : "Restart";
+  set(restart, label);
+  restart.setAttribute("aria-label", `${label} ${node.name}`);
 }
 
-// -- wall -----------------------------------------------------------------------------------------
-
-class Tile {
-  constructor(name) {
-    this.name = name;
-    this.root = element("li", "card tile");
-    this.root.dataset.encoder = name;
-    this.video = element("video");
-    this.video.muted = true;
-    this.video.autoplay = true;
-    this.video.playsInline = true;
-    this.video.setAttribute("aria-label", `Live picture of ${name}`);
-    const line = element("p");
-    this.via = element("span", "via", "connecting");
-    line.append(element("strong", "", name), this.via);
-    this.root.append(this.video, line);
-    byId("wall").append(this.root);
-    this.node = null;
-    this.lastFrame = 0;
-    this.pauses = []; // { start, end } in milliseconds of performance.now()
-    const frame = (now) => {
-      if (this.lastFrame && now - this.lastFrame > FRAME_GAP_MS) {
-        this.pauses.push({ start: this.lastFrame, end: now });
-        this.pauses.splice(0, this.pauses.length - 50);
-      }
-      this.lastFrame = now;
-      this.video.requestVideoFrameCallback(frame);
-    };
-    this.video.requestVideoFrameCallback(frame);
-  }
-
-  play(nodes) {
-    this.player = new Player(this.video, { encoder: this.name, nodes });
-    this.player.addEventListener("state", (event) => {
-      this.node = event.detail.node ?? this.node;
-      this.phase = event.detail.state;
-      this.show();
-    });
-  }
-
-  stalled(now) {
-    return this.lastFrame > 0 && now - this.lastFrame > FRAME_GAP_MS;
-  }
-
-  // The longest pause that touches what came after `since`; the present one counts.
-  gap(since, now) {
-    let longest = 0;
-    for (const { start, end } of this.pauses) if (end > since) longest = Math.max(longest, end - start);
-    if (this.stalled(now)) longest = Math.max(longest, now - this.lastFrame);
-    return longest;
-  }
-
-  show() {
-    const moving = this.lastFrame > 0 && this.stalled(performance.now());
-    this.root.classList.toggle("moving", moving);
-    if (moving) this.via.textContent = "moving…";
-    else if (this.lastFrame) this.via.textContent = this.node ? `via ${this.node}` : "live";
-  }
-}
+// -- wall -------------------------------------------------------------------------------------------
 
 function showWall() {
   for (const { name } of state.encoders) {
-    if (!tiles.has(name)) tiles.set(name, new Tile(name));
-    const tile = tiles.get(name);
-    if (!tile.player && Player) tile.play(nodeUrls());
-    tile.show();
+    if (tiles.has(name)) continue;
+    const tile = makeTile(mesh, name);
+    tile.element.dataset.encoder = name;
+    at("wall").append(tile.element);
+    tiles.set(name, tile);
   }
-}
-
-const nodeUrls = () =>
-  state.nodes.filter((node) => node.url && node.condition === "running").map((node) => node.url);
-
-// Any node has the player; the first that answers is enough.
-async function loadPlayer() {
-  for (const url of nodeUrls()) {
-    try {
-      ({ Player } = await import(`${url}/assets/player.js`));
-      return;
-    } catch (error) {
-      console.warn(`no player from ${url}`, error);
-    }
+  for (const { element, player } of tiles.values()) {
+    element.classList.toggle("moving", player.stats.frames > 0 && player.stalledAt !== null);
   }
 }
 
 // -- what happened ----------------------------------------------------------------------------------
 
-function showBlow(blow, now) {
+function showBlow(blow) {
   let shown = blows.get(blow.number);
   if (!shown) {
-    shown = { line: element("li"), since: now, settled: false };
+    shown = { line: make("li"), since: Date.now() - blow.age_s * 1000, settled: false };
     shown.line.dataset.blow = blow.number;
+    shown.line.dataset.settled = false;
     blows.set(blow.number, shown);
-    byId("log").querySelector(".none")?.remove();
-    byId("log").prepend(shown.line);
+    at("log").querySelector(".none")?.remove();
+    at("log").prepend(shown.line);
   }
   if (shown.settled) return;
   const names = [...Object.keys(blow.moved), ...blow.homeless];
-  const hit = names.map((name) => tiles.get(name)).filter(Boolean);
-  // The blow fell up to one poll before this page heard of it.
-  const since = shown.since - 2 * POLL_MS;
-  const gap = Math.max(0, ...hit.map((tile) => tile.gap(since, now)));
-  const dark = hit.some((tile) => tile.stalled(now));
-  const what = `${blow.node} ${WORDS[blow.what]}`;
-  shown.line.replaceChildren(`${what}, ${names.length} streams were at home there: `);
-  // A blow is settled once nothing has been dark for two seconds.
-  const quiet = !dark && blow.homeless.length === 0 && now - shown.since > 2000;
-  if (dark || blow.homeless.length > 0) {
-    shown.line.append(element("span", "hurt", `moving, ${seconds(now - shown.since)}`));
-  } else if (gap > 0) {
-    shown.line.append(element("span", "healed", `healed, pictures stood still for ${seconds(gap)} at most`));
-  } else if (quiet) {
-    shown.line.append(element("span", "healed", `healed, no picture stood still for ${seconds(FRAME_GAP_MS)}`));
-  } else {
-    shown.line.append(element("span", "hurt", "watching"));
-  }
-  shown.settled = quiet;
-  shown.line.dataset.gapMs = Math.round(gap);
-  shown.line.dataset.settled = quiet;
+  const hit = names.map((name) => tiles.get(name)?.player).filter(Boolean);
+  const gaps = hit.flatMap((player) => player.stats.gaps.filter((gap) => gap.at > shown.since));
+  const longest = Math.max(0, ...gaps.map((gap) => gap.ms));
+  const dark = hit.filter((player) => player.stalledAt !== null).length;
+  const age = Date.now() - shown.since;
+  const waiting = dark > 0 || blow.homeless.length > 0;
+  const over = !waiting && age > QUIET_MS;
+  const count = `${names.length} ${names.length === 1 ? "stream" : "streams"}`;
+  const verdict = () => {
+    if (names.length === 0) return ["healed", "nothing had to move"];
+    if (waiting) return ["hurt", `moving ${dark} of ${count}, ${seconds(age)}`];
+    if (gaps.length) return ["healed", `${count} healed, the longest without a picture ${seconds(longest)}`];
+    return over ? ["healed", `${count} moved without a visible gap`] : ["hurt", "watching"];
+  };
+  const [kind, text] = verdict();
+  shown.line.replaceChildren(`${blow.node} ${WORDS[blow.what]}: `, make("span", kind, text));
+  shown.settled = over;
+  shown.line.dataset.gapMs = longest;
+  shown.line.dataset.settled = over;
 }
 
 // -- the loop ---------------------------------------------------------------------------------------
 
 async function refresh() {
   try {
-    const answer = await fetch("/state");
-    state = await answer.json();
+    state = await (await fetch("/state")).json();
   } catch {
-    byId("summary").textContent = "The demo has ended.";
+    set(at("summary"), "The demo has ended.");
     return;
   }
+  if (!mesh) {
+    mesh = new DemoMesh();
+    mesh.base = mesh.bases()[0] ?? mesh.base;
+    mesh.start();
+    Object.assign(window.roost, { mesh, tiles });
+  }
   state.nodes.forEach(showNode);
-  byId("add").disabled = state.nodes.length >= state.nodes_max;
-  if (!Player) await loadPlayer();
+  at("add").disabled = state.nodes.length >= state.nodes_max;
   showWall();
-  const now = performance.now();
-  state.blows.forEach((blow) => showBlow(blow, now));
+  state.blows.forEach(showBlow);
   const running = state.nodes.filter((node) => node.condition === "running").length;
-  const live = [...tiles.values()].filter((tile) => tile.lastFrame && !tile.stalled(now)).length;
-  byId("summary").textContent =
-    `${running} of ${state.nodes.length} nodes run, ${live} of ${state.encoders.length} pictures move`;
+  const players = [...tiles.values()].map((tile) => tile.player);
+  const moving = players.filter((p) => p.stats.frames > 0 && p.stalledAt === null).length;
+  set(at("summary"), `${running} of ${state.nodes.length} nodes run, ${moving} of ${players.length} pictures move`);
 }
 
-byId("add").addEventListener("click", () => press("/nodes"));
-(async () => {
-  for (;;) {
-    await refresh();
-    await new Promise((wake) => setTimeout(wake, POLL_MS));
-  }
-})();
+at("add").addEventListener("click", () => press("/nodes"));
+for (;;) {
+  await refresh();
+  await new Promise((wake) => setTimeout(wake, POLL_MS));
+}
