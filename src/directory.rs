@@ -1,65 +1,519 @@
 //! Which encoder is where: every node writes its own entries, everyone holds everyone's.
+//!
+//! An *origin* numbers its changes by (boot, sequence). Changes travel as deltas, pushed over
+//! links as soon as they are flushed and handed on to nodes that the origin has no link to;
+//! digests find and repair whatever was missed. Nothing is stored on disk.
+
+mod claims;
+mod part;
+#[cfg(test)]
+mod tests;
+mod types;
+
+pub use types::{
+    ADDR_MAX, ADDRS_MAX, Counters, DELTA_ENTRIES, Delta, Digest, ENTRIES_MAX, Effect, Entry, Event,
+    FLOORS_MAX, Header, ORIGINS_MAX, REASON_MAX, SourceState, TOMBSTONES_MAX,
+};
 
 use std::collections::{BTreeMap, BTreeSet};
-
-use serde::{Deserialize, Serialize};
+use std::ops::Bound::{Excluded, Unbounded};
+use std::time::Duration;
 
 use crate::id::{Boot, EncoderId, Epoch, NodeId};
+use crate::time::{Mono, Now, earlier};
 
-/// What a node says of itself in the directory: small, and pushed at once when it changes.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Header {
-    /// Label for people.
-    pub name: String,
-    /// `host:port` under which clients and nodes reach it, best first.
-    pub addrs: Vec<String>,
-    /// Nodes it has a working link to.
-    pub links: BTreeSet<NodeId>,
-    /// Takes no new encoders.
-    pub draining: bool,
+use self::claims::{Claims, Floors};
+use self::part::{Part, Span};
+use self::types::{entry_fits, header_fits};
+
+/// How often a digest goes to one link in turn, before jitter: what a lost message can cost.
+pub const REPAIR_INTERVAL: Duration = Duration::from_secs(2);
+/// Shortest time between two digests to one link, so that a burst of gaps asks once.
+pub const DIGEST_SPACING: Duration = Duration::from_millis(250);
+/// What an origin that hears of a later self adds to that one's boot: more than any count of
+/// starts, so that numbers made up in memory never meet persisted ones.
+const BOOT_STRIDE: u64 = 1 << 20;
+/// Boots above this were not counted by starting; refused, so that additions cannot overflow.
+const BOOT_MAX: u64 = 1 << 62;
+
+/// The constants that tests make small.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    entries: usize,
+    tombstones: usize,
+    delta: usize,
+    floors: usize,
 }
 
-/// What state an encoder's source is in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SourceState {
-    /// Ready, sends when asked to.
-    Ready,
-    /// Registered but without a picture; the reason in words.
-    NoSignal(String),
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            entries: ENTRIES_MAX,
+            tombstones: TOMBSTONES_MAX,
+            delta: DELTA_ENTRIES,
+            floors: FLOORS_MAX,
+        }
+    }
 }
 
-/// A node's claim to be an encoder's home.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// The encoder's name, a label.
-    pub name: String,
-    /// Which claim is newer.
-    pub epoch: Epoch,
-    /// Where it goes when this home dies.
-    pub next: Option<NodeId>,
-    /// Its source.
-    pub source: SourceState,
-    /// Viewers of this stream at this home, relays of other nodes counted with their viewers.
-    pub viewers: u32,
+/// A link as the directory sees it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Link {
+    /// When the last digest went out.
+    asked: Option<Mono>,
+    /// When to send one that had to wait for [`DIGEST_SPACING`].
+    due: Option<Mono>,
 }
 
-/// How far a reader has each origin: (boot, sequence).
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Digest(pub BTreeMap<NodeId, (Boot, u64)>);
+/// Everyone's headers and entries, and the machine that keeps them equal on all nodes.
+#[derive(Debug)]
+pub struct Directory {
+    me: NodeId,
+    parts: BTreeMap<NodeId, Part>,
+    claims: Claims,
+    floors: Floors,
+    links: BTreeMap<NodeId, Link>,
+    forgotten: BTreeMap<NodeId, Boot>,
+    /// How far the own part was pushed.
+    pushed: (Boot, u64),
+    /// The highest own number that ever left this node in its present boot.
+    told: u64,
+    own_changes: BTreeSet<EncoderId>,
+    own_header_changed: bool,
+    repair_at: Option<Mono>,
+    repaired_last: NodeId,
+    rounds: u64,
+    counters: Counters,
+    limits: Limits,
+}
 
-/// A change to one origin's part of the directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delta {
-    /// Whose entries.
-    pub origin: NodeId,
-    /// Which start of the origin numbered them.
-    pub boot: Boot,
-    /// Applies to a reader that has at least this; 0 replaces everything of the origin.
-    pub from: u64,
-    /// What the reader has afterwards.
-    pub to: u64,
-    /// The header, if it changed.
-    pub header: Option<Header>,
-    /// New or changed entries; `None` removes.
-    pub entries: Vec<(EncoderId, Option<Entry>)>,
+impl Directory {
+    /// An empty directory of node `me`, whose own changes are numbered under `boot`.
+    pub fn new(me: NodeId, boot: Boot) -> Self {
+        Self {
+            me,
+            parts: BTreeMap::from([(me, Part::new(boot))]),
+            claims: Claims::default(),
+            floors: Floors::default(),
+            links: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
+            pushed: (boot, 0),
+            told: 0,
+            own_changes: BTreeSet::new(),
+            own_header_changed: false,
+            repair_at: None,
+            repaired_last: me,
+            rounds: 0,
+            counters: Counters::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    // -- own part -------------------------------------------------------------------------------
+
+    /// Sets this node's header. Nothing happens if it is unchanged; one over a limit is refused
+    /// and counted.
+    pub fn put_header(&mut self, header: Header) {
+        if !header_fits(&header) {
+            self.counters.refused += 1;
+            return;
+        }
+        let Some(part) = self.parts.get_mut(&self.me) else { return };
+        if part.header.as_ref() == Some(&header) {
+            return;
+        }
+        part.seq += 1;
+        part.set_header(Span::at(part.seq), header);
+        self.own_header_changed = true;
+    }
+
+    /// Claims an encoder for this node, or with `None` lets it go. Nothing happens if nothing
+    /// changed; a claim over a limit is refused and counted. A reason that is too long is cut.
+    pub fn put_entry(&mut self, encoder: EncoderId, entry: Option<Entry>) {
+        let entry = entry.map(|mut entry| {
+            if let SourceState::NoSignal(reason) = &mut entry.source {
+                let end = REASON_MAX.min(reason.len());
+                let end = (0..=end).rev().find(|end| reason.is_char_boundary(*end));
+                reason.truncate(end.unwrap_or(0));
+            }
+            entry
+        });
+        let Some(part) = self.parts.get_mut(&self.me) else { return };
+        let old = part.entry(encoder);
+        if old == entry.as_ref() {
+            return;
+        }
+        if entry.as_ref().is_some_and(|entry| !entry_fits(entry))
+            || (old.is_none() && part.count() >= self.limits.entries)
+        {
+            self.counters.refused += 1;
+            return;
+        }
+        let old = old.cloned();
+        part.seq += 1;
+        part.set(Span::at(part.seq), encoder, entry.clone(), &self.limits);
+        self.reindex(self.me, encoder, old.as_ref(), entry.as_ref());
+        self.own_changes.insert(encoder);
+    }
+
+    /// Pushes everything put since the last flush to every link, and reports it as changed.
+    pub fn flush(&mut self, effects: &mut Vec<Effect>) {
+        if std::mem::take(&mut self.own_header_changed) {
+            effects.push(Effect::HeaderChanged(self.me));
+        }
+        effects.extend(std::mem::take(&mut self.own_changes).into_iter().map(Effect::Changed));
+        let Some(part) = self.parts.get(&self.me) else { return };
+        let deltas = part.since(self.me, Some(self.pushed), &self.limits);
+        self.pushed = part.position();
+        if !self.links.is_empty() {
+            self.told = part.seq;
+        }
+        for to in self.links.keys() {
+            let copies = deltas.iter().cloned();
+            effects.extend(copies.map(|delta| Effect::Delta { to: *to, delta }));
+        }
+    }
+
+    // -- machine --------------------------------------------------------------------------------
+
+    /// Takes an event and pushes what it leads to.
+    pub fn handle(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Linked(node) => {
+                self.links.insert(node, Link::default());
+                if self.repair_at.is_none() {
+                    self.repair_at = Some(now.mono + self.repair_after());
+                }
+                self.send_digest(now.mono, node, effects);
+            }
+            Event::Unlinked(node) => {
+                self.links.remove(&node);
+                if self.links.is_empty() {
+                    self.repair_at = None;
+                }
+            }
+            Event::Digest { from, digest } => self.on_digest(now.mono, from, &digest, effects),
+            Event::Delta { from, delta } => self.on_delta(now.mono, from, delta, effects),
+            Event::Wake => self.on_wake(now.mono, effects),
+        }
+    }
+
+    /// When to call [`Directory::handle`] with [`Event::Wake`].
+    pub fn next_wake(&self) -> Option<Mono> {
+        self.links.values().fold(self.repair_at, |at, link| earlier(at, link.due))
+    }
+
+    fn on_wake(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let due = self.links.iter().filter(|(_, link)| link.due.is_some_and(|due| due <= now));
+        for node in due.map(|(node, _)| *node).collect::<Vec<_>>() {
+            self.send_digest(now, node, effects);
+        }
+        if self.repair_at.is_some_and(|at| at <= now) {
+            let mut after = self.links.range((Excluded(self.repaired_last), Unbounded));
+            let next = after.next().or_else(|| self.links.first_key_value());
+            if let Some(node) = next.map(|(node, _)| *node) {
+                self.repaired_last = node;
+                self.send_digest(now, node, effects);
+            }
+            self.repair_at = Some(now + self.repair_after());
+        }
+    }
+
+    /// [`REPAIR_INTERVAL`] give or take a quarter, so that nodes started together drift apart.
+    fn repair_after(&mut self) -> Duration {
+        self.rounds += 1;
+        let base = REPAIR_INTERVAL.as_millis() as u64;
+        let mut id = [0; 8];
+        id.copy_from_slice(&self.me.0[..8]);
+        let mut hash = u64::from_le_bytes(id) ^ self.rounds.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Duration::from_millis(base * 3 / 4 + (hash ^ (hash >> 31)) % (base / 2))
+    }
+
+    fn send_digest(&mut self, now: Mono, to: NodeId, effects: &mut Vec<Effect>) {
+        let digest = self.digest();
+        let Some(link) = self.links.get_mut(&to) else { return };
+        *link = Link { asked: Some(now), due: None };
+        self.counters.digests += 1;
+        effects.push(Effect::Digest { to, digest });
+    }
+
+    /// A digest now, or when the link has rested.
+    fn ask(&mut self, now: Mono, to: NodeId, effects: &mut Vec<Effect>) {
+        let Some(link) = self.links.get_mut(&to) else { return };
+        match link.asked.map(|asked| asked + DIGEST_SPACING) {
+            Some(rested) if rested > now => link.due = Some(rested),
+            _ => self.send_digest(now, to, effects),
+        }
+    }
+
+    fn answer(
+        &mut self,
+        to: NodeId,
+        origin: NodeId,
+        has: Option<(Boot, u64)>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if !self.links.contains_key(&to) {
+            return;
+        }
+        let Some(part) = self.parts.get(&origin) else { return };
+        let deltas = part.since(origin, has, &self.limits);
+        if origin == self.me && !deltas.is_empty() {
+            self.told = self.told.max(part.seq);
+        }
+        effects.extend(deltas.into_iter().map(|delta| Effect::Delta { to, delta }));
+    }
+
+    fn on_digest(&mut self, now: Mono, from: NodeId, digest: &Digest, effects: &mut Vec<Effect>) {
+        if !self.links.contains_key(&from) {
+            return;
+        }
+        if digest.0.len() > ORIGINS_MAX || digest.0.values().any(|(boot, _)| boot.0 > BOOT_MAX) {
+            self.counters.refused += 1;
+            return;
+        }
+        if let Some((boot, seq)) = digest.0.get(&self.me) {
+            self.heard_of_self(*boot, *seq, effects);
+        }
+        for origin in self.parts.keys().copied().collect::<Vec<_>>() {
+            self.answer(from, origin, digest.0.get(&origin).copied(), effects);
+        }
+        let lacking = digest.0.iter().any(|(origin, has)| {
+            !self.is_forgotten(*origin, has.0)
+                && self.parts.get(origin).is_none_or(|part| part.position() < *has)
+        });
+        if lacking {
+            self.ask(now, from, effects);
+        }
+    }
+
+    /// Somebody has more of this node than this node ever said in this life: an older copy of
+    /// its folder was put back. What was said before is void, so everything is numbered anew.
+    fn heard_of_self(&mut self, boot: Boot, seq: u64, effects: &mut Vec<Effect>) {
+        let Some(part) = self.parts.get_mut(&self.me) else { return };
+        if (boot, seq) > (part.boot, self.told) {
+            part.renumber(Boot(boot.0.saturating_add(BOOT_STRIDE)), &self.limits);
+            self.counters.overtaken += 1;
+            self.told = 0;
+            self.flush(effects);
+        }
+    }
+
+    fn on_delta(&mut self, now: Mono, from: NodeId, delta: Delta, effects: &mut Vec<Effect>) {
+        if !self.delta_fits(&delta) {
+            self.counters.refused += 1;
+            return;
+        }
+        if delta.origin == self.me {
+            self.heard_of_self(delta.boot, delta.to, effects);
+            self.answer(from, self.me, Some((delta.boot, delta.to)), effects);
+            return;
+        }
+        if self.is_forgotten(delta.origin, delta.boot) {
+            self.counters.forgotten += 1;
+            return;
+        }
+        let position = self.parts.get(&delta.origin).map(Part::position);
+        match position {
+            Some((boot, _)) if delta.boot < boot => {
+                self.counters.stale += 1;
+                self.answer(from, delta.origin, Some((delta.boot, delta.to)), effects);
+            }
+            Some((boot, seq)) if delta.boot == boot && delta.to <= seq => {
+                self.counters.duplicates += 1;
+            }
+            Some((boot, seq)) if delta.boot == boot && delta.from > seq => {
+                self.counters.gaps += 1;
+                self.ask(now, from, effects);
+            }
+            Some((boot, _)) if delta.boot == boot => self.apply(from, delta, effects),
+            _ if delta.from == 0 => self.apply(from, delta, effects),
+            _ => {
+                self.counters.gaps += 1;
+                self.ask(now, from, effects);
+            }
+        }
+    }
+
+    fn delta_fits(&self, delta: &Delta) -> bool {
+        let known = self.parts.get(&delta.origin);
+        delta.from <= delta.to
+            && delta.boot.0 <= BOOT_MAX
+            && delta.header.as_ref().is_none_or(header_fits)
+            && delta.entries.len() <= self.limits.entries + self.limits.tombstones
+            && delta.entries.iter().all(|(_, entry)| entry.as_ref().is_none_or(entry_fits))
+            && match known {
+                Some(part) => part.count_after(delta) <= self.limits.entries,
+                None => {
+                    self.parts.len() < ORIGINS_MAX && delta.entries.len() <= self.limits.entries
+                }
+            }
+    }
+
+    fn apply(&mut self, from: NodeId, delta: Delta, effects: &mut Vec<Effect>) {
+        let origin = delta.origin;
+        let mut before = BTreeMap::new();
+        let mut header_before = None;
+        let mut part = match self.parts.remove(&origin) {
+            Some(old) if delta.from == 0 => {
+                before.extend(old.entries().map(|(encoder, entry)| (encoder, Some(entry.clone()))));
+                header_before = old.header;
+                Part::new(delta.boot)
+            }
+            Some(part) => {
+                header_before.clone_from(&part.header);
+                part
+            }
+            None => Part::new(delta.boot),
+        };
+        for (encoder, _) in &delta.entries {
+            before.entry(*encoder).or_insert_with(|| part.entry(*encoder).cloned());
+        }
+        part.apply(&delta, &self.limits);
+        let header_changed = part.header != header_before;
+        let mut changed = Vec::new();
+        for (encoder, old) in before {
+            let new = part.entry(encoder);
+            if old.as_ref() != new {
+                changed.push((encoder, old, new.cloned()));
+            }
+        }
+        self.parts.insert(origin, part);
+        if header_changed {
+            effects.push(Effect::HeaderChanged(origin));
+        }
+        for (encoder, old, new) in changed {
+            self.reindex(origin, encoder, old.as_ref(), new.as_ref());
+            effects.push(Effect::Changed(encoder));
+        }
+        self.counters.applied += 1;
+        self.forward(from, delta, effects);
+    }
+
+    /// Hands a new delta to those of our links that its origin has no link to.
+    fn forward(&mut self, from: NodeId, delta: Delta, effects: &mut Vec<Effect>) {
+        let reached = self.header(delta.origin).map(|header| &header.links);
+        let lacking = self.links.keys().filter(|to| {
+            **to != from
+                && **to != delta.origin
+                && reached.is_none_or(|reached| !reached.contains(*to))
+        });
+        let before = effects.len();
+        effects.extend(lacking.map(|to| Effect::Delta { to: *to, delta: delta.clone() }));
+        self.counters.forwarded += (effects.len() - before) as u64;
+    }
+
+    fn reindex(
+        &mut self,
+        origin: NodeId,
+        encoder: EncoderId,
+        old: Option<&Entry>,
+        new: Option<&Entry>,
+    ) {
+        self.claims.change(origin, encoder, old, new);
+        if let Some(entry) = new.or(old) {
+            self.raise_floor(encoder, entry.epoch);
+        }
+    }
+
+    // -- what is known --------------------------------------------------------------------------
+
+    /// What a node says of itself, if anything came.
+    pub fn header(&self, node: NodeId) -> Option<&Header> {
+        self.parts.get(&node)?.header.as_ref()
+    }
+
+    /// The encoders that a node claims, in order of id.
+    pub fn entries(&self, node: NodeId) -> impl Iterator<Item = (EncoderId, &Entry)> {
+        self.parts.get(&node).into_iter().flat_map(Part::entries)
+    }
+
+    /// A node's claim to an encoder.
+    pub fn entry(&self, node: NodeId, encoder: EncoderId) -> Option<&Entry> {
+        self.parts.get(&node)?.entry(encoder)
+    }
+
+    /// Every node's claim to an encoder, in order of node.
+    pub fn claims(&self, encoder: EncoderId) -> impl Iterator<Item = (NodeId, &Entry)> {
+        let claimers = self.claims.of(encoder);
+        claimers.filter_map(move |node| Some((node, self.entry(node, encoder)?)))
+    }
+
+    /// An encoder's home: of the claims by nodes that are `alive`, that with the highest epoch;
+    /// of equals the lowest node.
+    pub fn home(
+        &self,
+        encoder: EncoderId,
+        alive: &dyn Fn(NodeId) -> bool,
+    ) -> Option<(NodeId, &Entry)> {
+        let alive = self.claims(encoder).filter(|(node, _)| alive(*node));
+        alive.max_by_key(|(node, entry)| (entry.epoch, std::cmp::Reverse(*node)))
+    }
+
+    /// The encoder of this name: of those that a node that is `alive` claims under it, the lowest
+    /// id; if none, the one last claimed by anyone.
+    pub fn by_name(&self, name: &str, alive: &dyn Fn(NodeId) -> bool) -> Option<EncoderId> {
+        let mut last = None;
+        for (encoder, node) in self.claims.named(name) {
+            if alive(node) {
+                return Some(encoder);
+            }
+            let epoch = self.entry(node, encoder).map(|entry| entry.epoch);
+            last = last.max(Some((epoch, std::cmp::Reverse(encoder))));
+        }
+        last.map(|(_, encoder)| encoder.0)
+    }
+
+    /// Every encoder that any node claims, alive or not, in order of id.
+    pub fn encoders(&self) -> impl Iterator<Item = EncoderId> {
+        self.claims.encoders()
+    }
+
+    /// How many encoders a node claims.
+    pub fn count(&self, node: NodeId) -> usize {
+        self.parts.get(&node).map_or(0, Part::count)
+    }
+
+    /// The highest epoch seen for an encoder, also after every claim to it is gone.
+    pub fn floor(&self, encoder: EncoderId) -> Epoch {
+        let claimed = self.claims(encoder).map(|(_, entry)| entry.epoch).max();
+        self.floors.get(encoder).max(claimed.unwrap_or_default())
+    }
+
+    /// Notes an epoch that was seen elsewhere than in the directory.
+    pub fn raise_floor(&mut self, encoder: EncoderId, epoch: Epoch) {
+        self.counters.floors_dropped += self.floors.raise(encoder, epoch, self.limits.floors);
+    }
+
+    /// How far everything is known here.
+    pub fn digest(&self) -> Digest {
+        Digest(self.parts.iter().map(|(origin, part)| (*origin, part.position())).collect())
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Drops a node that does not belong to the mesh any more, and refuses what others still say
+    /// of its present boot. Its encoders are not reported as changed: the caller knows that it is
+    /// gone. Forgetting this node itself does nothing.
+    pub fn forget(&mut self, node: NodeId) {
+        if node == self.me {
+            return;
+        }
+        let Some(part) = self.parts.remove(&node) else { return };
+        for (encoder, entry) in part.entries() {
+            self.claims.change(node, encoder, Some(entry), None);
+        }
+        if self.forgotten.len() < ORIGINS_MAX {
+            self.forgotten.insert(node, part.boot);
+        }
+    }
+
+    fn is_forgotten(&self, origin: NodeId, boot: Boot) -> bool {
+        self.forgotten.get(&origin).is_some_and(|last| boot <= *last)
+    }
 }

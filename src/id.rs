@@ -3,14 +3,36 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A 16-byte identifier shown as lower-case hexadecimal.
 macro_rules! hex_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub [u8; 16]);
+
+        /// Text where people read (JSON), 16 bytes on the wire.
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() {
+                    serializer.collect_str(self)
+                } else {
+                    self.0.serialize(serializer)
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if deserializer.is_human_readable() {
+                    let text = std::borrow::Cow::<'_, str>::deserialize(deserializer)?;
+                    text.parse().map_err(serde::de::Error::custom)
+                } else {
+                    <[u8; 16]>::deserialize(deserializer).map(Self)
+                }
+            }
+        }
 
         impl $name {
             /// The first eight hexadecimal digits: enough to tell things apart on a screen.
@@ -113,6 +135,17 @@ mod tests {
         let id = NodeId([7; 16]);
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!("xyz".parse::<NodeId>(), Err(BadId));
+    }
+
+    #[test]
+    fn an_id_is_text_in_json_and_bytes_on_the_wire() {
+        let id = NodeId([7; 16]);
+        let json = serde_json::to_string(&id).unwrap();
+        assert_eq!(json, format!("\"{id}\""));
+        assert_eq!(serde_json::from_str::<NodeId>(&json).unwrap(), id);
+        let wire = postcard::to_allocvec(&id).unwrap();
+        assert_eq!(wire, [7; 16]);
+        assert_eq!(postcard::from_bytes::<NodeId>(&wire).unwrap(), id);
     }
 
     #[test]

@@ -382,6 +382,8 @@ messages! {
         8 = Follow(Follow),
         /// Leaving on purpose.
         9 = Goodbye(Goodbye),
+        /// An agent cannot reach the next that its home chose.
+        10 = NextUnreachable(NextUnreachable),
     }
 }
 
@@ -531,11 +533,21 @@ pub struct Rejected {
     pub reason: String,
 }
 
+/// Asks home for another next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextUnreachable {
+    /// The node that did not answer the agent.
+    pub node: NodeId,
+}
+
 /// Whether anyone watches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Demand {
-    /// Send media on this leg.
+    /// Somebody watches here. From home: send. From next: somebody looks for the stream here, so
+    /// make sure that home is alive.
     pub watched: bool,
+    /// From next: this node has viewers and no path to home; send here, too.
+    pub also: bool,
     /// Viewers, for people.
     pub viewers: u32,
 }

@@ -1,4 +1,11 @@
-//! Drivers of native clients: how they find, verify and talk to nodes.
+//! Drivers of native clients: how they find, verify and talk to nodes, and what they tell.
 
 pub mod api;
 pub mod dial;
+pub mod encode;
+mod event;
+mod legs;
+pub mod source;
+pub mod view;
+
+pub use event::{Event, Gap, Report};

@@ -6,6 +6,7 @@
 //! [`crate::wire::Message::encode`] makes them.
 
 pub mod counters;
+pub mod gossip;
 mod handshake;
 pub mod join;
 mod link;

@@ -1,0 +1,220 @@
+//! The command line: one file per command, exit codes in [`exit`], printing in [`out`].
+
+mod addr;
+mod call;
+mod completions;
+mod demo;
+mod duration;
+mod encode;
+mod events;
+mod exit;
+mod invite;
+mod licenses;
+mod node;
+mod out;
+mod signals;
+mod status;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::logging;
+use exit::{Exit, Failure};
+
+/// A mesh of equal video relay servers.
+///
+/// Nodes join by the address of any member. Encoders and viewers are given the address of any
+/// node, learn the others, and go on by themselves when a node dies.
+#[derive(Debug, Parser)]
+#[command(name = "roost", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Roost {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// When to use colour (NO_COLOR and CLICOLOR_FORCE count, too)
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: out::Color,
+    /// How logs look on standard error
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "ROOST_LOG_FORMAT",
+        default_value = "auto"
+    )]
+    log_format: logging::Format,
+    /// Say more (twice: everything)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Say only what went wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+/// The commands, those for the first hour first.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show live pictures on a small mesh on this machine, with buttons that kill its nodes
+    Demo(demo::Demo),
+    /// Run a node: found a mesh, or join one
+    Node(node::Node),
+    /// Print a string that lets nodes (or clients) in
+    Invite(invite::Invite),
+    /// Send a camera, a file or a test picture to the mesh
+    Encode(encode::Encode),
+    /// Receive a stream, and tell every gap and its cause
+    View(view::View),
+    /// Show members, links, encoders, homes and viewers
+    Status(status::Status),
+    /// Print the licences of Roost and of what it is made of
+    Licenses,
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+    /// Cleans up after a demo that was killed
+    #[command(hide = true)]
+    DemoJanitor,
+}
+
+/// Reads the arguments, runs the command, and turns its end into an exit code.
+pub(crate) fn main() -> ExitCode {
+    let args = match Roost::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version go to standard output and are no errors; the rest is usage.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    args.global.color.apply();
+    match run(args) {
+        Ok(()) => Exit::Done.into(),
+        Err(failure) => {
+            out::complain(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(args: Roost) -> Result<(), Failure> {
+    let Roost { global, command } = args;
+    // The janitor must outlive everything; nothing may fail before it has its pipe.
+    if let Command::DemoJanitor = command {
+        return demo::janitor::run();
+    }
+    demo::children::die_with_the_demo()?;
+    let mut log = logging::Settings {
+        format: global.log_format,
+        level: logging::Level::chosen(global.verbose, global.quiet),
+        filter: std::env::var(logging::FILTER_VARIABLE).ok().filter(|text| !text.is_empty()),
+    };
+    match command {
+        Command::Node(args) => {
+            let settings = args.settle(&mut log)?;
+            start_log(&log)?;
+            block_on(node::run(settings))
+        }
+        Command::Demo(args) => {
+            start_log(&log)?;
+            // One thread, this one: the kernel ties a child's life to the thread that made it.
+            demo::block_on(args)
+        }
+        Command::Invite(args) => with_log(&log, invite::run(args)),
+        Command::Encode(args) => with_log(&log, encode::run(args)),
+        Command::View(args) => with_log(&log, view::run(args)),
+        Command::Status(args) => with_log(&log, status::run(args)),
+        Command::Licenses => licenses::run(),
+        Command::Completions(args) => completions::run(&args),
+        Command::DemoJanitor => Ok(()),
+    }
+}
+
+fn start_log(log: &logging::Settings) -> Result<(), Failure> {
+    logging::start(log, out::stderr_in_color())
+        .map_err(|why| Failure::new(Exit::Usage, "cannot start logging", why, logging::FILTER_HELP))
+}
+
+fn with_log(
+    log: &logging::Settings,
+    command: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    start_log(log)?;
+    block_on(command)
+}
+
+/// Runs a command on a runtime of its own, and leaves without waiting for stray blocking calls.
+fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+            Failure::new(Exit::Failed, "cannot start", error, "check the limits on threads")
+        })?;
+    let result = runtime.block_on(command);
+    runtime.shutdown_background();
+    result
+}
+
+/// A usage error in the words of the command line, for rules that one option cannot express.
+fn usage(message: impl std::fmt::Display) -> Failure {
+    let error = Roost::command().error(clap::error::ErrorKind::ValueValidation, message);
+    Failure::said(Exit::Usage, error.to_string().trim_start_matches("error: ").trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Roost::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documented_command_lines_are_understood() {
+        for line in [
+            "roost demo",
+            "roost demo --nodes 5 --encoders 9 --port 0 --no-open",
+            "roost demo --script kill-one --json",
+            "roost node --data /tmp/x --listen 127.0.0.1:0 --name n1",
+            "roost node --data /tmp/x --join roost1abc --advertise a:1 --advertise b:2",
+            "roost invite --uses 3 --expires 24h --addr a:1,b:2",
+            "roost invite --client",
+            "roost encode cam-1 --test --gop 4 --ignore-keyframe-requests --addr a:1",
+            "roost encode cam-1 --rtsp rtsp://camera/1 --addr a:1",
+            "roost encode cam-1 --h264 - --addr a:1",
+            "roost view cam-1 --addr a:1 --output - --json",
+            "roost status --json --addr a:1",
+            "roost status --check",
+            "roost licenses",
+            "roost completions bash",
+        ] {
+            let parsed = Roost::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.map(|_| ()).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for line in [
+            "roost",
+            "roost nod",
+            "roost node --frobnicate",
+            "roost encode cam-1",
+            "roost encode cam-1 --test --rtsp rtsp://camera/1",
+            "roost encode CAM --test",
+            "roost encode cam-1 --h264 x --gop 4",
+            "roost demo --nodes 0",
+            "roost demo --json",
+            "roost invite --uses 0",
+            "roost status -q -v",
+        ] {
+            assert!(Roost::try_parse_from(line.split(' ')).is_err(), "{line} was accepted");
+        }
+    }
+}

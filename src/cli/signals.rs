@@ -1,0 +1,45 @@
+//! SIGINT and SIGTERM: the first asks to stop, the second insists.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::exit::{Exit, Failure};
+
+/// The two signals that end a command.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    /// Starts to listen; from here on neither signal ends the process by itself.
+    pub(crate) fn listen() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::new(Exit::Failed, "cannot listen for signals", error, "try again")
+            })
+        };
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for the next of either.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Waits for the first; the second one ends the process at once.
+    pub(crate) async fn graceful(mut self) {
+        self.next().await;
+        tokio::spawn(async move {
+            self.next().await;
+            super::out::talk("stopped at once by the second signal");
+            std::process::exit(Exit::Failed as i32);
+        });
+    }
+}

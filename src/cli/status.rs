@@ -1,0 +1,235 @@
+//! `roost status`: what one node believes of the whole mesh.
+
+use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use roost::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
+
+use super::addr::Addr;
+use super::exit::{Exit, Failure};
+use super::{call, out};
+
+/// Arguments of `roost status`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    addr: Addr,
+    /// Print the API's answer
+    #[arg(long)]
+    json: bool,
+    /// Exit with 0 if all is well, 8 if degraded, 9 if no node answers
+    #[arg(long)]
+    check: bool,
+}
+
+/// Asks any node and prints what it believes.
+pub(crate) async fn run(args: Status) -> Result<(), Failure> {
+    let target = args.addr.target()?;
+    let view: ClusterView =
+        match call::get(&target, "/api/v1/cluster", "cannot read the mesh's state").await {
+            Err(failure) if args.check && failure.exit == Exit::NoNodeAnswered => {
+                return Err(Failure { exit: Exit::Down, ..failure });
+            }
+            answer => answer?,
+        };
+    if args.json {
+        out::json(&view)?;
+    } else {
+        out::line(&render(&view, out::stdout_in_color()))?;
+    }
+    let troubles = troubles(&view);
+    match (args.check, troubles.is_empty()) {
+        (true, false) => Err(Failure::said(Exit::Degraded, troubles.join("; "))),
+        _ => Ok(()),
+    }
+}
+
+/// What is not as it should be, one sentence each.
+fn troubles(view: &ClusterView) -> Vec<String> {
+    let nodes = view.nodes.iter().filter_map(|node| match (node.state, node.linked) {
+        (Liveness::Up, true) | (Liveness::Left, _) => None,
+        (Liveness::Up, false) => {
+            Some(format!("no direct link from {} to {}", view.name, node.name))
+        }
+        (Liveness::Suspect, _) => Some(format!("{} does not answer", node.name)),
+        (Liveness::Down, _) => Some(format!("{} is down", node.name)),
+    });
+    let encoders = view.encoders.iter().filter_map(|encoder| match encoder.state {
+        EncoderState::Live | EncoderState::Idle => None,
+        EncoderState::NoSignal => {
+            let reason = encoder.reason.as_deref().unwrap_or("no reason given");
+            Some(format!("{} has no signal: {reason}", encoder.name))
+        }
+        EncoderState::Lost => Some(format!("{} is lost: nobody is its home", encoder.name)),
+    });
+    nodes.chain(encoders).collect()
+}
+
+fn render(view: &ClusterView, color: bool) -> String {
+    let up = view.nodes.iter().filter(|node| node.state == Liveness::Up).count();
+    let live = view.encoders.iter().filter(|encoder| encoder.state == EncoderState::Live).count();
+    let viewers: u32 = view.encoders.iter().map(|encoder| encoder.viewers).sum();
+    let mut text = format!(
+        "mesh {} as {} sees it: {up} of {} nodes up, {} encoders, {live} live, {viewers} viewers\n\n",
+        view.mesh.short(),
+        view.name,
+        view.nodes.len(),
+        view.encoders.len(),
+    );
+    let paint = Paint { color };
+    text.push_str(&nodes_table(view, &paint).to_string());
+    if !view.encoders.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&encoders_table(&view.encoders, &paint).to_string());
+    }
+    // Padding at the end of lines helps nobody and spoils comparisons.
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+fn nodes_table(view: &ClusterView, paint: &Paint) -> Table {
+    let mut table = table(&["NODE", "STATE", "LINK", "RTT", "ENCODERS", "VIEWERS", "ADDRESS"]);
+    for node in &view.nodes {
+        let own = node.node == view.node;
+        table.add_row(vec![
+            Cell::new(&node.name),
+            paint.liveness(node),
+            Cell::new(match (own, node.linked) {
+                (true, _) => "self",
+                (false, true) => "yes",
+                (false, false) => "no",
+            }),
+            Cell::new(node.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms"))),
+            Cell::new(node.encoders),
+            Cell::new(node.viewers),
+            Cell::new(node.addrs.first().map_or("-", String::as_str)),
+        ]);
+    }
+    table
+}
+
+fn encoders_table(encoders: &[EncoderView], paint: &Paint) -> Table {
+    let mut table = table(&["ENCODER", "STATE", "HOME", "NEXT", "EPOCH", "VIEWERS", "NOTE"]);
+    for encoder in encoders {
+        table.add_row(vec![
+            Cell::new(&encoder.name),
+            paint.encoder(encoder.state),
+            Cell::new(encoder.home_name.as_deref().unwrap_or("-")),
+            Cell::new(encoder.next_name.as_deref().unwrap_or("-")),
+            Cell::new(encoder.epoch),
+            Cell::new(encoder.viewers),
+            Cell::new(encoder.reason.as_deref().unwrap_or_default()),
+        ]);
+    }
+    table
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header.iter().map(Cell::new));
+    // A column starts where its header does; two blanks part it from the next.
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+/// States in words, and in colour where that is wanted: colour is never the only signal.
+struct Paint {
+    color: bool,
+}
+
+impl Paint {
+    fn liveness(&self, node: &NodeView) -> Cell {
+        let (word, color) = match node.state {
+            Liveness::Up if node.draining => ("draining", Color::Yellow),
+            Liveness::Up => ("up", Color::Green),
+            Liveness::Suspect => ("suspect", Color::Yellow),
+            Liveness::Down => ("down", Color::Red),
+            Liveness::Left => ("left", Color::DarkGrey),
+        };
+        self.cell(word, color)
+    }
+
+    fn encoder(&self, state: EncoderState) -> Cell {
+        let (word, color) = match state {
+            EncoderState::Live => ("live", Color::Green),
+            EncoderState::Idle => ("idle", Color::DarkGrey),
+            EncoderState::NoSignal => ("no signal", Color::Yellow),
+            EncoderState::Lost => ("lost", Color::Red),
+        };
+        self.cell(word, color)
+    }
+
+    fn cell(&self, word: &str, color: Color) -> Cell {
+        if self.color { Cell::new(word).fg(color) } else { Cell::new(word) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roost::id::{Boot, EncoderId, Epoch, MeshId, NodeId};
+
+    use super::*;
+
+    fn node(number: u8, state: Liveness) -> NodeView {
+        NodeView {
+            node: NodeId([number; 16]),
+            name: format!("n{number}"),
+            state,
+            addrs: vec![format!("10.0.0.{number}:9443")],
+            linked: state == Liveness::Up,
+            rtt_ms: (number != 1).then_some(0.42),
+            draining: false,
+            encoders: 1,
+            viewers: 2,
+            report: None,
+        }
+    }
+
+    fn view() -> ClusterView {
+        ClusterView {
+            mesh: MeshId([9; 16]),
+            node: NodeId([1; 16]),
+            name: "n1".to_owned(),
+            boot: Boot(1),
+            nodes: vec![node(1, Liveness::Up), node(2, Liveness::Up)],
+            encoders: vec![EncoderView {
+                id: EncoderId([1; 16]),
+                name: "cam-1".to_owned(),
+                home: Some(NodeId([1; 16])),
+                home_name: Some("n1".to_owned()),
+                next: Some(NodeId([2; 16])),
+                next_name: Some("n2".to_owned()),
+                epoch: Epoch { counter: 3, instance: 0xab },
+                state: EncoderState::Live,
+                reason: None,
+                viewers: 2,
+            }],
+        }
+    }
+
+    #[test]
+    fn the_tables_read_like_this() {
+        let expected = "\
+mesh 09090909 as n1 sees it: 2 of 2 nodes up, 1 encoders, 1 live, 2 viewers
+
+NODE  STATE  LINK  RTT     ENCODERS  VIEWERS  ADDRESS
+n1    up     self  -       1         2        10.0.0.1:9443
+n2    up     yes   0.4 ms  1         2        10.0.0.2:9443
+
+ENCODER  STATE  HOME  NEXT  EPOCH   VIEWERS  NOTE
+cam-1    live   n1    n2    3.00ab  2";
+        assert_eq!(render(&view(), false), expected);
+    }
+
+    #[test]
+    fn a_healthy_mesh_has_no_troubles_and_a_dead_node_is_one() {
+        let mut view = view();
+        assert_eq!(troubles(&view), Vec::<String>::new());
+        view.nodes.push(node(3, Liveness::Down));
+        view.nodes.push(node(4, Liveness::Left));
+        view.encoders[0].state = EncoderState::Lost;
+        assert_eq!(troubles(&view), ["n3 is down", "cam-1 is lost: nobody is its home"]);
+    }
+}

@@ -1,0 +1,174 @@
+//! What the directory holds, says and counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Boot, EncoderId, Epoch, NAME_MAX, NodeId};
+
+/// Most entries of one origin: a full replacement with every field at its longest (3.9 MB) still
+/// fits into one wire message of 4 MiB.
+pub const ENTRIES_MAX: usize = 10_000;
+/// Tombstones kept per origin. A node that missed more removals gets everything anew.
+pub const TOMBSTONES_MAX: usize = 4_096;
+/// Entries in one delta (a head of a full replacement may hold more): some 100 KB, so that
+/// other messages of the link get between.
+pub const DELTA_ENTRIES: usize = 1_000;
+/// Most origins: twice the largest mesh that is simulated.
+pub const ORIGINS_MAX: usize = 2_048;
+/// Most addresses in a header: two interfaces, two families, and a forwarded port for each.
+pub const ADDRS_MAX: usize = 8;
+/// Longest address in bytes: the longest DNS name, a colon, a port.
+pub const ADDR_MAX: usize = 259;
+/// Longest reason of [`SourceState::NoSignal`] in bytes: one line for people.
+pub const REASON_MAX: usize = 256;
+/// Encoders whose highest epoch is remembered after nobody claims them: the entries of a full
+/// mesh and a half, at some 5 MB.
+pub const FLOORS_MAX: usize = 65_536;
+/// What a node says of itself in the directory: small, and pushed at once when it changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Header {
+    /// Label for people.
+    pub name: String,
+    /// `host:port` under which clients and nodes reach it, best first.
+    pub addrs: Vec<String>,
+    /// Nodes it has a working link to.
+    pub links: BTreeSet<NodeId>,
+    /// Takes no new encoders.
+    pub draining: bool,
+}
+
+/// What state an encoder's source is in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SourceState {
+    /// Ready, sends when asked to.
+    Ready,
+    /// Registered but without a picture; the reason in words.
+    NoSignal(String),
+}
+
+/// A node's claim to be an encoder's home.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The encoder's name, a label.
+    pub name: String,
+    /// Which claim is newer.
+    pub epoch: Epoch,
+    /// Where it goes when this home dies.
+    pub next: Option<NodeId>,
+    /// Its source.
+    pub source: SourceState,
+    /// Viewers of this stream at this home, relays of other nodes counted with their viewers.
+    pub viewers: u32,
+}
+
+/// How far a reader has each origin: (boot, sequence).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Digest(pub BTreeMap<NodeId, (Boot, u64)>);
+
+/// A change to one origin's part of the directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delta {
+    /// Whose entries.
+    pub origin: NodeId,
+    /// Which start of the origin numbered them.
+    pub boot: Boot,
+    /// Applies to a reader that has at least this; 0 replaces everything of the origin.
+    pub from: u64,
+    /// What the reader has afterwards.
+    pub to: u64,
+    /// The header, if it changed.
+    pub header: Option<Header>,
+    /// New or changed entries; `None` removes.
+    pub entries: Vec<(EncoderId, Option<Entry>)>,
+}
+
+/// What happens to a [`Directory`](super::Directory).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A link to this node works.
+    Linked(NodeId),
+    /// The link to this node is gone.
+    Unlinked(NodeId),
+    /// A linked node said how far it has everything.
+    Digest {
+        /// Who.
+        from: NodeId,
+        /// What it has.
+        digest: Digest,
+    },
+    /// A linked node sent a change, of its own or of another origin.
+    Delta {
+        /// Who sent it.
+        from: NodeId,
+        /// The change.
+        delta: Delta,
+    },
+    /// The time of [`Directory::next_wake`](super::Directory::next_wake) has come.
+    Wake,
+}
+
+/// What a [`Directory`](super::Directory) wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Send a digest over a link.
+    Digest {
+        /// To this node.
+        to: NodeId,
+        /// How far everything is known here.
+        digest: Digest,
+    },
+    /// Send a delta over a link.
+    Delta {
+        /// To this node.
+        to: NodeId,
+        /// The change.
+        delta: Delta,
+    },
+    /// Some node's claim to this encoder changed or went, this node's own included.
+    Changed(EncoderId),
+    /// This node's header changed, this node's own included.
+    HeaderChanged(NodeId),
+}
+
+/// What a [`Directory`](super::Directory) counted since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Deltas that were written.
+    pub applied: u64,
+    /// Deltas that brought nothing new.
+    pub duplicates: u64,
+    /// Deltas that did not fit what is known and were answered with a digest.
+    pub gaps: u64,
+    /// Deltas of an earlier boot of their origin, answered with the present one.
+    pub stale: u64,
+    /// Deltas of a forgotten node.
+    pub forgotten: u64,
+    /// Deltas, digests and own changes refused because they are over a limit or malformed.
+    pub refused: u64,
+    /// Deltas handed on for an origin that has no link to the receiver.
+    pub forwarded: u64,
+    /// Digests sent.
+    pub digests: u64,
+    /// Times that a later self was heard of: this node's folder was put back.
+    pub overtaken: u64,
+    /// Epoch floors dropped to stay below [`FLOORS_MAX`].
+    pub floors_dropped: u64,
+}
+
+/// Whether a header is within its limits.
+pub(super) fn header_fits(header: &Header) -> bool {
+    header.name.len() <= NAME_MAX
+        && header.addrs.len() <= ADDRS_MAX
+        && header.addrs.iter().all(|addr| addr.len() <= ADDR_MAX)
+        && header.links.len() <= ORIGINS_MAX
+}
+
+/// Whether an entry is within its limits.
+pub(super) fn entry_fits(entry: &Entry) -> bool {
+    entry.name.len() <= NAME_MAX
+        && match &entry.source {
+            SourceState::Ready => true,
+            SourceState::NoSignal(reason) => reason.len() <= REASON_MAX,
+        }
+}

@@ -1,0 +1,169 @@
+//! What the HTTP side needs from the node, and nothing else of it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::cluster::ClusterView;
+use crate::id::{EncoderId, NodeId};
+use crate::webrtc::{Feed, WebRtc};
+use crate::wire::{Failed, Offer, SdpAnswer};
+
+/// Who asks, as [`Backend::authorise`] found. For logs and lists; it opens nothing by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal(pub Arc<str>);
+
+impl Principal {
+    /// Someone with this name.
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+/// Why someone may not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denied {
+    /// A credential was shown and is not good (403), as opposed to none (401).
+    pub bad_credential: bool,
+    /// What, why, and what to do next.
+    pub reason: String,
+}
+
+/// What an invitation is asked to allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InviteTerms {
+    /// How many may use it.
+    pub uses: u32,
+    /// For how long.
+    pub lifetime: Duration,
+    /// An enrolment string for clients, as opposed to an invitation for nodes.
+    pub client: bool,
+}
+
+/// One condition of being ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// A word: `store`, `listeners`, ...
+    pub name: &'static str,
+    /// What is wrong, if anything.
+    pub error: Option<String>,
+}
+
+/// One viewer, as the API lists it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ViewerView {
+    /// The stream.
+    pub encoder: EncoderId,
+    /// The stream's name.
+    pub name: String,
+    /// The node that serves it.
+    pub node: NodeId,
+    /// `webrtc` or `quic`.
+    pub protocol: &'static str,
+    /// Who it is.
+    pub principal: String,
+    /// Seconds it has been there.
+    pub since_s: u64,
+}
+
+/// All viewers that could be asked for.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct ViewersView {
+    /// Of every node that answered: JSON objects with the fields of [`ViewerView`].
+    pub viewers: Vec<serde_json::Value>,
+    /// Nodes that did not answer: their viewers are missing from the list.
+    pub missing: Vec<NodeId>,
+}
+
+/// Numbers for `/metrics` that are not in the [`ClusterView`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct MetricsSnapshot {
+    /// Totals by name without prefix and `_total`: `relay_bytes`, ... with one label pair each.
+    pub counters: Vec<CounterSample>,
+    /// Viewers at this node by protocol.
+    pub viewers: BTreeMap<&'static str, u64>,
+    /// Size of the store on disk, in bytes.
+    pub store_bytes: Option<u64>,
+}
+
+/// One total.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CounterSample {
+    /// Name without `roost_` and `_total`.
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// Labels; samples of one name have the same label names.
+    pub labels: Vec<(&'static str, String)>,
+    /// The total.
+    pub value: u64,
+}
+
+/// The node, as seen from HTTP.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// What this node believes of all.
+    fn view(&self) -> Arc<ClusterView>;
+
+    /// Changes whenever [`Backend::view`] does.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// Whether this node is about to go.
+    fn draining(&self) -> bool;
+
+    /// What being ready takes, besides not draining.
+    fn checks(&self) -> Vec<Check>;
+
+    /// The one place that decides who may: anonymous on loopback only, otherwise by credential.
+    fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied>;
+
+    /// The encoder with this name.
+    fn resolve(&self, name: &str) -> Option<EncoderId>;
+
+    /// This node's WebRTC sessions.
+    fn webrtc(&self) -> &WebRtc;
+
+    /// Sets a browser's leg up at a node: here by [`super::leg::accept`], elsewhere over the link.
+    async fn signal(self: Arc<Self>, to: NodeId, offer: Offer) -> Result<SdpAnswer, Failed>;
+
+    /// Takes a place at a stream for one viewer here: at home, by relay, or after a wait of up to
+    /// 2 s for a stream that is about to be hosted here.
+    async fn play(&self, encoder: EncoderId) -> Result<Feed, Failed>;
+
+    /// A viewer's decoder lost its place.
+    fn request_keyframe(&self, encoder: EncoderId);
+
+    /// Tells of a WebRTC viewer that came or went, for lists and counts.
+    fn leg_changed(&self, leg: &str, change: LegChange<'_>);
+
+    /// Makes an invitation string.
+    fn invite(&self, terms: InviteTerms) -> Result<String, Failed>;
+
+    /// A token that lets its bearer watch `encoder` at `node` for a short while.
+    fn redirect_token(&self, node: NodeId, encoder: EncoderId, principal: &Principal) -> String;
+
+    /// Whose redirect token for this node and `encoder` this is, if it is one and still good.
+    fn check_redirect(&self, token: &str, encoder: EncoderId) -> Option<Principal>;
+
+    /// Viewers of `encoder`, or of all, at every node.
+    async fn viewers(&self, encoder: Option<EncoderId>) -> ViewersView;
+
+    /// Numbers for `/metrics`.
+    fn metrics(&self) -> MetricsSnapshot;
+}
+
+/// What happened to a leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LegChange<'a> {
+    /// Set up for this stream and viewer.
+    Opened(EncoderId, &'a str),
+    /// Carries media, or (`false`) is a silent standby.
+    Playing(bool),
+    /// Gone.
+    Closed,
+}

@@ -1,0 +1,178 @@
+// What the page knows of the mesh: nodes, and where each stream is. Fed by one event stream from
+// any node, and by what nodes say on the channels of legs; the newest epoch wins.
+
+const PATIENCE = 6000; // ms without a heartbeat (sent every 2 s) until an event stream is dead
+const FRESH = 3000; // ms since the last sign of life after which another node is asked first
+const BACKOFF = [100, 200, 400, 800, 1600, 3000]; // ms between rounds over all nodes
+
+export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+
+/** A pause that grows with `round` and differs between pages. */
+export const backoff = (round) =>
+  BACKOFF[Math.min(round, BACKOFF.length - 1)] * (0.5 + Math.random());
+
+/** Order of two epochs, `counter.instance` with the instance in 16 hexadecimal digits. */
+export function compareEpochs(a, b) {
+  const [countA, instanceA = ""] = a.split(".");
+  const [countB, instanceB = ""] = b.split(".");
+  return Number(countA) - Number(countB) || (instanceA < instanceB ? -1 : instanceA > instanceB ? 1 : 0);
+}
+
+/** The credential of this page: from its URL, never sent anywhere but to nodes. */
+export function pageToken() {
+  return new URLSearchParams(location.search).get("token");
+}
+
+export class Mesh extends EventTarget {
+  /** `stream`: the one stream to follow, or null for all. */
+  constructor({ stream = null, token = pageToken() } = {}) {
+    super();
+    this.stream = stream;
+    this.token = token;
+    this.nodes = new Map();
+    this.places = new Map();
+    this.base = location.origin;
+    this.live = false;
+    this.heardAt = 0;
+    this.denied = null;
+    this.self = null;
+  }
+
+  start() {
+    this.#run();
+    return this;
+  }
+
+  headers(extra = {}) {
+    return this.token ? { authorization: `Bearer ${this.token}`, ...extra } : extra;
+  }
+
+  /** Where to ask, best first: whoever speaks at present, nodes that are up, then all the rest. */
+  bases() {
+    const up = [];
+    const down = [];
+    for (const { urls, up: alive } of this.nodes.values()) (alive ? up : down).push(...urls);
+    for (const list of [up, down]) list.sort(() => Math.random() - 0.5);
+    const speaks = this.live && performance.now() - this.heardAt < FRESH;
+    const known = this.nodes.size > 0 && !speaks;
+    const first = known ? [] : [this.base, location.origin];
+    return [...new Set([...first, ...up, this.base, location.origin, ...down])];
+  }
+
+  /** A node's label for people. */
+  label(id) {
+    return this.nodes.get(id)?.name ?? (id ? id.slice(0, 8) : "nowhere");
+  }
+
+  /** The label of the node behind a URL. */
+  labelOf(base) {
+    for (const node of this.nodes.values()) if (node.urls.includes(base)) return node.name;
+    return base.replace(/^https?:\/\//, "");
+  }
+
+  place(name) {
+    return this.places.get(name) ?? null;
+  }
+
+  /** Takes one stream's state as a node tells it. */
+  learn(state) {
+    this.#learnNodes(state.nodes);
+    this.#learnPlace(state);
+    this.dispatchEvent(new Event("change"));
+  }
+
+  #learnNodes(nodes) {
+    if (!nodes?.length) return;
+    this.nodes = new Map(nodes.map((node) => [node.node, node]));
+  }
+
+  #learnPlace({ name, id, home, next, epoch, state, reason }) {
+    const known = this.places.get(name);
+    const older = known && compareEpochs(epoch, known.epoch) < 0;
+    // A claim under an older epoch is void. That nobody claims it is news whatever the number.
+    if (older && home) return;
+    this.places.set(name, { name, id, home, next, epoch: older ? known.epoch : epoch, state, reason });
+  }
+
+  async #run() {
+    for (let round = 0; ; round++) {
+      for (const base of this.bases()) {
+        try {
+          if (await this.#listen(base)) round = 0;
+        } catch {
+          // Broken off or never begun: the next one may answer.
+        }
+        if (this.live) {
+          this.live = false;
+          this.dispatchEvent(new Event("change"));
+          break; // begin again with the best known order
+        }
+      }
+      await sleep(backoff(round));
+    }
+  }
+
+  async #listen(base) {
+    const path = this.stream
+      ? `/api/v1/streams/${encodeURIComponent(this.stream)}/events`
+      : "/api/v1/events";
+    const abort = new AbortController();
+    let watchdog = setTimeout(() => abort.abort(), 3000);
+    const alive = () => {
+      this.heardAt = performance.now();
+      clearTimeout(watchdog);
+      watchdog = setTimeout(() => abort.abort(), PATIENCE);
+    };
+    try {
+      const response = await fetch(base + path, {
+        headers: this.headers({ accept: "text/event-stream" }),
+        cache: "no-store",
+        signal: abort.signal,
+      });
+      if (response.status === 401 || response.status === 403) {
+        this.denied = (await response.json().catch(() => null))?.detail ?? "not allowed";
+        this.dispatchEvent(new Event("change"));
+        return false;
+      }
+      if (!response.ok) return false;
+      this.denied = null;
+      this.base = base;
+      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+      let buffer = "";
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) return true;
+        alive();
+        buffer += value;
+        const blocks = buffer.split("\n\n");
+        buffer = blocks.pop();
+        for (const block of blocks) this.#take(block);
+      }
+    } finally {
+      clearTimeout(watchdog);
+      abort.abort();
+    }
+  }
+
+  #take(block) {
+    let kind = "message";
+    const data = [];
+    for (const line of block.split("\n")) {
+      if (line.startsWith("event:")) kind = line.slice(6).trim();
+      else if (line.startsWith("data:")) data.push(line.slice(5).trimStart());
+    }
+    if (!data.length) return;
+    const state = JSON.parse(data.join("\n"));
+    this.live = true;
+    this.self = state.node;
+    if (kind === "place") {
+      this.learn(state);
+    } else if (kind === "mesh") {
+      this.#learnNodes(state.nodes);
+      const named = new Set(state.streams.map((place) => place.name));
+      for (const name of this.places.keys()) if (!named.has(name)) this.places.delete(name);
+      for (const place of state.streams) this.#learnPlace(place);
+      this.dispatchEvent(new Event("change"));
+    }
+  }
+}

@@ -1,0 +1,409 @@
+// Keeps one picture moving in one <video>: a leg to the stream's home, a silent one to its next.
+//
+// The picture itself is watched. When it stalls for longer than frames ever take, the other leg
+// is told to play, and whoever delivers a frame first is shown. A false alarm costs a few packets.
+
+import { backoff, sleep } from "./mesh.js";
+import { Leg, Refused, post } from "./leg.js";
+
+const FLOOR = 100; // ms: the shortest stall that counts, whatever the frame rate
+const INTERVALS = 2.5; // frame intervals that make a stall
+const JITTER = 1.5; // times the longest interval seen lately that is no stall either
+const UNKNOWN = 400; // ms: the threshold until the frame rate is known
+const MEMORY = 60; // frame intervals remembered
+const TICK = 10; // ms between looks at the legs
+const LOST = 1500; // ms of stall after which legs are made anew over HTTP, too
+const CONNECT = 2000; // ms a new leg has to connect
+const FIRST_FRAME = 4000; // ms a connected leg has to show a frame
+const SETTLE = 300; // ms a new home must stand before a healthy picture moves there
+const SHUN = 3000; // ms that a node that just failed is not turned to
+const HEDGE = 700; // ms until the next node is asked, too, while one has not answered
+const ANNOUNCE = 8000; // ms that a healed failure is shown
+
+export class Player extends EventTarget {
+  constructor(video, mesh, name) {
+    super();
+    this.video = video;
+    this.mesh = mesh;
+    this.name = name;
+    this.stream = new MediaStream();
+    this.active = null;
+    this.standby = null;
+    this.contenders = new Set();
+    this.retired = null;
+    this.intervals = [];
+    this.shownAt = null;
+    this.swappedAt = 0;
+    this.stalledAt = null;
+    this.shunned = new Map();
+    this.epoch = 0;
+    this.preparing = false;
+    this.connecting = false;
+    this.moveAt = null;
+    this.announced = null;
+    this.closed = false;
+    this.trouble = "Connecting…";
+    this.trying = null;
+    const via = () => (this.active ? this.mesh.label(this.active.node) : null);
+    this.stats = {
+      frames: 0, swaps: 0, falseAlarms: 0, gaps: [], threshold: UNKNOWN, firstFrame: null,
+      get via() {
+        return via();
+      },
+    };
+    this.began = performance.now();
+  }
+
+  start() {
+    const { video } = this;
+    video.muted = true;
+    video.autoplay = true;
+    video.playsInline = true;
+    video.srcObject = this.stream;
+    this.#watchFrames();
+    this.onChange = () => this.#reconcile();
+    this.mesh.addEventListener("change", this.onChange);
+    this.timer = setInterval(() => this.#tick(), TICK);
+    this.#connect();
+    return this;
+  }
+
+  close() {
+    this.closed = true;
+    clearInterval(this.timer);
+    this.mesh.removeEventListener("change", this.onChange);
+    for (const leg of [this.active, this.standby, this.retired, ...this.contenders]) leg?.close();
+  }
+
+  /** What to say over the picture, or null when it moves. */
+  get words() {
+    const { place } = this;
+    const moving = this.shownAt !== null && this.stalledAt === null;
+    if (moving) return null;
+    if (this.mesh.denied && !this.active) return `Not allowed: ${this.mesh.denied}`;
+    if (this.mesh.live && place?.state === "unknown") return `No stream is called “${this.name}”.`;
+    if (place?.state === "no_signal") return `No signal: ${place.reason ?? "the source gives no picture"}`;
+    const long = this.stalledAt !== null && performance.now() - this.stalledAt > 700;
+    if (this.stalledAt !== null && !long) return null;
+    if (this.trying) return `Trying ${this.trying}…`;
+    if (place?.state === "lost") return "Nobody is live: waiting for the encoder to come back…";
+    return this.trouble;
+  }
+
+  /** What to say of a failure that was just healed, or null. */
+  get news() {
+    return this.announced && performance.now() < this.announced.until ? this.announced.text : null;
+  }
+
+  get place() {
+    return this.mesh.place(this.name);
+  }
+
+  get threshold() {
+    const { intervals } = this;
+    if (intervals.length < 8) return UNKNOWN;
+    const sorted = [...intervals].sort((a, b) => a - b);
+    const median = sorted[sorted.length >> 1];
+    const high = sorted[Math.floor(sorted.length * 0.97)];
+    return Math.max(FLOOR, INTERVALS * median, JITTER * high);
+  }
+
+  #emit(type, detail = {}) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+    window.dispatchEvent(new CustomEvent("roost", { detail: { type, stream: this.name, ...detail } }));
+  }
+
+  // -- the picture --
+
+  #watchFrames() {
+    const frame = (now) => {
+      if (this.closed) return;
+      this.#shown(now);
+      this.video.requestVideoFrameCallback(frame);
+    };
+    this.video.requestVideoFrameCallback(frame);
+  }
+
+  #shown(now) {
+    const before = this.shownAt;
+    this.shownAt = now;
+    this.stats.frames++;
+    this.trying = null;
+    if (this.stats.firstFrame === null) {
+      this.stats.firstFrame = now - this.began;
+      this.#emit("first", { ms: this.stats.firstFrame });
+    }
+    if (this.healing) {
+      const { from, to, since } = this.healing;
+      this.healing = null;
+      const ms = Math.round(now - since);
+      this.stats.gaps.push({ ms, from, to, at: Date.now() });
+      const text = `${this.mesh.label(from)} → ${this.mesh.label(to)}: ${ms} ms without a picture`;
+      this.announced = { text, until: now + ANNOUNCE };
+      this.#emit("gap", { ms, from: this.mesh.label(from), to: this.mesh.label(to) });
+    } else if (before !== null && this.stalledAt === null && now - before < 1000) {
+      this.intervals.push(now - before);
+      if (this.intervals.length > MEMORY) this.intervals.shift();
+      this.stats.threshold = this.threshold;
+    }
+    if (this.stalledAt !== null) this.#recovered();
+  }
+
+  #recovered() {
+    this.stalledAt = null;
+    this.stats.falseAlarms++;
+    for (const leg of this.contenders) this.#standDown(leg);
+    this.contenders.clear();
+    this.#emit("false-alarm");
+  }
+
+  #standDown(leg) {
+    leg.stop();
+    if (leg !== this.standby) leg.close();
+  }
+
+  #tick() {
+    const now = performance.now();
+    if (document.hidden && this.active?.hasNewFrame()) this.#shown(now); // no callbacks there
+    for (const leg of this.contenders) {
+      if (leg.closed) this.contenders.delete(leg);
+      else if (leg.hasNewFrame()) return this.#swap(leg);
+    }
+    const since = Math.max(this.shownAt ?? now, this.swappedAt);
+    if (this.active && this.stalledAt === null && now - since > this.threshold) {
+      this.stalledAt = this.shownAt ?? since;
+      this.#emit("stall", { threshold: Math.round(this.threshold) });
+    }
+    if (this.stalledAt !== null) {
+      const { standby } = this;
+      if (standby?.ready && !this.contenders.has(standby)) this.#contend(standby);
+      if (now - this.stalledAt > LOST) this.#connect();
+    }
+    this.#move(now);
+  }
+
+  #contend(leg) {
+    this.contenders.add(leg);
+    leg.play(++this.epoch);
+  }
+
+  /** Shows another leg, whose first frame is there. */
+  #swap(leg) {
+    const old = this.active;
+    const broken = this.stalledAt !== null;
+    for (const track of this.stream.getTracks()) this.stream.removeTrack(track);
+    this.stream.addTrack(leg.track);
+    this.video.play().catch(() => {}); // autoplay of a muted video; the page's policy decides
+    leg.settled();
+    this.contenders.delete(leg);
+    for (const other of this.contenders) this.#standDown(other);
+    this.contenders.clear();
+    if (this.standby === leg) this.standby = null;
+    this.active = leg;
+    this.swappedAt = performance.now();
+    this.stalledAt = null;
+    this.moveAt = null;
+    this.trying = null;
+    if (old) {
+      this.stats.swaps++;
+      if (broken) this.shunned.set(old.node, this.swappedAt + SHUN);
+      if (broken) this.healing = { from: old.node, to: leg.node, since: this.shownAt };
+      // A leg that still shows pictures is closed once the other one does.
+      this.retired?.close();
+      this.retired = old;
+      setTimeout(() => old.close(), 500);
+      this.#emit("swap", { from: this.mesh.label(old.node), to: this.mesh.label(leg.node), broken });
+    }
+    this.#emit("via", { via: this.stats.via });
+    this.#reconcile();
+  }
+
+  // -- legs --
+
+  #newLeg() {
+    const leg = new Leg();
+    leg.addEventListener("message", ({ detail }) => {
+      if (detail.t === "place" && detail.name === this.name) this.mesh.learn(detail);
+      if (detail.t === "failed") this.trouble = sentence(detail.reason);
+    });
+    leg.addEventListener("gone", () => this.#lost(leg));
+    leg.addEventListener("open", () => this.#reconcile());
+    return leg;
+  }
+
+  #lost(leg) {
+    this.contenders.delete(leg);
+    if (leg === this.standby) {
+      this.standby = null;
+      setTimeout(() => this.#reconcile(), backoff(1));
+    } else if (leg === this.active && this.stalledAt === null) {
+      // Its node said goodbye, or nothing came for very long: no need to wait for the stall.
+      this.stalledAt = this.shownAt ?? performance.now();
+      if (!this.standby?.ready) this.#connect();
+    }
+  }
+
+  /** Whether a node is worth turning to. */
+  #usable(id) {
+    return (this.shunned.get(id) ?? 0) < performance.now() && this.mesh.nodes.get(id)?.up !== false;
+  }
+
+  /** Which node the silent leg should be at. */
+  #wanted() {
+    const { place, active, mesh } = this;
+    if (!place || !active) return null;
+    const others = [place.home, place.next, ...mesh.nodes.keys()];
+    return others.find((id) => id && id !== active.node && this.#usable(id)) ?? null;
+  }
+
+  /** Sees to it that the right legs exist. */
+  async #reconcile() {
+    if (this.closed || !this.active || this.preparing || this.stalledAt !== null) return;
+    const wanted = this.#wanted();
+    const { standby } = this;
+    if (standby && !standby.closed && (standby.node === wanted || this.contenders.has(standby))) return;
+    if (standby) {
+      this.standby = null;
+      standby.close();
+    }
+    if (!wanted) return;
+    this.preparing = true;
+    const leg = this.#newLeg();
+    try {
+      await this.#establish(leg, wanted, true);
+      await this.#connected(leg);
+      if (this.closed || this.standby) leg.close();
+      else this.standby = leg;
+    } catch (error) {
+      leg.close();
+      this.shunned.set(wanted, performance.now() + SHUN * (0.5 + Math.random()));
+      this.#emit("no-standby", { at: this.mesh.label(wanted), reason: error.message });
+      setTimeout(() => this.#reconcile(), 500 * (0.5 + Math.random()));
+    } finally {
+      this.preparing = false;
+    }
+    if (this.standby === leg && !leg.closed) {
+      this.#emit("standby", { at: this.mesh.label(leg.node) });
+      if (this.#wanted() !== leg.node) this.#reconcile();
+    }
+  }
+
+  /** Ends when the leg can be told `play`; fails if that takes too long. */
+  async #connected(leg) {
+    const deadline = performance.now() + CONNECT;
+    while (!leg.ready) {
+      if (leg.closed || performance.now() > deadline) throw new Refused(0, "no connection");
+      await sleep(TICK);
+    }
+  }
+
+  /** Signals a leg to a node: over the leg that is there, or over HTTP by any node. */
+  async #establish(leg, to, warm) {
+    const sdp = await leg.offer();
+    const failures = [];
+    if (this.active?.canSignal && this.stalledAt === null) {
+      try {
+        const answer = await this.active.forward(sdp, to, warm);
+        return await leg.answer(answer.sdp, answer.node);
+      } catch (error) {
+        failures.push(error);
+      }
+    }
+    for (const base of this.mesh.bases().slice(0, 3)) {
+      try {
+        const answer = await post(this.mesh, base, this.name, sdp, to, warm);
+        return await leg.answer(answer.sdp, answer.node);
+      } catch (error) {
+        failures.push(error);
+        if (error.status) break; // an answer, if not a good one
+      }
+    }
+    throw failures.at(-1) ?? new Refused(0, "no node answers");
+  }
+
+  /** A healthy picture follows its home when that has moved and stands. */
+  #move(now) {
+    const { standby, active, place } = this;
+    const moved = active && standby?.ready && place?.home === standby.node && active.node !== place.home;
+    if (!moved || this.stalledAt !== null) {
+      this.moveAt = null;
+      return;
+    }
+    this.moveAt ??= now + SETTLE;
+    if (now >= this.moveAt && !this.contenders.has(standby)) this.#contend(standby);
+  }
+
+  /** Makes a leg from nothing, asking every node in turn, until a picture moves. */
+  async #connect() {
+    if (this.connecting || this.closed) return;
+    this.connecting = true;
+    const needed = () => !this.closed && (!this.active || this.stalledAt !== null);
+    for (let round = 0; needed(); round++) {
+      const attempts = [];
+      for (const base of this.mesh.bases()) {
+        if (!needed()) break;
+        if (round > 0 || this.active) this.trying = this.mesh.labelOf(base);
+        const attempt = this.#ask(base, needed);
+        attempts.push(attempt);
+        const heard = await Promise.race([attempt, sleep(HEDGE)]);
+        if (heard === "refused") break; // it is the stream, not the node
+      }
+      await Promise.all(attempts);
+      if (needed()) await this.#pause(backoff(round + 1));
+    }
+    this.connecting = false;
+  }
+
+  async #ask(base, needed) {
+    const heard = await this.#attempt(base, "home", needed);
+    // Home may be out of this browser's reach, but not of the node's: it relays.
+    return heard === "unreachable" && needed() ? this.#attempt(base, "here", needed) : heard;
+  }
+
+  /** One leg over one node. Ends when it is shown, not needed any more, or has failed. */
+  async #attempt(base, to, needed) {
+    const leg = this.#newLeg();
+    try {
+      const answer = await post(this.mesh, base, this.name, await leg.offer(), to, false);
+      await leg.answer(answer.sdp, answer.node);
+    } catch (error) {
+      leg.close();
+      if (!error.status) return "silent";
+      this.trying = null;
+      this.trouble = error.status === 404 ? `No stream is called “${this.name}”.` : sentence(error.message);
+      return error.status >= 500 ? "silent" : "refused";
+    }
+    leg.epoch = ++this.epoch;
+    this.contenders.add(leg);
+    const start = performance.now();
+    while (this.active !== leg) {
+      await sleep(TICK);
+      const waited = performance.now() - start;
+      const connected = leg.pc.connectionState === "connected";
+      if (needed() && !leg.closed && waited < (connected ? FIRST_FRAME : CONNECT)) continue;
+      if (this.active === leg) break;
+      this.contenders.delete(leg);
+      leg.close();
+      return connected ? "frameless" : "unreachable";
+    }
+    return "shown";
+  }
+
+  /** Waits, but not beyond the next news. */
+  async #pause(ms) {
+    await new Promise((done) => {
+      const timer = setTimeout(done, ms);
+      const before = JSON.stringify(this.place);
+      const wake = () => {
+        if (JSON.stringify(this.place) === before) return;
+        clearTimeout(timer);
+        this.mesh.removeEventListener("change", wake);
+        done();
+      };
+      this.mesh.addEventListener("change", wake);
+      setTimeout(() => this.mesh.removeEventListener("change", wake), ms);
+    });
+  }
+}
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);

@@ -1,0 +1,9 @@
+import { Mesh } from "./mesh.js";
+import { makeTile } from "./tile.js";
+
+const name = decodeURIComponent(location.pathname.split("/").at(-1));
+document.title = `${name} – Roost`;
+const mesh = new Mesh({ stream: name }).start();
+const tile = makeTile(mesh, name);
+document.querySelector("main").append(tile.element);
+Object.assign(window.roost, { mesh, player: tile.player, stats: tile.player.stats });

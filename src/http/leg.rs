@@ -1,0 +1,296 @@
+//! What drives a browser's leg: plays and stops on the page's word, forwards its offers to other
+//! nodes, and tells it where its stream is, so that the page needs no other connection to learn
+//! of a failure or to prepare for the next.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use serde::{Deserialize, Serialize};
+
+use super::backend::{Backend, LegChange};
+use super::place::StreamState;
+use crate::id::{EncoderId, NodeId};
+use crate::webrtc::{Accepted, Feed, LegEvent, LegHandle};
+use crate::wire::{Failed, Offer, SdpAnswer};
+
+/// Label of the reliable channel: offers, answers, places.
+pub const SIGNAL: &str = "signal";
+/// Label of the unordered channel without retransmission: `play`, repeated until a frame comes.
+pub const PLAY: &str = "play";
+
+/// Offers of one page on their way to other nodes: it needs one at a time.
+const MAX_OFFERS: usize = 4;
+
+/// After a stream could not be had, the page's repeated wishes are not passed on for so long.
+const PLAY_HOLD: Duration = Duration::from_millis(250);
+
+/// What a page says on its channels.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "t", rename_all = "lowercase")]
+enum PageMessage {
+    /// Tell me where the stream is, now and whenever that changes.
+    Hello,
+    /// Send the stream. Repeated with the same number until frames come.
+    Play {
+        /// Rises with every new wish of the page.
+        epoch: u64,
+    },
+    /// Send nothing any more, whatever `play` up to this number may still arrive.
+    Stop {
+        #[serde(default)]
+        epoch: u64,
+    },
+    /// Set up another leg at `to`: `home`, `next`, `here` or a node's id.
+    Offer { id: u64, to: String, sdp: String, warm: bool },
+}
+
+/// What a page is told; places are [`StreamState`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "t", rename_all = "lowercase")]
+enum NodeMessage {
+    /// To an offer.
+    Answer { id: u64, sdp: String, leg: String, node: NodeId },
+    /// To an offer, or (without id) to a `play`.
+    Failed {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<u64>,
+        status: u16,
+        reason: String,
+    },
+}
+
+/// Sets a leg up at this node, whoever's page asked for it, and starts its driver.
+pub fn accept(backend: Arc<dyn Backend>, offer: &Offer) -> Result<SdpAnswer, Failed> {
+    let accepted = backend.webrtc().accept(&offer.sdp).map_err(|error| Failed {
+        status: error.status(),
+        reason: error.to_string(),
+        retry_after: (error.status() == 503).then_some(5),
+    })?;
+    let answer =
+        SdpAnswer { sdp: accepted.answer_sdp.clone(), leg: accepted.leg.as_str().to_owned() };
+    backend.leg_changed(&answer.leg, LegChange::Opened(offer.encoder, &offer.principal));
+    let (encoder, warm, principal) = (offer.encoder, offer.warm, offer.principal.clone());
+    tokio::spawn(drive(backend, encoder, warm, principal, accepted));
+    Ok(answer)
+}
+
+/// The node that a page's word for one means at present.
+pub(super) fn target(
+    backend: &dyn Backend,
+    encoder: EncoderId,
+    word: &str,
+) -> Result<NodeId, Failed> {
+    let view = backend.view();
+    let of = view.encoders.iter().find(|view| view.id == encoder);
+    let missing = |what: &str| Failed {
+        status: 409,
+        reason: format!("the stream has no {what} at present; it will get one shortly"),
+        retry_after: Some(1),
+    };
+    match word {
+        "here" => Ok(view.node),
+        "home" => of.and_then(|of| of.home).ok_or_else(|| missing("home")),
+        "next" => of.and_then(|of| of.next).ok_or_else(|| missing("next")),
+        id => id.parse().map_err(|_no_id| Failed {
+            status: 400,
+            reason: "a leg is asked for at `home`, `next`, `here` or a node's id".to_owned(),
+            retry_after: None,
+        }),
+    }
+}
+
+type PlayResult = Pin<Box<dyn Future<Output = Result<Feed, Failed>> + Send>>;
+type OfferResult = Pin<Box<dyn Future<Output = NodeMessage> + Send>>;
+
+struct Driver {
+    backend: Arc<dyn Backend>,
+    encoder: EncoderId,
+    principal: String,
+    leg: String,
+    handle: LegHandle,
+    /// A player that talks to us, as opposed to one that just receives.
+    page: bool,
+    playing: bool,
+    asked: Option<PlayResult>,
+    /// Plays up to this number are void.
+    stopped: u64,
+    /// No new attempt before.
+    hold: Option<Instant>,
+    offers: FuturesUnordered<OfferResult>,
+    /// The last place told.
+    told: Option<String>,
+}
+
+/// Drives a leg to its end.
+async fn drive(
+    backend: Arc<dyn Backend>,
+    encoder: EncoderId,
+    warm: bool,
+    principal: String,
+    accepted: Accepted,
+) {
+    let Accepted { leg, handle, mut events, .. } = accepted;
+    let mut changes = backend.changes();
+    let mut driver = Driver {
+        backend,
+        encoder,
+        principal,
+        leg: leg.as_str().to_owned(),
+        handle,
+        page: false,
+        playing: false,
+        asked: None,
+        stopped: 0,
+        hold: None,
+        offers: FuturesUnordered::new(),
+        told: None,
+    };
+    if !warm {
+        // The stream may have to be woken, which takes about as long as the connection.
+        driver.ask();
+    }
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(LegEvent::Closed(_)) | None => break,
+                Some(event) => driver.on_event(event),
+            },
+            result = answered(&mut driver.asked) => driver.on_feed(result),
+            Some(message) = driver.offers.next() => driver.send(&message),
+            changed = changes.changed(), if driver.page => {
+                if changed.is_err() {
+                    break;
+                }
+                driver.tell_place();
+            }
+        }
+    }
+    driver.backend.leg_changed(&driver.leg, LegChange::Closed);
+}
+
+async fn answered(asked: &mut Option<PlayResult>) -> Result<Feed, Failed> {
+    match asked {
+        Some(result) => {
+            let result = result.await;
+            *asked = None;
+            result
+        }
+        None => std::future::pending().await,
+    }
+}
+
+impl Driver {
+    fn on_event(&mut self, event: LegEvent) {
+        match event {
+            LegEvent::Channel(label, text) => {
+                self.page |= label == SIGNAL;
+                if let Ok(message) = serde_json::from_slice(&text) {
+                    self.on_message(message);
+                }
+            }
+            LegEvent::KeyframeWanted => self.backend.request_keyframe(self.encoder),
+            LegEvent::FeedEnded => {
+                self.set_playing(false);
+                self.ask();
+            }
+            LegEvent::Connected | LegEvent::Closed(_) => {}
+        }
+    }
+
+    fn on_message(&mut self, message: PageMessage) {
+        match message {
+            PageMessage::Hello => {
+                self.told = None;
+                self.tell_place();
+            }
+            PageMessage::Play { epoch } => {
+                let held = self.hold.is_some_and(|until| Instant::now() < until);
+                if epoch > self.stopped && !self.playing && self.asked.is_none() && !held {
+                    self.ask();
+                }
+            }
+            PageMessage::Stop { epoch } => {
+                self.stopped = self.stopped.max(epoch);
+                self.asked = None;
+                self.handle.stop();
+                self.set_playing(false);
+            }
+            PageMessage::Offer { id, to, sdp, warm } => self.on_offer(id, &to, sdp, warm),
+        }
+    }
+
+    fn on_offer(&mut self, id: u64, to: &str, sdp: String, warm: bool) {
+        if self.offers.len() >= MAX_OFFERS {
+            let reason = "too many offers at once; wait for an answer".to_owned();
+            return self.send(&NodeMessage::Failed { id: Some(id), status: 429, reason });
+        }
+        let node = match target(&*self.backend, self.encoder, to) {
+            Ok(node) => node,
+            Err(Failed { status, reason, .. }) => {
+                return self.send(&NodeMessage::Failed { id: Some(id), status, reason });
+            }
+        };
+        let offer = Offer { encoder: self.encoder, sdp, warm, principal: self.principal.clone() };
+        let backend = self.backend.clone();
+        self.offers.push(Box::pin(async move {
+            match backend.signal(node, offer).await {
+                Ok(SdpAnswer { sdp, leg }) => NodeMessage::Answer { id, sdp, leg, node },
+                Err(Failed { status, reason, .. }) => {
+                    NodeMessage::Failed { id: Some(id), status, reason }
+                }
+            }
+        }));
+    }
+
+    fn ask(&mut self) {
+        let (backend, encoder) = (self.backend.clone(), self.encoder);
+        self.asked = Some(Box::pin(async move { backend.play(encoder).await }));
+    }
+
+    fn on_feed(&mut self, result: Result<Feed, Failed>) {
+        match result {
+            Ok(feed) => {
+                if self.handle.play(feed) {
+                    self.set_playing(true);
+                }
+            }
+            Err(Failed { status, reason, .. }) => {
+                tracing::debug!(%reason, "a stream cannot be had for a browser");
+                self.hold = Some(Instant::now() + PLAY_HOLD);
+                if self.page {
+                    self.send(&NodeMessage::Failed { id: None, status, reason });
+                } else {
+                    // Nobody there to ask again: the player reconnects and hears the reason.
+                    self.handle.close();
+                }
+            }
+        }
+    }
+
+    fn set_playing(&mut self, playing: bool) {
+        if self.playing != playing {
+            self.playing = playing;
+            self.backend.leg_changed(&self.leg, LegChange::Playing(playing));
+        }
+    }
+
+    fn tell_place(&mut self) {
+        let view = self.backend.view();
+        // A stream that nobody claims at present keeps the name it had: the page knows it.
+        let Some(encoder) = view.encoders.iter().find(|of| of.id == self.encoder) else { return };
+        let state = StreamState::of(&view, &encoder.name);
+        let Ok(text) = serde_json::to_string(&state) else { return };
+        if self.told.as_ref() != Some(&text) {
+            self.handle.send_channel(SIGNAL, text.clone().into_bytes());
+            self.told = Some(text);
+        }
+    }
+
+    fn send(&self, message: &NodeMessage) {
+        if let Ok(text) = serde_json::to_vec(message) {
+            self.handle.send_channel(SIGNAL, text);
+        }
+    }
+}

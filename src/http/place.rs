@@ -1,0 +1,143 @@
+//! Where a stream is, as pages are told: in event streams and over the legs' own channels.
+
+use serde::Serialize;
+
+use crate::cluster::{ClusterView, EncoderView, Liveness};
+use crate::id::{EncoderId, Epoch, NodeId};
+
+/// A node as pages know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PageNode {
+    /// Which.
+    pub node: NodeId,
+    /// Its label.
+    pub name: String,
+    /// Where its pages and API are, best first.
+    pub urls: Vec<String>,
+    /// Believed alive by the node that says so.
+    pub up: bool,
+}
+
+/// One stream's place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// The name that was asked for.
+    pub name: String,
+    /// The encoder, if any node knows it.
+    pub id: Option<EncoderId>,
+    /// Its home.
+    pub home: Option<NodeId>,
+    /// Its next.
+    pub next: Option<NodeId>,
+    /// `counter.instance`, the instance in 16 hexadecimal digits: a page has no 64-bit numbers.
+    pub epoch: String,
+    /// `live`, `idle`, `no_signal`, `lost`, or `unknown`.
+    pub state: String,
+    /// Why there is no signal.
+    pub reason: Option<String>,
+}
+
+/// A [`Place`] with who says so and all nodes to turn to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StreamState {
+    /// `place`, so that it can travel among other messages.
+    pub t: &'static str,
+    /// The node that says so.
+    pub node: NodeId,
+    /// Where the stream is.
+    #[serde(flatten)]
+    pub place: Place,
+    /// All nodes of the mesh.
+    pub nodes: Vec<PageNode>,
+}
+
+/// All streams and all nodes, for a wall.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MeshState {
+    /// The node that says so.
+    pub node: NodeId,
+    /// All nodes of the mesh.
+    pub nodes: Vec<PageNode>,
+    /// All streams.
+    pub streams: Vec<Place>,
+}
+
+impl StreamState {
+    /// What the view says of the stream `name`.
+    pub fn of(view: &ClusterView, name: &str) -> Self {
+        let place = match view.encoders.iter().find(|encoder| encoder.name == name) {
+            Some(encoder) => Place::of(encoder),
+            None => Place::unknown(name),
+        };
+        Self { t: "place", node: view.node, place, nodes: nodes(view) }
+    }
+}
+
+impl MeshState {
+    /// What the view says of all.
+    pub fn of(view: &ClusterView) -> Self {
+        let streams = view.encoders.iter().map(Place::of).collect();
+        Self { node: view.node, nodes: nodes(view), streams }
+    }
+}
+
+impl Place {
+    fn of(encoder: &EncoderView) -> Self {
+        // The same words as in the API, from the same type.
+        let state = serde_json::to_value(encoder.state)
+            .ok()
+            .and_then(|value| value.as_str().map(str::to_owned))
+            .unwrap_or_default();
+        Self {
+            name: encoder.name.clone(),
+            id: Some(encoder.id),
+            home: encoder.home,
+            next: encoder.next,
+            epoch: epoch_text(encoder.epoch),
+            state,
+            reason: encoder.reason.clone(),
+        }
+    }
+
+    fn unknown(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            id: None,
+            home: None,
+            next: None,
+            epoch: epoch_text(Epoch::default()),
+            state: "unknown".to_owned(),
+            reason: None,
+        }
+    }
+}
+
+fn epoch_text(epoch: Epoch) -> String {
+    format!("{}.{:016x}", epoch.counter, epoch.instance)
+}
+
+fn nodes(view: &ClusterView) -> Vec<PageNode> {
+    view.nodes
+        .iter()
+        .filter(|node| node.state != Liveness::Left)
+        .map(|node| PageNode {
+            node: node.node,
+            name: node.name.clone(),
+            urls: node.addrs.iter().map(|address| web_url(address)).collect(),
+            up: node.state == Liveness::Up,
+        })
+        .collect()
+}
+
+/// Where the pages and API of a node at `address` are: plain HTTP is spoken on loopback, where it
+/// spares a certificate, HTTPS everywhere else.
+pub(super) fn web_url(address: &str) -> String {
+    let scheme = if is_loopback(address) { "http" } else { "https" };
+    format!("{scheme}://{address}")
+}
+
+/// Whether `host:port` is only reachable on the machine itself.
+pub(super) fn is_loopback(address: &str) -> bool {
+    let host = super::auth::strip_port(address).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}

@@ -1,0 +1,77 @@
+//! The certificate that browsers see.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// File name of the web certificate chain in the data folder, PEM.
+pub const CERTIFICATE_FILE: &str = "web.crt";
+/// File name of its key, PEM.
+pub const KEY_FILE: &str = "web.key";
+
+/// The TLS configuration from [`CERTIFICATE_FILE`] and [`KEY_FILE`] in `folder`. If there are
+/// none, a self-signed P-256 certificate for `hosts` is made and kept there: the same one after a
+/// restart, so that a browser that was told to trust it goes on doing so.
+pub fn load_or_make(folder: &Path, hosts: &[String]) -> io::Result<Arc<ServerConfig>> {
+    let (certificate_file, key_file) = (folder.join(CERTIFICATE_FILE), folder.join(KEY_FILE));
+    if !certificate_file.exists() && !key_file.exists() {
+        let (certificate, key) = make(hosts).map_err(io::Error::other)?;
+        write_private(&key_file, &key)?;
+        fs::write(&certificate_file, certificate)?;
+    }
+    load(&certificate_file, &key_file)
+}
+
+/// The TLS configuration from a certificate chain and its key, both PEM files.
+pub fn load(certificate_file: &Path, key_file: &Path) -> io::Result<Arc<ServerConfig>> {
+    let named = |file: &Path, error: &dyn std::fmt::Display| {
+        io::Error::other(format!("{}: {error}", file.display()))
+    };
+    let chain = CertificateDer::pem_file_iter(certificate_file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| named(certificate_file, &error))?;
+    let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| named(key_file, &error))?;
+    config(chain, key).map_err(|error| named(certificate_file, &error))
+}
+
+fn config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn make(hosts: &[String]) -> Result<(String, String), rcgen::Error> {
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    for host in hosts {
+        let host = host.trim_matches(['[', ']']).to_owned();
+        if !names.contains(&host) {
+            names.push(host);
+        }
+    }
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let mut parameters = rcgen::CertificateParams::new(names)?;
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, "roost");
+    let certificate = parameters.self_signed(&key)?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
+fn write_private(file: &Path, contents: &str) -> io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(file)?;
+    file.write_all(contents.as_bytes())?;
+    file.sync_all()
+}

@@ -1,0 +1,391 @@
+//! Packets, as a network delivers them, back into frames.
+
+use std::collections::BTreeMap;
+
+use super::depacketise::{begins_picture, holds_picture, is_keyframe};
+use super::{Frame, Packet};
+
+/// Packets of one frame, at most: 4 MB of payload, which is all that the group-of-pictures cache
+/// would take.
+pub const MAX_FRAME_PACKETS: usize = 4096;
+
+/// A missing packet is given up once one that is this many numbers later is here: networks that
+/// reorder do so by a few packets, and waiting longer only delays what follows.
+pub const REORDER_PACKETS: u64 = 32;
+
+/// A missing packet is given up once this many frames wait behind it.
+pub const REORDER_FRAMES: usize = 2;
+
+/// A jump of the sequence number beyond this is another numbering, not loss (RFC 3550 §A.1).
+pub const MAX_GAP: u64 = 3_000;
+
+/// Follows sequence numbers over their wrap at 65,536.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Unwrapper {
+    highest: Option<u64>,
+}
+
+impl Unwrapper {
+    /// The number nearest to the highest so far that ends in these 16 bits. Numbers begin one
+    /// round up, so that what is a little older than the first has a number too.
+    pub(crate) fn unwrap(&mut self, sequence: u16) -> u64 {
+        let Some(highest) = self.highest else {
+            let first = 0x1_0000 + u64::from(sequence);
+            self.highest = Some(first);
+            return first;
+        };
+        let ahead = sequence.wrapping_sub(highest as u16);
+        let number = if ahead < 0x8000 {
+            highest + u64::from(ahead)
+        } else {
+            highest.saturating_sub(0x1_0000 - u64::from(ahead))
+        };
+        self.highest = Some(highest.max(number));
+        number
+    }
+}
+
+/// A frame as it arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assembled {
+    /// Its packets, in order.
+    pub frame: Frame,
+    /// No packet of it is missing, as far as one can tell.
+    pub complete: bool,
+}
+
+/// Puts the packets of one stream back into frames, in order.
+#[derive(Debug, Default)]
+pub struct Assembler {
+    numbers: Unwrapper,
+    /// The number that follows the last packet that was handed on or given up.
+    next: Option<u64>,
+    waiting: BTreeMap<u64, Packet>,
+    /// A frame was handed on: from here on, what is missing before one is loss.
+    joined: bool,
+    /// Packets that never came, or came after they were given up.
+    pub lost: u64,
+    /// Packets that came after they were given up, and are counted in `lost` too.
+    pub late: u64,
+    /// Packets that came twice while the first was still waiting.
+    pub duplicates: u64,
+    /// Packets of frames beyond [`MAX_FRAME_PACKETS`], dropped.
+    pub oversize: u64,
+    /// How often the numbering began anew.
+    pub restarts: u64,
+}
+
+impl Assembler {
+    /// An assembler that has seen nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a packet and returns the frames that it completes or makes hopeless, in order.
+    pub fn push(&mut self, packet: Packet) -> Vec<Assembled> {
+        let mut out = Vec::new();
+        let before = self.numbers;
+        let mut number = self.numbers.unwrap(packet.sequence);
+        if before.highest.is_some_and(|highest| number.abs_diff(highest) > MAX_GAP) {
+            self.flush(&mut out);
+            self.restarts += 1;
+            self.numbers = Unwrapper::default();
+            self.next = None;
+            self.joined = false;
+            number = self.numbers.unwrap(packet.sequence);
+        }
+        if self.waiting.contains_key(&number) {
+            self.duplicates += 1;
+            return out;
+        }
+        match self.next {
+            Some(next) if number < next => {
+                self.late += 1;
+                return out;
+            }
+            Some(_) => {}
+            // Joined in the middle of a picture: the packet before may still come.
+            None if !begins_picture(&packet.payload) => self.next = Some(number - 1),
+            None => self.next = Some(number),
+        }
+        self.waiting.insert(number, packet);
+        while let Some(assembled) = self.take(false) {
+            out.extend(assembled);
+        }
+        out
+    }
+
+    /// Gives up what is missing and hands on what waits, as at the end of a stream.
+    pub fn finish(&mut self) -> Vec<Assembled> {
+        let mut out = Vec::new();
+        self.flush(&mut out);
+        out
+    }
+
+    fn flush(&mut self, out: &mut Vec<Assembled>) {
+        while let Some(assembled) = self.take(true) {
+            out.extend(assembled);
+        }
+    }
+
+    /// Takes the oldest frame off the waiting packets if it is whole or hopeless. The inner
+    /// `None` is a frame that was dropped.
+    fn take(&mut self, force: bool) -> Option<Option<Assembled>> {
+        let next = self.next?;
+        let (&newest, tail) = self.waiting.last_key_value()?;
+        let (&first, head) = self.waiting.first_key_value()?;
+        let timestamp = head.timestamp;
+        let contiguous = newest - next + 1 == self.waiting.len() as u64;
+        if contiguous
+            && !force
+            && tail.timestamp == timestamp
+            && !tail.marker
+            && self.waiting.len() < MAX_FRAME_PACKETS
+        {
+            // The usual case, a frame that is still coming in, without a look at each packet.
+            return None;
+        }
+        let mut last = first;
+        let mut packets = 0;
+        let mut ended = false;
+        // The first number that is missing, before or inside the frame.
+        let mut missing = (first > next).then_some(next);
+        let mut follower = None;
+        for (&number, packet) in &self.waiting {
+            if packet.timestamp != timestamp || ended && number == last + 1 {
+                follower = Some((number, packet));
+                break;
+            }
+            if number > last + 1 && missing.is_none() {
+                missing = Some(last + 1);
+            }
+            last = number;
+            packets += 1;
+            ended |= packet.marker && holds_picture(&packet.payload);
+        }
+        let ended = ended || follower.is_some_and(|(number, _)| number == last + 1);
+        // A hole behind the frame is the frame's own unless it ended or the next one's
+        // beginning is missing.
+        let torn = follower.is_some() && !ended;
+        let whole = missing.is_none() && ended;
+        if !whole {
+            let hole = missing.or(torn.then_some(last + 1));
+            let hopeless = hole.is_some_and(|hole| newest - hole >= REORDER_PACKETS)
+                || self.frames_waiting() > REORDER_FRAMES
+                || packets >= MAX_FRAME_PACKETS;
+            if !(force || hopeless) {
+                return None;
+            }
+        }
+        let begins = self.waiting.get(&first).is_some_and(|p| begins_picture(&p.payload));
+        let inner_missing = last - first + 1 > packets as u64;
+        let complete = ended && begins && !inner_missing;
+        let mut rest = self.waiting.split_off(&(last + 1));
+        std::mem::swap(&mut rest, &mut self.waiting);
+        let from = if self.joined { next } else { first };
+        self.lost += last + 1 - from - packets as u64;
+        self.joined = true;
+        self.next = Some(last + 1);
+        if packets >= MAX_FRAME_PACKETS {
+            self.oversize += packets as u64;
+            return Some(None);
+        }
+        let packets: Vec<Packet> = rest.into_values().collect();
+        let keyframe = packets.iter().any(|packet| is_keyframe(&packet.payload));
+        Some(Some(Assembled { frame: Frame { packets, keyframe }, complete }))
+    }
+
+    fn frames_waiting(&self) -> usize {
+        let mut frames = 0;
+        let mut previous = None;
+        for packet in self.waiting.values() {
+            if previous != Some(packet.timestamp) {
+                frames += 1;
+                previous = Some(packet.timestamp);
+            }
+        }
+        frames
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::media::h264::AccessUnit;
+    use crate::media::packetise::Packetiser;
+
+    /// `count` frames of `slices` packets each, from sequence number `first` on.
+    fn frames(first: u16, slices: &[usize]) -> Vec<Frame> {
+        let mut packetiser = Packetiser::new(first);
+        slices
+            .iter()
+            .enumerate()
+            .map(|(at, &slices)| {
+                let mut nals = vec![vec![7; 1_000]; slices];
+                for (slice, nal) in nals.iter_mut().enumerate() {
+                    nal[0] = if at == 0 { 0x65 } else { 0x41 };
+                    nal[1] = if slice == 0 { 0xc0 } else { 0x50 };
+                }
+                packetiser.packetise(&AccessUnit::new(nals), at as u32 * 6_000).expect("a frame")
+            })
+            .collect()
+    }
+
+    fn run(packets: impl IntoIterator<Item = Packet>) -> (Vec<Assembled>, Assembler) {
+        let mut assembler = Assembler::new();
+        let mut out = Vec::new();
+        for packet in packets {
+            out.extend(assembler.push(packet));
+        }
+        (out, assembler)
+    }
+
+    fn packets(frames: &[Frame]) -> Vec<Packet> {
+        frames.iter().flat_map(|frame| frame.packets.clone()).collect()
+    }
+
+    #[test]
+    fn a_frame_is_handed_on_with_its_last_packet() {
+        let sent = frames(65_535, &[3]);
+        let mut assembler = Assembler::new();
+        assert!(assembler.push(sent[0].packets[0].clone()).is_empty());
+        assert!(assembler.push(sent[0].packets[1].clone()).is_empty());
+        let got = assembler.push(sent[0].packets[2].clone());
+        assert_eq!(got, [Assembled { frame: sent[0].clone(), complete: true }]);
+    }
+
+    #[test]
+    fn a_late_packet_of_the_previous_frame_still_completes_it() {
+        let sent = frames(10, &[2, 1, 2]);
+        let mut shuffled = packets(&sent);
+        shuffled.swap(1, 2);
+        let (got, assembler) = run(shuffled);
+        assert_eq!(
+            got.iter().map(|got| &got.frame).collect::<Vec<_>>(),
+            sent.iter().collect::<Vec<_>>()
+        );
+        assert!(got.iter().all(|got| got.complete));
+        assert_eq!(assembler.lost, 0);
+    }
+
+    #[test]
+    fn a_missing_packet_spoils_its_own_frame_only() {
+        let sent = frames(10, &[3, 3, 3, 3, 3]);
+        for (missing, spoilt) in [(3, 1), (4, 1), (5, 1), (6, 2)] {
+            let mut cut = packets(&sent);
+            cut.remove(missing);
+            let (got, assembler) = run(cut);
+            let complete: Vec<bool> = got.iter().map(|got| got.complete).collect();
+            let wanted: Vec<bool> = (0..5).map(|at| at != spoilt).collect();
+            assert_eq!(complete, wanted, "without packet {missing}");
+            assert_eq!(assembler.lost, 1);
+        }
+    }
+
+    #[test]
+    fn a_whole_frame_that_is_missing_is_counted_and_spoils_none() {
+        let sent = frames(10, &[2, 2, 2, 2, 2]);
+        let mut cut = packets(&sent);
+        cut.drain(2..4);
+        let (got, assembler) = run(cut);
+        assert_eq!(got.len(), 4);
+        assert!(got.iter().all(|got| got.complete));
+        assert_eq!(assembler.lost, 2);
+    }
+
+    #[test]
+    fn what_comes_twice_or_too_late_is_counted_and_dropped() {
+        let sent = frames(10, &[2, 2, 2, 2]);
+        let mut all = packets(&sent);
+        let late = all.remove(1);
+        all.insert(1, all[0].clone());
+        all.push(late);
+        let (got, assembler) = run(all);
+        assert_eq!(got.len(), 4);
+        assert_eq!((assembler.lost, assembler.late, assembler.duplicates), (1, 1, 1));
+    }
+
+    #[test]
+    fn a_marker_behind_parameter_sets_alone_does_not_end_the_picture() {
+        let mut sent = frames(10, &[2, 1]);
+        sent[0].packets[0].payload = [0x67, 1, 2].as_slice().into();
+        sent[0].packets[0].marker = true;
+        let (got, _) = run(packets(&sent));
+        assert_eq!(got.len(), 2);
+        assert_eq!(got[0].frame.packets.len(), 2);
+    }
+
+    #[test]
+    fn a_sender_that_starts_anew_is_followed_at_once() {
+        let first = frames(10, &[2, 2]);
+        for restart in [40_000, 5_000, 60_000] {
+            let second = frames(restart, &[2, 2]);
+            let (got, assembler) = run(packets(&first).into_iter().chain(packets(&second)));
+            assert_eq!(got.len(), 4);
+            assert!(got.iter().all(|got| got.complete));
+            assert_eq!((assembler.lost, assembler.restarts), (0, 1));
+        }
+    }
+
+    #[test]
+    fn a_frame_without_end_is_dropped_at_the_limit() {
+        let mut assembler = Assembler::new();
+        for number in 0..2 * MAX_FRAME_PACKETS {
+            let packet = Packet {
+                sequence: number as u16,
+                timestamp: 1,
+                marker: false,
+                payload: [0x41, 0xc0].as_slice().into(),
+            };
+            assert!(assembler.push(packet).is_empty());
+            assert!(assembler.waiting.len() <= MAX_FRAME_PACKETS);
+        }
+        assert_eq!(assembler.oversize, 2 * MAX_FRAME_PACKETS as u64);
+    }
+
+    proptest! {
+        #[test]
+        fn every_packet_comes_out_once_and_in_order_or_is_counted(
+            slices in prop::collection::vec(1usize..5, 1..30),
+            first: u16,
+            fate in prop::collection::vec((0u8..20, 0usize..6), 120),
+        ) {
+            let sent = frames(first, &slices);
+            let mut all = packets(&sent);
+            let count = all.len();
+            let mut twice = 0;
+            for (at, &(what, far)) in fate.iter().enumerate().take(count) {
+                if what == 1 {
+                    let other = (at + far).min(all.len() - 1);
+                    let at = at.min(all.len() - 1);
+                    all.swap(at, other);
+                } else if what == 2 {
+                    all.insert(at, all[at].clone());
+                    twice += 1;
+                }
+            }
+            let before = all.len();
+            let mut index = 0;
+            all.retain(|_| { index += 1; fate.get(index).is_none_or(|&(what, _)| what != 0) });
+            let dropped = before - all.len();
+            let (mut got, mut assembler) = run(all);
+            got.extend(assembler.finish());
+            let numbers: Vec<u16> = got
+                .iter()
+                .flat_map(|got| got.frame.packets.iter())
+                .map(|packet| packet.sequence.wrapping_sub(first))
+                .collect();
+            prop_assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
+            prop_assert_eq!(
+                numbers.len() as u64 + assembler.late + assembler.duplicates,
+                (count + twice - dropped) as u64
+            );
+            for got in got {
+                let whole = sent.iter().any(|sent| *sent == got.frame);
+                prop_assert!(!got.complete || whole);
+            }
+        }
+    }
+}

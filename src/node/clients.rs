@@ -1,0 +1,278 @@
+//! Native clients' connections: bytes in and out, nothing decided.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::media::{Ingest, Turning};
+use crate::control::Event;
+use crate::hub::Hubs;
+use crate::id::{EncoderId, SessionId};
+use crate::net::{ClientConn, MessageReader, MessageWriter, close};
+use crate::wire::{ApiMessage, ApiRequest, ApiResponse, FLOW_HEARTBEAT, FLOW_VIDEO, take_varint};
+
+/// Messages that wait for one client; one that does not read them is closed.
+const OUT_QUEUE: usize = 256;
+/// Requests to the API that one client has under way.
+const API_AT_ONCE: usize = 8;
+
+/// A native client's request to the API, to be answered by whoever serves HTTP.
+#[derive(Debug)]
+pub struct ApiCall {
+    /// What is asked.
+    pub request: ApiRequest,
+    /// Who asks, as the node's control found.
+    pub principal: String,
+    /// Takes the answer.
+    pub answer: oneshot::Sender<ApiResponse>,
+}
+
+/// A stream, the session that watches it, who that is, and since when.
+pub type NativeViewer = (EncoderId, SessionId, String, std::time::Instant);
+
+/// All connected native clients.
+#[derive(Clone)]
+pub(super) struct Clients {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    sessions: Mutex<BTreeMap<SessionId, Client>>,
+    last: AtomicU64,
+    turning: Arc<Turning>,
+    events: mpsc::Sender<Event>,
+    api: mpsc::Sender<ApiCall>,
+    overflows: AtomicU64,
+}
+
+struct Client {
+    out: mpsc::Sender<Vec<u8>>,
+    connection: quinn::Connection,
+    ingest: Arc<Ingest>,
+    serving: BTreeMap<EncoderId, (std::time::Instant, tokio::task::AbortHandle)>,
+    principal: Arc<Mutex<Option<String>>>,
+}
+
+impl Clients {
+    pub(super) fn new(
+        turning: Arc<Turning>,
+        events: mpsc::Sender<Event>,
+        api: mpsc::Sender<ApiCall>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                sessions: Mutex::default(),
+                last: AtomicU64::new(0),
+                turning,
+                events,
+                api,
+                overflows: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// Serves a client until its connection ends.
+    pub(super) async fn serve(self, conn: ClientConn) {
+        let session = SessionId(self.shared.last.fetch_add(1, Ordering::Relaxed) + 1);
+        let ClientConn { remote, connection, send, recv } = conn;
+        let ingest = Arc::new(Ingest::new(self.shared.turning.clone()));
+        let principal = Arc::new(Mutex::new(None));
+        let (out, queue) = mpsc::channel(OUT_QUEUE);
+        let client = Client {
+            out,
+            connection: connection.clone(),
+            ingest: ingest.clone(),
+            serving: BTreeMap::new(),
+            principal: principal.clone(),
+        };
+        self.sessions().insert(session, client);
+        let events = self.shared.events.clone();
+        let loopback = remote.ip().to_canonical().is_loopback();
+        if events.send(Event::ClientOpened { session, loopback }).await.is_err() {
+            return;
+        }
+        let writer = tokio::spawn(write(send, queue));
+        let datagrams =
+            tokio::spawn(datagrams(connection.clone(), session, ingest, events.clone()));
+        let api = tokio::spawn(api(connection.clone(), principal, self.shared.api.clone()));
+        read(recv, session, &events).await;
+        connection.close(close::DONE, b"the client's stream ended");
+        self.sessions().remove(&session);
+        datagrams.abort();
+        api.abort();
+        writer.abort();
+        let _ = events.send(Event::ClientClosed(session)).await;
+    }
+
+    /// On the client's ordered stream; a client that does not read is closed.
+    pub(super) fn send(&self, session: SessionId, bytes: Vec<u8>) {
+        let sessions = self.sessions();
+        let Some(client) = sessions.get(&session) else { return };
+        if client.out.try_send(bytes).is_err() {
+            self.shared.overflows.fetch_add(1, Ordering::Relaxed);
+            client.connection.close(close::OVERFLOW, b"the client does not read");
+        }
+    }
+
+    /// In a datagram.
+    pub(super) fn datagram(&self, session: SessionId, bytes: Vec<u8>) {
+        if let Some(client) = self.sessions().get(&session) {
+            // A heartbeat that does not fit is one that is lost.
+            let _ = client.connection.send_datagram(bytes.into());
+        }
+    }
+
+    /// Ends a session; what was sent before is delivered first.
+    pub(super) fn close(&self, session: SessionId, reason: &str) {
+        let Some(client) = self.sessions().remove(&session) else { return };
+        for (_, task) in client.serving.values() {
+            task.abort();
+        }
+        let (connection, reason) = (client.connection.clone(), reason.to_owned());
+        drop(client);
+        tokio::spawn(async move {
+            // The writer flushes its queue once the sender above is gone; give it that moment.
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            connection.close(close::REFUSED, reason.as_bytes());
+        });
+    }
+
+    /// The client may use the API from now on.
+    pub(super) fn welcomed(&self, session: SessionId, principal: String) {
+        if let Some(client) = self.sessions().get(&session) {
+            *client.principal.lock().unwrap_or_else(PoisonError::into_inner) = Some(principal);
+        }
+    }
+
+    pub(super) fn ingest(&self, session: SessionId) -> Option<Arc<Ingest>> {
+        self.sessions().get(&session).map(|client| client.ingest.clone())
+    }
+
+    pub(super) fn serve_stream(&self, session: SessionId, encoder: EncoderId, hubs: &Hubs) {
+        if let Some(client) = self.sessions().get_mut(&session) {
+            let task = super::media::serve(hubs, encoder, client.connection.clone());
+            let since = std::time::Instant::now();
+            if let Some((_, before)) = client.serving.insert(encoder, (since, task)) {
+                before.abort();
+            }
+        }
+    }
+
+    pub(super) fn stop_stream(&self, session: SessionId, encoder: EncoderId) {
+        if let Some(client) = self.sessions().get_mut(&session)
+            && let Some((_, task)) = client.serving.remove(&encoder)
+        {
+            task.abort();
+        }
+    }
+
+    /// This node stood still: nothing that waits is current.
+    pub(super) fn forget_media(&self) {
+        for client in self.sessions().values() {
+            client.ingest.forget();
+        }
+    }
+
+    /// Clients that did not read, and frames dropped after a stall.
+    pub(super) fn drops(&self) -> (u64, u64) {
+        let stale = self.sessions().values().map(|c| c.ingest.stale.load(Ordering::Relaxed)).sum();
+        (self.shared.overflows.load(Ordering::Relaxed), stale)
+    }
+
+    /// Native viewers: which stream, at which session, who, and since when.
+    pub(super) fn viewers(&self) -> Vec<NativeViewer> {
+        let sessions = self.sessions();
+        let mut out = Vec::new();
+        for (&session, client) in sessions.iter() {
+            let who = client.principal.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let who = who.unwrap_or_default();
+            let serving = client.serving.iter();
+            out.extend(serving.map(|(&id, (since, _))| (id, session, who.clone(), *since)));
+        }
+        out
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<SessionId, Client>> {
+        self.shared.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        for (_, task) in self.serving.values() {
+            task.abort();
+        }
+        self.ingest.detach();
+    }
+}
+
+async fn read(mut recv: MessageReader, session: SessionId, events: &mpsc::Sender<Event>) {
+    while let Ok(bytes) = recv.read_bytes().await {
+        if events.send(Event::ClientMessage(session, bytes)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn write(mut send: MessageWriter, mut queue: mpsc::Receiver<Vec<u8>>) {
+    while let Some(bytes) = queue.recv().await {
+        if send.write_bytes(&bytes).await.is_err() {
+            return;
+        }
+    }
+    send.finish();
+}
+
+async fn datagrams(
+    connection: quinn::Connection,
+    session: SessionId,
+    ingest: Arc<Ingest>,
+    events: mpsc::Sender<Event>,
+) {
+    while let Ok(datagram) = connection.read_datagram().await {
+        match take_varint(&datagram) {
+            Some((FLOW_HEARTBEAT, body)) => {
+                // Full means that control is behind: a heartbeat more would not help it.
+                let _ = events.try_send(Event::ClientDatagram(session, body.to_vec()));
+            }
+            Some((FLOW_VIDEO, packet)) => ingest.packet(packet),
+            Some(_) | None => {}
+        }
+    }
+}
+
+async fn api(
+    connection: quinn::Connection,
+    principal: Arc<Mutex<Option<String>>>,
+    calls: mpsc::Sender<ApiCall>,
+) {
+    let slots = Arc::new(tokio::sync::Semaphore::new(API_AT_ONCE));
+    while let Ok((send, recv)) = connection.accept_bi().await {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let who = principal.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let calls = calls.clone();
+        tokio::spawn(async move {
+            let _slot = slot;
+            let (mut send, mut recv) = (MessageWriter::new(send), MessageReader::new(recv));
+            let response = match (recv.read::<ApiMessage>().await, who) {
+                (Ok(ApiMessage::Request(request)), Some(principal)) => {
+                    let (answer, answered) = oneshot::channel();
+                    let _ = calls.send(ApiCall { request, principal, answer }).await;
+                    answered.await.unwrap_or_else(|_dropped| refuse(503, "the node is stopping"))
+                }
+                (Ok(_), None) => refuse(401, "say hello first"),
+                (Ok(ApiMessage::Response(_)), _) | (Err(_), _) => refuse(400, "no request"),
+            };
+            let _ = send.write(&ApiMessage::Response(response)).await;
+            send.finish();
+            send.delivered().await;
+        });
+    }
+}
+
+fn refuse(status: u16, detail: &str) -> ApiResponse {
+    let body = format!(r#"{{"status":{status},"detail":"{detail}"}}"#).into_bytes();
+    ApiResponse { status, body }
+}

@@ -1,0 +1,366 @@
+//! The control loop: one task that owns `Control`, feeds it, and carries its effects out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::Clock;
+use super::clients::Clients;
+use super::media::Turning;
+use super::relay::{Relays, Source};
+use super::report::Reports;
+use crate::admission::{Admission, Roster};
+use crate::cluster::ClusterView;
+use crate::control::{self, Control, Effect, Event, Note};
+use crate::hub::{HubEvent, Hubs};
+use crate::id::{EncoderId, NodeId, SessionId};
+use crate::net::{Net, NetEvent};
+use crate::session::host::{self, Route};
+use crate::store::{Store, StoreError};
+use crate::wire::{self, Message};
+use crate::{directory, session};
+
+/// Events handled in a row before effects of the view are published again.
+const BATCH: usize = 256;
+/// The view is published at most this often.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(50);
+/// Round trips and totals are refreshed this often.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// Numbers for metrics.
+#[derive(Debug, Clone, Default)]
+pub struct Totals {
+    /// Of the coordinator.
+    pub control: control::Counters,
+    /// Of the clients' side.
+    pub host: host::Counters,
+    /// Of the directory.
+    pub directory: directory::Counters,
+    /// Native clients connected.
+    pub sessions: usize,
+    /// Clients closed for not reading, and frames dropped after a stall.
+    pub drops: (u64, u64),
+    /// Bytes of the store on disk.
+    pub store_bytes: Option<u64>,
+}
+
+pub(super) struct Inboxes {
+    pub(super) net: mpsc::Receiver<NetEvent>,
+    pub(super) events: mpsc::Receiver<Event>,
+    pub(super) hubs: mpsc::UnboundedReceiver<HubEvent>,
+}
+
+pub(super) struct Driver {
+    pub(super) control: Control,
+    pub(super) clock: Clock,
+    pub(super) net: Net,
+    pub(super) hubs: Hubs,
+    pub(super) clients: Clients,
+    pub(super) relays: Relays,
+    pub(super) roster: Arc<ArcSwap<Roster>>,
+    pub(super) store: Writer,
+    pub(super) reports: Reports,
+    pub(super) turning: Arc<Turning>,
+    pub(super) attached: BTreeMap<EncoderId, SessionId>,
+    pub(super) joins: BTreeMap<u64, oneshot::Sender<Result<wire::Admitted, String>>>,
+    pub(super) last_join: u64,
+    pub(super) asks: mpsc::Sender<(NodeId, wire::Ask, oneshot::Sender<Vec<u8>>)>,
+    pub(super) view: Arc<ArcSwap<ClusterView>>,
+    pub(super) changes: watch::Sender<u64>,
+    pub(super) totals: Arc<ArcSwap<Totals>>,
+    pub(super) left: watch::Sender<bool>,
+    pub(super) view_dirty: bool,
+}
+
+impl Driver {
+    pub(super) async fn run(mut self, mut inboxes: Inboxes, effects: Vec<Effect>) {
+        self.carry_out(effects);
+        let mut publish = tokio::time::interval(PUBLISH_INTERVAL);
+        publish.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut refresh = tokio::time::interval(REFRESH);
+        refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            let wake = self.control.next_wake().map(|at| self.clock.instant(at));
+            let wake = wake.unwrap_or_else(|| tokio::time::Instant::now() + REFRESH);
+            // The inbox before the timers: after a pause, what waits there must be heard before
+            // anyone is judged silent.
+            tokio::select! {
+                biased;
+                Some(event) = inboxes.net.recv() => {
+                    self.net_event(event);
+                    for _ in 0..BATCH {
+                        let Ok(event) = inboxes.net.try_recv() else { break };
+                        self.net_event(event);
+                    }
+                }
+                Some(event) = inboxes.events.recv() => {
+                    self.handle(event);
+                    for _ in 0..BATCH {
+                        let Ok(event) = inboxes.events.try_recv() else { break };
+                        self.handle(event);
+                    }
+                }
+                Some(event) = inboxes.hubs.recv() => self.hub_event(event),
+                Some(reports) = self.reports.changed() => self.handle(Event::Reports(reports)),
+                () = tokio::time::sleep_until(wake) => self.handle(Event::Wake),
+                _ = publish.tick(), if self.view_dirty => self.publish(),
+                _ = refresh.tick() => self.refresh(),
+                else => return,
+            }
+            self.turning.turned();
+            if *self.left.borrow() {
+                return;
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let mut effects = Vec::new();
+        self.control.handle(self.clock.now(), event, &mut effects);
+        self.carry_out(effects);
+    }
+
+    fn net_event(&mut self, event: NetEvent) {
+        match event {
+            NetEvent::LinkUp { node, addrs, learned, remote, .. } => {
+                tracing::info!(event = "link.up", peer = %node, %remote, "link up");
+                self.handle(Event::LinkUp { node, addrs, learned });
+            }
+            NetEvent::LinkDown { node, reason } => {
+                tracing::info!(event = "link.down", peer = %node, reason, "link down");
+                self.handle(Event::LinkDown(node));
+            }
+            NetEvent::DialFailed { node, addr, reason } => {
+                tracing::debug!(addr, reason, "dial failed");
+                self.handle(Event::DialFailed { node, addr });
+            }
+            NetEvent::Message { node, bytes } => self.handle(Event::Message(node, bytes)),
+            NetEvent::Datagram { node, bytes } => {
+                self.handle(Event::Datagram(node, bytes.to_vec()));
+            }
+            NetEvent::Gossip { node, bytes } => self.reports.deliver(node, bytes),
+            NetEvent::Ask { node, bytes, answer } => match wire::Ask::decode(&bytes) {
+                // Full: the asker is told by its answer being dropped.
+                Ok(ask) => drop(self.asks.try_send((node, ask, answer))),
+                Err(error) => {
+                    let reason = error.to_string();
+                    let failed = wire::Failed { status: 400, reason, retry_after: None };
+                    let _ = answer.send(wire::Answer::Failed(failed).encode());
+                }
+            },
+            NetEvent::Join { newcomer, join, statement, answer, .. } => {
+                self.last_join += 1;
+                let ticket = self.last_join;
+                self.joins.insert(ticket, answer);
+                self.handle(Event::Join { ticket, newcomer, join, statement });
+            }
+            NetEvent::Media(conn) => drop(tokio::spawn(self.relays.clone().give(conn))),
+            NetEvent::Client(conn) => drop(tokio::spawn(self.clients.clone().serve(conn))),
+        }
+    }
+
+    fn hub_event(&mut self, event: HubEvent) {
+        match event {
+            HubEvent::Viewers { encoder, viewers } => {
+                self.relays.viewers(encoder, viewers);
+                self.handle(Event::Viewers(encoder, viewers));
+            }
+            HubEvent::Keyframe(encoder) => self.handle(Event::KeyframeWanted(encoder)),
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Dial { node, addr } => self.net.dial(node, addr),
+                Effect::Send(node, bytes) => drop(self.net.send(node, bytes)),
+                Effect::Datagram(node, bytes) => drop(self.net.datagram(node, bytes)),
+                Effect::Admissions(new) => {
+                    self.roster.store(Arc::new(self.control.roster().clone()));
+                    self.store.admissions(new);
+                }
+                Effect::Admit { ticket, admitted } => {
+                    if let Some(answer) = self.joins.remove(&ticket) {
+                        self.store.answer(answer, admitted);
+                    }
+                }
+                Effect::RefuseJoin { ticket, reason } => {
+                    tracing::warn!(event = "join.refused", reason, "a newcomer was refused");
+                    if let Some(answer) = self.joins.remove(&ticket) {
+                        let _ = answer.send(Err(reason));
+                    }
+                }
+                Effect::Remember(members) => self.store.remember(members),
+                Effect::GossipWith(node) => self.reports.member_up(node),
+                Effect::ClientWelcomed(session, who) => self.clients.welcomed(session, who),
+                Effect::ClientSend(session, bytes) => self.clients.send(session, bytes),
+                Effect::ClientDatagram(session, bytes) => self.clients.datagram(session, bytes),
+                Effect::ClientClose(session, reason) => self.clients.close(session, &reason),
+                Effect::Route(encoder, route) => self.route(encoder, route),
+                Effect::Serve(session, encoder) => {
+                    self.clients.serve_stream(session, encoder, &self.hubs);
+                }
+                Effect::Unserve(session, encoder) => self.clients.stop_stream(session, encoder),
+                Effect::RelayKeyframe(encoder) => self.relays.keyframe(encoder),
+                Effect::Stalled => self.clients.forget_media(),
+                Effect::Note(note) => self.note(&note),
+                Effect::ViewChanged => self.view_dirty = true,
+                Effect::Left => {
+                    self.publish();
+                    self.left.send_replace(true);
+                }
+            }
+        }
+    }
+
+    fn route(&mut self, encoder: EncoderId, route: Route) {
+        tracing::debug!(encoder = %encoder, ?route, "route");
+        let session = match route {
+            Route::Local { session, .. } => Some(session),
+            Route::None | Route::Relay { .. } => None,
+        };
+        let before = self.attached.remove(&encoder);
+        if let Some(before) = before.filter(|before| Some(*before) != session)
+            && let Some(ingest) = self.clients.ingest(before)
+        {
+            ingest.detach();
+        }
+        let hub = self.hubs.hub(encoder);
+        match route {
+            Route::None => {
+                hub.set_feed(0, 0);
+                self.relays.route(encoder, None);
+            }
+            Route::Local { session, feed, timeline } => {
+                self.relays.route(encoder, None);
+                if let Some(ingest) = self.clients.ingest(session) {
+                    self.attached.insert(encoder, session);
+                    ingest.attach(hub, feed, timeline);
+                }
+            }
+            Route::Relay { via, feed, timeline } => {
+                hub.set_feed(feed, timeline);
+                self.relays.route(encoder, Some(Source { via, feed, timeline }));
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.view_dirty = false;
+        self.view.store(Arc::new(self.control.view()));
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    fn refresh(&mut self) {
+        let rtts = self.net.links().into_iter().map(|(node, stats)| (node, stats.rtt)).collect();
+        self.handle(Event::Rtt(rtts));
+        self.hubs.sweep();
+        self.totals.store(Arc::new(Totals {
+            control: *self.control.counters(),
+            host: self.control.clients().counters,
+            directory: self.control.directory().counters(),
+            sessions: self.control.clients().sessions(),
+            drops: self.clients.drops(),
+            store_bytes: self.store.size(),
+        }));
+        let me = self.control.me();
+        let mine = self.control.directory().entries(me);
+        let (encoders, viewers) =
+            mine.fold((0, 0), |(count, sum), (_, entry)| (count + 1, sum + entry.viewers));
+        self.reports.publish(encoders, viewers, self.hubs.counters());
+        self.view_dirty = true;
+    }
+
+    fn note(&self, note: &Note) {
+        match note {
+            Note::Up(node) => tracing::info!(event = "node.up", peer = %node, "member is up"),
+            Note::Down(node) => tracing::warn!(event = "node.down", peer = %node, "member is down"),
+            Note::NodeLeft(node) => {
+                tracing::info!(event = "node.left", peer = %node, "member left");
+            }
+            Note::Admitted(node) => {
+                tracing::info!(event = "node.admitted", peer = %node, "node admitted");
+            }
+            Note::Stalled(late) => {
+                let (dur_ms, limit) = (late.as_millis(), session::SILENCE_WATCHED.as_millis());
+                tracing::warn!(event = "node.stalled", dur_ms, limit, "this node stood still");
+            }
+        }
+    }
+}
+
+/// Writes to the store on a thread of its own, in order: the control loop never waits for a disk.
+pub(super) struct Writer {
+    jobs: std::sync::mpsc::Sender<Job>,
+    size: Arc<std::sync::atomic::AtomicU64>,
+}
+
+enum Job {
+    Admissions(Vec<Admission>),
+    Remember(Vec<(NodeId, Vec<String>)>),
+    Answer(oneshot::Sender<Result<wire::Admitted, String>>, wire::Admitted),
+}
+
+impl Writer {
+    pub(super) fn start(store: Store) -> Self {
+        let (jobs, queue) = std::sync::mpsc::channel();
+        let size = Arc::new(std::sync::atomic::AtomicU64::new(store.size().unwrap_or(0)));
+        let shown = size.clone();
+        std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || {
+                let mut trouble = None;
+                for job in queue {
+                    if let Err(error) = write(&store, job, trouble.as_deref()) {
+                        tracing::error!(err = %error, "the store refuses a write");
+                        trouble = Some(error.to_string());
+                    } else {
+                        trouble = None;
+                    }
+                    let bytes = store.size().unwrap_or(0);
+                    shown.store(bytes, std::sync::atomic::Ordering::Relaxed);
+                }
+            })
+            .expect("a thread can be started");
+        Self { jobs, size }
+    }
+
+    fn admissions(&self, new: Vec<Admission>) {
+        let _ = self.jobs.send(Job::Admissions(new));
+    }
+
+    fn remember(&self, members: Vec<(NodeId, Vec<String>)>) {
+        let _ = self.jobs.send(Job::Remember(members));
+    }
+
+    /// Answers once everything before is on disk.
+    fn answer(
+        &self,
+        answer: oneshot::Sender<Result<wire::Admitted, String>>,
+        admitted: wire::Admitted,
+    ) {
+        let _ = self.jobs.send(Job::Answer(answer, admitted));
+    }
+
+    fn size(&self) -> Option<u64> {
+        Some(self.size.load(std::sync::atomic::Ordering::Relaxed)).filter(|bytes| *bytes > 0)
+    }
+}
+
+fn write(store: &Store, job: Job, trouble: Option<&str>) -> Result<(), StoreError> {
+    match job {
+        Job::Admissions(new) => store.add_admissions(&new),
+        Job::Remember(members) => store.remember(&members),
+        Job::Answer(answer, admitted) => {
+            let result = match trouble {
+                None => Ok(admitted),
+                Some(trouble) => Err(format!("the seed cannot write it down: {trouble}")),
+            };
+            let _ = answer.send(result);
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,535 @@
+//! A node put together: its control loop, its drivers, and the handle by which the rest of the
+//! process asks things of it.
+
+mod clients;
+mod drive;
+mod media;
+mod relay;
+mod report;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use clients::{ApiCall, NativeViewer};
+pub use drive::Totals;
+pub use relay::FLOWS_MAX;
+
+use crate::admission::{Enrolment, Invitation, Keypair, Roster, issue_credential, issue_redirect};
+use crate::cluster::ClusterView;
+use crate::control::{self, Control};
+use crate::hub::{Hubs, Subscription};
+use crate::id::{EncoderId, InviteId, NodeId, valid_name};
+use crate::net::{AskError, Net, NetConfig, NetEvent, RtcDatagram, join};
+use crate::store::{Store, StoreError};
+use crate::time::{Mono, Now};
+use crate::wire;
+
+/// How long the bearer of a redirect token may take to follow it, in milliseconds.
+const REDIRECT_LIFETIME: u64 = 30_000;
+/// Events that wait for the control loop; beyond it streams wait and heartbeats are dropped.
+const EVENT_QUEUE: usize = 16_384;
+
+/// How a node finds its mesh, if not from what it remembers.
+#[derive(Debug)]
+pub enum Join {
+    /// A newcomer with an invitation.
+    Invitation(Invitation),
+    /// A member that gives itself fresh addresses to try.
+    Address(Vec<String>),
+}
+
+/// What a node is started with.
+#[derive(Debug)]
+pub struct NodeConfig {
+    /// Folder of its key and state; made if missing.
+    pub data: PathBuf,
+    /// Address and port, UDP and TCP.
+    pub listen: SocketAddr,
+    /// How others reach it, `host:port`, best first; empty: as it listens.
+    pub advertise: Vec<String>,
+    /// How it finds its mesh.
+    pub join: Option<Join>,
+    /// What people call it.
+    pub name: Option<String>,
+    /// PEM files of a web certificate and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Told the bound address once all listeners are open.
+    pub ready: Option<oneshot::Sender<SocketAddr>>,
+}
+
+/// Why a node does not start or stops.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// What it was told makes no sense.
+    #[error("{0}")]
+    Configuration(String),
+    /// Its folder or port is taken.
+    #[error("{0}")]
+    InUse(String),
+    /// It may not do what it must.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// Nobody there to join.
+    #[error("{0}")]
+    NoNodeAnswered(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A running node. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Node {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: NodeId,
+    name: String,
+    addrs: Vec<String>,
+    data: PathBuf,
+    keypair: Keypair,
+    roster: Arc<ArcSwap<Roster>>,
+    net: Net,
+    hubs: Hubs,
+    clients: clients::Clients,
+    events: mpsc::Sender<control::Event>,
+    view: Arc<ArcSwap<ClusterView>>,
+    changes: watch::Receiver<u64>,
+    totals: Arc<ArcSwap<Totals>>,
+    left: watch::Receiver<bool>,
+}
+
+/// What the node hands to whoever serves HTTP and WebRTC.
+pub struct Doors {
+    /// WebRTC's share of the UDP port.
+    pub rtc: mpsc::Receiver<RtcDatagram>,
+    /// Other nodes' questions about browsers and viewers.
+    pub asks: mpsc::Receiver<(NodeId, wire::Ask, oneshot::Sender<Vec<u8>>)>,
+    /// Native clients' requests to the API.
+    pub api: mpsc::Receiver<ApiCall>,
+}
+
+impl Node {
+    /// Opens the folder and the UDP port, joins if asked to, and starts.
+    pub async fn start(config: NodeConfig) -> Result<(Self, Doors), NodeError> {
+        let born = Born::from_disk(&config)?;
+        let Born { store, keypair, mut roster, boot, mut remembered } = born;
+        let mut seeds = Vec::new();
+        match config.join {
+            Some(Join::Invitation(invitation)) if roster.is_none() => {
+                let (seed, admitted) = join::join(&invitation, &keypair)
+                    .await
+                    .map_err(|error| NodeError::NoNodeAnswered(error.to_string()))?;
+                tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
+                let joined = Roster::from_admissions(invitation.mesh, admitted.admissions);
+                let all: Vec<_> = joined.admissions().cloned().collect();
+                store.add_admissions(&all).map_err(stored)?;
+                store.remember(&admitted.members).map_err(stored)?;
+                remembered.extend(admitted.members);
+                seeds = invitation.addrs;
+                roster = Some(joined);
+            }
+            // Already a member: the invitation's addresses are as good as any.
+            Some(Join::Invitation(invitation)) => seeds = invitation.addrs,
+            Some(Join::Address(addrs)) => match roster {
+                Some(_) => seeds = addrs,
+                None => {
+                    return Err(NodeError::Configuration(
+                        "this node belongs to no mesh yet: an address is not enough, it needs an \
+                         invitation; run `roost invite` on a member"
+                            .into(),
+                    ));
+                }
+            },
+            None => {}
+        }
+        let roster = match roster {
+            Some(roster) => roster,
+            None => {
+                let roster = Roster::found(&keypair, random());
+                let all: Vec<_> = roster.admissions().cloned().collect();
+                store.add_admissions(&all).map_err(stored)?;
+                roster
+            }
+        };
+        let name = config.name.unwrap_or_else(|| format!("n-{}", keypair.node().short()));
+        if !valid_name(&name) {
+            return Err(NodeError::Configuration(format!(
+                "'{name}' is no name: use 1 to 64 of a-z, 0-9, '.', '_' and '-'"
+            )));
+        }
+        let shared_roster = Arc::new(ArcSwap::from_pointee(roster.clone()));
+        let (net, net_events, rtc, addrs) =
+            bind(config.listen, config.advertise, &keypair, boot, &name, shared_roster.clone())?;
+        let (event_tx, events) = mpsc::channel(EVENT_QUEUE);
+        let (hub_tx, hub_events) = mpsc::unbounded_channel();
+        let (api_tx, api) = mpsc::channel(64);
+        let (ask_tx, asks) = mpsc::channel(256);
+        let (change_tx, changes) = watch::channel(0);
+        let (left_tx, left) = watch::channel(false);
+        let hubs = Hubs::new(hub_tx);
+        let turning = Arc::new(media::Turning::new());
+        let clients = clients::Clients::new(turning.clone(), event_tx.clone(), api_tx);
+        let clock = Clock::new();
+        let seed = random();
+        let born = control::Config {
+            keypair: keypair.clone(),
+            name: name.clone(),
+            addrs: addrs.clone(),
+            boot,
+            roster,
+            remembered,
+            seeds,
+            seed,
+        };
+        let mut effects = Vec::new();
+        let control = Control::new(born, clock.now(), &mut effects);
+        let view = Arc::new(ArcSwap::from_pointee(control.view()));
+        let totals = Arc::new(ArcSwap::from_pointee(Totals::default()));
+        let id = keypair.node();
+        let mesh = control.roster().mesh();
+        let reports = report::Reports::start(id, boot, mesh, net.clone());
+        let driver = drive::Driver {
+            control,
+            clock,
+            net: net.clone(),
+            hubs: hubs.clone(),
+            clients: clients.clone(),
+            relays: relay::Relays::new(id, net.clone(), hubs.clone()),
+            roster: shared_roster.clone(),
+            store: drive::Writer::start(store),
+            reports,
+            turning,
+            attached: std::collections::BTreeMap::new(),
+            joins: std::collections::BTreeMap::new(),
+            last_join: 0,
+            asks: ask_tx,
+            view: view.clone(),
+            changes: change_tx,
+            totals: totals.clone(),
+            left: left_tx,
+            view_dirty: true,
+        };
+        let inboxes = drive::Inboxes { net: net_events, events, hubs: hub_events };
+        tokio::spawn(driver.run(inboxes, effects));
+        let shared = Shared {
+            id,
+            name,
+            addrs,
+            data: config.data,
+            keypair,
+            roster: shared_roster,
+            net,
+            hubs,
+            clients,
+            events: event_tx,
+            view,
+            changes,
+            totals,
+            left,
+        };
+        Ok((Self { shared: Arc::new(shared) }, Doors { rtc, asks, api }))
+    }
+
+    /// Who this is.
+    pub fn id(&self) -> NodeId {
+        self.shared.id
+    }
+
+    /// Its label.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// How others reach it, `host:port`, best first.
+    pub fn addrs(&self) -> &[String] {
+        &self.shared.addrs
+    }
+
+    /// Its folder.
+    pub fn data(&self) -> &std::path::Path {
+        &self.shared.data
+    }
+
+    /// The network side.
+    pub fn net(&self) -> &Net {
+        &self.shared.net
+    }
+
+    /// What it believes of all, at most 50 ms old.
+    pub fn view(&self) -> Arc<ClusterView> {
+        self.shared.view.load_full()
+    }
+
+    /// Changes whenever [`Node::view`] does.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.clone()
+    }
+
+    /// Who belongs to the mesh.
+    pub fn roster(&self) -> Arc<Roster> {
+        self.shared.roster.load_full()
+    }
+
+    /// Numbers for metrics, at most a second old.
+    pub fn totals(&self) -> Arc<Totals> {
+        self.shared.totals.load_full()
+    }
+
+    /// All streams.
+    pub fn hubs(&self) -> &Hubs {
+        &self.shared.hubs
+    }
+
+    /// Takes a place at a stream for one viewer here.
+    pub fn subscribe(&self, encoder: EncoderId) -> Subscription {
+        self.shared.hubs.hub(encoder).subscribe()
+    }
+
+    /// Asks another node.
+    pub async fn ask(
+        &self,
+        node: NodeId,
+        ask: &wire::Ask,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, AskError> {
+        self.shared.net.ask(node, wire::Message::encode(ask), timeout).await
+    }
+
+    /// An invitation string for `uses` nodes, good for `lifetime`.
+    pub fn invite(&self, uses: u32, lifetime: Duration) -> String {
+        let expires = wall_ms().saturating_add(millis(lifetime));
+        let (keys, mesh) = (&self.shared.keypair, self.roster().mesh());
+        let (id, secret) = (InviteId(random()), random());
+        Invitation::make(keys, mesh, self.known_addrs(), id, secret, expires, uses).to_string()
+    }
+
+    /// An enrolment string for clients, good for `lifetime`.
+    pub fn enrol(&self, lifetime: Duration) -> String {
+        let expires = wall_ms().saturating_add(millis(lifetime));
+        let mesh = self.roster().mesh();
+        let credential = issue_credential(&self.shared.keypair, mesh, InviteId(random()), expires);
+        let addrs = self.known_addrs();
+        Enrolment { addrs, mesh, credential }.to_string()
+    }
+
+    /// This node's addresses, then those of some others, so that a string that holds them works
+    /// when this node is gone.
+    fn known_addrs(&self) -> Vec<String> {
+        let view = self.view();
+        let others = view.nodes.iter().filter(|n| n.node != self.shared.id);
+        let others = others.filter_map(|n| n.addrs.first().cloned()).take(4);
+        self.shared.addrs.iter().cloned().chain(others).collect()
+    }
+
+    /// Whether a credential is good; the name of its bearer.
+    pub fn check_credential(&self, token: &str) -> Result<String, String> {
+        match self.roster().check_credential(token, wall_ms()) {
+            Ok(credential) => Ok(format!("client {}", credential.id.short())),
+            Err(refusal) => Err(refusal.to_string()),
+        }
+    }
+
+    /// A token that lets its bearer do `verb` with `encoder` at `target` for half a minute.
+    pub fn redirect_token(&self, target: NodeId, encoder: EncoderId, verb: &str) -> String {
+        let (keys, mesh) = (&self.shared.keypair, self.roster().mesh());
+        issue_redirect(keys, mesh, target, encoder, verb, wall_ms() + REDIRECT_LIFETIME)
+    }
+
+    /// Whether this is a redirect token for this node.
+    pub fn check_redirect(&self, token: &str, encoder: EncoderId, verb: &str) -> bool {
+        self.roster().check_redirect(token, self.shared.id, encoder, verb, wall_ms()).is_ok()
+    }
+
+    /// Native viewers served here.
+    pub fn native_viewers(&self) -> Vec<NativeViewer> {
+        self.shared.clients.viewers()
+    }
+
+    /// Whether this node is leaving.
+    pub fn draining(&self) -> bool {
+        let view = self.shared.view.load();
+        view.nodes.iter().any(|node| node.node == self.shared.id && node.draining)
+    }
+
+    /// Hands its encoders over and stops. Returns once it has left.
+    pub async fn leave(&self) {
+        let mut left = self.shared.left.clone();
+        if self.shared.events.send(control::Event::Leave).await.is_ok() {
+            let patience = control::LEAVE_DEADLINE + Duration::from_secs(1);
+            let _ = tokio::time::timeout(patience, left.wait_for(|left| *left)).await;
+        }
+        self.shared.net.shutdown("shutting down").await;
+    }
+
+    /// Returns when the control loop ended, which it does only after [`Node::leave`] or a defect.
+    pub async fn ended(&self) {
+        self.shared.events.closed().await;
+    }
+}
+
+/// What a node finds in its folder.
+struct Born {
+    store: Store,
+    keypair: Keypair,
+    roster: Option<Roster>,
+    boot: crate::id::Boot,
+    remembered: Vec<(NodeId, Vec<String>)>,
+}
+
+impl Born {
+    fn from_disk(config: &NodeConfig) -> Result<Self, NodeError> {
+        let opened = Store::open(&config.data).map_err(stored)?;
+        if let Some(aside) = &opened.quarantined {
+            tracing::error!(
+                path = %aside.display(),
+                "the store could not be read; it is kept aside, and this node starts empty"
+            );
+        }
+        let store = opened.store;
+        let seed = crate::store::load_or_create_key(&config.data, random()).map_err(stored)?;
+        let keypair = Keypair::from_seed(seed);
+        let boot = store.next_boot().map_err(stored)?;
+        let admissions = store.admissions().map_err(stored)?;
+        // The founder's admission names the mesh: it is the one that everything else chains to.
+        let founder = admissions.iter().find(|admission| admission.invite.is_none());
+        let roster = founder.map(|founder| {
+            let mesh = crate::admission::mesh_id(founder);
+            Roster::from_admissions(mesh, admissions.iter().cloned())
+        });
+        let roster = roster.filter(|roster| roster.contains(keypair.node()));
+        let remembered = store.members().map_err(stored)?;
+        Ok(Self { store, keypair, roster, boot, remembered })
+    }
+}
+
+type Bound = (Net, mpsc::Receiver<NetEvent>, mpsc::Receiver<RtcDatagram>, Vec<String>);
+
+fn bind(
+    listen: SocketAddr,
+    advertise: Vec<String>,
+    keypair: &Keypair,
+    boot: crate::id::Boot,
+    name: &str,
+    roster: Arc<ArcSwap<Roster>>,
+) -> Result<Bound, NodeError> {
+    let in_use = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => NodeError::InUse(format!(
+            "UDP port {} is taken by another program; choose another with --listen, or stop it",
+            listen.port()
+        )),
+        std::io::ErrorKind::PermissionDenied => {
+            NodeError::NotAllowed(format!("cannot listen on {listen}: {error}"))
+        }
+        _ => NodeError::Failed(format!("cannot listen on {listen}: {error}")),
+    };
+    let listen = match listen.port() {
+        // Advertised addresses must be known before the port is bound: find a free one first.
+        0 => free_port(listen).map_err(in_use)?,
+        _ => listen,
+    };
+    let addrs = match advertise.is_empty() {
+        false => advertise,
+        true if listen.ip().is_unspecified() => own_addresses(listen),
+        true => vec![listen.to_string()],
+    };
+    let config = NetConfig {
+        listen,
+        keypair: keypair.clone(),
+        boot,
+        name: name.to_owned(),
+        addrs: addrs.clone(),
+        roster,
+    };
+    let (net, events, rtc) = Net::bind(config).map_err(in_use)?;
+    Ok((net, events, rtc, addrs))
+}
+
+/// A port that is free for UDP and TCP at this moment.
+fn free_port(listen: SocketAddr) -> std::io::Result<SocketAddr> {
+    for _ in 0..64 {
+        let tcp = std::net::TcpListener::bind(listen)?;
+        let found = tcp.local_addr()?;
+        if std::net::UdpSocket::bind(found).is_ok() {
+            return Ok(found);
+        }
+    }
+    Err(std::io::ErrorKind::AddrInUse.into())
+}
+
+/// The address that this machine would use to reach others, without sending anything.
+fn own_addresses(listen: SocketAddr) -> Vec<String> {
+    let probe = |local: &str, far: &str| -> Option<std::net::IpAddr> {
+        let socket = std::net::UdpSocket::bind(local).ok()?;
+        socket.connect(far).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    // Addresses of RFC 5737 and RFC 3849, routed like any other; no packet leaves.
+    let found = [probe("0.0.0.0:0", "192.0.2.1:9"), probe("[::]:0", "[2001:db8::1]:9")];
+    let mut addrs: Vec<String> = found
+        .into_iter()
+        .flatten()
+        .filter(|ip| !ip.is_unspecified() && (listen.is_ipv6() || ip.is_ipv4()))
+        .map(|ip| SocketAddr::new(ip, listen.port()).to_string())
+        .collect();
+    if addrs.is_empty() {
+        addrs.push(format!("127.0.0.1:{}", listen.port()));
+    }
+    addrs
+}
+
+fn stored(error: StoreError) -> NodeError {
+    match &error {
+        StoreError::InUse { .. } => NodeError::InUse(error.to_string()),
+        StoreError::Unwritable { .. } | StoreError::KeyExposed { .. } => {
+            NodeError::NotAllowed(error.to_string())
+        }
+        _ => NodeError::Failed(error.to_string()),
+    }
+}
+
+/// Fresh random bytes from the system.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // The generator of aws-lc fails only if the system has no entropy source at all, and then
+    // no key of this process would be worth anything.
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system has a source of randomness");
+    bytes
+}
+
+fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map(millis).unwrap_or(0)
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Reads the clocks for the deciding half.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    origin: tokio::time::Instant,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self { origin: tokio::time::Instant::now() }
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        // Never zero, so that "no time" and "the beginning" are told apart.
+        let nanos = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Now { mono: Mono(nanos.saturating_add(1_000_000_000)), wall: wall_ms() }
+    }
+
+    pub(crate) fn instant(&self, at: Mono) -> tokio::time::Instant {
+        self.origin + Duration::from_nanos(at.0.saturating_sub(1_000_000_000))
+    }
+}

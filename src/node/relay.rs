@@ -1,0 +1,366 @@
+//! Streams between nodes: one media connection to each node that something is taken from,
+//! however many streams and viewers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::flow;
+use crate::hub::{Hub, Hubs, Ticket};
+use crate::id::{EncoderId, NodeId};
+use crate::media::Packet;
+use crate::media::assemble::Assembler;
+use crate::net::{MediaConn, Net};
+use crate::wire::{self, MediaMessage, take_varint};
+
+/// Waits between attempts to get a media connection.
+const RETRY: Duration = Duration::from_millis(100);
+/// A stream that the other side ended is asked for again after this long, while the route stands.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_millis(500);
+/// A media connection without streams is closed after this long.
+const IDLE: Duration = Duration::from_secs(10);
+/// Streams that one node may take from this one at a time.
+pub const FLOWS_MAX: usize = 4096;
+
+/// Where a stream is relayed from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Source {
+    pub(super) via: NodeId,
+    pub(super) feed: u64,
+    pub(super) timeline: u64,
+}
+
+/// Streams that this node takes from others, and the loops that must not be.
+#[derive(Clone)]
+pub(super) struct Relays {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    me: NodeId,
+    net: Net,
+    hubs: Hubs,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    sources: BTreeMap<EncoderId, Source>,
+    links: BTreeMap<NodeId, mpsc::UnboundedSender<Command>>,
+    /// Nodes that take a stream through this one.
+    downstream: BTreeMap<EncoderId, BTreeSet<NodeId>>,
+    last_flow: u32,
+}
+
+enum Command {
+    Take { encoder: EncoderId, flow: u32, source: Source },
+    Drop(EncoderId),
+    Keyframe(EncoderId),
+    Viewers(EncoderId, u32),
+}
+
+impl Relays {
+    pub(super) fn new(me: NodeId, net: Net, hubs: Hubs) -> Self {
+        Self { shared: Arc::new(Shared { me, net, hubs, state: Mutex::default() }) }
+    }
+
+    /// Takes a stream from another node, or (`None`) from none any more.
+    pub(super) fn route(&self, encoder: EncoderId, source: Option<Source>) {
+        let mut state = self.state();
+        let before = state.sources.remove(&encoder);
+        if let Some(before) = &before
+            && source.as_ref().is_none_or(|source| source.via != before.via)
+            && let Some(link) = state.links.get(&before.via)
+        {
+            let _ = link.send(Command::Drop(encoder));
+        }
+        let Some(source) = source else { return };
+        state.sources.insert(encoder, source.clone());
+        state.last_flow = state.last_flow.wrapping_add(1).max(1) & 0x3fff_ffff;
+        let flow = state.last_flow;
+        let mut command = Command::Take { encoder, flow, source: source.clone() };
+        if let Some(link) = state.links.get(&source.via) {
+            match link.send(command) {
+                Ok(()) => return,
+                Err(back) => command = back.0,
+            }
+        }
+        let (sender, commands) = mpsc::unbounded_channel();
+        let _ = sender.send(command);
+        state.links.insert(source.via, sender);
+        tokio::spawn(take_from(self.clone(), source.via, commands));
+    }
+
+    pub(super) fn keyframe(&self, encoder: EncoderId) {
+        self.tell(encoder, Command::Keyframe(encoder));
+    }
+
+    pub(super) fn viewers(&self, encoder: EncoderId, viewers: u32) {
+        self.tell(encoder, Command::Viewers(encoder, viewers));
+    }
+
+    fn tell(&self, encoder: EncoderId, command: Command) {
+        let state = self.state();
+        let via = state.sources.get(&encoder).map(|source| source.via);
+        if let Some(link) = via.and_then(|via| state.links.get(&via)) {
+            let _ = link.send(command);
+        }
+    }
+
+    fn hops(&self, encoder: EncoderId) -> Vec<NodeId> {
+        let state = self.state();
+        let downstream = state.downstream.get(&encoder).into_iter().flatten().copied();
+        std::iter::once(self.shared.me).chain(downstream).collect()
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves a node that takes streams from this one, until it goes.
+    pub(super) async fn give(self, mut conn: MediaConn) {
+        let mut flows: BTreeMap<u32, FlowOut> = BTreeMap::new();
+        while let Ok(message) = conn.recv.read::<MediaMessage>().await {
+            match message {
+                MediaMessage::Subscribe(wish) => {
+                    let loops = {
+                        let mut state = self.state();
+                        let source = state.sources.get(&wish.encoder);
+                        let loops = wish.hops.contains(&self.shared.me)
+                            || source.is_some_and(|source| wish.hops.contains(&source.via));
+                        if !loops {
+                            state.downstream.entry(wish.encoder).or_default().extend(&wish.hops);
+                        }
+                        loops
+                    };
+                    if loops || flows.len() >= FLOWS_MAX {
+                        let reason = if loops { "it comes from there" } else { "too many streams" };
+                        let ended = wire::Ended { flow: wish.flow, reason: reason.into() };
+                        if conn.send.write(&MediaMessage::Ended(ended)).await.is_err() {
+                            break;
+                        }
+                        continue;
+                    }
+                    let hub = self.shared.hubs.hub(wish.encoder);
+                    flows.insert(wish.flow, FlowOut::start(&hub, &wish, &conn.connection));
+                }
+                MediaMessage::Unsubscribe(wire::Unsubscribe { flow }) => {
+                    if let Some(flow) = flows.remove(&flow) {
+                        self.forget_hops(&flow);
+                    }
+                }
+                MediaMessage::Keyframe(wire::FlowRef { flow }) => {
+                    if let Some(flow) = flows.get(&flow) {
+                        flow.ticket.hub().request_keyframe();
+                    }
+                }
+                MediaMessage::FlowViewers(wire::FlowViewers { flow, viewers }) => {
+                    if let Some(flow) = flows.get(&flow) {
+                        flow.ticket.set_viewers(viewers);
+                    }
+                }
+                MediaMessage::Ended(_) => {}
+            }
+        }
+        for flow in flows.values() {
+            self.forget_hops(flow);
+        }
+    }
+
+    fn forget_hops(&self, flow: &FlowOut) {
+        let mut state = self.state();
+        let encoder = flow.ticket.hub().encoder();
+        if let Some(nodes) = state.downstream.get_mut(&encoder) {
+            nodes.retain(|node| !flow.hops.contains(node));
+            if nodes.is_empty() {
+                state.downstream.remove(&encoder);
+            }
+        }
+    }
+}
+
+/// A stream that another node takes.
+struct FlowOut {
+    ticket: Ticket,
+    hops: Vec<NodeId>,
+    task: tokio::task::AbortHandle,
+}
+
+impl FlowOut {
+    fn start(hub: &Arc<Hub>, wish: &wire::Subscribe, connection: &quinn::Connection) -> Self {
+        let (start, frames, ticket) = hub.subscribe().split();
+        ticket.set_viewers(wish.viewers);
+        let (connection, number) = (connection.clone(), wish.flow);
+        let task = tokio::spawn(async move {
+            let _ = flow::send(&connection, number, start, frames).await;
+        });
+        Self { ticket, hops: wish.hops.clone(), task: task.abort_handle() }
+    }
+}
+
+impl Drop for FlowOut {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A stream that this node takes.
+struct FlowIn {
+    encoder: EncoderId,
+    hub: Arc<Hub>,
+    source: Source,
+    assembler: Assembler,
+    again: Option<Instant>,
+}
+
+/// Keeps a media connection to `via` for as long as something is taken from it.
+async fn take_from(relays: Relays, via: NodeId, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let mut flows: BTreeMap<u32, FlowIn> = BTreeMap::new();
+    let mut idle_since = Instant::now();
+    loop {
+        while let Ok(command) = commands.try_recv() {
+            apply(&relays, &mut flows, command);
+        }
+        if flows.is_empty() {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => { apply(&relays, &mut flows, command); }
+                    None => return,
+                },
+                () = tokio::time::sleep_until(idle_since + IDLE) => return,
+            }
+            continue;
+        }
+        match relays.shared.net.media(via).await {
+            Ok(conn) => run(&relays, conn, &mut flows, &mut commands).await,
+            Err(error) => {
+                tracing::debug!(peer = %via, err = %error, "no media connection");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        idle_since = Instant::now();
+    }
+}
+
+async fn run(
+    relays: &Relays,
+    conn: MediaConn,
+    flows: &mut BTreeMap<u32, FlowIn>,
+    commands: &mut mpsc::UnboundedReceiver<Command>,
+) {
+    let MediaConn { connection, mut send, mut recv, .. } = conn;
+    for (&flow, taken) in flows.iter() {
+        if send.write(&subscribe(relays, flow, taken)).await.is_err() {
+            return;
+        }
+    }
+    let mut idle_at = None;
+    loop {
+        let again = flows.values().filter_map(|flow| flow.again).min();
+        let wait = match (again, idle_at) {
+            (Some(at), _) | (None, Some(at)) => at,
+            (None, None) => Instant::now() + IDLE,
+        };
+        tokio::select! {
+            datagram = connection.read_datagram() => match datagram {
+                Ok(bytes) => take_datagram(flows, &bytes),
+                Err(_) => return,
+            },
+            message = recv.read::<MediaMessage>() => match message {
+                Ok(MediaMessage::Ended(ended)) => {
+                    if let Some(flow) = flows.get_mut(&ended.flow) {
+                        flow.again = Some(Instant::now() + SUBSCRIBE_AGAIN);
+                    }
+                }
+                Ok(_) => {}
+                Err(_) => return,
+            },
+            command = commands.recv() => {
+                let Some(command) = command else { return };
+                for message in apply(relays, flows, command) {
+                    if send.write(&message).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            () = tokio::time::sleep_until(wait) => {
+                let now = Instant::now();
+                for (&number, flow) in flows.iter_mut().filter(|(_, f)| f.again.is_some_and(|a| a <= now)) {
+                    flow.again = None;
+                    if send.write(&subscribe(relays, number, flow)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+        match (flows.is_empty(), idle_at) {
+            (true, None) => idle_at = Some(Instant::now() + IDLE),
+            (true, Some(at)) if at <= Instant::now() => return,
+            (false, _) => idle_at = None,
+            _ => {}
+        }
+    }
+}
+
+/// Brings the table up to date and says what the other side must be told.
+fn apply(
+    relays: &Relays,
+    flows: &mut BTreeMap<u32, FlowIn>,
+    command: Command,
+) -> Vec<MediaMessage> {
+    let at = |flows: &BTreeMap<u32, FlowIn>, encoder: EncoderId| {
+        flows.iter().find(|(_, flow)| flow.encoder == encoder).map(|(&number, _)| number)
+    };
+    match command {
+        Command::Take { encoder, flow, source } => {
+            let mut out = Vec::new();
+            if let Some(old) = at(flows, encoder) {
+                flows.remove(&old);
+                out.push(MediaMessage::Unsubscribe(wire::Unsubscribe { flow: old }));
+            }
+            let hub = relays.shared.hubs.hub(encoder);
+            let assembler = Assembler::new();
+            let taken = FlowIn { encoder, hub, source, assembler, again: None };
+            out.push(subscribe(relays, flow, &taken));
+            flows.insert(flow, taken);
+            out
+        }
+        Command::Drop(encoder) => match at(flows, encoder) {
+            Some(flow) => {
+                flows.remove(&flow);
+                vec![MediaMessage::Unsubscribe(wire::Unsubscribe { flow })]
+            }
+            None => Vec::new(),
+        },
+        Command::Keyframe(encoder) => at(flows, encoder)
+            .map(|flow| MediaMessage::Keyframe(wire::FlowRef { flow }))
+            .into_iter()
+            .collect(),
+        Command::Viewers(encoder, viewers) => at(flows, encoder)
+            .map(|flow| MediaMessage::FlowViewers(wire::FlowViewers { flow, viewers }))
+            .into_iter()
+            .collect(),
+    }
+}
+
+fn subscribe(relays: &Relays, flow: u32, taken: &FlowIn) -> MediaMessage {
+    let encoder = taken.encoder;
+    let (hops, viewers) = (relays.hops(encoder), taken.hub.viewers());
+    MediaMessage::Subscribe(wire::Subscribe { encoder, flow, hops, viewers })
+}
+
+fn take_datagram(flows: &mut BTreeMap<u32, FlowIn>, bytes: &[u8]) {
+    let Some((flow, packet)) = take_varint(bytes) else { return };
+    let Some(flow) = flows.get_mut(&flow) else { return };
+    // A packet of another start of the agent than the route says comes too early or too late.
+    if flow::ssrc_of(packet) != Some(flow::ssrc(flow.source.timeline)) {
+        return;
+    }
+    let Some(packet) = Packet::parse(packet) else { return };
+    for assembled in flow.assembler.push(packet) {
+        flow.hub.push(flow.source.feed, Arc::new(assembled.frame));
+    }
+}

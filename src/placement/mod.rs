@@ -1,0 +1,86 @@
+//! Which node should be an encoder's home, and which comes next. Placement only proposes: the
+//! directory says who is home.
+
+mod rank;
+
+pub use rank::rank;
+
+use crate::id::{EncoderId, NodeId};
+
+/// A node that may take encoders: alive, not draining, not cordoned.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// Which.
+    pub node: NodeId,
+    /// Its capacity relative to others. Not a number counts as 1; the rest is brought between
+    /// [`WEIGHT_MIN`] and [`WEIGHT_MAX`].
+    pub weight: f64,
+    /// Encoders at home there and assignments in flight.
+    pub load: u32,
+}
+
+/// The least weight: even a node that declares no capacity serves when it is the only one.
+pub const WEIGHT_MIN: f64 = 1e-3;
+/// The greatest weight: keeps the arithmetic far from infinity.
+pub const WEIGHT_MAX: f64 = 1e6;
+
+/// How many of the best ranked compete by load. Two is what makes loads even (one more than the
+/// average or so, where one choice is off by its square root); more would only scatter encoders
+/// away from where a lookup by rank expects them.
+pub const CHOICES: usize = 2;
+
+/// Where an encoder should go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Its home.
+    pub home: NodeId,
+    /// Where it goes when home dies; `None` if there is no other node.
+    pub next: Option<NodeId>,
+    /// Why, for people.
+    pub reason: String,
+}
+
+impl Candidate {
+    /// The weight as it is used.
+    pub(crate) fn usable_weight(&self) -> f64 {
+        if self.weight.is_nan() { 1.0 } else { self.weight.clamp(WEIGHT_MIN, WEIGHT_MAX) }
+    }
+
+    /// What the load would be per weight with one more encoder. Counting that one makes an empty
+    /// large node win over an empty small one.
+    fn fullness(&self) -> f64 {
+        (f64::from(self.load) + 1.0) / self.usable_weight()
+    }
+}
+
+/// Chooses a home for an encoder that has none: of the two best ranked the less loaded, the
+/// better ranked at a tie. Nodes to `avoid` (those that just failed the encoder) are taken only
+/// if there is no other. `None` without candidates.
+pub fn assign(key: EncoderId, candidates: &[Candidate], avoid: &[NodeId]) -> Option<Choice> {
+    let ranked = rank(key, candidates);
+    let (willing, avoided): (Vec<NodeId>, Vec<NodeId>) =
+        ranked.into_iter().partition(|node| !avoid.contains(node));
+    let contenders = if willing.is_empty() { &avoided } else { &willing };
+    let fullness = |node: NodeId| {
+        // Of a node given twice the fuller one, so that the order of candidates is irrelevant.
+        let same = candidates.iter().filter(|candidate| candidate.node == node);
+        same.map(Candidate::fullness).fold(0.0, f64::max)
+    };
+    let best = contenders.iter().take(CHOICES);
+    let home = *best.min_by(|a, b| fullness(**a).total_cmp(&fullness(**b)))?;
+    let first = *contenders.first()?;
+    let reason = match (willing.len(), avoided.len()) {
+        (0, _) => "only nodes that just failed are left".into(),
+        (1, 0) => "the only node".into(),
+        (1, _) => "the only node that did not just fail".into(),
+        _ if home == first => "ranked first".into(),
+        _ => format!("ranked second, less loaded than {}", first.short()),
+    };
+    let next = willing.iter().chain(&avoided).copied().find(|node| *node != home);
+    Some(Choice { home, next, reason })
+}
+
+/// The node to stand by for an encoder at `home`: the first ranked other node.
+pub fn next(key: EncoderId, home: NodeId, candidates: &[Candidate]) -> Option<NodeId> {
+    rank(key, candidates).into_iter().find(|node| *node != home)
+}

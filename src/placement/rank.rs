@@ -1,0 +1,214 @@
+//! Weighted rendezvous hashing: every node computes the same order for an encoder from the same
+//! view, and a node that goes takes only its own encoders with it.
+
+use super::Candidate;
+use crate::id::{EncoderId, NodeId};
+
+/// Fractional bits of the logarithm.
+const FRACTION: u32 = 32;
+
+/// Every candidate, best first. A candidate's chance to be first is its share of all weights.
+///
+/// The score is weight / -ln(h) with h uniform in (0, 1) from a fixed mix of both ids. All nodes
+/// must agree to the last bit, and `f64::ln` may differ between platforms in that bit, so the
+/// logarithm is taken in integers (to base 2: a common factor changes no order); the one division
+/// that follows is correctly rounded everywhere. Equal scores go by node id.
+pub fn rank(key: EncoderId, candidates: &[Candidate]) -> Vec<NodeId> {
+    let mut scored: Vec<(f64, NodeId)> = candidates
+        .iter()
+        .map(|candidate| {
+            let neg_log = neg_log2(mix(key, candidate.node));
+            (candidate.usable_weight() / neg_log as f64, candidate.node)
+        })
+        .collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let mut seen = std::collections::BTreeSet::new();
+    scored.into_iter().map(|(_, node)| node).filter(|node| seen.insert(*node)).collect()
+}
+
+/// A fixed 64-bit mix of both ids: the finaliser of splitmix64, absorbing eight bytes at a time.
+fn mix(key: EncoderId, node: NodeId) -> u64 {
+    let mut state = 0x726f_6f73_7472_616e;
+    for chunk in key.0.chunks_exact(8).chain(node.0.chunks_exact(8)) {
+        let word = chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        state = finalise((state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15));
+    }
+    state
+}
+
+fn finalise(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// -log2(hash / 2^64) with [`FRACTION`] fractional bits, at least 1, by repeated squaring.
+fn neg_log2(hash: u64) -> u64 {
+    let hash = hash.max(1);
+    let zeros = hash.leading_zeros();
+    // hash = mantissa / 2^63 * 2^(63 - zeros), with mantissa / 2^63 in [1, 2).
+    let mut mantissa = hash << zeros;
+    let mut fraction = 0u64;
+    for _ in 0..FRACTION {
+        let square = (u128::from(mantissa) * u128::from(mantissa)) >> 63;
+        let carry = square >> 64 != 0;
+        fraction = fraction << 1 | u64::from(carry);
+        mantissa = if carry { (square >> 1) as u64 } else { square as u64 };
+    }
+    ((u64::from(zeros) + 1) << FRACTION).saturating_sub(fraction).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::super::{Choice, assign, next};
+    use super::*;
+
+    fn key(n: u64) -> EncoderId {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&finalise(n).to_le_bytes());
+        EncoderId(id)
+    }
+
+    fn candidates(count: u8) -> Vec<Candidate> {
+        (0..count).map(|n| Candidate { node: NodeId([n; 16]), weight: 1.0, load: 0 }).collect()
+    }
+
+    fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
+        let candidate = (0..20u8, -1.0..4.0f64, 0..50u32);
+        proptest::collection::vec(candidate, 0..12).prop_map(|list| {
+            let by_node: BTreeMap<_, _> = list.into_iter().map(|(n, w, l)| (n, (w, l))).collect();
+            let candidates = by_node.into_iter();
+            candidates
+                .map(|(n, (weight, load))| Candidate { node: NodeId([n; 16]), weight, load })
+                .collect()
+        })
+    }
+
+    #[test]
+    fn the_integer_logarithm_agrees_with_the_real_one() {
+        for n in 0..10_000 {
+            let hash = finalise(n) >> (n % 50);
+            let exact = -((hash.max(1) as f64) / 2f64.powi(64)).log2();
+            let ours = neg_log2(hash) as f64 / 2f64.powi(FRACTION as i32);
+            assert!((exact - ours).abs() < 1e-8, "{hash}: {exact} {ours}");
+        }
+        assert_eq!(neg_log2(u64::MAX), 1);
+        assert_eq!(neg_log2(0), 64 << FRACTION);
+    }
+
+    #[test]
+    fn the_order_is_fixed_for_all_platforms_and_versions() {
+        let ranked = rank(EncoderId([7; 16]), &candidates(6));
+        let digits: Vec<_> = ranked.iter().map(|node| node.0[0]).collect();
+        assert_eq!(digits, [2, 0, 3, 4, 1, 5]);
+    }
+
+    #[test]
+    fn first_places_follow_the_weights() {
+        let mut nodes = candidates(4);
+        nodes[0].weight = 3.0;
+        let firsts = (0..6_000).filter(|n| rank(key(*n), &nodes)[0] == nodes[0].node).count();
+        assert!((2_850..3_150).contains(&firsts), "{firsts} of 6000, expected 3000");
+    }
+
+    /// Assigns `count` encoders one after the other and returns the loads.
+    fn fill(mut nodes: Vec<Candidate>, count: u64) -> Vec<Candidate> {
+        for n in 0..count {
+            let choice = assign(key(n), &nodes, &[]).unwrap();
+            let home = nodes.iter_mut().find(|node| node.node == choice.home).unwrap();
+            home.load += 1;
+        }
+        nodes
+    }
+
+    #[test]
+    fn assigning_one_after_the_other_spreads_evenly() {
+        for count in [2, 3, 5, 8, 20] {
+            let nodes = fill(candidates(count), 100 * u64::from(count));
+            let max = nodes.iter().map(|node| node.load).max().unwrap();
+            let min = nodes.iter().map(|node| node.load).min().unwrap();
+            assert!(max - min <= 8, "{count} nodes: {min} to {max}");
+            assert!(max <= 103, "{count} nodes: {max}");
+        }
+    }
+
+    #[test]
+    fn a_node_of_twice_the_weight_takes_twice_the_encoders() {
+        let mut nodes = candidates(4);
+        nodes[2].weight = 2.0;
+        let nodes = fill(nodes, 500);
+        assert!((190..=210).contains(&nodes[2].load), "{}", nodes[2].load);
+    }
+
+    #[test]
+    fn an_avoided_node_is_taken_only_when_nothing_else_is_left() {
+        let nodes = candidates(2);
+        let avoided = nodes[0].node;
+        let choice = assign(key(1), &nodes, &[avoided]).unwrap();
+        assert_eq!((choice.home, choice.next), (nodes[1].node, Some(avoided)));
+        let choice = assign(key(1), &nodes[..1], &[avoided]).unwrap();
+        assert_eq!((choice.home, choice.next), (avoided, None));
+        assert_eq!(assign(key(1), &[], &[]), None);
+        assert_eq!(next(key(1), avoided, &nodes[..1]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_candidates_is_irrelevant(
+            nodes in any_candidates(),
+            k in any::<u64>(),
+            turn in 0..12usize,
+        ) {
+            let mut turned = nodes.clone();
+            turned.rotate_left(turn % nodes.len().max(1));
+            turned.reverse();
+            let avoid: Vec<_> = nodes.iter().take(turn / 4).map(|node| node.node).collect();
+            prop_assert_eq!(rank(key(k), &nodes), rank(key(k), &turned));
+            prop_assert_eq!(
+                assign(key(k), &nodes, &avoid),
+                assign(key(k), &turned, &avoid)
+            );
+        }
+
+        #[test]
+        fn a_node_that_goes_moves_only_its_own(nodes in any_candidates(), k in any::<u64>()) {
+            let all = rank(key(k), &nodes);
+            prop_assert_eq!(all.len(), nodes.len());
+            for gone in &nodes {
+                let rest: Vec<_> = nodes.iter().filter(|n| n.node != gone.node).copied().collect();
+                let expected: Vec<_> = all.iter().filter(|n| **n != gone.node).copied().collect();
+                prop_assert_eq!(rank(key(k), &rest), expected);
+            }
+        }
+
+        #[test]
+        fn home_and_next_are_two_candidates(nodes in any_candidates(), k in any::<u64>()) {
+            match assign(key(k), &nodes, &[]) {
+                None => prop_assert!(nodes.is_empty()),
+                Some(Choice { home, next: standby, .. }) => {
+                    prop_assert!(nodes.iter().any(|node| node.node == home));
+                    prop_assert_eq!(standby, next(key(k), home, &nodes));
+                    prop_assert_eq!(standby.is_some(), nodes.len() > 1);
+                }
+            }
+        }
+
+        #[test]
+        fn odd_weights_are_survived(
+            weights in proptest::collection::vec(any::<f64>(), 1..6),
+            k in any::<u64>(),
+        ) {
+            let nodes: Vec<_> = weights
+                .iter()
+                .zip(0u8..)
+                .map(|(weight, n)| Candidate { node: NodeId([n; 16]), weight: *weight, load: n.into() })
+                .collect();
+            prop_assert_eq!(rank(key(k), &nodes).len(), nodes.len());
+            prop_assert!(assign(key(k), &nodes, &[]).is_some());
+        }
+    }
+}

@@ -1,0 +1,848 @@
+//! The encoder's side of its stay: finds any node, is led home, keeps a warm session at next,
+//! and promotes next with a higher epoch when home falls silent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::directory::SourceState;
+use crate::id::{EncoderId, Epoch, NodeId};
+use crate::session::leg::{Book, DIAL_DEADLINE, DIAL_STAGGER, DIALS_MAX, LegId, Pulse};
+use crate::session::{PING_WATCHED, SILENCE_WATCHED};
+use crate::time::{Mono, earlier};
+use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, Role};
+
+/// Epochs are written down this many at a time, so that a promotion never waits for the disk.
+const EPOCH_LEASE: u64 = 64;
+/// After a hint that home may be dead, it is pinged at the watched pace for this long.
+const NUDGE: Duration = Duration::from_secs(2);
+/// A registration that is not answered within this time is as good as refused.
+const REGISTER_DEADLINE: Duration = Duration::from_secs(2);
+/// With home and next both silent, home gets this long in all before others are asked: most
+/// likely it is this machine's own network.
+const BOTH_SILENT: Duration = Duration::from_secs(1);
+/// After a refusal that trying again will hardly change, wait this long.
+const NAME_TAKEN_WAIT: Duration = Duration::from_secs(5);
+
+/// What an agent is born with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Whose agent it is.
+    pub encoder: EncoderId,
+    /// The encoder's name.
+    pub name: String,
+    /// Random per start.
+    pub instance: u64,
+    /// No epoch of an earlier start is above this.
+    pub lease: u64,
+    /// Addresses from the command line.
+    pub targets: Vec<String>,
+    /// Peer list of an earlier start.
+    pub peers: PeerList,
+    /// Seed of this start's randomness.
+    pub seed: u64,
+}
+
+/// What happens to an agent.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// `next_wake` came.
+    Wake,
+    /// A dial worked: the node is verified and was greeted.
+    Connected {
+        /// As dialled.
+        leg: LegId,
+        /// Who it is.
+        node: NodeId,
+    },
+    /// A dial failed or a connection ended.
+    Closed {
+        /// Which.
+        leg: LegId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// On the ordered stream of a leg.
+    Message(LegId, Vec<u8>),
+    /// A datagram on flow 0, flow id read off.
+    Datagram(LegId, Vec<u8>),
+    /// The source changed.
+    Source(SourceState),
+    /// Epochs up to this are on disk.
+    Leased(u64),
+    /// Stop.
+    Leave,
+}
+
+/// What the driver is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Connect.
+    Dial {
+        /// Its number.
+        leg: LegId,
+        /// Whom to expect.
+        node: Option<NodeId>,
+        /// Where.
+        addr: String,
+    },
+    /// End a leg, whatever its state.
+    Close(LegId),
+    /// On the ordered stream of a leg.
+    Send(LegId, Vec<u8>),
+    /// In a datagram of a leg.
+    Datagram(LegId, Vec<u8>),
+    /// Send media on exactly these legs; one that is new gets the group of pictures so far first.
+    Media(BTreeSet<LegId>),
+    /// A keyframe is wanted.
+    Keyframe,
+    /// Write down: no epoch above this was used yet.
+    Lease(u64),
+    /// Write down the peer list.
+    Peers(PeerList),
+    /// For people.
+    Note(Note),
+}
+
+/// What people are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// This node is home.
+    Home {
+        /// Which.
+        node: NodeId,
+        /// Its label.
+        name: String,
+        /// Under this epoch.
+        epoch: Epoch,
+        /// Why it moved, if it did.
+        moved: Option<String>,
+        /// From the last sign of the old home to the answer of the new one.
+        healed: Option<Duration>,
+    },
+    /// This node is next.
+    Next {
+        /// Which.
+        node: NodeId,
+        /// Its label.
+        name: String,
+    },
+    /// Nobody to talk to.
+    Seeking(String),
+    /// Refused, in words.
+    Refused(String),
+    /// Another start of the same encoder took over; this one is idle until it is gone.
+    Superseded,
+    /// Somebody watches, or nobody does.
+    Watched(bool),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Ask,
+    Home,
+    Next,
+    /// Moved away from; kept for a moment.
+    Old,
+}
+
+#[derive(Debug)]
+struct Leg {
+    node: Option<NodeId>,
+    addr: String,
+    purpose: Purpose,
+    opened: Mono,
+    welcomed: bool,
+    /// Sent a registration at that time.
+    asked: Option<Mono>,
+    registered: bool,
+    pulse: Pulse,
+    demand: wire::Demand,
+}
+
+/// One encoder's agent.
+#[derive(Debug)]
+pub struct Agent {
+    config: Config,
+    book: Book,
+    legs: BTreeMap<LegId, Leg>,
+    last_leg: u32,
+    epoch: Epoch,
+    floor: Epoch,
+    durable: u64,
+    leasing: Option<u64>,
+    source: SourceState,
+    home: Option<LegId>,
+    assigned: Option<NodeId>,
+    wanted_next: Option<NodeId>,
+    /// The home that was lost last: not the first choice for a new one.
+    lost_home: Option<NodeId>,
+    moved_for: Option<String>,
+    /// When the lost home was heard last.
+    lost_at: Option<Mono>,
+    nudged_until: Option<Mono>,
+    dialled_at: Option<Mono>,
+    wait_until: Option<Mono>,
+    media: BTreeSet<LegId>,
+    was_home: bool,
+    due: Option<Mono>,
+    leaving: bool,
+}
+
+impl Agent {
+    /// An agent that starts now.
+    pub fn new(config: Config, effects: &mut Vec<Effect>) -> Self {
+        let rng = ChaCha8Rng::seed_from_u64(config.seed);
+        let book = Book::new(config.targets.clone(), config.peers.clone(), rng);
+        let epoch = Epoch { counter: config.lease, instance: config.instance };
+        let mut agent = Self {
+            book,
+            legs: BTreeMap::new(),
+            last_leg: 0,
+            epoch,
+            floor: epoch,
+            durable: config.lease,
+            leasing: None,
+            source: SourceState::NoSignal("starting".into()),
+            home: None,
+            assigned: None,
+            wanted_next: None,
+            lost_home: None,
+            moved_for: None,
+            lost_at: None,
+            nudged_until: None,
+            dialled_at: None,
+            wait_until: None,
+            media: BTreeSet::new(),
+            was_home: false,
+            due: Some(Mono(0)),
+            leaving: false,
+            config,
+        };
+        agent.lease(effects);
+        agent
+    }
+
+    /// One event in, effects out.
+    pub fn handle(&mut self, now: Mono, event: Event, effects: &mut Vec<Effect>) {
+        self.forgive_own_stall(now);
+        match event {
+            Event::Wake => {}
+            Event::Connected { leg, node } => self.connected(now, leg, node, effects),
+            Event::Closed { leg, reason } => self.closed(now, leg, &reason, effects),
+            Event::Message(leg, bytes) => self.message(now, leg, &bytes, effects),
+            Event::Datagram(leg, body) => {
+                if let (Some(Heartbeat::Pong(_)), Some(leg)) =
+                    (Heartbeat::decode(&body), self.legs.get_mut(&leg))
+                {
+                    leg.pulse.hear(now);
+                }
+            }
+            Event::Source(source) => {
+                self.source = source.clone();
+                if let Some(home) =
+                    self.home.filter(|h| self.legs.get(h).is_some_and(|leg| leg.registered))
+                {
+                    send(home, ClientMessage::Source(source), effects);
+                }
+            }
+            Event::Leased(counter) => {
+                self.durable = self.durable.max(counter);
+                self.leasing = None;
+            }
+            Event::Leave => {
+                self.leaving = true;
+                for &leg in self.legs.keys() {
+                    let reason = "the agent stops".to_owned();
+                    send(leg, ClientMessage::Goodbye(wire::Goodbye { reason }), effects);
+                }
+            }
+        }
+        if !self.leaving {
+            self.proceed(now, effects);
+        }
+        self.due = self.compute_wake(now);
+    }
+
+    /// When [`Event::Wake`] is due.
+    pub fn next_wake(&self) -> Option<Mono> {
+        self.due
+    }
+
+    /// The node that is home, once it said so.
+    pub fn home(&self) -> Option<NodeId> {
+        let leg = self.legs.get(&self.home?)?;
+        leg.registered.then_some(leg.node)?
+    }
+
+    /// The node that is next, once it said so.
+    pub fn next(&self) -> Option<NodeId> {
+        let leg = self.legs.values().find(|leg| leg.purpose == Purpose::Next && leg.registered)?;
+        leg.node
+    }
+
+    /// The epoch in force.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Legs that carry media.
+    pub fn media(&self) -> &BTreeSet<LegId> {
+        &self.media
+    }
+
+    /// The peer list in force.
+    pub fn peers(&self) -> &PeerList {
+        self.book.peers()
+    }
+
+    /// Late by more than half a silence limit: it was this process that stood still, and what
+    /// waits in its sockets must be read before anyone is judged.
+    fn forgive_own_stall(&mut self, now: Mono) {
+        if self.due.is_some_and(|due| due.0 > 0 && now.since(due) > SILENCE_WATCHED / 2) {
+            for leg in self.legs.values_mut() {
+                leg.pulse.forgive(now);
+            }
+        }
+    }
+
+    fn connected(&mut self, now: Mono, id: LegId, node: NodeId, effects: &mut Vec<Effect>) {
+        let Some(leg) = self.legs.get_mut(&id) else {
+            effects.push(Effect::Close(id));
+            return;
+        };
+        leg.node = Some(node);
+        leg.opened = now;
+        leg.pulse = Pulse::new(now);
+        self.book.worked(&leg.addr);
+    }
+
+    fn closed(&mut self, now: Mono, id: LegId, reason: &str, effects: &mut Vec<Effect>) {
+        let Some(leg) = self.legs.remove(&id) else { return };
+        if !leg.welcomed {
+            self.book.failed(now, &leg.addr);
+            if leg.purpose == Purpose::Next {
+                self.next_failed(leg.node, effects);
+            }
+            if leg.purpose == Purpose::Home {
+                self.assigned = None;
+                self.lost_home = leg.node;
+            }
+        }
+        if self.home == Some(id) {
+            let name = self.label(leg.node);
+            self.lose_home(
+                now,
+                leg.node,
+                format!("the connection to {name} ended: {reason}"),
+                effects,
+            );
+        } else if self.legs.is_empty() {
+            effects.push(Effect::Note(Note::Seeking(format!("{}: {reason}", leg.addr))));
+        }
+    }
+
+    /// Tells home when next does not answer, so that it chooses another.
+    fn next_failed(&mut self, node: Option<NodeId>, effects: &mut Vec<Effect>) {
+        if let (Some(node), Some(home)) = (node, self.home)
+            && self.legs.get(&home).is_some_and(|leg| leg.registered)
+            && self.book.failures(node) >= 2
+        {
+            let report = wire::NextUnreachable { node };
+            send(home, ClientMessage::NextUnreachable(report), effects);
+        }
+    }
+
+    fn message(&mut self, now: Mono, id: LegId, bytes: &[u8], effects: &mut Vec<Effect>) {
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        leg.pulse.hear(now);
+        let Ok(message) = NodeMessage::decode(bytes) else { return };
+        match message {
+            NodeMessage::Welcome(welcome) => {
+                leg.welcomed = true;
+                leg.opened = now;
+                self.peers_came(now, id, welcome.peers, effects);
+            }
+            NodeMessage::Peers(peers) => self.peers_came(now, id, peers, effects),
+            NodeMessage::Assign(assign) => self.assign(id, &assign, effects),
+            NodeMessage::Registered(registered) => self.registered(now, id, &registered, effects),
+            NodeMessage::Rejected(rejected) => self.rejected(now, id, rejected, effects),
+            NodeMessage::Demand(demand) => {
+                if demand.watched && leg.purpose == Purpose::Next {
+                    self.nudged_until = Some(now + NUDGE);
+                }
+                if let Some(leg) = self.legs.get_mut(&id) {
+                    leg.demand = demand;
+                }
+            }
+            NodeMessage::Keyframe(_) => effects.push(Effect::Keyframe),
+            NodeMessage::Confirm(question) => {
+                let mine = self.home == Some(id) && question.epoch == Some(self.epoch);
+                let epoch = mine.then_some(self.epoch);
+                let answer = wire::Confirm { nonce: question.nonce, epoch };
+                send(id, ClientMessage::Confirmed(answer), effects);
+            }
+            NodeMessage::Goodbye(goodbye) => self.goodbye(now, id, &goodbye.reason, effects),
+            NodeMessage::Failed(failed) => {
+                effects.push(Effect::Note(Note::Refused(failed.reason)));
+                self.wait_until = Some(now + NAME_TAKEN_WAIT);
+            }
+            NodeMessage::Hello(_) | NodeMessage::Stream(_) => {}
+        }
+    }
+
+    fn peers_came(&mut self, now: Mono, id: LegId, peers: PeerList, effects: &mut Vec<Effect>) {
+        if self.book.set_peers(peers) {
+            effects.push(Effect::Peers(self.book.peers().clone()));
+        }
+        // Somebody else says that home is dead: look at it closely.
+        if let Some(home) = self.home
+            && home != id
+            && let Some(node) = self.legs.get(&home).and_then(|leg| leg.node)
+            && !self.book.up(node)
+        {
+            self.nudged_until = Some(now + NUDGE);
+        }
+    }
+
+    fn assign(&mut self, id: LegId, assign: &wire::Assign, effects: &mut Vec<Effect>) {
+        self.floor = self.floor.max(assign.floor);
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        leg.asked = None;
+        if self.home.is_some() {
+            return;
+        }
+        self.assigned = Some(assign.home);
+        self.wanted_next = assign.next;
+        if leg.node == Some(assign.home) {
+            leg.purpose = Purpose::Home;
+        } else if leg.node == assign.next {
+            leg.purpose = Purpose::Next;
+        }
+        self.lease(effects);
+    }
+
+    fn registered(
+        &mut self,
+        now: Mono,
+        id: LegId,
+        registered: &wire::Registered,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        let (node, first) = (leg.node, !leg.registered);
+        match registered.role {
+            Role::Home if self.home == Some(id) && registered.epoch == self.epoch => {
+                leg.registered = true;
+                leg.asked = None;
+                self.was_home = true;
+                self.wanted_next = registered.next;
+                if let (true, Some(node)) = (first, node) {
+                    let (name, epoch) = (self.label(Some(node)), self.epoch);
+                    let moved = self.moved_for.take();
+                    let healed = self.lost_at.take().map(|at| now.since(at));
+                    effects.push(Effect::Note(Note::Home { node, name, epoch, moved, healed }));
+                    send(id, ClientMessage::Source(self.source.clone()), effects);
+                }
+                self.drop_others(effects);
+            }
+            Role::Next | Role::Also if leg.purpose == Purpose::Next => {
+                leg.registered = true;
+                leg.asked = None;
+                if let (true, Some(node)) = (first, node) {
+                    let name = self.label(Some(node));
+                    effects.push(Effect::Note(Note::Next { node, name }));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn rejected(
+        &mut self,
+        now: Mono,
+        id: LegId,
+        rejected: wire::Rejected,
+        effects: &mut Vec<Effect>,
+    ) {
+        let superseded = self.was_home
+            && rejected.floor > self.epoch
+            && rejected.floor.instance != self.config.instance;
+        self.floor = self.floor.max(rejected.floor);
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        leg.asked = None;
+        leg.registered = false;
+        if superseded {
+            effects.push(Effect::Note(Note::Superseded));
+            self.wait_until = Some(now + NAME_TAKEN_WAIT);
+        } else if rejected.name_taken {
+            self.wait_until = Some(now + NAME_TAKEN_WAIT);
+            effects.push(Effect::Note(Note::Refused(rejected.reason)));
+        }
+        if self.home == Some(id) {
+            let node = leg.node;
+            self.home = None;
+            self.assigned = None;
+            if rejected.floor < self.epoch || superseded {
+                // Not for a low epoch: this node does not want us.
+                self.lost_home = node;
+            } else {
+                self.assigned = node;
+            }
+            if let Some(leg) = self.legs.get_mut(&id) {
+                leg.purpose = if self.assigned == node { Purpose::Home } else { Purpose::Ask };
+            }
+        }
+    }
+
+    fn goodbye(&mut self, now: Mono, id: LegId, reason: &str, effects: &mut Vec<Effect>) {
+        let Some(leg) = self.legs.get(&id) else { return };
+        let node = leg.node;
+        if self.home == Some(id) {
+            let reason = format!("{} said goodbye: {reason}", self.label(node));
+            self.lose_home(now, node, reason, effects);
+        } else {
+            self.legs.remove(&id);
+            effects.push(Effect::Close(id));
+            if let (Some(node), Some(home)) = (node, self.home) {
+                let report = wire::NextUnreachable { node };
+                send(home, ClientMessage::NextUnreachable(report), effects);
+            }
+        }
+    }
+
+    /// Home is gone or going: promote next if it stands, otherwise ask around. A home that is
+    /// still connected keeps its leg until the new one holds.
+    fn lose_home(
+        &mut self,
+        now: Mono,
+        node: Option<NodeId>,
+        reason: String,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.lost_at.get_or_insert(now);
+        if let Some(old) = self.home.take().and_then(|home| self.legs.get_mut(&home)) {
+            old.purpose = Purpose::Old;
+            old.registered = false;
+            self.lost_at = Some(old.pulse.heard);
+        }
+        self.assigned = None;
+        self.lost_home = node;
+        self.wanted_next = None;
+        self.moved_for = Some(reason);
+        let next = self.legs.iter().find(|(_, leg)| {
+            leg.purpose == Purpose::Next && leg.registered && !leg.pulse.silent(now)
+        });
+        if let Some((&id, leg)) = next {
+            self.assigned = leg.node;
+            self.claim(now, id, effects);
+        }
+    }
+
+    /// Registers home at this leg under an epoch above everything seen.
+    fn claim(&mut self, now: Mono, id: LegId, effects: &mut Vec<Effect>) {
+        let counter = self.epoch.counter.max(self.floor.counter) + 1;
+        if counter > self.durable {
+            self.lease(effects);
+            return;
+        }
+        self.epoch = Epoch { counter, instance: self.config.instance };
+        let watched = self.media.iter().any(|leg| self.legs.contains_key(leg));
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        leg.purpose = Purpose::Home;
+        leg.registered = false;
+        leg.asked = Some(now);
+        // Until the new home says otherwise, whoever watched still does.
+        leg.demand.watched |= watched;
+        self.home = Some(id);
+        let register = wire::Register {
+            encoder: self.config.encoder,
+            name: self.config.name.clone(),
+            role: Role::Home,
+            epoch: self.epoch,
+            source: self.source.clone(),
+            home: self.lost_home,
+        };
+        send(id, ClientMessage::Register(register), effects);
+        self.lease(effects);
+    }
+
+    /// Keeps the lease on disk well ahead of the epochs in use.
+    fn lease(&mut self, effects: &mut Vec<Effect>) {
+        let used = self.epoch.counter.max(self.floor.counter);
+        if used + EPOCH_LEASE / 2 > self.durable && self.leasing.is_none() {
+            let wanted = used + EPOCH_LEASE;
+            self.leasing = Some(wanted);
+            effects.push(Effect::Lease(wanted));
+        }
+    }
+
+    /// Everything that is due.
+    fn proceed(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        self.give_up_dials(now, effects);
+        self.judge_home(now, effects);
+        if self.wait_until.is_some_and(|until| until <= now) {
+            self.wait_until = None;
+        }
+        if self.home.is_none() && self.wait_until.is_none() {
+            self.find_home(now, effects);
+        }
+        self.find_next(now, effects);
+        self.register_waiting(now, effects);
+        self.pace(now, effects);
+        self.send_media(effects);
+    }
+
+    fn give_up_dials(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let late: Vec<LegId> = self
+            .legs
+            .iter()
+            .filter(|(_, leg)| match leg.asked {
+                Some(asked) => asked + REGISTER_DEADLINE <= now,
+                None => !leg.welcomed && leg.opened + DIAL_DEADLINE <= now,
+            })
+            .map(|(&id, _)| id)
+            .collect();
+        for id in late {
+            effects.push(Effect::Close(id));
+            self.closed(now, id, "no answer", effects);
+        }
+    }
+
+    fn judge_home(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let Some(id) = self.home else { return };
+        let Some(leg) = self.legs.get(&id).filter(|leg| leg.registered) else { return };
+        if !leg.pulse.silent(now) {
+            return;
+        }
+        let silence = now.since(leg.pulse.heard);
+        let next_stands = self
+            .legs
+            .values()
+            .any(|leg| leg.purpose == Purpose::Next && leg.registered && !leg.pulse.silent(now));
+        if next_stands || silence >= BOTH_SILENT {
+            let node = leg.node;
+            let name = self.label(node);
+            let reason = format!("{name} was silent for {} ms", silence.as_millis());
+            self.lose_home(now, node, reason, effects);
+        }
+    }
+
+    fn find_home(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        if let Some(node) = self.assigned {
+            let at = self.legs.iter().find(|(_, leg)| leg.node == Some(node));
+            match at.map(|(&id, leg)| (id, leg.welcomed)) {
+                Some((id, true)) => self.claim(now, id, effects),
+                Some((_, false)) => {}
+                None => match self.book.address_of(now, node) {
+                    Some(addr) => self.dial(now, Some(node), addr, Purpose::Home, effects),
+                    None => self.assigned = None,
+                },
+            }
+            return;
+        }
+        // Ask whoever is connected already; otherwise dial around.
+        let asked = self.legs.values().any(|leg| leg.asked.is_some());
+        if asked {
+            return;
+        }
+        let usable = self
+            .legs
+            .iter_mut()
+            .find(|(_, leg)| leg.welcomed && leg.purpose != Purpose::Old && !leg.pulse.silent(now));
+        if let Some((&id, leg)) = usable {
+            leg.asked = Some(now);
+            if leg.purpose == Purpose::Home {
+                leg.purpose = Purpose::Ask;
+            }
+            let register = wire::Register {
+                encoder: self.config.encoder,
+                name: self.config.name.clone(),
+                role: Role::Ask,
+                epoch: self.epoch,
+                source: self.source.clone(),
+                home: self.lost_home,
+            };
+            send(id, ClientMessage::Register(register), effects);
+            return;
+        }
+        let busy: Vec<String> =
+            self.legs.values().filter(|l| !l.welcomed).map(|l| l.addr.clone()).collect();
+        let staggered = self.dialled_at.is_none_or(|at| now >= at + DIAL_STAGGER);
+        if busy.len() < DIALS_MAX && (busy.is_empty() || staggered) {
+            let avoid = self.lost_home;
+            if let Some((node, addr)) = self.book.anywhere(now, &busy, avoid) {
+                self.dial(now, node, addr, Purpose::Ask, effects);
+            }
+        }
+    }
+
+    fn find_next(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let Some(home) = self.home.and_then(|home| self.legs.get(&home)) else { return };
+        if !home.registered {
+            return;
+        }
+        let Some(node) = self.wanted_next.filter(|node| Some(*node) != home.node) else { return };
+        let at = self
+            .legs
+            .values_mut()
+            .find(|leg| leg.node == Some(node) && leg.purpose != Purpose::Old);
+        match at {
+            Some(leg) => leg.purpose = Purpose::Next,
+            None => {
+                if let Some(addr) = self.book.address_of(now, node) {
+                    self.dial(now, Some(node), addr, Purpose::Next, effects);
+                }
+            }
+        }
+    }
+
+    /// Registers at next once it welcomed us and home stands.
+    fn register_waiting(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let Some(home) = self.home() else { return };
+        for (&id, leg) in &mut self.legs {
+            let waits = leg.purpose == Purpose::Next
+                && leg.welcomed
+                && !leg.registered
+                && leg.asked.is_none();
+            if waits {
+                leg.asked = Some(now);
+                let register = wire::Register {
+                    encoder: self.config.encoder,
+                    name: self.config.name.clone(),
+                    role: Role::Next,
+                    epoch: self.epoch,
+                    source: self.source.clone(),
+                    home: Some(home),
+                };
+                send(id, ClientMessage::Register(register), effects);
+            }
+        }
+    }
+
+    /// Heartbeats at the pace that is called for.
+    fn pace(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        if self.nudged_until.is_some_and(|until| until <= now) {
+            self.nudged_until = None;
+        }
+        let fast = !self.media.is_empty() || self.nudged_until.is_some();
+        let mut dead = Vec::new();
+        for (&id, leg) in self.legs.iter_mut().filter(|(_, leg)| leg.welcomed) {
+            leg.pulse.set_fast(now, fast && leg.purpose != Purpose::Ask);
+            if let Some(number) = leg.pulse.ping(now) {
+                effects.push(Effect::Datagram(id, Heartbeat::Ping(number).encode()));
+            }
+            let spare = self.home != Some(id);
+            if spare && now.since(leg.pulse.heard) > BOTH_SILENT.max(leg.pulse.limit()) {
+                dead.push(id);
+            }
+        }
+        for id in dead {
+            effects.push(Effect::Close(id));
+            self.closed(now, id, "silent", effects);
+        }
+    }
+
+    fn send_media(&mut self, effects: &mut Vec<Effect>) {
+        let legs: BTreeSet<LegId> = self
+            .legs
+            .iter()
+            .filter(|(id, leg)| match leg.purpose {
+                _ if self.home == Some(**id) => leg.demand.watched,
+                Purpose::Next => leg.demand.also,
+                // Make before break: until the new home holds, the old one is served as well.
+                Purpose::Old => leg.demand.watched,
+                Purpose::Ask | Purpose::Home => false,
+            })
+            .map(|(&id, _)| id)
+            .collect();
+        if legs != self.media {
+            if legs.is_empty() != self.media.is_empty() {
+                effects.push(Effect::Note(Note::Watched(!legs.is_empty())));
+            }
+            self.media = legs.clone();
+            effects.push(Effect::Media(legs));
+        }
+    }
+
+    fn dial(
+        &mut self,
+        now: Mono,
+        node: Option<NodeId>,
+        addr: String,
+        purpose: Purpose,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.legs.values().filter(|leg| !leg.welcomed).count() >= DIALS_MAX {
+            return;
+        }
+        self.last_leg += 1;
+        let id = LegId(self.last_leg);
+        let leg = Leg {
+            node,
+            addr: addr.clone(),
+            purpose,
+            opened: now,
+            welcomed: false,
+            asked: None,
+            registered: false,
+            pulse: Pulse::new(now),
+            demand: wire::Demand { watched: false, also: false, viewers: 0 },
+        };
+        self.legs.insert(id, leg);
+        self.dialled_at = Some(now);
+        effects.push(Effect::Dial { leg: id, node, addr });
+    }
+
+    /// Home holds: legs that served to find it, or were home before, are closed.
+    fn drop_others(&mut self, effects: &mut Vec<Effect>) {
+        let wanted = self.wanted_next;
+        let drop: Vec<LegId> = self
+            .legs
+            .iter()
+            .filter(|(id, leg)| {
+                let next = leg.node.is_some() && leg.node == wanted;
+                self.home != Some(**id) && (leg.purpose == Purpose::Old || !next)
+            })
+            .map(|(&id, _)| id)
+            .collect();
+        for id in drop {
+            let reason = "home is elsewhere".to_owned();
+            send(id, ClientMessage::Goodbye(wire::Goodbye { reason }), effects);
+            effects.push(Effect::Close(id));
+            self.legs.remove(&id);
+        }
+    }
+
+    fn label(&self, node: Option<NodeId>) -> String {
+        let Some(node) = node else { return "a node".into() };
+        let peer = self.book.peers().nodes.iter().find(|peer| peer.node == node);
+        peer.map_or_else(|| node.short(), |peer| peer.name.clone())
+    }
+
+    fn compute_wake(&self, now: Mono) -> Option<Mono> {
+        let mut due = self.wait_until;
+        for leg in self.legs.values() {
+            let at = match (leg.welcomed, leg.asked) {
+                (_, Some(asked)) => (asked + REGISTER_DEADLINE).min(leg.pulse.next_wake()),
+                (true, None) => leg.pulse.next_wake(),
+                (false, None) => leg.opened + DIAL_DEADLINE,
+            };
+            due = earlier(due, Some(at));
+        }
+        if self.home.is_none() || self.wanted_next.is_some() {
+            due = earlier(due, self.book.next_wake(now));
+        }
+        if self.home.is_none() {
+            due = earlier(due, self.dialled_at.map(|at| at + DIAL_STAGGER));
+        }
+        // Never in the past: a wake that changes nothing must not spin.
+        due.map(|at| at.max(now + PING_WATCHED / 4))
+    }
+}
+
+fn send(leg: LegId, message: ClientMessage, effects: &mut Vec<Effect>) {
+    effects.push(Effect::Send(leg, message.encode()));
+}

@@ -1,0 +1,277 @@
+//! What the client's machines share: one connection to one node, with its heartbeat, and the
+//! choice of where to dial next.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use crate::id::NodeId;
+use crate::session::{PING_IDLE, PING_WATCHED, SILENCE_IDLE, SILENCE_WATCHED, SILENCE_WATCHED_MAX};
+use crate::time::Mono;
+use crate::wire::PeerList;
+
+/// One connection of a client, numbered by its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LegId(pub u32);
+
+/// A dial that has not come to anything by then is given up.
+pub const DIAL_DEADLINE: Duration = Duration::from_secs(4);
+/// While a client has no node at all, it tries another address this often beside the dials that
+/// are under way.
+pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
+/// Dials under way at a time.
+pub const DIALS_MAX: usize = 3;
+/// First and longest wait before an address is tried again.
+const RETRY_FIRST: Duration = Duration::from_millis(150);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Spans over which the slowest answer is remembered, twice this long in all.
+const JITTER_WINDOW: Duration = Duration::from_secs(10);
+
+/// When a leg was heard and what that says of its path.
+#[derive(Debug)]
+pub struct Pulse {
+    /// Last sign of life.
+    pub heard: Mono,
+    pinged: Option<Mono>,
+    number: u64,
+    /// Fast pinging since then; `None` while idle.
+    fast_since: Option<Mono>,
+    slowest: [Duration; 2],
+    window: Mono,
+}
+
+impl Pulse {
+    /// A leg that was just heard for the first time.
+    pub fn new(now: Mono) -> Self {
+        Self {
+            heard: now,
+            pinged: None,
+            number: 0,
+            fast_since: None,
+            slowest: [Duration::ZERO; 2],
+            window: now,
+        }
+    }
+
+    /// Something came from the other side.
+    pub fn hear(&mut self, now: Mono) {
+        if now.since(self.window) >= JITTER_WINDOW {
+            self.slowest = [Duration::ZERO, self.slowest[0]];
+            self.window = now;
+        }
+        if let Some(fast) = self.fast_since {
+            let gap = now.since(self.heard.max(fast));
+            self.slowest[0] = self.slowest[0].max(gap);
+        }
+        self.heard = now;
+    }
+
+    /// The client itself stood still: what was not heard meanwhile proves nothing.
+    pub fn forgive(&mut self, now: Mono) {
+        self.heard = now;
+    }
+
+    /// Switches between the two paces.
+    pub fn set_fast(&mut self, now: Mono, fast: bool) {
+        match (fast, self.fast_since) {
+            (true, None) => (self.fast_since, self.pinged) = (Some(now), None),
+            (false, Some(_)) => self.fast_since = None,
+            _ => {}
+        }
+    }
+
+    /// The number of the ping that is due now, if one is.
+    pub fn ping(&mut self, now: Mono) -> Option<u64> {
+        let due = self.pinged.is_none_or(|at| now >= at + self.interval());
+        due.then(|| {
+            self.pinged = Some(now);
+            self.number += 1;
+            self.number
+        })
+    }
+
+    /// How long the leg may be silent before it counts as dead: at the watched pace a multiple
+    /// of the slowest answer lately, so that a jittery path or a busy machine stretches it.
+    pub fn limit(&self) -> Duration {
+        if self.fast_since.is_none() {
+            return SILENCE_IDLE;
+        }
+        let slowest = self.slowest[0].max(self.slowest[1]);
+        (slowest * 3 / 2 + PING_WATCHED).clamp(SILENCE_WATCHED, SILENCE_WATCHED_MAX)
+    }
+
+    /// Silent for longer than the limit.
+    pub fn silent(&self, now: Mono) -> bool {
+        now.since(self.heard.max(self.fast_since.unwrap_or_default())) >= self.limit()
+    }
+
+    /// When to look again.
+    pub fn next_wake(&self) -> Mono {
+        let ping = self.pinged.map_or(self.heard, |at| at + self.interval());
+        ping.min(self.heard.max(self.fast_since.unwrap_or_default()) + self.limit())
+    }
+
+    fn interval(&self) -> Duration {
+        if self.fast_since.is_some() { PING_WATCHED } else { PING_IDLE }
+    }
+}
+
+/// Addresses with their waits: which to dial next.
+#[derive(Debug)]
+pub struct Book {
+    targets: Vec<String>,
+    peers: PeerList,
+    tries: BTreeMap<String, Try>,
+    rng: ChaCha8Rng,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Try {
+    failures: u32,
+    not_before: Mono,
+}
+
+impl Book {
+    /// `targets` from the command line, `peers` from an earlier run.
+    pub fn new(targets: Vec<String>, peers: PeerList, rng: ChaCha8Rng) -> Self {
+        Self { targets, peers, tries: BTreeMap::new(), rng }
+    }
+
+    /// The peer list in force.
+    pub fn peers(&self) -> &PeerList {
+        &self.peers
+    }
+
+    /// A newer peer list; true if it differs.
+    pub fn set_peers(&mut self, peers: PeerList) -> bool {
+        let changed = peers != self.peers;
+        if changed {
+            for peer in peers.nodes.iter().filter(|peer| peer.up) {
+                let was_up = self.peers.nodes.iter().any(|p| p.node == peer.node && p.up);
+                if !was_up {
+                    for addr in &peer.addrs {
+                        self.tries.remove(addr);
+                    }
+                }
+            }
+            self.peers = peers;
+        }
+        changed
+    }
+
+    /// Whether the last list called this node alive; a node that is not on it counts as dead.
+    pub fn up(&self, node: NodeId) -> bool {
+        self.peers.nodes.iter().any(|peer| peer.node == node && peer.up)
+    }
+
+    /// An address of this node that may be dialled now.
+    pub fn address_of(&self, now: Mono, node: NodeId) -> Option<String> {
+        let peer = self.peers.nodes.iter().find(|peer| peer.node == node)?;
+        peer.addrs.iter().find(|addr| self.ready(now, addr)).cloned()
+    }
+
+    /// Any address that may be dialled now: live peers first in random order, then what the
+    /// command line said, then peers thought dead.
+    pub fn anywhere(
+        &mut self,
+        now: Mono,
+        busy: &[String],
+        avoid: Option<NodeId>,
+    ) -> Option<(Option<NodeId>, String)> {
+        let mut choices = Vec::new();
+        for peer in &self.peers.nodes {
+            let rank = match (peer.up, Some(peer.node) == avoid) {
+                (true, false) => 0,
+                (false, _) => 2,
+                (true, true) => 3,
+            };
+            choices.extend(peer.addrs.iter().map(|a| (rank, Some(peer.node), a.clone())));
+        }
+        choices.extend(self.targets.iter().map(|addr| (1, None, addr.clone())));
+        choices.retain(|(_, _, addr)| self.ready(now, addr) && !busy.contains(addr));
+        let best = choices.iter().map(|(rank, ..)| *rank).min()?;
+        choices.retain(|(rank, ..)| *rank == best);
+        let pick = self.rng.random_range(0..choices.len());
+        let (_, node, addr) = choices.swap_remove(pick);
+        Some((node, addr))
+    }
+
+    /// A dial came to nothing: the address waits, longer each time, with jitter.
+    pub fn failed(&mut self, now: Mono, addr: &str) {
+        let failures = self.tries.get(addr).map_or(0, |t| t.failures).min(16) + 1;
+        let wait = (RETRY_FIRST * 2u32.pow(failures - 1)).min(RETRY_MAX);
+        let jitter = self.rng.random_range(0.7..1.3);
+        let not_before = now + wait.mul_f64(jitter);
+        self.tries.insert(addr.to_owned(), Try { failures, not_before });
+        // Addresses come from peer lists of members only; still, bound what one may add.
+        while self.tries.len() > TRIES_MAX {
+            self.tries.pop_first();
+        }
+    }
+
+    /// A dial worked.
+    pub fn worked(&mut self, addr: &str) {
+        self.tries.remove(addr);
+    }
+
+    /// How often in a row this node's first address failed.
+    pub fn failures(&self, node: NodeId) -> u32 {
+        let peer = self.peers.nodes.iter().find(|peer| peer.node == node);
+        let tries = peer.into_iter().flat_map(|peer| &peer.addrs).map(|a| self.tries.get(a));
+        tries.map(|t| t.map_or(0, |t| t.failures)).min().unwrap_or(0)
+    }
+
+    /// When an address that waits becomes ready.
+    pub fn next_wake(&self, now: Mono) -> Option<Mono> {
+        self.tries.values().map(|t| t.not_before).filter(|at| *at > now).min()
+    }
+
+    fn ready(&self, now: Mono, addr: &str) -> bool {
+        self.tries.get(addr).is_none_or(|t| t.not_before <= now)
+    }
+}
+
+/// Addresses whose failures are remembered: two for each of 500 nodes.
+const TRIES_MAX: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Mono {
+        Mono(1_000_000_000 + ms * 1_000_000)
+    }
+
+    #[test]
+    fn a_watched_leg_is_silent_after_the_limit_and_not_before() {
+        let mut pulse = Pulse::new(at(0));
+        pulse.set_fast(at(0), true);
+        for ms in (0..1000).step_by(40) {
+            pulse.hear(at(ms));
+        }
+        assert!(!pulse.silent(at(1200)));
+        assert!(pulse.silent(at(1250)));
+    }
+
+    #[test]
+    fn a_slow_answer_stretches_the_limit_for_a_while() {
+        let mut pulse = Pulse::new(at(0));
+        pulse.set_fast(at(0), true);
+        pulse.hear(at(400));
+        assert_eq!(pulse.limit(), Duration::from_millis(640));
+        for ms in (400..25_000).step_by(40) {
+            pulse.hear(at(ms));
+        }
+        assert_eq!(pulse.limit(), SILENCE_WATCHED);
+    }
+
+    #[test]
+    fn silence_from_before_the_fast_pace_does_not_count() {
+        let mut pulse = Pulse::new(at(0));
+        pulse.set_fast(at(2900), true);
+        assert!(!pulse.silent(at(3100)));
+        assert!(pulse.silent(at(3200)));
+    }
+}

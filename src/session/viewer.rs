@@ -1,0 +1,518 @@
+//! A native viewer's side of its stay: finds the stream through any node, watches it at home,
+//! keeps a warm leg at next, and asks next as soon as the picture stands still.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::directory::SourceState;
+use crate::id::NodeId;
+use crate::session::leg::{Book, DIAL_DEADLINE, DIAL_STAGGER, DIALS_MAX, LegId, Pulse};
+use crate::time::{Mono, earlier};
+use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, StreamPlace};
+
+/// The picture counts as standing still after this long, at the least: below it, jitter looks
+/// like a dead node. A needless request to next costs one group of pictures.
+pub const STALL_MIN: Duration = Duration::from_millis(120);
+/// Frame intervals without a frame that count as standing still.
+const STALL_INTERVALS: f64 = 2.5;
+/// With nothing from home and next, every other node is asked after this long.
+const ASK_ALL: Duration = Duration::from_millis(1200);
+/// A request that brought nothing is repeated this often.
+const WATCH_AGAIN: Duration = Duration::from_millis(500);
+/// Once the picture runs from the new place for this long, the old one is told to stop.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// What a viewer is born with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The stream's name.
+    pub name: String,
+    /// Watch at whichever node answers first, by relay if need be, instead of being led home.
+    pub stay: bool,
+    /// Addresses from the command line.
+    pub targets: Vec<String>,
+    /// Peer list of an earlier start.
+    pub peers: PeerList,
+    /// Seed of this start's randomness.
+    pub seed: u64,
+}
+
+/// What happens to a viewer.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// `next_wake` came.
+    Wake,
+    /// A dial worked: the node is verified and was greeted.
+    Connected {
+        /// As dialled.
+        leg: LegId,
+        /// Who it is.
+        node: NodeId,
+    },
+    /// A dial failed or a connection ended.
+    Closed {
+        /// Which.
+        leg: LegId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// On the ordered stream of a leg.
+    Message(LegId, Vec<u8>),
+    /// A datagram on flow 0, flow id read off.
+    Datagram(LegId, Vec<u8>),
+    /// A frame came that no other leg had brought before.
+    Fresh(LegId),
+    /// The decoder needs a keyframe.
+    KeyframeWanted,
+}
+
+/// What the driver is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Connect.
+    Dial {
+        /// Its number.
+        leg: LegId,
+        /// Whom to expect.
+        node: Option<NodeId>,
+        /// Where.
+        addr: String,
+    },
+    /// End a leg, whatever its state.
+    Close(LegId),
+    /// On the ordered stream of a leg.
+    Send(LegId, Vec<u8>),
+    /// In a datagram of a leg.
+    Datagram(LegId, Vec<u8>),
+    /// Write down the peer list.
+    Peers(PeerList),
+    /// For people.
+    Note(Note),
+}
+
+/// What people are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// The picture comes from this node now.
+    Via {
+        /// Which.
+        node: NodeId,
+        /// Its label.
+        name: String,
+    },
+    /// Where the stream is changed.
+    Place(StreamPlace),
+    /// No picture, and why.
+    Waiting(String),
+    /// Refused; trying again will not help.
+    Refused(String),
+}
+
+#[derive(Debug)]
+struct Leg {
+    node: Option<NodeId>,
+    addr: String,
+    opened: Mono,
+    welcomed: bool,
+    /// Asked for the stream at that time, with `stay` or without.
+    watching: Option<(Mono, bool)>,
+    pulse: Pulse,
+}
+
+/// One native viewer of one stream.
+#[derive(Debug)]
+pub struct Viewer {
+    config: Config,
+    book: Book,
+    legs: BTreeMap<LegId, Leg>,
+    last_leg: u32,
+    place: Option<StreamPlace>,
+    /// Where the last fresh frame came from, and when.
+    via: Option<LegId>,
+    fresh: Option<Mono>,
+    /// Since when frames come without standing still.
+    flowing_since: Mono,
+    /// When the stream was first asked for.
+    asked_at: Option<Mono>,
+    interval: Duration,
+    dialled_at: Option<Mono>,
+    cause: Option<String>,
+    told: Option<String>,
+    due: Option<Mono>,
+}
+
+impl Viewer {
+    /// A viewer that starts now.
+    pub fn new(config: Config) -> Self {
+        let rng = ChaCha8Rng::seed_from_u64(config.seed);
+        let book = Book::new(config.targets.clone(), config.peers.clone(), rng);
+        Self {
+            config,
+            book,
+            legs: BTreeMap::new(),
+            last_leg: 0,
+            place: None,
+            via: None,
+            fresh: None,
+            flowing_since: Mono(0),
+            asked_at: None,
+            interval: Duration::from_millis(66),
+            dialled_at: None,
+            cause: None,
+            told: None,
+            due: Some(Mono(0)),
+        }
+    }
+
+    /// One event in, effects out.
+    pub fn handle(&mut self, now: Mono, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Wake => {}
+            Event::Connected { leg, node } => self.connected(now, leg, node, effects),
+            Event::Closed { leg, reason } => self.closed(now, leg, &reason),
+            Event::Message(leg, bytes) => self.message(now, leg, &bytes, effects),
+            Event::Datagram(leg, body) => {
+                if let (Some(Heartbeat::Pong(_)), Some(leg)) =
+                    (Heartbeat::decode(&body), self.legs.get_mut(&leg))
+                {
+                    leg.pulse.hear(now);
+                }
+            }
+            Event::Fresh(leg) => self.fresh(now, leg, effects),
+            Event::KeyframeWanted => {
+                if let (Some(via), Some(encoder)) =
+                    (self.via, self.place.as_ref().and_then(|place| place.encoder))
+                {
+                    let request = wire::KeyframeRequest { encoder };
+                    send(via, ClientMessage::Keyframe(request), effects);
+                }
+            }
+        }
+        self.proceed(now, effects);
+        self.due = self.compute_wake(now);
+    }
+
+    /// When [`Event::Wake`] is due.
+    pub fn next_wake(&self) -> Option<Mono> {
+        self.due
+    }
+
+    /// Why the picture stands still, as far as is known; cleared by reading.
+    pub fn take_cause(&mut self) -> Option<String> {
+        self.cause.take()
+    }
+
+    /// The node that the picture comes from.
+    pub fn via(&self) -> Option<NodeId> {
+        self.legs.get(&self.via?)?.node
+    }
+
+    /// Label of the node that the picture comes from.
+    pub fn via_name(&self) -> String {
+        self.label(self.via())
+    }
+
+    /// Where the stream is.
+    pub fn place(&self) -> Option<&StreamPlace> {
+        self.place.as_ref()
+    }
+
+    fn connected(&mut self, now: Mono, id: LegId, node: NodeId, effects: &mut Vec<Effect>) {
+        let twin = self.legs.iter().any(|(other, l)| *other != id && l.node == Some(node));
+        let Some(leg) = self.legs.get_mut(&id) else {
+            effects.push(Effect::Close(id));
+            return;
+        };
+        self.book.worked(&leg.addr);
+        if twin {
+            self.legs.remove(&id);
+            effects.push(Effect::Close(id));
+            return;
+        }
+        leg.node = Some(node);
+        leg.opened = now;
+        leg.pulse = Pulse::new(now);
+    }
+
+    fn closed(&mut self, now: Mono, id: LegId, reason: &str) {
+        let Some(leg) = self.legs.remove(&id) else { return };
+        if !leg.welcomed {
+            self.book.failed(now, &leg.addr);
+        }
+        if self.via == Some(id) {
+            self.via = None;
+            let name = self.label(leg.node);
+            self.cause = Some(format!("the connection to {name} ended: {reason}"));
+        }
+    }
+
+    fn message(&mut self, now: Mono, id: LegId, bytes: &[u8], effects: &mut Vec<Effect>) {
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        leg.pulse.hear(now);
+        let Ok(message) = NodeMessage::decode(bytes) else { return };
+        match message {
+            NodeMessage::Welcome(welcome) => {
+                leg.welcomed = true;
+                let name = self.config.name.clone();
+                send(id, ClientMessage::Follow(wire::Follow { name }), effects);
+                self.peers_came(welcome.peers, effects);
+            }
+            NodeMessage::Peers(peers) => self.peers_came(peers, effects),
+            NodeMessage::Stream(place) => self.place_came(id, place, effects),
+            NodeMessage::Failed(failed) => effects.push(Effect::Note(Note::Refused(failed.reason))),
+            NodeMessage::Goodbye(goodbye) => {
+                if self.via == Some(id) {
+                    let name = self.label(leg_node(&self.legs, id));
+                    self.cause = Some(format!("{name} said goodbye: {}", goodbye.reason));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn peers_came(&mut self, peers: PeerList, effects: &mut Vec<Effect>) {
+        if self.book.set_peers(peers) {
+            effects.push(Effect::Peers(self.book.peers().clone()));
+        }
+    }
+
+    /// The highest epoch wins; a node that knows no home says nothing new.
+    fn place_came(&mut self, id: LegId, place: StreamPlace, effects: &mut Vec<Effect>) {
+        let newer = match &self.place {
+            None => true,
+            Some(old) if old.encoder != place.encoder => {
+                place.home.is_some() || old.home.is_none() || self.via.is_none_or(|v| v == id)
+            }
+            Some(old) => {
+                place.epoch > old.epoch
+                    || (place.epoch == old.epoch && (place.home.is_some() || old.home.is_none()))
+            }
+        };
+        if newer && self.place.as_ref() != Some(&place) {
+            self.place = Some(place.clone());
+            effects.push(Effect::Note(Note::Place(place)));
+        }
+    }
+
+    fn fresh(&mut self, now: Mono, id: LegId, effects: &mut Vec<Effect>) {
+        if let Some(leg) = self.legs.get_mut(&id) {
+            leg.pulse.hear(now);
+        }
+        if self.fresh.is_none() {
+            self.flowing_since = now;
+        }
+        if let Some(last) = self.fresh {
+            let gap = now.since(last);
+            if gap >= self.stall_limit() {
+                self.flowing_since = now;
+            }
+            let gap = gap.min(Duration::from_secs(1));
+            // A slow average over some twenty frames: one late frame must not raise it.
+            self.interval = (self.interval * 19 + gap.min(self.interval * 3)) / 20;
+        }
+        self.fresh = Some(now);
+        self.told = None;
+        if self.via != Some(id) {
+            self.via = Some(id);
+            if let Some(node) = self.legs.get(&id).and_then(|leg| leg.node) {
+                let name = self.label(Some(node));
+                effects.push(Effect::Note(Note::Via { node, name }));
+            }
+        }
+    }
+
+    fn proceed(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let late: Vec<LegId> = self
+            .legs
+            .iter()
+            .filter(|(_, leg)| !leg.welcomed && leg.opened + DIAL_DEADLINE <= now)
+            .map(|(&id, _)| id)
+            .collect();
+        for id in late {
+            effects.push(Effect::Close(id));
+            self.closed(now, id, "no answer");
+        }
+        self.explain(effects);
+        self.keep_legs(now, effects);
+        self.watch(now, effects);
+        self.pace(now, effects);
+    }
+
+    /// Says once, in words, why there is no picture.
+    fn explain(&mut self, effects: &mut Vec<Effect>) {
+        let name = &self.config.name;
+        let words = match &self.place {
+            _ if self.legs.values().all(|leg| !leg.welcomed) => "no node answers".to_owned(),
+            None => return,
+            Some(place) => match (&place.encoder, &place.home, &place.source) {
+                (None, ..) => format!("no encoder is called {name}"),
+                (_, None, _) => format!("{name} has no home at present"),
+                (_, _, Some(SourceState::NoSignal(why))) => format!("{name} has no signal: {why}"),
+                _ => return,
+            },
+        };
+        if self.told.as_ref() != Some(&words) {
+            self.told = Some(words.clone());
+            effects.push(Effect::Note(Note::Waiting(words)));
+        }
+    }
+
+    /// A leg at home, a leg at next, and while neither stands, one anywhere.
+    fn keep_legs(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let (home, next) = match &self.place {
+            Some(place) if !self.config.stay => (place.home, place.next),
+            _ => (None, None),
+        };
+        for node in [home, next].into_iter().flatten() {
+            if !self.legs.values().any(|leg| leg.node == Some(node))
+                && let Some(addr) = self.book.address_of(now, node)
+            {
+                self.dial(now, Some(node), addr, effects);
+            }
+        }
+        let standing =
+            self.legs.values().filter(|leg| leg.welcomed && !leg.pulse.silent(now)).count();
+        let reachable = self.legs.values().any(|leg| leg.welcomed && !leg.pulse.silent(now));
+        let busy: Vec<String> =
+            self.legs.values().filter(|leg| !leg.welcomed).map(|leg| leg.addr.clone()).collect();
+        let staggered = self.dialled_at.is_none_or(|at| now >= at + DIAL_STAGGER);
+        if !reachable
+            && busy.len() < DIALS_MAX
+            && (busy.is_empty() || staggered)
+            && let Some((node, addr)) = self.book.anywhere(now, &busy, None)
+        {
+            self.dial(now, node, addr, effects);
+        }
+        // Once home and next both stand, whoever served to find them is let go.
+        let stands = |node: Option<NodeId>| {
+            node.is_some() && self.legs.values().any(|leg| leg.node == node && leg.welcomed)
+        };
+        if standing > 2 && stands(home) && stands(next) {
+            let spare: Vec<LegId> = self
+                .legs
+                .iter()
+                .filter(|(id, leg)| {
+                    leg.node != home && leg.node != next && self.via != Some(**id) && leg.welcomed
+                })
+                .map(|(&id, _)| id)
+                .collect();
+            for id in spare {
+                self.legs.remove(&id);
+                effects.push(Effect::Close(id));
+            }
+        }
+    }
+
+    fn watch(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let Some(place) = &self.place else { return };
+        let Some(encoder) = place.encoder else { return };
+        let (home, next) = (place.home, place.next);
+        // Before the first frame the stream has to be woken, which may take a keyframe interval of
+        // a camera; home is given as long as a silent one before others are asked.
+        let since = self.fresh.or(self.asked_at);
+        let stalled_for = since.map_or(Duration::ZERO, |at| now.since(at));
+        let limit = if self.fresh.is_some() { self.stall_limit() } else { SETTLE };
+        let stalled = stalled_for >= limit;
+        if stalled && self.cause.is_none() && self.fresh.is_some() {
+            let via = self.label(self.via());
+            self.cause = Some(format!("no picture from {via}"));
+        }
+        let home_leg = self.legs.values().any(|leg| leg.node == home && leg.welcomed);
+        let settled = !stalled && now.since(self.flowing_since) >= SETTLE;
+        let (via, stays) = (self.via, self.config.stay);
+        for (&id, leg) in self.legs.iter_mut().filter(|(_, leg)| leg.welcomed) {
+            let at_home = leg.node.is_some() && leg.node == home;
+            let wanted = at_home
+                || stays
+                || (stalled && (leg.node == next || stalled_for >= ASK_ALL || !home_leg))
+                || (!settled && leg.watching.is_some())
+                || (via == Some(id) && !home_leg);
+            let stay = !at_home;
+            let again = leg.watching.is_some_and(|(at, told)| {
+                (stalled && now >= at + WATCH_AGAIN) || (told != stay && now >= at + SETTLE)
+            });
+            if wanted && (leg.watching.is_none() || again) {
+                leg.watching = Some((now, stay));
+                self.asked_at.get_or_insert(now);
+                send(id, ClientMessage::Watch(wire::Watch { encoder, stay }), effects);
+            } else if !wanted && leg.watching.take().is_some() {
+                send(id, ClientMessage::Unwatch(wire::Unwatch { encoder }), effects);
+            }
+        }
+    }
+
+    fn pace(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let mut dead = Vec::new();
+        for (&id, leg) in self.legs.iter_mut().filter(|(_, leg)| leg.welcomed) {
+            leg.pulse.set_fast(now, leg.watching.is_some());
+            if let Some(number) = leg.pulse.ping(now) {
+                effects.push(Effect::Datagram(id, Heartbeat::Ping(number).encode()));
+            }
+            if now.since(leg.pulse.heard) > Duration::from_secs(3).max(leg.pulse.limit()) {
+                dead.push(id);
+            }
+        }
+        for id in dead {
+            effects.push(Effect::Close(id));
+            self.closed(now, id, "silent");
+        }
+    }
+
+    fn stall_limit(&self) -> Duration {
+        self.interval.mul_f64(STALL_INTERVALS).max(STALL_MIN)
+    }
+
+    fn dial(&mut self, now: Mono, node: Option<NodeId>, addr: String, effects: &mut Vec<Effect>) {
+        if self.legs.values().filter(|leg| !leg.welcomed).count() >= DIALS_MAX {
+            return;
+        }
+        self.last_leg += 1;
+        let id = LegId(self.last_leg);
+        let leg = Leg {
+            node,
+            addr: addr.clone(),
+            opened: now,
+            welcomed: false,
+            watching: None,
+            pulse: Pulse::new(now),
+        };
+        self.legs.insert(id, leg);
+        self.dialled_at = Some(now);
+        effects.push(Effect::Dial { leg: id, node, addr });
+    }
+
+    fn label(&self, node: Option<NodeId>) -> String {
+        let Some(node) = node else { return "a node".into() };
+        let peer = self.book.peers().nodes.iter().find(|peer| peer.node == node);
+        peer.map_or_else(|| node.short(), |peer| peer.name.clone())
+    }
+
+    fn compute_wake(&self, now: Mono) -> Option<Mono> {
+        let mut due = self.book.next_wake(now);
+        for leg in self.legs.values() {
+            let at = if leg.welcomed { leg.pulse.next_wake() } else { leg.opened + DIAL_DEADLINE };
+            due = earlier(due, Some(at));
+        }
+        if let Some(fresh) = self.fresh {
+            let limit = fresh + self.stall_limit();
+            due = earlier(due, Some(if limit > now { limit } else { now + WATCH_AGAIN / 5 }));
+        } else if self.asked_at.is_some() {
+            due = earlier(due, Some(now + WATCH_AGAIN / 5));
+        }
+        if self.legs.values().all(|leg| !leg.welcomed) {
+            due = earlier(due, self.dialled_at.map(|at| at + DIAL_STAGGER));
+        }
+        due.map(|at| at.max(now + Duration::from_millis(10)))
+    }
+}
+
+fn leg_node(legs: &BTreeMap<LegId, Leg>, id: LegId) -> Option<NodeId> {
+    legs.get(&id).and_then(|leg| leg.node)
+}
+
+fn send(leg: LegId, message: ClientMessage, effects: &mut Vec<Effect>) {
+    effects.push(Effect::Send(leg, message.encode()));
+}

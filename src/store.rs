@@ -1,0 +1,483 @@
+//! What survives a restart, in one folder. Of a node: `roost.redb` (schema version, mesh,
+//! admissions, remembered members, boot counter), `boot` (the same counter once more, for when
+//! the database is lost), `node.key`, and `lock`. Of native agents: one file each, see
+//! [`AgentStore`].
+//!
+//! Everything here blocks on the disk: call it at start, or off the async threads. What returns
+//! is on disk.
+
+mod agent;
+mod files;
+
+pub use agent::{AgentRecord, AgentStore, LoadedAgent};
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::admission::Admission;
+use crate::id::{Boot, MeshId, NodeId};
+
+/// The layout of the database. Raised when an older version could not read it.
+pub const SCHEMA: u32 = 1;
+/// How long to wait for another process that holds the folder: one that was told to stop lets go
+/// within this.
+pub const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// Memory for pages of the database: it is read at start only.
+const CACHE_BYTES: usize = 16 << 20;
+/// Most remembered members: twice the largest mesh that is simulated. Beyond it new ones are not
+/// remembered.
+pub const MEMBERS_MAX: usize = 2_048;
+
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const ADMISSIONS: TableDefinition<&[u8], ()> = TableDefinition::new("admissions");
+const MEMBERS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("members");
+
+const DATABASE_FILE: &str = "roost.redb";
+const BOOT_FILE: &str = "boot";
+const KEY_FILE: &str = "node.key";
+const LOCK_FILE: &str = "lock";
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process holds the folder, also after [`LOCK_WAIT`].
+    #[error(
+        "the data folder {} is in use by {}; stop that one first, or choose another folder",
+        dir.display(),
+        pid.map_or_else(|| "another process".into(), |pid| format!("process {pid}"))
+    )]
+    InUse {
+        /// The folder.
+        dir: PathBuf,
+        /// The process that holds it, as far as it said so.
+        pid: Option<u32>,
+    },
+    /// No right to write.
+    #[error("cannot write {}: {source}; make it writable for this user, or choose another folder", path.display())]
+    Unwritable {
+        /// What could not be written.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No room.
+    #[error("the disk under {} is full; free some space and start again", path.display())]
+    Full {
+        /// What could not be written.
+        path: PathBuf,
+    },
+    /// Written by a newer version.
+    #[error(
+        "{} was written by a newer version of roost (layout {found}, this one knows up to {SCHEMA}); run that version",
+        path.display()
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its layout.
+        found: u32,
+    },
+    /// The folder belongs to another mesh.
+    #[error(
+        "this folder belongs to mesh {found}, not {wanted}; to change meshes start with an empty folder"
+    )]
+    OtherMesh {
+        /// The mesh of the folder.
+        found: MeshId,
+        /// The one that was asked for.
+        wanted: MeshId,
+    },
+    /// Others on this machine can read the private key.
+    #[error(
+        "the private key {} may be read by others (mode {mode:o}); if nobody did, run: chmod 600 {}",
+        path.display(),
+        path.display()
+    )]
+    KeyExposed {
+        /// The key file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The key file holds no key. Never replaced by a new one: the node would lose its identity.
+    #[error("{} does not hold a key; put its backup there, or move it away to become a new node", path.display())]
+    KeyMalformed {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// The name cannot be a file.
+    #[error("{0:?} cannot name an encoder: use 1 to 64 of a-z, 0-9, dot, dash, underscore")]
+    BadName(String),
+    /// Anything else the system refuses.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The database failed while it was open. What was not acknowledged is not stored.
+    #[error("the database {} failed: {reason}; start again, and check the disk if it repeats", path.display())]
+    Database {
+        /// The database.
+        path: PathBuf,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// A store that was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// The store.
+    pub store: Store,
+    /// Where a corrupt database was put aside; the store then began empty. To be told to people.
+    pub quarantined: Option<PathBuf>,
+}
+
+/// A node's store. Holds the folder's lock until dropped.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    path: PathBuf,
+    db: Database,
+    _lock: File,
+}
+
+/// Why the database did not open.
+enum Trouble {
+    Corrupt,
+    Failed(StoreError),
+}
+
+impl Store {
+    /// Opens the store in `dir`, which is made if it is not there, readable by its owner alone. A
+    /// corrupt database is put aside, never deleted, and the store begins empty. Blocks for up to
+    /// [`LOCK_WAIT`].
+    pub fn open(dir: &Path) -> Result<Opened, StoreError> {
+        files::make_dir(dir)?;
+        let lock = lock(dir)?;
+        let path = dir.join(DATABASE_FILE);
+        let (db, quarantined) = match open_database(&path) {
+            Ok(db) => (db, None),
+            Err(Trouble::Failed(error)) => return Err(error),
+            Err(Trouble::Corrupt) => {
+                let aside = files::quarantine(&path)?;
+                match open_database(&path) {
+                    Ok(db) => (db, Some(aside)),
+                    Err(Trouble::Failed(error)) => return Err(error),
+                    Err(Trouble::Corrupt) => {
+                        let reason = "a new database is corrupt at once".into();
+                        return Err(StoreError::Database { path, reason });
+                    }
+                }
+            }
+        };
+        Ok(Opened { store: Self { dir: dir.into(), path, db, _lock: lock }, quarantined })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Bytes of the database on disk.
+    pub fn size(&self) -> Option<u64> {
+        std::fs::metadata(&self.path).ok().map(|meta| meta.len())
+    }
+
+    /// Counts this start and returns its number, higher than any before, also after the database
+    /// was lost.
+    pub fn next_boot(&self) -> Result<Boot, StoreError> {
+        let file = self.dir.join(BOOT_FILE);
+        // A file that is not a number was not written here; the database still knows.
+        let noted = files::read(&file)?.and_then(|text| number(&text));
+        let stored = self.read(|db| meta_u64(db, "boot"))?;
+        let boot = noted.unwrap_or(0).max(stored.unwrap_or(0)).saturating_add(1);
+        self.write(|tx| {
+            tx.open_table(META)?.insert("boot", boot.to_le_bytes().as_slice())?;
+            Ok(())
+        })?;
+        files::write_atomic(&file, format!("{boot}\n").as_bytes())?;
+        Ok(Boot(boot))
+    }
+
+    /// The mesh that this node belongs to, once it does.
+    pub fn mesh(&self) -> Result<Option<MeshId>, StoreError> {
+        let bytes = self.read(|db| meta(db, "mesh"))?;
+        Ok(bytes.and_then(|bytes| Some(MeshId(bytes.try_into().ok()?))))
+    }
+
+    /// Binds this folder to a mesh, for good.
+    pub fn set_mesh(&self, wanted: MeshId) -> Result<(), StoreError> {
+        match self.mesh()? {
+            Some(found) if found != wanted => Err(StoreError::OtherMesh { found, wanted }),
+            Some(_) => Ok(()),
+            None => self.write(|tx| {
+                tx.open_table(META)?.insert("mesh", wanted.0.as_slice())?;
+                Ok(())
+            }),
+        }
+    }
+
+    /// Every admission that was added.
+    pub fn admissions(&self) -> Result<Vec<Admission>, StoreError> {
+        self.read(read_admissions)
+    }
+
+    /// Adds admissions in one step; those already there stay as they are.
+    pub fn add_admissions(&self, admissions: &[Admission]) -> Result<(), StoreError> {
+        if admissions.is_empty() {
+            return Ok(());
+        }
+        self.write(|tx| {
+            let mut table = tx.open_table(ADMISSIONS)?;
+            for admission in admissions {
+                table.insert(encode(admission).as_slice(), ())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Members and their addresses as last remembered, for a start without anyone to ask.
+    pub fn members(&self) -> Result<Vec<(NodeId, Vec<String>)>, StoreError> {
+        self.read(read_members)
+    }
+
+    /// Notes addresses of members in one step, in place of those known before. Beyond
+    /// [`MEMBERS_MAX`] members new ones are left out.
+    pub fn remember(&self, members: &[(NodeId, Vec<String>)]) -> Result<(), StoreError> {
+        if members.is_empty() {
+            return Ok(());
+        }
+        self.write(|tx| {
+            let mut table = tx.open_table(MEMBERS)?;
+            let mut count = redb::ReadableTableMetadata::len(&table)?;
+            for (node, addrs) in members {
+                let known = table.get(node.0)?.is_some();
+                if !known && count >= MEMBERS_MAX as u64 {
+                    continue;
+                }
+                count += u64::from(!known);
+                table.insert(node.0, encode(addrs).as_slice())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Forgets a member's addresses.
+    pub fn forget(&self, node: NodeId) -> Result<(), StoreError> {
+        self.write(|tx| {
+            tx.open_table(MEMBERS)?.remove(node.0)?;
+            Ok(())
+        })
+    }
+
+    fn read<T>(
+        &self,
+        body: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        self.guard(|| body(&self.db))
+    }
+
+    fn write(
+        &self,
+        body: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
+        self.guard(|| {
+            let tx = self.db.begin_write()?;
+            body(&tx)?;
+            tx.commit()?;
+            Ok(())
+        })
+    }
+
+    /// A page that went bad after opening may make redb panic instead of returning an error.
+    fn guard<T>(&self, body: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        match catch_unwind(AssertUnwindSafe(body)) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(redb::Error::Io(source))) => Err(files::io_error(&self.path, source)),
+            Ok(Err(error)) => {
+                Err(StoreError::Database { path: self.path.clone(), reason: error.to_string() })
+            }
+            Err(_panic) => {
+                let reason = "it is damaged".into();
+                Err(StoreError::Database { path: self.path.clone(), reason })
+            }
+        }
+    }
+}
+
+/// The node's Ed25519 seed, made of `random` at first start. Call it with the store open, so that
+/// the folder is this process's alone.
+pub fn load_or_create_key(dir: &Path, random: [u8; 32]) -> Result<[u8; 32], StoreError> {
+    let path = dir.join(KEY_FILE);
+    if let Some(mode) = files::mode(&path)?
+        && mode & 0o077 != 0
+    {
+        return Err(StoreError::KeyExposed { path, mode });
+    }
+    let Some(text) = files::read(&path)? else {
+        let text = data_encoding::HEXLOWER.encode(&random) + "\n";
+        files::write_atomic(&path, text.as_bytes())?;
+        return Ok(random);
+    };
+    let seed = data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim_ascii()).ok();
+    let seed = seed.and_then(|seed| seed.try_into().ok());
+    seed.ok_or(StoreError::KeyMalformed { path })
+}
+
+/// Takes the folder's lock, and waits a little for a process that is just ending.
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join(LOCK_FILE);
+    let mut file = files::open_private(&path)?;
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(source)) => return Err(files::io_error(&path, source)),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                thread::sleep(Duration::from_millis(50));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let text = files::read(&path)?.unwrap_or_default();
+                let pid = number(&text).and_then(|pid| u32::try_from(pid).ok());
+                return Err(StoreError::InUse { dir: dir.into(), pid });
+            }
+        }
+    }
+    // Only tells people who holds it: the lock itself is the kernel's and dies with the process.
+    let pid = format!("{}\n", std::process::id());
+    let noted = file.set_len(0).and_then(|()| io::Write::write_all(&mut file, pid.as_bytes()));
+    noted.map_err(|source| files::io_error(&path, source))?;
+    Ok(file)
+}
+
+/// Opens the database and reads all of it, so that damage shows now and not later.
+fn open_database(path: &Path) -> Result<Database, Trouble> {
+    // redb 4 panics on some damaged files instead of returning an error.
+    match catch_unwind(AssertUnwindSafe(|| try_open(path))) {
+        Ok(result) => result,
+        Err(_panic) => Err(Trouble::Corrupt),
+    }
+}
+
+fn try_open(path: &Path) -> Result<Database, Trouble> {
+    drop(files::open_private(path).map_err(Trouble::Failed)?);
+    let db = Database::builder().set_cache_size(CACHE_BYTES).create(path);
+    let db = db.map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => {
+            let dir = path.parent().unwrap_or(path).into();
+            Trouble::Failed(StoreError::InUse { dir, pid: None })
+        }
+        DatabaseError::Storage(error) => trouble(path, error.into()),
+        other => trouble(path, other.into()),
+    })?;
+    let schema = read_schema(&db).map_err(|error| trouble(path, error))?;
+    if schema > SCHEMA {
+        return Err(Trouble::Failed(StoreError::Newer { path: path.into(), found: schema }));
+    }
+    let all = || {
+        meta(&db, "mesh")?;
+        read_admissions(&db)?;
+        read_members(&db)
+    };
+    all().map_err(|error| trouble(path, error))?;
+    Ok(db)
+}
+
+/// Damage is what reading can show; everything else stops the start and touches nothing.
+fn trouble(path: &Path, error: redb::Error) -> Trouble {
+    use redb::Error as E;
+    match error {
+        E::Corrupted(_) | E::TableTypeMismatch { .. } | E::TypeDefinitionChanged { .. } => {
+            Trouble::Corrupt
+        }
+        E::TableIsMultimap(_) | E::TableIsNotMultimap(_) => Trouble::Corrupt,
+        E::Io(source)
+            if matches!(
+                source.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            Trouble::Corrupt
+        }
+        E::Io(source) => Trouble::Failed(files::io_error(path, source)),
+        other => {
+            let reason = other.to_string();
+            Trouble::Failed(StoreError::Database { path: path.into(), reason })
+        }
+    }
+}
+
+/// The layout's version, written into a new database together with its tables.
+fn read_schema(db: &Database) -> Result<u32, redb::Error> {
+    let tx = db.begin_write()?;
+    let found = {
+        let mut table = tx.open_table(META)?;
+        let found =
+            table.get("schema")?.map(|value| value.value().try_into().map(u32::from_le_bytes));
+        match found {
+            Some(Ok(found)) => found,
+            Some(Err(_)) => return Err(redb::Error::Corrupted("schema version".into())),
+            None => {
+                table.insert("schema", SCHEMA.to_le_bytes().as_slice())?;
+                SCHEMA
+            }
+        }
+    };
+    if found > SCHEMA {
+        return Ok(found);
+    }
+    tx.open_table(ADMISSIONS)?;
+    tx.open_table(MEMBERS)?;
+    tx.commit()?;
+    Ok(found)
+}
+
+fn meta(db: &Database, key: &str) -> Result<Option<Vec<u8>>, redb::Error> {
+    let table = db.begin_read()?.open_table(META)?;
+    Ok(table.get(key)?.map(|value| value.value().to_vec()))
+}
+
+fn meta_u64(db: &Database, key: &str) -> Result<Option<u64>, redb::Error> {
+    Ok(meta(db, key)?.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?))))
+}
+
+fn read_admissions(db: &Database) -> Result<Vec<Admission>, redb::Error> {
+    let table = db.begin_read()?.open_table(ADMISSIONS)?;
+    table.iter()?.map(|row| decode(row?.0.value())).collect()
+}
+
+fn read_members(db: &Database) -> Result<Vec<(NodeId, Vec<String>)>, redb::Error> {
+    let table = db.begin_read()?.open_table(MEMBERS)?;
+    let rows = table.iter()?.map(|row| {
+        let (node, addrs) = row?;
+        Ok((NodeId(node.value()), decode(addrs.value())?))
+    });
+    rows.collect()
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    // Plain structs of ours into a growing vector: postcard has nothing to refuse.
+    postcard::to_allocvec(value).unwrap_or_default()
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, redb::Error> {
+    postcard::from_bytes(bytes).map_err(|error| redb::Error::Corrupted(error.to_string()))
+}
+
+/// Decimal text, as the `boot` and `lock` files hold it.
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text.trim_ascii()).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

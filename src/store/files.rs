@@ -1,0 +1,103 @@
+//! Small files that are either the old or the new content, whatever dies when.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+
+/// Puts an error of the system into words that say what to do.
+pub(super) fn io_error(path: &Path, source: io::Error) -> StoreError {
+    let path = path.into();
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full { path },
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::NotADirectory => {
+            StoreError::Unwritable { path, source }
+        }
+        _ => StoreError::Io { path, source },
+    }
+}
+
+/// Makes a folder for its owner alone, with those above it.
+pub(super) fn make_dir(dir: &Path) -> Result<(), StoreError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| io_error(dir, source))
+}
+
+/// Opens or makes a file that only its owner can read, and leaves its content.
+pub(super) fn open_private(path: &Path) -> Result<File, StoreError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.open(path).map_err(|source| io_error(path, source))
+}
+
+/// A file's content; `None` if there is no file.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(io_error(path, source)),
+    }
+}
+
+/// A file's permission bits; `None` if there is no file.
+pub(super) fn mode(path: &Path) -> Result<Option<u32>, StoreError> {
+    match fs::metadata(path) {
+        Ok(meta) => Ok(Some(meta.permissions().mode() & 0o777)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(io_error(path, source)),
+    }
+}
+
+/// Replaces a file by another with this content, on disk when this returns. A file that a killed
+/// process left half written is under the temporary name, where nobody reads it.
+pub(super) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let temporary = with_suffix(path, ".new");
+    let write = || {
+        // A remainder may have another mode, which opening would keep.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        sync_parent(path)
+    };
+    write().map_err(|source| io_error(path, source))
+}
+
+/// Renames a damaged file to the first free `name.corrupt-N` and returns that.
+pub(super) fn quarantine(path: &Path) -> Result<PathBuf, StoreError> {
+    let mut count = 1u32;
+    let aside = loop {
+        let aside = with_suffix(path, &format!(".corrupt-{count}"));
+        match fs::symlink_metadata(&aside) {
+            Err(error) if error.kind() == ErrorKind::NotFound => break aside,
+            Err(source) => return Err(io_error(&aside, source)),
+            Ok(_) => count += 1,
+        }
+    };
+    let moved = fs::rename(path, &aside).and_then(|()| sync_parent(path));
+    moved.map_err(|source| io_error(path, source))?;
+    Ok(aside)
+}
+
+/// A rename is on disk once its folder is.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path.as_os_str());
+    name.push(suffix);
+    name.into()
+}

@@ -1,0 +1,96 @@
+//! Real encoders and viewers.
+
+use std::io::Read;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::mesh::Mesh;
+use super::process::Process;
+use super::{PATIENCE, wait_until};
+
+/// `roost encode NAME --test`, which ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    _process: Process,
+}
+
+impl Encoder {
+    /// Starts a test picture with further arguments, and returns when every node knows its home.
+    #[track_caller]
+    pub(crate) fn start(mesh: &Mesh, name: &str, more: &[&str]) -> Self {
+        let state = mesh.folder().path().join(name).display().to_string();
+        let addrs = mesh.addrs();
+        let fixed = ["encode", name, "--test", "--addr", &addrs, "--state", &state];
+        let args: Vec<String> = fixed.iter().chain(more).map(|arg| (*arg).to_owned()).collect();
+        let process = Process::start(name, mesh.folder().path(), &args);
+        wait_until(PATIENCE, &format!("every node knows the home of {name}"), || {
+            mesh.nodes().iter().all(|node| node.home_of(name).is_some())
+        });
+        Self { _process: process }
+    }
+}
+
+/// `roost view NAME --output -`, with the time of everything that came out.
+#[derive(Debug)]
+pub(crate) struct Viewer {
+    _process: Process,
+    arrivals: Arc<Mutex<Vec<(Instant, usize)>>>,
+}
+
+impl Viewer {
+    /// Starts watching, and returns when a picture has come.
+    #[track_caller]
+    pub(crate) fn start(mesh: &Mesh, name: &str) -> Self {
+        Self::start_at(mesh, name, &mesh.addrs(), &[])
+    }
+
+    /// The same, given these addresses and further arguments.
+    #[track_caller]
+    pub(crate) fn start_at(mesh: &Mesh, name: &str, addrs: &str, more: &[&str]) -> Self {
+        let fixed = ["view", name, "--addr", addrs, "--output", "-"];
+        let args: Vec<String> = fixed.iter().chain(more).map(|arg| (*arg).to_owned()).collect();
+        let label = format!("view-{name}");
+        let folder = mesh.folder().path();
+        let mut process = Process::start_with(&label, folder, &args, Stdio::piped());
+        let arrivals = Arc::new(Mutex::new(Vec::new()));
+        let mut video = process.stdout().expect("it is a pipe");
+        let noted = Arc::clone(&arrivals);
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 64 << 10];
+            while let Ok(read @ 1..) = video.read(&mut buffer) {
+                let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
+                noted.push((Instant::now(), read));
+            }
+        });
+        let viewer = Self { _process: process, arrivals };
+        wait_until(PATIENCE, &format!("the viewer of {name} sees a picture"), || {
+            viewer.last_arrival().is_some()
+        });
+        viewer
+    }
+
+    /// When video came out last.
+    pub(crate) fn last_arrival(&self) -> Option<Instant> {
+        self.arrivals().last().map(|(at, _)| *at)
+    }
+
+    /// Whether video came out within the last `within`.
+    pub(crate) fn flows(&self, within: Duration) -> bool {
+        self.last_arrival().is_some_and(|last| last.elapsed() < within)
+    }
+
+    /// The longest pause that was not over before `since`, the present one included.
+    pub(crate) fn gap_since(&self, since: Instant) -> Duration {
+        let now = Instant::now();
+        let arrivals = self.arrivals();
+        let starts = arrivals.iter().map(|(at, _)| *at);
+        let ends = arrivals.iter().map(|(at, _)| *at).skip(1).chain([now]);
+        let pauses = starts.zip(ends).filter(|(_, end)| *end >= since);
+        pauses.map(|(start, end)| end - start).max().unwrap_or(now - since)
+    }
+
+    fn arrivals(&self) -> Vec<(Instant, usize)> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,120 @@
+//! Nodes that find, lose and find each other.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::client::{Encoder, Viewer};
+use crate::harness::mesh::Mesh;
+use crate::harness::{PATIENCE, wait_until};
+
+/// A killed or frozen node is down for everyone within this.
+const DOWN_WITHIN: Duration = Duration::from_millis(2_500);
+
+/// A stream flows again within this, whatever happens to its home.
+const HEAL_WITHIN: Duration = Duration::from_secs(2);
+
+/// A test picture comes every 67 ms; this long without one is a stall.
+const STALL: Duration = Duration::from_millis(300);
+
+#[test]
+fn a_killed_node_is_down_for_everyone_and_rejoins_by_itself() {
+    let mut mesh = Mesh::start(3);
+    mesh.node("n2").kill();
+    let killed = Instant::now();
+    wait_until(PATIENCE, "n2 is down for everyone", || mesh.others_say("n2", "down"));
+    let took = killed.elapsed();
+    assert!(took < DOWN_WITHIN, "it took {took:?}");
+    mesh.node("n2").restart();
+    mesh.wait_until_all_see_all();
+}
+
+#[test]
+fn a_frozen_node_is_down_for_everyone_and_comes_back() {
+    let mut mesh = Mesh::start(3);
+    mesh.node("n3").freeze();
+    let frozen = Instant::now();
+    wait_until(PATIENCE, "n3 is down for everyone", || mesh.others_say("n3", "down"));
+    let took = frozen.elapsed();
+    assert!(took < DOWN_WITHIN, "it took {took:?}");
+    mesh.node("n3").thaw();
+    mesh.wait_until_all_see_all();
+}
+
+#[test]
+fn a_node_that_is_asked_to_stop_says_goodbye() {
+    let mut mesh = Mesh::start(2);
+    assert!(mesh.node("n2").process().terminate().success());
+    wait_until(PATIENCE, "n2 has left", || mesh.others_say("n2", "left"));
+}
+
+#[test]
+fn all_down_at_once_find_each_other_without_the_one_that_let_them_in() {
+    let mut mesh = Mesh::start(3);
+    for name in ["n1", "n2", "n3"] {
+        mesh.node(name).kill();
+    }
+    mesh.node("n2").restart();
+    mesh.node("n3").restart();
+    wait_until(PATIENCE, "n2 and n3 see each other", || {
+        let sees = |node: usize, of| mesh.nodes()[node].opinion_of(of).as_deref() == Some("up");
+        sees(1, "n3") && sees(2, "n2")
+    });
+}
+
+#[test]
+fn a_watched_stream_survives_the_death_of_its_home() {
+    let mut mesh = Mesh::start(3);
+    let _encoder = Encoder::start(&mesh, "cam-1", &[]);
+    let viewer = Viewer::start(&mesh, "cam-1");
+    let home = mesh.nodes()[0].home_of("cam-1").expect("it has a home");
+    mesh.node(&home).kill();
+    let killed = Instant::now();
+    wait_until(PATIENCE, "the stream flows from a new home", || {
+        let moved = mesh.others(&home).all(|node| node.home_of("cam-1").is_some_and(|h| h != home));
+        moved && viewer.flows(STALL)
+    });
+    let gap = viewer.gap_since(killed);
+    assert!(gap < HEAL_WITHIN, "the picture stood still for {gap:?}");
+}
+
+#[test]
+fn a_camera_that_ignores_keyframe_requests_fails_over_as_well() {
+    let mut mesh = Mesh::start(3);
+    let _encoder = Encoder::start(&mesh, "cam-1", &["--gop", "4", "--ignore-keyframe-requests"]);
+    let viewer = Viewer::start(&mesh, "cam-1");
+    let home = mesh.nodes()[0].home_of("cam-1").expect("it has a home");
+    mesh.node(&home).freeze();
+    let frozen = Instant::now();
+    wait_until(PATIENCE, "the stream flows from a new home", || {
+        let moved = mesh.others(&home).all(|node| node.home_of("cam-1").is_some_and(|h| h != home));
+        moved && viewer.flows(STALL)
+    });
+    let gap = viewer.gap_since(frozen);
+    assert!(gap < HEAL_WITHIN, "the picture stood still for {gap:?}");
+    mesh.node(&home).thaw();
+    mesh.wait_until_all_see_all();
+    assert!(viewer.flows(STALL), "the node that woke up must not take the stream back");
+}
+
+#[test]
+fn an_encoder_starts_though_the_node_it_was_configured_with_is_gone() {
+    let mut mesh = Mesh::start(2);
+    let only_first = mesh.nodes()[0].addr().to_string();
+    let state = mesh.folder().path().join("cam-1").display().to_string();
+    let args = ["encode", "cam-1", "--test", "--addr", &only_first, "--state", &state];
+    let args = args.map(str::to_owned);
+    let folder = mesh.folder().path().to_owned();
+    let start = || crate::harness::process::Process::start("cam-1", &folder, &args);
+    let mut encoder = start();
+    wait_until(PATIENCE, "cam-1 has a home", || mesh.nodes()[1].home_of("cam-1").is_some());
+    encoder.kill();
+    mesh.node("n1").kill();
+    wait_until(PATIENCE, "the mesh lets go of cam-1", || {
+        mesh.nodes()[1].home_of("cam-1").is_none_or(|home| home == "n2")
+    });
+    let _again = start();
+    wait_until(PATIENCE, "cam-1 has a home again", || {
+        mesh.nodes()[1]
+            .encoder("cam-1")
+            .is_some_and(|seen| seen["home_name"] == "n2" && seen["state"] == "idle")
+    });
+}
