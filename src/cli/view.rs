@@ -25,6 +25,9 @@ pub(crate) struct View {
     /// Stop after this long, like 90s, 15m
     #[arg(long = "for", value_name = "D", value_parser = duration::parse)]
     stop_after: Option<Duration>,
+    /// Stay at the node that was asked, which relays, instead of going to the stream's home
+    #[arg(long)]
+    stay: bool,
     /// Print every change, and the report at the end, as lines of JSON
     #[arg(long)]
     json: bool,
@@ -43,7 +46,7 @@ pub(crate) async fn run(args: View) -> Result<(), Failure> {
     }
     let (sender, receiver) = mpsc::unbounded_channel();
     let mut printer = tokio::spawn(events::print(receiver, args.json));
-    let config = ViewConfig { name: args.name, target, output, events: sender };
+    let config = ViewConfig { name: args.name, target, output, stay: args.stay, events: sender };
     let time_is_over = async move {
         match args.stop_after {
             Some(time) => tokio::time::sleep(time).await,
