@@ -416,11 +416,8 @@ impl Control {
     pub fn view(&self) -> ClusterView {
         let alive = |node: NodeId| self.alive.contains(&node);
         let label = |node: NodeId| self.label(node);
-        let mut nodes: Vec<NodeView> = self
-            .roster
-            .admissions()
-            .map(|admission| self.node_view(admission.node))
-            .collect();
+        let mut nodes: Vec<NodeView> =
+            self.roster.admissions().map(|admission| self.node_view(admission.node)).collect();
         nodes.sort_by(|a, b| (&a.name, a.node).cmp(&(&b.name, b.node)));
         let ids: BTreeSet<EncoderId> = self.directory.encoders().collect();
         let mut encoders: Vec<EncoderView> = ids

@@ -219,7 +219,9 @@ impl Hub {
             let stamp = frame.timestamp();
             for receiver in inner.receivers.values_mut() {
                 match receiver.newest {
-                    Some((line, newest)) if line == timeline && !is_after(stamp, newest) => continue,
+                    Some((line, newest)) if line == timeline && !is_after(stamp, newest) => {
+                        continue;
+                    }
                     Some((line, _)) if line != timeline => receiver.skipping = true,
                     _ => {}
                 }

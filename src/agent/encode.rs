@@ -37,10 +37,7 @@ pub struct EncodeConfig {
 }
 
 /// Runs until `shutdown`. Errors, in words: its folder or its source cannot be used at all.
-pub async fn run(
-    config: EncodeConfig,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), String> {
+pub async fn run(config: EncodeConfig, shutdown: impl Future<Output = ()>) -> Result<(), String> {
     let store = AgentStore::open(&config.state).map_err(|error| error.to_string())?;
     let loaded = store.load(&config.name).map_err(|error| error.to_string())?;
     if let Some(aside) = &loaded.quarantined {
@@ -360,4 +357,3 @@ impl Disk {
         let _ = self.jobs.send((record, lease));
     }
 }
-

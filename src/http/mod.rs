@@ -11,6 +11,7 @@ mod fake;
 mod health;
 pub mod leg;
 mod metrics;
+mod node;
 pub mod place;
 pub mod problem;
 pub mod server;
@@ -28,6 +29,7 @@ use axum::routing::{delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use backend::Backend;
+pub use node::run;
 pub use server::{ServerCounters, serve};
 
 use problem::Problem;

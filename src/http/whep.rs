@@ -80,7 +80,7 @@ pub(super) async fn post(
         }
     };
     let offer = Offer { encoder, sdp, warm, principal: principal.0.to_string() };
-    let answer = backend.signal(node, offer).await?;
+    let answer = backend.clone().signal(node, offer).await?;
     let base = base_url(&backend.view(), node, &parts);
     let location = format!("{base}/whep/{name}/{}", answer.leg);
     let etag = format!("\"{}\"", answer.leg.get(..8).unwrap_or("leg"));

@@ -7,11 +7,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::Clock;
 use super::clients::Clients;
 use super::media::Turning;
 use super::relay::{Relays, Source};
 use super::report::Reports;
-use super::Clock;
 use crate::admission::{Admission, Roster};
 use crate::cluster::ClusterView;
 use crate::control::{self, Control, Effect, Event, Note};

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use clients::ApiCall;
+pub use clients::{ApiCall, NativeViewer};
 pub use drive::Totals;
 pub use relay::FLOWS_MAX;
 
@@ -23,7 +23,7 @@ use crate::admission::{Enrolment, Invitation, Keypair, Roster, issue_credential,
 use crate::cluster::ClusterView;
 use crate::control::{self, Control};
 use crate::hub::{Hubs, Subscription};
-use crate::id::{EncoderId, InviteId, NodeId, SessionId, valid_name};
+use crate::id::{EncoderId, InviteId, NodeId, valid_name};
 use crate::net::{AskError, Net, NetConfig, NetEvent, RtcDatagram, join};
 use crate::store::{Store, StoreError};
 use crate::time::{Mono, Now};
@@ -165,14 +165,8 @@ impl Node {
             )));
         }
         let shared_roster = Arc::new(ArcSwap::from_pointee(roster.clone()));
-        let (net, net_events, rtc, addrs) = bind(
-            config.listen,
-            config.advertise,
-            &keypair,
-            boot,
-            &name,
-            shared_roster.clone(),
-        )?;
+        let (net, net_events, rtc, addrs) =
+            bind(config.listen, config.advertise, &keypair, boot, &name, shared_roster.clone())?;
         let (event_tx, events) = mpsc::channel(EVENT_QUEUE);
         let (hub_tx, hub_events) = mpsc::unbounded_channel();
         let (api_tx, api) = mpsc::channel(64);
@@ -320,8 +314,7 @@ impl Node {
     pub fn enrol(&self, lifetime: Duration) -> String {
         let expires = wall_ms().saturating_add(millis(lifetime));
         let mesh = self.roster().mesh();
-        let credential =
-            issue_credential(&self.shared.keypair, mesh, InviteId(random()), expires);
+        let credential = issue_credential(&self.shared.keypair, mesh, InviteId(random()), expires);
         let addrs = self.known_addrs();
         Enrolment { addrs, mesh, credential }.to_string()
     }
@@ -354,8 +347,8 @@ impl Node {
         self.roster().check_redirect(token, self.shared.id, encoder, verb, wall_ms()).is_ok()
     }
 
-    /// Native viewers served here: stream, session, who.
-    pub fn native_viewers(&self) -> Vec<(EncoderId, SessionId, String)> {
+    /// Native viewers served here.
+    pub fn native_viewers(&self) -> Vec<NativeViewer> {
         self.shared.clients.viewers()
     }
 
@@ -494,7 +487,9 @@ fn own_addresses(listen: SocketAddr) -> Vec<String> {
 fn stored(error: StoreError) -> NodeError {
     match &error {
         StoreError::InUse { .. } => NodeError::InUse(error.to_string()),
-        StoreError::Unwritable { .. } | StoreError::KeyExposed { .. } => NodeError::NotAllowed(error.to_string()),
+        StoreError::Unwritable { .. } | StoreError::KeyExposed { .. } => {
+            NodeError::NotAllowed(error.to_string())
+        }
         _ => NodeError::Failed(error.to_string()),
     }
 }

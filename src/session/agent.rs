@@ -242,7 +242,9 @@ impl Agent {
             }
             Event::Source(source) => {
                 self.source = source.clone();
-                if let Some(home) = self.home.filter(|h| self.legs.get(h).is_some_and(|leg| leg.registered)) {
+                if let Some(home) =
+                    self.home.filter(|h| self.legs.get(h).is_some_and(|leg| leg.registered))
+                {
                     send(home, ClientMessage::Source(source), effects);
                 }
             }
@@ -331,7 +333,12 @@ impl Agent {
         }
         if self.home == Some(id) {
             let name = self.label(leg.node);
-            self.lose_home(now, leg.node, format!("the connection to {name} ended: {reason}"), effects);
+            self.lose_home(
+                now,
+                leg.node,
+                format!("the connection to {name} ended: {reason}"),
+                effects,
+            );
         } else if self.legs.is_empty() {
             effects.push(Effect::Note(Note::Seeking(format!("{}: {reason}", leg.addr))));
         }
@@ -611,9 +618,10 @@ impl Agent {
             return;
         }
         let silence = now.since(leg.pulse.heard);
-        let next_stands = self.legs.values().any(|leg| {
-            leg.purpose == Purpose::Next && leg.registered && !leg.pulse.silent(now)
-        });
+        let next_stands = self
+            .legs
+            .values()
+            .any(|leg| leg.purpose == Purpose::Next && leg.registered && !leg.pulse.silent(now));
         if next_stands || silence >= BOTH_SILENT {
             let node = leg.node;
             let name = self.label(node);
@@ -640,9 +648,10 @@ impl Agent {
         if asked {
             return;
         }
-        let usable = self.legs.iter_mut().find(|(_, leg)| {
-            leg.welcomed && leg.purpose != Purpose::Old && !leg.pulse.silent(now)
-        });
+        let usable = self
+            .legs
+            .iter_mut()
+            .find(|(_, leg)| leg.welcomed && leg.purpose != Purpose::Old && !leg.pulse.silent(now));
         if let Some((&id, leg)) = usable {
             leg.asked = Some(now);
             if leg.purpose == Purpose::Home {
@@ -676,9 +685,10 @@ impl Agent {
             return;
         }
         let Some(node) = self.wanted_next.filter(|node| Some(*node) != home.node) else { return };
-        let at = self.legs.values_mut().find(|leg| {
-            leg.node == Some(node) && leg.purpose != Purpose::Old
-        });
+        let at = self
+            .legs
+            .values_mut()
+            .find(|leg| leg.node == Some(node) && leg.purpose != Purpose::Old);
         match at {
             Some(leg) => leg.purpose = Purpose::Next,
             None => {

@@ -10,7 +10,9 @@ use crate::id::{EncoderId, Epoch, NodeId, SessionId, valid_name};
 use crate::placement::{self, Candidate};
 use crate::session::{FOLLOWS_MAX, HELLO_DEADLINE, LINGER, SESSIONS_MAX};
 use crate::time::{Mono, Now, earlier};
-use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, Role, WireError};
+use crate::wire::{
+    self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, Role, WireError,
+};
 
 /// Keyframe requests go to one encoder at most this often: a keyframe costs ten ordinary frames.
 pub const KEYFRAME_INTERVAL: Duration = Duration::from_millis(300);
@@ -450,7 +452,8 @@ impl Host {
                 let reason = "a credential is needed from anywhere but this machine; \
                               get one with `roost invite --client` on a node"
                     .to_owned();
-                let failed = wire::Failed { status: 401, reason: reason.clone(), retry_after: None };
+                let failed =
+                    wire::Failed { status: 401, reason: reason.clone(), retry_after: None };
                 effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
                 effects.push(Effect::Close(id, reason));
                 return;
@@ -461,7 +464,8 @@ impl Host {
             Err(refusal) => {
                 self.counters.denied += 1;
                 let reason = refusal.to_string();
-                let failed = wire::Failed { status: 403, reason: reason.clone(), retry_after: None };
+                let failed =
+                    wire::Failed { status: 403, reason: reason.clone(), retry_after: None };
                 effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
                 effects.push(Effect::Close(id, reason));
                 return;
@@ -936,11 +940,9 @@ impl Stream {
             }
         }
         match &self.warm {
-            Some(warm) => Route::Local {
-                session: warm.session,
-                feed,
-                timeline: warm.epoch.instance,
-            },
+            Some(warm) => {
+                Route::Local { session: warm.session, feed, timeline: warm.epoch.instance }
+            }
             None => Route::None,
         }
     }
@@ -955,10 +957,9 @@ impl Route {
                 Self::Local { session: a, timeline: x, .. },
                 Self::Local { session: b, timeline: y, .. },
             ) => a == b && x == y,
-            (
-                Self::Relay { via: a, timeline: x, .. },
-                Self::Relay { via: b, timeline: y, .. },
-            ) => a == b && x == y,
+            (Self::Relay { via: a, timeline: x, .. }, Self::Relay { via: b, timeline: y, .. }) => {
+                a == b && x == y
+            }
             _ => false,
         }
     }

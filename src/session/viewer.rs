@@ -11,9 +11,7 @@ use crate::directory::SourceState;
 use crate::id::NodeId;
 use crate::session::leg::{Book, DIAL_DEADLINE, DIAL_STAGGER, DIALS_MAX, LegId, Pulse};
 use crate::time::{Mono, earlier};
-use crate::wire::{
-    self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, StreamPlace,
-};
+use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, StreamPlace};
 
 /// The picture counts as standing still after this long, at the least: below it, jitter looks
 /// like a dead node. A needless request to next costs one group of pictures.
@@ -371,7 +369,9 @@ impl Viewer {
         let busy: Vec<String> =
             self.legs.values().filter(|leg| !leg.welcomed).map(|leg| leg.addr.clone()).collect();
         let staggered = self.dialled_at.is_none_or(|at| now >= at + DIAL_STAGGER);
-        if !reachable && busy.len() < DIALS_MAX && (busy.is_empty() || staggered)
+        if !reachable
+            && busy.len() < DIALS_MAX
+            && (busy.is_empty() || staggered)
             && let Some((node, addr)) = self.book.anywhere(now, &busy, None)
         {
             self.dial(now, node, addr, effects);
@@ -450,13 +450,7 @@ impl Viewer {
         self.interval.mul_f64(STALL_INTERVALS).max(STALL_MIN)
     }
 
-    fn dial(
-        &mut self,
-        now: Mono,
-        node: Option<NodeId>,
-        addr: String,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn dial(&mut self, now: Mono, node: Option<NodeId>, addr: String, effects: &mut Vec<Effect>) {
         if self.legs.values().filter(|leg| !leg.welcomed).count() >= DIALS_MAX {
             return;
         }

@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+
 use std::time::{Duration, Instant};
 
-use crate::media::{Frame, Packet};
+use crate::hub::Live;
+use crate::media::Packet;
 
 /// Packets per [`TICK`] to one viewer: about 300 Mbit/s. A group of pictures sent at once
 /// overflowed the receiver's socket in a third of trials; at this pace none was lost.
@@ -22,7 +23,7 @@ const MAX_SEGMENTS: usize = 44;
 /// Frames in order, released a burst at a time.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    frames: VecDeque<Arc<Frame>>,
+    frames: VecDeque<Live>,
     /// Packets of the front frame that are gone already.
     sent: usize,
     /// When the next burst may go, while one is in progress.
@@ -30,7 +31,7 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    pub(super) fn push(&mut self, frame: Arc<Frame>) {
+    pub(super) fn push(&mut self, frame: Live) {
         self.frames.push_back(frame);
     }
 
@@ -49,14 +50,14 @@ impl Backlog {
     }
 
     /// Hands over what may go now; returns how many frames were completed.
-    pub(super) fn release(&mut self, now: Instant, mut write: impl FnMut(&Frame, &Packet)) -> u64 {
+    pub(super) fn release(&mut self, now: Instant, mut write: impl FnMut(&Live, &Packet)) -> u64 {
         if self.next.is_some_and(|next| now < next) {
             return 0;
         }
         let mut budget = BURST;
         let mut completed = 0;
         while let Some(frame) = self.frames.front() {
-            while let Some(packet) = frame.packets.get(self.sent) {
+            while let Some(packet) = frame.frame.packets.get(self.sent) {
                 if budget == 0 {
                     self.next = Some(now + TICK);
                     return completed;

@@ -16,6 +16,8 @@ const LOST = 1500; // ms of stall after which legs are made anew over HTTP, too
 const CONNECT = 2000; // ms a new leg has to connect
 const FIRST_FRAME = 4000; // ms a connected leg has to show a frame
 const SETTLE = 300; // ms a new home must stand before a healthy picture moves there
+const SHUN = 3000; // ms that a node that just failed is not turned to
+const HEDGE = 700; // ms until the next node is asked, too, while one has not answered
 const ANNOUNCE = 8000; // ms that a healed failure is shown
 
 export class Player extends EventTarget {
@@ -31,7 +33,9 @@ export class Player extends EventTarget {
     this.retired = null;
     this.intervals = [];
     this.shownAt = null;
+    this.swappedAt = 0;
     this.stalledAt = null;
+    this.shunned = new Map();
     this.epoch = 0;
     this.preparing = false;
     this.connecting = false;
@@ -160,14 +164,14 @@ export class Player extends EventTarget {
 
   #tick() {
     const now = performance.now();
-    if (document.hidden && this.active?.hasNewFrame()) this.shownAt = now; // no callbacks there
+    if (document.hidden && this.active?.hasNewFrame()) this.#shown(now); // no callbacks there
     for (const leg of this.contenders) {
       if (leg.closed) this.contenders.delete(leg);
       else if (leg.hasNewFrame()) return this.#swap(leg);
     }
-    const since = this.shownAt ?? now;
+    const since = Math.max(this.shownAt ?? now, this.swappedAt);
     if (this.active && this.stalledAt === null && now - since > this.threshold) {
-      this.stalledAt = since;
+      this.stalledAt = this.shownAt ?? since;
       this.#emit("stall", { threshold: Math.round(this.threshold) });
     }
     if (this.stalledAt !== null) {
@@ -196,11 +200,13 @@ export class Player extends EventTarget {
     this.contenders.clear();
     if (this.standby === leg) this.standby = null;
     this.active = leg;
+    this.swappedAt = performance.now();
     this.stalledAt = null;
     this.moveAt = null;
     this.trying = null;
     if (old) {
       this.stats.swaps++;
+      if (broken) this.shunned.set(old.node, this.swappedAt + SHUN);
       if (broken) this.healing = { from: old.node, to: leg.node, since: this.shownAt };
       // A leg that still shows pictures is closed once the other one does.
       this.retired?.close();
@@ -237,18 +243,22 @@ export class Player extends EventTarget {
     }
   }
 
+  /** Whether a node is worth turning to. */
+  #usable(id) {
+    return (this.shunned.get(id) ?? 0) < performance.now() && this.mesh.nodes.get(id)?.up !== false;
+  }
+
   /** Which node the silent leg should be at. */
   #wanted() {
-    const { place, active } = this;
-    if (!place?.home || !active) return null;
-    if (active.node !== place.home) return place.home;
-    if (place.next && place.next !== active.node) return place.next;
-    return null;
+    const { place, active, mesh } = this;
+    if (!place || !active) return null;
+    const others = [place.home, place.next, ...mesh.nodes.keys()];
+    return others.find((id) => id && id !== active.node && this.#usable(id)) ?? null;
   }
 
   /** Sees to it that the right legs exist. */
   async #reconcile() {
-    if (this.closed || !this.active || this.preparing) return;
+    if (this.closed || !this.active || this.preparing || this.stalledAt !== null) return;
     const wanted = this.#wanted();
     const { standby } = this;
     if (standby && !standby.closed && (standby.node === wanted || this.contenders.has(standby))) return;
@@ -261,16 +271,30 @@ export class Player extends EventTarget {
     const leg = this.#newLeg();
     try {
       await this.#establish(leg, wanted, true);
+      await this.#connected(leg);
       if (this.closed || this.standby) leg.close();
       else this.standby = leg;
     } catch (error) {
       leg.close();
-      this.#emit("no-standby", { reason: error.message });
+      this.shunned.set(wanted, performance.now() + SHUN * (0.5 + Math.random()));
+      this.#emit("no-standby", { at: this.mesh.label(wanted), reason: error.message });
       setTimeout(() => this.#reconcile(), 500 * (0.5 + Math.random()));
     } finally {
       this.preparing = false;
     }
-    if (this.standby === leg && !leg.closed && this.#wanted() !== leg.node) this.#reconcile();
+    if (this.standby === leg && !leg.closed) {
+      this.#emit("standby", { at: this.mesh.label(leg.node) });
+      if (this.#wanted() !== leg.node) this.#reconcile();
+    }
+  }
+
+  /** Ends when the leg can be told `play`; fails if that takes too long. */
+  async #connected(leg) {
+    const deadline = performance.now() + CONNECT;
+    while (!leg.ready) {
+      if (leg.closed || performance.now() > deadline) throw new Refused(0, "no connection");
+      await sleep(TICK);
+    }
   }
 
   /** Signals a leg to a node: over the leg that is there, or over HTTP by any node. */
@@ -315,17 +339,25 @@ export class Player extends EventTarget {
     this.connecting = true;
     const needed = () => !this.closed && (!this.active || this.stalledAt !== null);
     for (let round = 0; needed(); round++) {
+      const attempts = [];
       for (const base of this.mesh.bases()) {
         if (!needed()) break;
         if (round > 0 || this.active) this.trying = this.mesh.labelOf(base);
-        const heard = await this.#attempt(base, "home", needed);
-        // Home may be out of this browser's reach, but not of the node's: it relays.
-        if (heard === "unreachable" && needed()) await this.#attempt(base, "here", needed);
+        const attempt = this.#ask(base, needed);
+        attempts.push(attempt);
+        const heard = await Promise.race([attempt, sleep(HEDGE)]);
         if (heard === "refused") break; // it is the stream, not the node
       }
+      await Promise.all(attempts);
       if (needed()) await this.#pause(backoff(round + 1));
     }
     this.connecting = false;
+  }
+
+  async #ask(base, needed) {
+    const heard = await this.#attempt(base, "home", needed);
+    // Home may be out of this browser's reach, but not of the node's: it relays.
+    return heard === "unreachable" && needed() ? this.#attempt(base, "here", needed) : heard;
   }
 
   /** One leg over one node. Ends when it is shown, not needed any more, or has failed. */
