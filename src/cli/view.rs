@@ -25,7 +25,7 @@ pub(crate) struct View {
     /// Stop after this long, like 90s, 15m
     #[arg(long = "for", value_name = "D", value_parser = duration::parse)]
     stop_after: Option<Duration>,
-    /// Stay at the node that was asked, which relays, instead of going to the stream's home
+    /// Stay with the node that answers first, which relays, instead of being led home
     #[arg(long)]
     stay: bool,
     /// Print every change, and the report at the end, as lines of JSON

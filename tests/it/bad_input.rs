@@ -111,9 +111,9 @@ fn a_port_in_use_is_refused_for_udp_and_for_tcp() {
     let tcp = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let udp = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
     for taken in [tcp.local_addr(), udp.local_addr()] {
-        let taken = taken.expect("it is bound").to_string();
-        let finished = run(&["node", "--data", &data, "--listen", &taken]);
-        assert_says(&finished, CONFLICT, &[&taken, "in use"]);
+        let taken = taken.expect("it is bound");
+        let finished = run(&["node", "--data", &data, "--listen", &taken.to_string()]);
+        assert_says(&finished, CONFLICT, &[&taken.port().to_string(), "taken"]);
     }
 }
 
