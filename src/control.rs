@@ -199,6 +199,12 @@ pub struct Counters {
     pub refused: u64,
 }
 
+/// The boot under which a start numbers its entries: a folder that was put back counts a boot
+/// twice, and what peers hold of its other life must not pass for this one's.
+fn salted(boot: Boot, seed: &[u8; 32]) -> Boot {
+    Boot(boot.0 << 16 | u64::from(u16::from_le_bytes([seed[0], seed[1]])))
+}
+
 /// One node's deciding half.
 pub struct Control {
     me: NodeId,
@@ -257,7 +263,7 @@ impl Control {
             roster: config.roster,
             membership,
             peering: Peering::new(me, config.seed),
-            directory: Directory::new(me, config.boot),
+            directory: Directory::new(me, salted(config.boot, &config.seed)),
             host: Host::default(),
             reports: BTreeMap::new(),
             links: BTreeMap::new(),
