@@ -15,6 +15,8 @@ mod node;
 pub mod place;
 pub mod problem;
 pub mod server;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 mod whep;
 

@@ -452,10 +452,9 @@ impl Leg {
 
     /// Says goodbye to the browser, as far as one round of output goes.
     fn close(&mut self, ending: Ending) -> Ending {
-        if self.rtc.close().is_ok() {
-            // The session ends either way; what could not be said, silence will say.
-            let _ = self.drain();
-        }
+        // The session ends either way; what could not be said, silence will say.
+        let _ = self.rtc.close();
+        let _ = self.drain();
         ending
     }
 

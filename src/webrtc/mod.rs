@@ -7,6 +7,8 @@
 mod leg;
 mod pacing;
 pub mod sdp;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::collections::HashMap;
