@@ -23,6 +23,8 @@ const TICK: Duration = Duration::from_millis(100);
 pub const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
 /// After its encoders left, it stays this long for its viewers to follow.
 const LEAVE_GRACE: Duration = Duration::from_millis(500);
+/// Saying goodbye takes at most this long: a few rounds of gossip.
+const LEAVE_FAREWELL: Duration = Duration::from_millis(400);
 /// Live members are written down for the next start at most this often.
 const REMEMBER_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -240,6 +242,8 @@ struct Leaving {
     deadline: Mono,
     /// All encoders are elsewhere; viewers get a moment to follow.
     empty_since: Option<Mono>,
+    /// Said goodbye then; what membership still has to say goes out until it falls silent.
+    said_at: Option<Mono>,
     done: bool,
 }
 
@@ -638,7 +642,7 @@ impl Control {
             return;
         }
         let deadline = now.mono + LEAVE_DEADLINE;
-        self.leaving = Some(Leaving { deadline, empty_since: None, done: false });
+        self.leaving = Some(Leaving { deadline, empty_since: None, said_at: None, done: false });
         self.nodes_dirty = true;
         self.refresh_nodes();
         self.host(now, effects, |host, world, out| host.leave(world, out));
@@ -657,14 +661,18 @@ impl Control {
             let watched = self.host.watched();
             !watched || now.mono.since(since) >= LEAVE_GRACE
         });
-        if settled || now.mono >= leaving.deadline {
-            leaving.done = true;
+        if leaving.said_at.is_none() && (settled || now.mono >= leaving.deadline) {
+            leaving.said_at = Some(now.mono);
             self.member(now, membership::Event::Leave, effects);
             let reason = "shutting down".to_owned();
             let goodbye = LinkMessage::Goodbye(wire::Goodbye { reason }).encode();
             for &node in &self.linked {
                 effects.push(Effect::Send(node, goodbye.clone()));
             }
+        }
+        let silent = self.membership.next_wake().is_none();
+        if leaving.said_at.is_some_and(|at| silent || now.mono.since(at) >= LEAVE_FAREWELL) {
+            leaving.done = true;
             effects.push(Effect::Left);
         }
         self.leaving = Some(leaving);

@@ -17,6 +17,7 @@ use super::backend::*;
 use super::*;
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
 use crate::id::{Boot, EncoderId, Epoch, MeshId, NodeId};
+use crate::hub::Live;
 use crate::media::{Frame, Packet};
 use crate::webrtc::{Feed, Outlet, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
@@ -28,8 +29,8 @@ pub(super) struct FakeMesh {
     pub(super) nodes: Mutex<Vec<Arc<FakeNode>>>,
     pub(super) view: Mutex<ClusterView>,
     changes: watch::Sender<u64>,
-    gop: Mutex<VecDeque<Arc<Frame>>>,
-    receivers: Mutex<Vec<mpsc::Sender<Arc<Frame>>>>,
+    gop: Mutex<VecDeque<Live>>,
+    receivers: Mutex<Vec<mpsc::Sender<Live>>>,
     pub(super) keyframe_requests: AtomicU32,
 }
 
@@ -169,9 +170,10 @@ impl FakeMesh {
         if frame.keyframe {
             gop.clear();
         }
-        gop.push_back(frame.clone());
+        let live = Live { timeline: 1, frame };
+        gop.push_back(live.clone());
         self.receivers.lock().unwrap().retain(|receiver| {
-            !matches!(receiver.try_send(frame.clone()), Err(mpsc::error::TrySendError::Closed(_)))
+            !matches!(receiver.try_send(live.clone()), Err(mpsc::error::TrySendError::Closed(_)))
         });
     }
 
@@ -242,7 +244,7 @@ impl Backend for FakeNode {
         &self.webrtc
     }
 
-    async fn signal(&self, to: NodeId, offer: Offer) -> Result<SdpAnswer, Failed> {
+    async fn signal(self: Arc<Self>, to: NodeId, offer: Offer) -> Result<SdpAnswer, Failed> {
         let node = self.mesh.nodes.lock().unwrap().iter().find(|node| node.id == to).cloned();
         match node.filter(|node| node.alive.load(Ordering::Relaxed)) {
             Some(node) => leg::accept(node, &offer),

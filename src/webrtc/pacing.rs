@@ -141,11 +141,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::media::Frame;
 
-    fn frame(packets: usize) -> Arc<Frame> {
+    fn frame(packets: usize) -> Live {
         let packet =
-            Packet { sequence: 0, timestamp: 0, marker: false, payload: Arc::from([0u8; 8]) };
-        Arc::new(Frame { packets: vec![packet; packets], keyframe: false })
+            Packet { sequence: 0, timestamp: 0, marker: false, payload: [0u8; 8].into() };
+        let frame = Frame { packets: vec![packet; packets], keyframe: false };
+        Live { timeline: 1, frame: frame.into() }
     }
 
     #[test]
