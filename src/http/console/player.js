@@ -12,6 +12,8 @@ const JITTER = 1.5; // times the longest interval seen lately that is no stall e
 const UNKNOWN = 400; // ms: the threshold until the frame rate is known
 const MEMORY = 60; // frame intervals remembered
 const TICK = 10; // ms between looks at the legs
+const ASLEEP = 60; // ms between two looks that mean that the page itself stood still
+const AWAKE = 50; // ms it then has to show the frames that came meanwhile
 const LOST = 1500; // ms of stall after which legs are made anew over HTTP, too
 const CONNECT = 2000; // ms a new leg has to connect
 const FIRST_FRAME = 4000; // ms a connected leg has to show a frame
@@ -36,6 +38,8 @@ export class Player extends EventTarget {
     this.shownAt = null;
     this.swappedAt = 0;
     this.lookedAt = 0;
+    this.tickedAt = 0;
+    this.wokeAt = 0;
     this.stalledAt = null;
     this.shunned = new Map();
     this.epoch = 0;
@@ -170,8 +174,11 @@ export class Player extends EventTarget {
       if (leg.closed) this.contenders.delete(leg);
       else if (leg.hasNewFrame()) return this.#swap(leg);
     }
+    if (now - this.tickedAt > ASLEEP) this.wokeAt = now;
+    this.tickedAt = now;
     const since = Math.max(this.shownAt ?? now, this.swappedAt);
-    if (this.active && this.stalledAt === null && now - since > this.threshold) {
+    const stands = now - since > this.threshold && now - this.wokeAt > AWAKE;
+    if (this.active && this.stalledAt === null && stands) {
       this.stalledAt = this.shownAt ?? since;
       this.#emit("stall", { threshold: Math.round(this.threshold) });
     }
