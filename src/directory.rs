@@ -23,7 +23,7 @@ use crate::id::{Boot, EncoderId, Epoch, NodeId};
 use crate::time::{Mono, Now, earlier};
 
 use self::claims::{Claims, Floors};
-use self::part::Part;
+use self::part::{Part, Span};
 use self::types::{entry_fits, header_fits};
 
 /// How often a digest goes to one link in turn, before jitter: what a lost message can cost.
@@ -123,7 +123,7 @@ impl Directory {
             return;
         }
         part.seq += 1;
-        part.set_header(part.seq, header);
+        part.set_header(Span::at(part.seq), header);
         self.own_header_changed = true;
     }
 
@@ -151,7 +151,7 @@ impl Directory {
         }
         let old = old.cloned();
         part.seq += 1;
-        part.set(part.seq, encoder, entry.clone(), &self.limits);
+        part.set(Span::at(part.seq), encoder, entry.clone(), &self.limits);
         self.reindex(self.me, encoder, old.as_ref(), entry.as_ref());
         self.own_changes.insert(encoder);
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -14,6 +15,10 @@ use crate::media::{Frame, gop::GopCache};
 /// Frames that wait for one slow receiver before it is skipped to the next keyframe: two
 /// seconds at 30 fps; what is older is better skipped than shown.
 pub const QUEUE_FRAMES: usize = 64;
+
+/// A group of pictures whose newest is older than this is not shown to a newcomer: the stream was
+/// paused since. Slower cameras than one picture in this time start newcomers at their next.
+pub const FRESH: Duration = Duration::from_secs(2);
 
 /// What a hub tells the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +75,7 @@ pub struct Hub {
 #[derive(Debug, Default)]
 struct Inner {
     cache: GopCache,
+    pushed: Option<Instant>,
     /// Only frames that carry this number are taken: it changes with every route.
     feed: u64,
     timeline: u64,
@@ -164,6 +170,9 @@ impl Hub {
             inner.next_receiver += 1;
             let number = inner.next_receiver;
             let timeline = inner.timeline;
+            if inner.pushed.is_none_or(|at| at.elapsed() > FRESH) {
+                inner.cache.reset();
+            }
             let frames = inner.cache.frames();
             let start: Vec<Live> =
                 frames.into_iter().map(|frame| Live { timeline, frame }).collect();
@@ -214,6 +223,7 @@ impl Hub {
             counters.frames_in.fetch_add(1, Ordering::Relaxed);
             counters.bytes_in.fetch_add(frame.size() as u64, Ordering::Relaxed);
             inner.cache.push(frame.clone());
+            inner.pushed = Some(Instant::now());
             wants_keyframe |= inner.cache.wants_keyframe() && !inner.receivers.is_empty();
             let timeline = inner.timeline;
             let stamp = frame.timestamp();

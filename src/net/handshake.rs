@@ -1,6 +1,6 @@
 //! Both ends of every handshake: who is let in, and on what proof.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::link::Fresh;
 use super::message::{MessageReader, MessageWriter, ReceiveError, lost_reason};
 use super::mux::canonical;
 use super::transport::Class;
-use super::{ClientConn, DialError, Inner, MediaConn, NetEvent, close, close_with, tls};
+use super::{ClientConn, DialError, Inner, MediaConn, NetEvent, close, close_with, locked, tls};
 use crate::admission::{ADDRS_MAX, Admission, PublicKey};
 use crate::id::{NodeId, valid_name};
 use crate::wire::{
@@ -25,6 +25,11 @@ use crate::wire::{
 /// Connections whose other side is not verified yet. Each costs some 100 KiB at most; a mesh of
 /// 200 nodes that all start at once fits.
 pub const UNVERIFIED_MAX: usize = 256;
+
+/// Unverified connections from one address: a site of many agents behind one address that all
+/// reconnect at once still gets in, and nobody takes all places. Who is ignored tries again by
+/// itself (RFC 9002 §6.2), some hundred milliseconds later.
+pub const UNVERIFIED_PER_ADDRESS: usize = 64;
 
 /// With more unverified connections than this, newcomers first prove their address by a round
 /// trip that costs us nothing to remember (RFC 9000 §8.1.2).
@@ -53,7 +58,7 @@ const ADDR_MAX: usize = 260;
 /// Accepts connections until the endpoint closes.
 pub(super) async fn accept(inner: Arc<Inner>) {
     while let Some(incoming) = inner.endpoint.accept().await {
-        let Ok(permit) = inner.unverified.clone().try_acquire_owned() else {
+        let Some(place) = Place::take(&inner, incoming.remote_address().ip()) else {
             inner.counters.handshakes_ignored.add(1);
             incoming.ignore();
             continue;
@@ -65,12 +70,44 @@ pub(super) async fn accept(inner: Arc<Inner>) {
             let _ = incoming.retry();
             continue;
         }
-        tokio::spawn(welcome(inner.clone(), incoming, permit));
+        tokio::spawn(welcome(inner.clone(), incoming, place));
+    }
+}
+
+/// A place of an unverified connection; free again when dropped.
+struct Place {
+    inner: Arc<Inner>,
+    ip: IpAddr,
+    _one_of_all: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn take(inner: &Arc<Inner>, ip: IpAddr) -> Option<Self> {
+        let permit = inner.unverified.clone().try_acquire_owned().ok()?;
+        let mut door = locked(&inner.at_the_door);
+        let here = door.entry(ip).or_default();
+        if *here >= UNVERIFIED_PER_ADDRESS {
+            return None;
+        }
+        *here += 1;
+        Some(Self { inner: inner.clone(), ip, _one_of_all: permit })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut door = locked(&self.inner.at_the_door);
+        if let Some(here) = door.get_mut(&self.ip) {
+            *here -= 1;
+            if *here == 0 {
+                door.remove(&self.ip);
+            }
+        }
     }
 }
 
 /// One incoming connection, until it is verified and handed on.
-async fn welcome(inner: Arc<Inner>, incoming: Incoming, permit: OwnedSemaphorePermit) {
+async fn welcome(inner: Arc<Inner>, incoming: Incoming, place: Place) {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let config = match Class::of_connection_id(&incoming.orig_dst_cid()) {
         Class::Link => inner.link_server.clone(),
@@ -101,7 +138,7 @@ async fn welcome(inner: Arc<Inner>, incoming: Incoming, permit: OwnedSemaphorePe
         // rustls agrees to nothing else.
         _ => Err(Turned::Away("unknown protocol".into())),
     };
-    drop(permit);
+    drop(place);
     let remote = canonical(connection.remote_address());
     match result {
         Ok(()) => {}
@@ -364,6 +401,8 @@ impl Inner {
                 return Err(DialError::Broken("no hello in time".into()));
             }
         };
+        // From here on another dial is one of its own: it would not share this one's event.
+        locked(&self.dialling).remove(addr);
         self.settle(Fresh {
             node,
             boot: hello.boot,

@@ -134,7 +134,12 @@ impl Driver {
                 self.handle(Event::LinkDown(node));
             }
             NetEvent::DialFailed { node, addr, reason } => {
-                tracing::debug!(addr, reason, "dial failed");
+                if node.is_none() {
+                    // Somebody wrote this address down and should hear that it leads nowhere.
+                    tracing::warn!(event = "seed.failed", addr, reason, "no member there");
+                } else {
+                    tracing::debug!(addr, reason, "dial failed");
+                }
                 self.handle(Event::DialFailed { node, addr });
             }
             NetEvent::Message { node, bytes } => self.handle(Event::Message(node, bytes)),

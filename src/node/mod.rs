@@ -123,9 +123,8 @@ impl Node {
         let mut seeds = Vec::new();
         match config.join {
             Some(Join::Invitation(invitation)) if roster.is_none() => {
-                let (seed, admitted) = join::join(&invitation, &keypair)
-                    .await
-                    .map_err(|error| NodeError::NoNodeAnswered(error.to_string()))?;
+                let (seed, admitted) =
+                    join::join(&invitation, &keypair).await.map_err(|error| not_joined(&error))?;
                 tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
                 let joined = Roster::from_admissions(invitation.mesh, admitted.admissions);
                 let all: Vec<_> = joined.admissions().cloned().collect();
@@ -484,11 +483,23 @@ fn own_addresses(listen: SocketAddr) -> Vec<String> {
     addrs
 }
 
+fn not_joined(error: &join::JoinError) -> NodeError {
+    let words = error.to_string();
+    match error {
+        join::JoinError::NoAnswer(_) => NodeError::NoNodeAnswered(words),
+        join::JoinError::WrongMesh { .. } | join::JoinError::Refused { .. } => {
+            NodeError::NotAllowed(words)
+        }
+        join::JoinError::Local(_) => NodeError::Failed(words),
+    }
+}
+
 fn stored(error: StoreError) -> NodeError {
     match &error {
         StoreError::InUse { .. } => NodeError::InUse(error.to_string()),
+        // Starting again would fail again until somebody changes the folder.
         StoreError::Unwritable { .. } | StoreError::KeyExposed { .. } => {
-            NodeError::NotAllowed(error.to_string())
+            NodeError::Configuration(error.to_string())
         }
         _ => NodeError::Failed(error.to_string()),
     }

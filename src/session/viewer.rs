@@ -133,7 +133,10 @@ pub struct Viewer {
     /// Where the last fresh frame came from, and when.
     via: Option<LegId>,
     fresh: Option<Mono>,
-    via_since: Mono,
+    /// Since when frames come without standing still.
+    flowing_since: Mono,
+    /// When the stream was first asked for.
+    asked_at: Option<Mono>,
     interval: Duration,
     dialled_at: Option<Mono>,
     cause: Option<String>,
@@ -154,7 +157,8 @@ impl Viewer {
             place: None,
             via: None,
             fresh: None,
-            via_since: Mono(0),
+            flowing_since: Mono(0),
+            asked_at: None,
             interval: Duration::from_millis(66),
             dialled_at: None,
             cause: None,
@@ -297,8 +301,15 @@ impl Viewer {
         if let Some(leg) = self.legs.get_mut(&id) {
             leg.pulse.hear(now);
         }
+        if self.fresh.is_none() {
+            self.flowing_since = now;
+        }
         if let Some(last) = self.fresh {
-            let gap = now.since(last).min(Duration::from_secs(1));
+            let gap = now.since(last);
+            if gap >= self.stall_limit() {
+                self.flowing_since = now;
+            }
+            let gap = gap.min(Duration::from_secs(1));
             // A slow average over some twenty frames: one late frame must not raise it.
             self.interval = (self.interval * 19 + gap.min(self.interval * 3)) / 20;
         }
@@ -306,7 +317,6 @@ impl Viewer {
         self.told = None;
         if self.via != Some(id) {
             self.via = Some(id);
-            self.via_since = now;
             if let Some(node) = self.legs.get(&id).and_then(|leg| leg.node) {
                 let name = self.label(Some(node));
                 effects.push(Effect::Note(Note::Via { node, name }));
@@ -400,14 +410,18 @@ impl Viewer {
         let Some(place) = &self.place else { return };
         let Some(encoder) = place.encoder else { return };
         let (home, next) = (place.home, place.next);
-        let stalled_for = self.fresh.map_or(Duration::from_secs(60), |at| now.since(at));
-        let stalled = stalled_for >= self.stall_limit();
+        // Before the first frame the stream has to be woken, which may take a keyframe interval of
+        // a camera; home is given as long as a silent one before others are asked.
+        let since = self.fresh.or(self.asked_at);
+        let stalled_for = since.map_or(Duration::ZERO, |at| now.since(at));
+        let limit = if self.fresh.is_some() { self.stall_limit() } else { SETTLE };
+        let stalled = stalled_for >= limit;
         if stalled && self.cause.is_none() && self.fresh.is_some() {
             let via = self.label(self.via());
             self.cause = Some(format!("no picture from {via}"));
         }
         let home_leg = self.legs.values().any(|leg| leg.node == home && leg.welcomed);
-        let settled = !stalled && now.since(self.via_since) >= SETTLE;
+        let settled = !stalled && now.since(self.flowing_since) >= SETTLE;
         let (via, stays) = (self.via, self.config.stay);
         for (&id, leg) in self.legs.iter_mut().filter(|(_, leg)| leg.welcomed) {
             let at_home = leg.node.is_some() && leg.node == home;
@@ -422,6 +436,7 @@ impl Viewer {
             });
             if wanted && (leg.watching.is_none() || again) {
                 leg.watching = Some((now, stay));
+                self.asked_at.get_or_insert(now);
                 send(id, ClientMessage::Watch(wire::Watch { encoder, stay }), effects);
             } else if !wanted && leg.watching.take().is_some() {
                 send(id, ClientMessage::Unwatch(wire::Unwatch { encoder }), effects);
@@ -484,6 +499,8 @@ impl Viewer {
         if let Some(fresh) = self.fresh {
             let limit = fresh + self.stall_limit();
             due = earlier(due, Some(if limit > now { limit } else { now + WATCH_AGAIN / 5 }));
+        } else if self.asked_at.is_some() {
+            due = earlier(due, Some(now + WATCH_AGAIN / 5));
         }
         if self.legs.values().all(|leg| !leg.welcomed) {
             due = earlier(due, self.dialled_at.map(|at| at + DIAL_STAGGER));

@@ -7,7 +7,7 @@ use str0m::net::{Protocol, Receive};
 use str0m::{Event, Input, Output, Rtc};
 
 use super::*;
-use crate::media::Packet;
+use crate::media::{Frame, Packet};
 
 struct Plain(UdpSocket);
 
@@ -114,7 +114,7 @@ impl Browser {
     }
 }
 
-fn frame(sequence: u16, packets: u16, timestamp: u32, keyframe: bool) -> Arc<Frame> {
+fn frame(sequence: u16, packets: u16, timestamp: u32, keyframe: bool) -> Live {
     let packets = (0..packets)
         .map(|i| Packet {
             sequence: sequence.wrapping_add(i),
@@ -123,10 +123,10 @@ fn frame(sequence: u16, packets: u16, timestamp: u32, keyframe: bool) -> Arc<Fra
             payload: vec![0x65; 1000].into(),
         })
         .collect();
-    Arc::new(Frame { packets, keyframe })
+    Live { timeline: 1, frame: Arc::new(Frame { packets, keyframe }) }
 }
 
-fn feed(start: Vec<Arc<Frame>>) -> (mpsc::Sender<Arc<Frame>>, Feed) {
+fn feed(start: Vec<Live>) -> (mpsc::Sender<Live>, Feed) {
     let (sender, frames) = mpsc::channel(64);
     (sender, Feed { start, frames, hold: Box::new(()) })
 }
@@ -156,7 +156,9 @@ async fn a_viewer_gets_the_group_of_pictures_then_what_follows_without_a_break()
     browser.until("the start comes", |_, events| Browser::packets(events).len() == 45).await;
     sender.send(frame(39, 3, 15_000, false)).await.unwrap();
     browser.until("a frame comes", |_, events| Browser::packets(events).len() == 48).await;
-    let (_other_sender, other) = feed(vec![frame(7, 2, 1_000_000, true)]);
+    let mut another = frame(7, 2, 1_000_000, true);
+    another.timeline = 2;
+    let (_other_sender, other) = feed(vec![another]);
     assert!(accepted.handle.play(other));
     browser.until("another source comes", |_, e| Browser::packets(e).len() == 50).await;
     let packets = Browser::packets(&browser.events);

@@ -12,6 +12,9 @@ const DOWN_WITHIN: Duration = Duration::from_millis(2_500);
 /// A stream flows again within this, whatever happens to its home.
 const HEAL_WITHIN: Duration = Duration::from_secs(2);
 
+/// Members are on disk after this.
+const REMEMBERED_AFTER: Duration = Duration::from_secs(3);
+
 /// A test picture comes every 67 ms; this long without one is a stall.
 const STALL: Duration = Duration::from_millis(300);
 
@@ -49,6 +52,8 @@ fn a_node_that_is_asked_to_stop_says_goodbye() {
 #[test]
 fn all_down_at_once_find_each_other_without_the_one_that_let_them_in() {
     let mut mesh = Mesh::start(3);
+    // Who is there is written down every few seconds; there is nothing to see from outside.
+    std::thread::sleep(REMEMBERED_AFTER);
     for name in ["n1", "n2", "n3"] {
         mesh.node(name).kill();
     }

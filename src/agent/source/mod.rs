@@ -5,7 +5,10 @@
 //! receiver does not take in time is dropped up to the next keyframe.
 
 mod font;
+mod h264;
 mod picture;
+mod retry;
+mod rtsp;
 mod test;
 
 use std::fmt;
@@ -13,10 +16,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 use url::Url;
 
-use crate::media::AccessUnit;
+use crate::media::{AccessUnit, CLOCK_RATE};
 
 /// Events that wait for a slow receiver: two seconds at 30 fps; what is older is better skipped
 /// than shown.
@@ -152,8 +155,13 @@ pub fn open(spec: SourceSpec) -> Result<SourceHandle, SourceError> {
         SourceSpec::Test { name, gop, obeys_keyframe_requests } => {
             test::open(&name, gop, obeys_keyframe_requests, outlet, wishes)?;
         }
-        SourceSpec::Rtsp { .. } => return Err(SourceError::Setting("not yet".into())),
-        SourceSpec::H264 { .. } => return Err(SourceError::Setting("not yet".into())),
+        SourceSpec::Rtsp { url, user, password } => {
+            rtsp::open(rtsp::Camera::new(&url, user, password)?, outlet, wishes);
+        }
+        SourceSpec::H264 { path: Some(path), fps } => {
+            h264::open_file(&path, fps, outlet, wishes)?;
+        }
+        SourceSpec::H264 { path: None, fps } => h264::open_stdin(fps, outlet, wishes)?,
     }
     Ok(SourceHandle { events: receiver, wishes: sender })
 }
@@ -165,6 +173,49 @@ fn shown(url: &Url) -> String {
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.into()
+}
+
+/// What wishes come to that waited together.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Wished {
+    /// Run or pause, whichever came last. To run, said while running, is to begin anew.
+    run: Option<bool>,
+    keyframe: bool,
+}
+
+impl Wished {
+    fn add(&mut self, wish: Wish) {
+        match wish {
+            Wish::Run => self.run = Some(true),
+            Wish::Pause => *self = Self { run: Some(false), keyframe: false },
+            Wish::Keyframe => self.keyframe = true,
+        }
+    }
+}
+
+/// Everything that was wished since the last look.
+fn wished(wishes: &mut mpsc::Receiver<Wish>) -> Result<Wished, Closed> {
+    let mut sum = Wished::default();
+    loop {
+        match wishes.try_recv() {
+            Ok(wish) => sum.add(wish),
+            Err(TryRecvError::Empty) => return Ok(sum),
+            Err(TryRecvError::Disconnected) => return Err(Closed),
+        }
+    }
+}
+
+/// A span in ticks of the video clock, which wrap.
+fn ticks(span: Duration) -> u32 {
+    (span.as_nanos() * u128::from(CLOCK_RATE) / 1_000_000_000) as u32
+}
+
+/// What is said of a stream that browsers refuse.
+fn bidirectional(what: &str, remedy: &str) -> String {
+    format!(
+        "{what} has B-frames, which browsers cannot play: they show nearly nothing of it. Turn \
+         them off {remedy}"
+    )
 }
 
 /// Nobody listens any more: the source ends.
@@ -225,12 +276,12 @@ impl Outlet {
 
     /// For tasks; waits for room.
     async fn say(&self, event: SourceEvent) -> Result<(), Closed> {
-        self.events.send(event).await.map_err(|_| Closed)
+        self.events.send(event).await.map_err(|_unsent| Closed)
     }
 
     /// For threads; waits for room.
     fn say_blocking(&self, event: SourceEvent) -> Result<(), Closed> {
-        self.events.blocking_send(event).map_err(|_| Closed)
+        self.events.blocking_send(event).map_err(|_unsent| Closed)
     }
 }
 

@@ -5,11 +5,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusty_h264_encoder::{EncodeError, Encoder, EncoderConfig};
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TryRecvError;
 
 use super::picture::{HEIGHT, Picture, WIDTH};
-use super::{Closed, Outlet, SourceError, SourceEvent, Wish};
-use crate::media::CLOCK_RATE;
+use super::{Closed, Outlet, SourceError, SourceEvent, Wish, ticks, wished};
 use crate::media::clock::clock_sei;
 use crate::media::h264::{AccessUnit, annex_b, nal};
 
@@ -67,37 +65,22 @@ fn run(
         let mut due = Instant::now();
         loop {
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            match wish(&mut wishes)? {
-                Some(Wish::Pause) => break,
-                Some(Wish::Keyframe) if obeys => studio.request_keyframe(),
-                _ => {}
+            let wished = wished(&mut wishes)?;
+            if wished.run == Some(false) {
+                break;
+            }
+            if wished.run == Some(true) || wished.keyframe && obeys {
+                studio.request_keyframe();
             }
             // After a stall, pictures that are overdue are left out: they would be shown late.
             let late = due.elapsed().as_nanos() / interval.as_nanos();
             due += interval * u32::try_from(late).unwrap_or(0);
-            let ticks = due.duration_since(origin).as_nanos() * u128::from(CLOCK_RATE);
             let unit = studio.shoot(wall());
-            outlet.sample(unit, (ticks / 1_000_000_000) as u32)?;
+            outlet.sample(unit, ticks(due.duration_since(origin)))?;
             if outlet.skipping && obeys {
                 studio.request_keyframe();
             }
             due += interval;
-        }
-    }
-}
-
-/// The sum of all wishes that wait: a pause unless a later one wakes, a keyframe if any asks.
-fn wish(wishes: &mut mpsc::Receiver<Wish>) -> Result<Option<Wish>, Closed> {
-    let mut sum = None;
-    loop {
-        match (wishes.try_recv(), sum) {
-            (Ok(Wish::Pause), _) => sum = Some(Wish::Pause),
-            // To pause and run again means to begin anew, with a keyframe.
-            (Ok(Wish::Run), Some(Wish::Pause)) => sum = Some(Wish::Keyframe),
-            (Ok(Wish::Run), _) | (Ok(Wish::Keyframe), Some(Wish::Pause)) => {}
-            (Ok(Wish::Keyframe), _) => sum = Some(Wish::Keyframe),
-            (Err(TryRecvError::Empty), sum) => return Ok(sum),
-            (Err(TryRecvError::Disconnected), _) => return Err(Closed),
         }
     }
 }
@@ -172,6 +155,7 @@ mod tests {
     use super::super::picture::sample_blocks;
     use super::super::{Sample, SourceHandle, SourceSpec};
     use super::*;
+    use crate::media::CLOCK_RATE;
     use crate::media::clock::{decode_blocks, read_clock};
     use crate::media::h264::Sps;
 
