@@ -9,7 +9,7 @@ import pathlib, re
 
 CONSTANT = re.compile(r"^\s*(?:pub(?:\([a-z]+\))? )?const ([A-Z][A-Z0-9_]*): ([A-Za-z0-9:]+) =\s*(.*?);",
                       re.S | re.M)
-KINDS = {"usize", "u8", "u16", "u32", "u64", "i64", "f32", "f64", "Duration", "std::time::Duration"}
+KINDS = {"usize", "u8", "u16", "u32", "u64", "i32", "i64", "f32", "f64", "Duration", "std::time::Duration"}
 
 
 def without_tests(text):
@@ -25,7 +25,8 @@ def reason(before):
         line = line.strip()
         if line.startswith("///"):
             lines.append(line[3:].strip())
-        elif not line.startswith("#["):
+        # Constants without a gap between them share the comment above the first.
+        elif lines or not (line.startswith("#[") or re.match(r"(pub(\([a-z]+\))? )?const .*;$", line)):
             break
     text = " ".join(reversed(lines))
     # References to items make no sense outside of the code.

@@ -63,7 +63,7 @@ impl Control {
         };
         let header = self.directory.header(node);
         let entries = || self.directory.entries(node).filter(|_| self.alive.contains(&node));
-        let viewers = entries().map(|(_, entry)| entry.viewers).sum();
+        let viewers = entries().map(|(_, entry)| entry.viewers).fold(0, u32::saturating_add);
         NodeView {
             node,
             name: self.label(node),
