@@ -197,16 +197,15 @@ impl Live {
         };
         let node = self.node.id();
         let legs = self.legs();
-        let browsers = legs.values().filter(|leg| leg.playing && wanted(&leg.encoder)).map(|leg| {
-            ViewerView {
+        let browsers =
+            legs.values().filter(|leg| leg.playing && wanted(&leg.encoder)).map(|leg| ViewerView {
                 encoder: leg.encoder,
                 name: name(leg.encoder),
                 node,
                 protocol: "webrtc",
                 principal: leg.principal.clone(),
                 since_s: leg.opened.elapsed().as_secs(),
-            }
-        });
+            });
         let native = self.node.native_viewers();
         let native = native.into_iter().filter(|(id, ..)| wanted(id));
         let native = native.map(|(encoder, _, principal, since)| ViewerView {
@@ -424,10 +423,7 @@ fn counters(node: &Node) -> Vec<CounterSample> {
     ];
     add("relay_frames_dropped", "Frames that were not passed on.", "cause", &drops);
     let (control, host) = (&totals.control, &totals.host);
-    let mesh = [
-        ("malformed", control.malformed),
-        ("unknown_tag", control.unknown_tags),
-    ];
+    let mesh = [("malformed", control.malformed), ("unknown_tag", control.unknown_tags)];
     add("link_messages_dropped", "Messages of members that were not used.", "cause", &mesh);
     let joins = [("admitted", control.admitted), ("refused", control.refused)];
     add("joins", "Newcomers.", "result", &joins);
@@ -440,11 +436,8 @@ fn counters(node: &Node) -> Vec<CounterSample> {
         ("not_reading", totals.drops.0),
     ];
     add("client_refusals", "Messages and clients that were refused.", "cause", &clients);
-    let registrations = [
-        ("rejected", host.rejected),
-        ("superseded", host.superseded),
-        ("adopted", host.adopted),
-    ];
+    let registrations =
+        [("rejected", host.rejected), ("superseded", host.superseded), ("adopted", host.adopted)];
     add("registrations", "What became of encoders' claims.", "result", &registrations);
     add("stalls", "Times that this process stood still.", "where", &[("control", host.stalls)]);
     add("keyframe_requests", "Keyframe requests passed on.", "to", &[("encoder", host.keyframes)]);

@@ -2,7 +2,8 @@
 
 use tokio::time::timeout;
 
-use super::handshake::{connect_any, resolve, statement};
+use super::dial::{connect_any, resolve};
+use super::handshake::statement;
 use super::message::{MessageReader, MessageWriter, ReceiveError, lost_reason};
 use super::{HANDSHAKE_TIMEOUT, JOIN_TIMEOUT, close, close_with, tls, transport};
 use crate::admission::{Invitation, Keypair, Refusal, verify_chain};

@@ -6,6 +6,7 @@
 //! [`crate::wire::Message::encode`] makes them.
 
 pub mod counters;
+mod dial;
 pub mod gossip;
 mod handshake;
 pub mod join;
@@ -35,10 +36,10 @@ use crate::id::{Boot, NodeId};
 use crate::wire;
 
 pub use counters::NetCounters;
+pub(crate) use dial::{connect_any, resolve};
 pub use handshake::{
     HANDSHAKE_TIMEOUT, JOIN_TIMEOUT, RETRY_ABOVE, UNVERIFIED_MAX, UNVERIFIED_PER_ADDRESS,
 };
-pub(crate) use handshake::{connect_any, resolve};
 pub use link::{
     ANSWER_TIMEOUT, ASK_MAX, GOSSIP_AT_ONCE, GOSSIP_MAX, LINGER, LINK_QUEUE, LINK_QUEUE_BYTES,
     STREAM_DEADLINE,

@@ -123,9 +123,8 @@ impl Node {
         let mut seeds = Vec::new();
         match config.join {
             Some(Join::Invitation(invitation)) if roster.is_none() => {
-                let (seed, admitted) = join::join(&invitation, &keypair)
-                    .await
-                    .map_err(|error| not_joined(&error))?;
+                let (seed, admitted) =
+                    join::join(&invitation, &keypair).await.map_err(|error| not_joined(&error))?;
                 tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
                 let joined = Roster::from_admissions(invitation.mesh, admitted.admissions);
                 let all: Vec<_> = joined.admissions().cloned().collect();

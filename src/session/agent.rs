@@ -8,11 +8,16 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::directory::SourceState;
-use crate::id::{EncoderId, Epoch, NodeId};
-use crate::session::leg::{Book, DIAL_DEADLINE, DIAL_STAGGER, DIALS_MAX, LegId, Pulse};
+use crate::id::{Epoch, NodeId};
+use crate::session::leg::{Book, DIAL_DEADLINE, DIAL_STAGGER, LegId, Pulse};
 use crate::session::{PING_WATCHED, SILENCE_WATCHED};
 use crate::time::{Mono, earlier};
 use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, Role};
+
+mod seek;
+mod types;
+
+pub use types::{Config, Effect, Event, Note};
 
 /// Epochs are written down this many at a time, so that a promotion never waits for the disk.
 const EPOCH_LEASE: u64 = 64;
@@ -25,119 +30,6 @@ const REGISTER_DEADLINE: Duration = Duration::from_secs(2);
 const BOTH_SILENT: Duration = Duration::from_secs(1);
 /// After a refusal that trying again will hardly change, wait this long.
 const NAME_TAKEN_WAIT: Duration = Duration::from_secs(5);
-
-/// What an agent is born with.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Whose agent it is.
-    pub encoder: EncoderId,
-    /// The encoder's name.
-    pub name: String,
-    /// Random per start.
-    pub instance: u64,
-    /// No epoch of an earlier start is above this.
-    pub lease: u64,
-    /// Addresses from the command line.
-    pub targets: Vec<String>,
-    /// Peer list of an earlier start.
-    pub peers: PeerList,
-    /// Seed of this start's randomness.
-    pub seed: u64,
-}
-
-/// What happens to an agent.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// `next_wake` came.
-    Wake,
-    /// A dial worked: the node is verified and was greeted.
-    Connected {
-        /// As dialled.
-        leg: LegId,
-        /// Who it is.
-        node: NodeId,
-    },
-    /// A dial failed or a connection ended.
-    Closed {
-        /// Which.
-        leg: LegId,
-        /// Why, in words.
-        reason: String,
-    },
-    /// On the ordered stream of a leg.
-    Message(LegId, Vec<u8>),
-    /// A datagram on flow 0, flow id read off.
-    Datagram(LegId, Vec<u8>),
-    /// The source changed.
-    Source(SourceState),
-    /// Epochs up to this are on disk.
-    Leased(u64),
-    /// Stop.
-    Leave,
-}
-
-/// What the driver is asked to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Connect.
-    Dial {
-        /// Its number.
-        leg: LegId,
-        /// Whom to expect.
-        node: Option<NodeId>,
-        /// Where.
-        addr: String,
-    },
-    /// End a leg, whatever its state.
-    Close(LegId),
-    /// On the ordered stream of a leg.
-    Send(LegId, Vec<u8>),
-    /// In a datagram of a leg.
-    Datagram(LegId, Vec<u8>),
-    /// Send media on exactly these legs; one that is new gets the group of pictures so far first.
-    Media(BTreeSet<LegId>),
-    /// A keyframe is wanted.
-    Keyframe,
-    /// Write down: no epoch above this was used yet.
-    Lease(u64),
-    /// Write down the peer list.
-    Peers(PeerList),
-    /// For people.
-    Note(Note),
-}
-
-/// What people are told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
-    /// This node is home.
-    Home {
-        /// Which.
-        node: NodeId,
-        /// Its label.
-        name: String,
-        /// Under this epoch.
-        epoch: Epoch,
-        /// Why it moved, if it did.
-        moved: Option<String>,
-        /// From the last sign of the old home to the answer of the new one.
-        healed: Option<Duration>,
-    },
-    /// This node is next.
-    Next {
-        /// Which.
-        node: NodeId,
-        /// Its label.
-        name: String,
-    },
-    /// Nobody to talk to.
-    Seeking(String),
-    /// Refused, in words.
-    Refused(String),
-    /// Another start of the same encoder took over; this one is idle until it is gone.
-    Superseded,
-    /// Somebody watches, or nobody does.
-    Watched(bool),
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
@@ -595,133 +487,6 @@ impl Agent {
         self.send_media(effects);
     }
 
-    fn give_up_dials(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let late: Vec<LegId> = self
-            .legs
-            .iter()
-            .filter(|(_, leg)| match leg.asked {
-                Some(asked) => asked + REGISTER_DEADLINE <= now,
-                None => !leg.welcomed && leg.opened + DIAL_DEADLINE <= now,
-            })
-            .map(|(&id, _)| id)
-            .collect();
-        for id in late {
-            effects.push(Effect::Close(id));
-            self.closed(now, id, "no answer", effects);
-        }
-    }
-
-    fn judge_home(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let Some(id) = self.home else { return };
-        let Some(leg) = self.legs.get(&id).filter(|leg| leg.registered) else { return };
-        if !leg.pulse.silent(now) {
-            return;
-        }
-        let silence = now.since(leg.pulse.heard);
-        let next_stands = self
-            .legs
-            .values()
-            .any(|leg| leg.purpose == Purpose::Next && leg.registered && !leg.pulse.silent(now));
-        if next_stands || silence >= BOTH_SILENT {
-            let node = leg.node;
-            let name = self.label(node);
-            let reason = format!("{name} was silent for {} ms", silence.as_millis());
-            self.lose_home(now, node, reason, effects);
-        }
-    }
-
-    fn find_home(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        if let Some(node) = self.assigned {
-            let at = self.legs.iter().find(|(_, leg)| leg.node == Some(node));
-            match at.map(|(&id, leg)| (id, leg.welcomed)) {
-                Some((id, true)) => self.claim(now, id, effects),
-                Some((_, false)) => {}
-                None => match self.book.address_of(now, node) {
-                    Some(addr) => self.dial(now, Some(node), addr, Purpose::Home, effects),
-                    None => self.assigned = None,
-                },
-            }
-            return;
-        }
-        // Ask whoever is connected already; otherwise dial around.
-        let asked = self.legs.values().any(|leg| leg.asked.is_some());
-        if asked {
-            return;
-        }
-        let usable = self
-            .legs
-            .iter_mut()
-            .find(|(_, leg)| leg.welcomed && leg.purpose != Purpose::Old && !leg.pulse.silent(now));
-        if let Some((&id, leg)) = usable {
-            leg.asked = Some(now);
-            if leg.purpose == Purpose::Home {
-                leg.purpose = Purpose::Ask;
-            }
-            let register = wire::Register {
-                encoder: self.config.encoder,
-                name: self.config.name.clone(),
-                role: Role::Ask,
-                epoch: self.epoch,
-                source: self.source.clone(),
-                home: self.lost_home,
-            };
-            send(id, ClientMessage::Register(register), effects);
-            return;
-        }
-        let busy: Vec<String> =
-            self.legs.values().filter(|l| !l.welcomed).map(|l| l.addr.clone()).collect();
-        let staggered = self.dialled_at.is_none_or(|at| now >= at + DIAL_STAGGER);
-        if busy.len() < DIALS_MAX && (busy.is_empty() || staggered) {
-            let avoid = self.lost_home;
-            if let Some((node, addr)) = self.book.anywhere(now, &busy, avoid) {
-                self.dial(now, node, addr, Purpose::Ask, effects);
-            }
-        }
-    }
-
-    fn find_next(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let Some(home) = self.home.and_then(|home| self.legs.get(&home)) else { return };
-        if !home.registered {
-            return;
-        }
-        let Some(node) = self.wanted_next.filter(|node| Some(*node) != home.node) else { return };
-        let at = self
-            .legs
-            .values_mut()
-            .find(|leg| leg.node == Some(node) && leg.purpose != Purpose::Old);
-        match at {
-            Some(leg) => leg.purpose = Purpose::Next,
-            None => {
-                if let Some(addr) = self.book.address_of(now, node) {
-                    self.dial(now, Some(node), addr, Purpose::Next, effects);
-                }
-            }
-        }
-    }
-
-    /// Registers at next once it welcomed us and home stands.
-    fn register_waiting(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let Some(home) = self.home() else { return };
-        for (&id, leg) in &mut self.legs {
-            let waits = leg.purpose == Purpose::Next
-                && leg.welcomed
-                && !leg.registered
-                && leg.asked.is_none();
-            if waits {
-                leg.asked = Some(now);
-                let register = wire::Register {
-                    encoder: self.config.encoder,
-                    name: self.config.name.clone(),
-                    role: Role::Next,
-                    epoch: self.epoch,
-                    source: self.source.clone(),
-                    home: Some(home),
-                };
-                send(id, ClientMessage::Register(register), effects);
-            }
-        }
-    }
-
     /// Heartbeats at the pace that is called for.
     fn pace(&mut self, now: Mono, effects: &mut Vec<Effect>) {
         if self.nudged_until.is_some_and(|until| until <= now) {
@@ -765,35 +530,6 @@ impl Agent {
             self.media = legs.clone();
             effects.push(Effect::Media(legs));
         }
-    }
-
-    fn dial(
-        &mut self,
-        now: Mono,
-        node: Option<NodeId>,
-        addr: String,
-        purpose: Purpose,
-        effects: &mut Vec<Effect>,
-    ) {
-        if self.legs.values().filter(|leg| !leg.welcomed).count() >= DIALS_MAX {
-            return;
-        }
-        self.last_leg += 1;
-        let id = LegId(self.last_leg);
-        let leg = Leg {
-            node,
-            addr: addr.clone(),
-            purpose,
-            opened: now,
-            welcomed: false,
-            asked: None,
-            registered: false,
-            pulse: Pulse::new(now),
-            demand: wire::Demand { watched: false, also: false, viewers: 0 },
-        };
-        self.legs.insert(id, leg);
-        self.dialled_at = Some(now);
-        effects.push(Effect::Dial { leg: id, node, addr });
     }
 
     /// Home holds: legs that served to find it, or were home before, are closed.

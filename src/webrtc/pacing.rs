@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-
 use std::time::{Duration, Instant};
 
 use crate::hub::Live;
@@ -144,8 +143,7 @@ mod tests {
     use crate::media::Frame;
 
     fn frame(packets: usize) -> Live {
-        let packet =
-            Packet { sequence: 0, timestamp: 0, marker: false, payload: [0u8; 8].into() };
+        let packet = Packet { sequence: 0, timestamp: 0, marker: false, payload: [0u8; 8].into() };
         let frame = Frame { packets: vec![packet; packets], keyframe: false };
         Live { timeline: 1, frame: frame.into() }
     }

@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Stdio;
-use std::time::Duration;
 
 use crate::harness::client::Encoder;
 use crate::harness::http;

@@ -31,7 +31,7 @@ const RATES: std::ops::RangeInclusive<Duration> =
 /// picture in one go. Without this, each picture would wait for the next one's start code.
 const PAUSE: Duration = Duration::from_millis(8);
 
-/// The longest parameter set that is kept.
+/// The longest parameter set that is kept, in bytes: real ones have a few dozen.
 const MAX_SET: usize = 4096;
 
 /// Pieces of standard input between the thread that reads and the one that cuts.

@@ -276,12 +276,12 @@ impl Outlet {
 
     /// For tasks; waits for room.
     async fn say(&self, event: SourceEvent) -> Result<(), Closed> {
-        self.events.send(event).await.map_err(|_| Closed)
+        self.events.send(event).await.map_err(|_unsent| Closed)
     }
 
     /// For threads; waits for room.
     fn say_blocking(&self, event: SourceEvent) -> Result<(), Closed> {
-        self.events.blocking_send(event).map_err(|_| Closed)
+        self.events.blocking_send(event).map_err(|_unsent| Closed)
     }
 }
 

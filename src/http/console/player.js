@@ -12,9 +12,12 @@ const JITTER = 1.5; // times the longest interval seen lately that is no stall e
 const UNKNOWN = 400; // ms: the threshold until the frame rate is known
 const MEMORY = 60; // frame intervals remembered
 const TICK = 10; // ms between looks at the legs
+const ASLEEP = 60; // ms between two looks that mean that the page itself stood still
+const AWAKE = 50; // ms it then has to show the frames that came meanwhile
 const LOST = 1500; // ms of stall after which legs are made anew over HTTP, too
 const CONNECT = 2000; // ms a new leg has to connect
 const FIRST_FRAME = 4000; // ms a connected leg has to show a frame
+const LOOK = 500; // ms between looks for a silent leg, while there is none
 const SETTLE = 300; // ms a new home must stand before a healthy picture moves there
 const SHUN = 3000; // ms that a node that just failed is not turned to
 const HEDGE = 700; // ms until the next node is asked, too, while one has not answered
@@ -34,6 +37,9 @@ export class Player extends EventTarget {
     this.intervals = [];
     this.shownAt = null;
     this.swappedAt = 0;
+    this.lookedAt = 0;
+    this.tickedAt = 0;
+    this.wokeAt = 0;
     this.stalledAt = null;
     this.shunned = new Map();
     this.epoch = 0;
@@ -59,7 +65,6 @@ export class Player extends EventTarget {
     video.muted = true;
     video.autoplay = true;
     video.playsInline = true;
-    video.srcObject = this.stream;
     this.#watchFrames();
     this.onChange = () => this.#reconcile();
     this.mesh.addEventListener("change", this.onChange);
@@ -169,8 +174,11 @@ export class Player extends EventTarget {
       if (leg.closed) this.contenders.delete(leg);
       else if (leg.hasNewFrame()) return this.#swap(leg);
     }
+    if (now - this.tickedAt > ASLEEP) this.wokeAt = now;
+    this.tickedAt = now;
     const since = Math.max(this.shownAt ?? now, this.swappedAt);
-    if (this.active && this.stalledAt === null && now - since > this.threshold) {
+    const stands = now - since > this.threshold && now - this.wokeAt > AWAKE;
+    if (this.active && this.stalledAt === null && stands) {
       this.stalledAt = this.shownAt ?? since;
       this.#emit("stall", { threshold: Math.round(this.threshold) });
     }
@@ -178,6 +186,10 @@ export class Player extends EventTarget {
       const { standby } = this;
       if (standby?.ready && !this.contenders.has(standby)) this.#contend(standby);
       if (now - this.stalledAt > LOST) this.#connect();
+    }
+    if (!this.standby && now - this.lookedAt > LOOK) {
+      this.lookedAt = now;
+      this.#reconcile();
     }
     this.#move(now);
   }
@@ -193,6 +205,8 @@ export class Player extends EventTarget {
     const broken = this.stalledAt !== null;
     for (const track of this.stream.getTracks()) this.stream.removeTrack(track);
     this.stream.addTrack(leg.track);
+    // Not before there is a track: an empty stream holds the page's load event back for ever.
+    if (!this.video.srcObject) this.video.srcObject = this.stream;
     this.video.play().catch(() => {}); // autoplay of a muted video; the page's policy decides
     leg.settled();
     this.contenders.delete(leg);
