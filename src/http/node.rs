@@ -258,6 +258,11 @@ impl Live {
                 ),
                 retry_after: Some(2),
             }),
+            Some(found) if found.native_only => Err(Failed {
+                status: 415,
+                reason: found.reason.clone().unwrap_or_default(),
+                retry_after: None,
+            }),
             Some(_) => Ok(()),
         }
     }
@@ -326,6 +331,9 @@ impl Backend for Live {
         let mut changes = self.node.changes();
         let deadline = tokio::time::Instant::now() + HOLD;
         while let Err(failed) = self.judge(encoder) {
+            if failed.retry_after.is_none() && failed.status == 415 {
+                return Err(failed);
+            }
             // A stream that is about to come: held, not refused.
             let changed = tokio::time::timeout_at(deadline, changes.changed()).await;
             if !matches!(changed, Ok(Ok(()))) {
