@@ -273,8 +273,9 @@ impl Driver {
         }));
         let me = self.control.me();
         let mine = self.control.directory().entries(me);
-        let (encoders, viewers) =
-            mine.fold((0, 0), |(count, sum), (_, entry)| (count + 1, sum + entry.viewers));
+        let (encoders, viewers) = mine.fold((0, 0u32), |(count, sum), (_, entry)| {
+            (count + 1, sum.saturating_add(entry.viewers))
+        });
         self.reports.publish(encoders, viewers, self.hubs.counters());
         self.view_dirty = true;
     }

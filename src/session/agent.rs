@@ -445,7 +445,8 @@ impl Agent {
 
     /// Registers home at this leg under an epoch above everything seen.
     fn claim(&mut self, now: Mono, id: LegId, effects: &mut Vec<Effect>) {
-        let counter = self.epoch.counter.max(self.floor.counter) + 1;
+        // A floor that nobody can be above is refused by whoever set it, not by a panic here.
+        let counter = self.epoch.counter.max(self.floor.counter).saturating_add(1);
         if counter > self.durable {
             self.lease(effects);
             return;
@@ -474,8 +475,8 @@ impl Agent {
     /// Keeps the lease on disk well ahead of the epochs in use.
     fn lease(&mut self, effects: &mut Vec<Effect>) {
         let used = self.epoch.counter.max(self.floor.counter);
-        if used + EPOCH_LEASE / 2 > self.durable && self.leasing.is_none() {
-            let wanted = used + EPOCH_LEASE;
+        if used.saturating_add(EPOCH_LEASE / 2) > self.durable && self.leasing.is_none() {
+            let wanted = used.saturating_add(EPOCH_LEASE);
             self.leasing = Some(wanted);
             effects.push(Effect::Lease(wanted));
         }
