@@ -64,6 +64,7 @@ impl FakeMesh {
             epoch: Epoch { counter: 1, instance: u64::MAX },
             state: EncoderState::Live,
             reason: None,
+            native_only: false,
             viewers: 0,
         };
         let view = ClusterView {
@@ -166,7 +167,7 @@ impl Backend for FakeNode {
         &self.webrtc
     }
 
-    async fn signal(&self, to: NodeId, offer: Offer) -> Result<SdpAnswer, Failed> {
+    async fn signal(self: Arc<Self>, to: NodeId, offer: Offer) -> Result<SdpAnswer, Failed> {
         let node = self.mesh.nodes.lock().unwrap().iter().find(|node| node.id == to).cloned();
         let reason = "that node does not answer".to_owned();
         let node = node.ok_or(Failed { status: 502, reason, retry_after: None })?;

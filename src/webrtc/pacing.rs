@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-
 use std::time::{Duration, Instant};
 
 use crate::hub::Live;

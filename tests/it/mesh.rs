@@ -111,6 +111,8 @@ fn an_encoder_starts_though_the_node_it_was_configured_with_is_gone() {
     let start = || crate::harness::process::Process::start("cam-1", &folder, &args);
     let mut encoder = start();
     wait_until(PATIENCE, "cam-1 has a home", || mesh.nodes()[1].home_of("cam-1").is_some());
+    let second = mesh.nodes()[1].addr().to_string();
+    wait_until(PATIENCE, "cam-1 has written down where n2 is", || holds(&state, &second));
     encoder.kill();
     mesh.node("n1").kill();
     wait_until(PATIENCE, "the mesh lets go of cam-1", || {
@@ -122,4 +124,11 @@ fn an_encoder_starts_though_the_node_it_was_configured_with_is_gone() {
             .encoder("cam-1")
             .is_some_and(|seen| seen["home_name"] == "n2" && seen["state"] == "idle")
     });
+}
+
+/// Whether any file in this folder holds these words.
+fn holds(folder: &str, words: &str) -> bool {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut contents = files.filter_map(|file| std::fs::read(file.path()).ok());
+    contents.any(|bytes| bytes.windows(words.len()).any(|window| window == words.as_bytes()))
 }
