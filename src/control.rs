@@ -54,6 +54,8 @@ pub struct Control {
     candidates: Vec<Candidate>,
     peers: PeerList,
     due: Option<Mono>,
+    /// When anything was handled last: at least every [`TICK`], unless the process stood still.
+    handled: Mono,
     nodes_dirty: bool,
     remember_at: Option<Mono>,
     leaving: Option<leave::Leaving>,
@@ -94,6 +96,7 @@ impl Control {
             candidates: Vec::new(),
             peers: PeerList::default(),
             due: None,
+            handled: now.mono,
             nodes_dirty: true,
             remember_at: None,
             leaving: None,
@@ -240,11 +243,11 @@ impl Control {
         self.leaving.is_some()
     }
 
-    /// Comparing the moment with when it should have been called last tells whether the process
+    /// Comparing the moment with when it was called last tells whether the process
     /// stood still: frozen, starved, or suspended with its machine.
     fn notice_stall(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let Some(due) = self.due else { return };
-        let late = now.mono.since(due);
+        let late = now.mono.since(self.handled + TICK);
+        self.handled = now.mono;
         if late < SILENCE_WATCHED {
             return;
         }
