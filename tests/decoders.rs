@@ -4,6 +4,9 @@
 #[path = "fuzz/src/lib.rs"]
 pub mod fuzz;
 
+#[path = "fuzz/src/vectors.rs"]
+mod vectors;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rand::{RngExt, SeedableRng};
@@ -78,4 +81,15 @@ fn mutated(seeds: &[Vec<u8>], rng: &mut ChaCha8Rng) -> Vec<u8> {
         }
     }
     input
+}
+
+#[test]
+fn the_documented_bytes_are_those_that_are_sent() {
+    let documented = include_str!("../docs/protocol.md");
+    let missing: Vec<String> = vectors::all()
+        .into_iter()
+        .map(|(what, value)| format!("| {what} | `{value}` |"))
+        .filter(|line| !documented.contains(line))
+        .collect();
+    assert!(missing.is_empty(), "docs/protocol.md lacks:\n{}", missing.join("\n"));
 }

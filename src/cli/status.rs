@@ -204,6 +204,7 @@ mod tests {
                 epoch: Epoch { counter: 3, instance: 0xab },
                 state: EncoderState::Live,
                 reason: None,
+                native_only: false,
                 viewers: 2,
             }],
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Control;
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
-use crate::directory::SourceState;
+use crate::directory::{Entry, SourceState};
 use crate::id::{EncoderId, NodeId};
 
 impl Control {
@@ -26,9 +26,10 @@ impl Control {
                 let (state, reason) = match (&home, &entry.source) {
                     (None, _) => (EncoderState::Lost, Some("its home is down".to_owned())),
                     (_, SourceState::NoSignal(why)) => (EncoderState::NoSignal, Some(why.clone())),
-                    _ if entry.viewers > 0 => (EncoderState::Live, None),
-                    _ => (EncoderState::Idle, None),
+                    (_, SourceState::NativeOnly(why)) => (busy(entry), Some(why.clone())),
+                    (_, SourceState::Ready) => (busy(entry), None),
                 };
+                let native_only = matches!(entry.source, SourceState::NativeOnly(_));
                 Some(EncoderView {
                     id,
                     name: entry.name.clone(),
@@ -39,6 +40,7 @@ impl Control {
                     epoch: entry.epoch,
                     state,
                     reason,
+                    native_only,
                     viewers: entry.viewers,
                 })
             })
@@ -96,4 +98,8 @@ impl Control {
         let known = known.map(|(peer, _)| peer.addrs.clone());
         [header, linked, known].into_iter().flatten().find(|a| !a.is_empty()).unwrap_or_default()
     }
+}
+
+fn busy(entry: &Entry) -> EncoderState {
+    if entry.viewers > 0 { EncoderState::Live } else { EncoderState::Idle }
 }

@@ -64,6 +64,7 @@ impl FakeMesh {
             epoch: Epoch { counter: 1, instance: u64::MAX },
             state: EncoderState::Live,
             reason: None,
+            native_only: false,
             viewers: 0,
         };
         let view = ClusterView {

@@ -1,5 +1,6 @@
 //! The node behind HTTP: [`Backend`] over a running [`Node`], and the two served together.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
@@ -19,6 +20,7 @@ use super::backend::{
     ViewerView, ViewersView,
 };
 use super::{ServerCounters, leg, router, serve, tls};
+use crate::admission::Enrolment;
 use crate::cluster::{ClusterView, EncoderState};
 use crate::id::{EncoderId, NodeId};
 use crate::net::RtcSocket;
@@ -29,6 +31,8 @@ use crate::wire::{self, Answer, Ask, Failed, Message, Offer, SdpAnswer};
 
 /// How long another node may take to set a leg up or to list its viewers.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for an answer to a native client to be complete: the slowest asks every node.
+const API_TIME: Duration = Duration::from_secs(10);
 /// Largest answer that a native client gets, in bytes.
 const API_ANSWER_MAX: usize = wire::MAX_MESSAGE - 1024;
 
@@ -139,6 +143,15 @@ async fn open_doors(mut doors: Doors, backend: Arc<Live>, router: axum::Router) 
     }
 }
 
+/// The credential inside an enrolment string: whoever has one can paste it where a browser or a
+/// player wants a token, without taking it apart.
+fn credential_in(token: &str) -> Cow<'_, str> {
+    match token.parse::<Enrolment>() {
+        Ok(enrolment) => Cow::Owned(enrolment.credential),
+        Err(_) => Cow::Borrowed(token),
+    }
+}
+
 async fn call_api(router: axum::Router, call: ApiCall) {
     let ApiCall { request, principal, answer } = call;
     let built = Request::builder()
@@ -156,8 +169,11 @@ async fn call_api(router: axum::Router, call: ApiCall) {
         }
     };
     let status = response.status().as_u16();
-    let body = axum::body::to_bytes(response.into_body(), API_ANSWER_MAX).await;
-    let body = body.map(|bytes| bytes.to_vec()).unwrap_or_default();
+    let body = axum::body::to_bytes(response.into_body(), API_ANSWER_MAX);
+    // An event stream has no end: it is for HTTP, and here it is cut off.
+    let body = tokio::time::timeout(API_TIME, body).await;
+    let body = body.map(|read| read.map(|bytes| bytes.to_vec()).unwrap_or_default());
+    let body = body.unwrap_or_default();
     let _ = answer.send(wire::ApiResponse { status, body });
 }
 
@@ -242,6 +258,11 @@ impl Live {
                 ),
                 retry_after: Some(2),
             }),
+            Some(found) if found.native_only => Err(Failed {
+                status: 415,
+                reason: found.reason.clone().unwrap_or_default(),
+                retry_after: None,
+            }),
             Some(_) => Ok(()),
         }
     }
@@ -267,7 +288,7 @@ impl Backend for Live {
 
     fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied> {
         match token {
-            Some(token) => match self.node.check_credential(token) {
+            Some(token) => match self.node.check_credential(&credential_in(token)) {
                 Ok(name) => Ok(Principal::new(&name)),
                 Err(reason) => Err(Denied { bad_credential: true, reason }),
             },
@@ -310,6 +331,9 @@ impl Backend for Live {
         let mut changes = self.node.changes();
         let deadline = tokio::time::Instant::now() + HOLD;
         while let Err(failed) = self.judge(encoder) {
+            if failed.retry_after.is_none() && failed.status == 415 {
+                return Err(failed);
+            }
             // A stream that is about to come: held, not refused.
             let changed = tokio::time::timeout_at(deadline, changes.changed()).await;
             if !matches!(changed, Ok(Ok(()))) {

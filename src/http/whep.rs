@@ -162,6 +162,10 @@ async fn await_home(backend: &dyn Backend, encoder: EncoderId) -> Result<Encoder
                 let reason = of.reason.as_deref().unwrap_or("its source gives no picture");
                 return Err(not_live(format!("no signal: {reason}")));
             }
+            Some(of) if of.native_only => {
+                let reason = of.reason.clone().unwrap_or_default();
+                return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
+            }
             Some(of) if of.home.is_some() => return Ok(of.clone()),
             Some(_) => "its last node is gone and its encoder has not come to another yet",
             None => "its encoder is not connected",

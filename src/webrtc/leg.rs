@@ -360,14 +360,12 @@ impl Leg {
             Event::KeyframeRequest(_) if self.feed.is_some() => {
                 self.tell(LegEvent::KeyframeWanted);
             }
-            Event::ChannelOpen(id, label) => {
-                if self.channels.len() < MAX_CHANNELS {
-                    self.channels.insert(id, label);
-                    for (label, text) in std::mem::take(&mut self.pending) {
-                        self.write_channel(label, text)?;
-                    }
-                    self.wake = Instant::now();
+            Event::ChannelOpen(id, label) if self.channels.len() < MAX_CHANNELS => {
+                self.channels.insert(id, label);
+                for (label, text) in std::mem::take(&mut self.pending) {
+                    self.write_channel(label, text)?;
                 }
+                self.wake = Instant::now();
             }
             Event::ChannelData(data) => {
                 if let Some(label) = self.channels.get(&data.id) {

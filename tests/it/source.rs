@@ -85,7 +85,7 @@ async fn lost(source: &mut SourceHandle) -> String {
 async fn warning(source: &mut SourceHandle) -> String {
     loop {
         match event(source).await {
-            SourceEvent::Warning(words) => return words,
+            SourceEvent::Warning(words) | SourceEvent::NativeOnly(words) => return words,
             SourceEvent::Lost { reason } => panic!("lost: {reason}"),
             _ => {}
         }

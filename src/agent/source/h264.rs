@@ -188,7 +188,7 @@ impl Reel {
         }
         self.warned = true;
         let remedy = "where it is encoded, for example with ffmpeg's -bf 0";
-        outlet.say_blocking(SourceEvent::Warning(bidirectional(&self.name, remedy)))
+        outlet.say_blocking(SourceEvent::NativeOnly(bidirectional(&self.name, remedy)))
     }
 }
 
@@ -472,7 +472,7 @@ mod tests {
         let mut source = super::super::open(spec(&file, None)).expect("a source");
         source.wishes.send(Wish::Run).await.expect("open");
         loop {
-            if let SourceEvent::Warning(words) = event(&mut source).await {
+            if let SourceEvent::NativeOnly(words) = event(&mut source).await {
                 assert!(words.contains("B-frames") && words.contains("-bf 0"), "{words}");
                 break;
             }

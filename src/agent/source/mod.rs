@@ -53,6 +53,8 @@ pub enum SourceEvent {
         /// What is wrong and what to do about it.
         reason: String,
     },
+    /// Pictures come that native viewers can play and browsers cannot, in words.
+    NativeOnly(String),
     /// Pictures come, but something about them needs attention, in words.
     Warning(String),
 }
@@ -304,7 +306,7 @@ mod tests {
         }
         let mut take = || match events.try_recv() {
             Ok(SourceEvent::Sample(sample)) => sample.timestamp.to_string(),
-            Ok(SourceEvent::Warning(words)) => words,
+            Ok(SourceEvent::Warning(words) | SourceEvent::NativeOnly(words)) => words,
             other => format!("{other:?}"),
         };
         assert_eq!((take(), take()), ("1".into(), "2".into()));

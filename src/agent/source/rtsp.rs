@@ -267,6 +267,8 @@ impl Puller {
                 describe += &format!(", {:.0} fps", f64::from(scale) / f64::from(tick));
             }
         }
+        // What was said of an earlier connection may have been mended since.
+        self.said_bidirectional = false;
         self.outlet.say(SourceEvent::Ready { describe }).await
     }
 
@@ -276,7 +278,7 @@ impl Puller {
             self.said_bidirectional = true;
             let remedy = "in the camera's settings (profile Baseline, or GOP structure IP)";
             let words = bidirectional(&self.camera.name, remedy);
-            self.outlet.say(SourceEvent::Warning(words)).await?;
+            self.outlet.say(SourceEvent::NativeOnly(words)).await?;
         }
         if self.running { self.outlet.sample(unit, timestamp) } else { self.outlet.open() }
     }

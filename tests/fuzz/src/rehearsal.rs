@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use roost::admission::{Keypair, Roster};
 use roost::control::{Config, Control, Effect, Event};
-use roost::directory::SourceState;
-use roost::id::{Boot, EncoderId, InviteId, NodeId, SessionId};
+use roost::directory::{Delta, Entry, SourceState};
+use roost::id::{Boot, EncoderId, Epoch, InviteId, NodeId, SessionId};
 use roost::membership;
 use roost::session::leg::LegId;
 use roost::session::{agent, viewer};
 use roost::time::{Mono, Now};
-use roost::wire::{self, ClientHello, ClientMessage, Message, PeerList};
+use roost::wire::{
+    Assign, ClientHello, ClientMessage, Confirm, LinkMessage, Message, NodeMessage, PeerList,
+    Welcome,
+};
 
 use super::chunks;
 use super::machines::kind;
@@ -306,7 +309,7 @@ impl Stage {
             Event::Message(_, bytes) => {
                 chunks::write(kind::MESSAGE, bytes, &mut recording.node);
                 recording.messages.push(bytes.clone());
-                if let Ok(wire::LinkMessage::Members(state)) = wire::LinkMessage::decode(bytes) {
+                if let Ok(LinkMessage::Members(state)) = LinkMessage::decode(bytes) {
                     let body = [&[1], state.bytes.as_slice()].concat();
                     chunks::write(kind::MESSAGE, &body, &mut recording.member);
                 }
@@ -450,7 +453,7 @@ pub fn datagrams() -> Vec<Vec<u8>> {
     all.push(vec![1, 0x80, 0xe0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0x65, 0x88]);
     for flow in [63, 64, 16_383, 16_384, 0x3fff_ffff, u32::MAX] {
         let mut bytes = Vec::new();
-        wire::put_varint(flow, &mut bytes);
+        roost::wire::put_varint(flow, &mut bytes);
         all.push(bytes);
     }
     all
@@ -458,7 +461,24 @@ pub fn datagrams() -> Vec<Vec<u8>> {
 
 /// What the first node heard.
 pub fn node_scripts() -> Vec<Vec<u8>> {
-    pieces(&recording().node)
+    let mut all = pieces(&recording().node);
+    // Numbers at the end of their range.
+    let epoch = Epoch { counter: u64::MAX, instance: u64::MAX };
+    let entry = Entry {
+        name: NAME.into(),
+        epoch,
+        next: None,
+        source: SourceState::Ready,
+        viewers: u32::MAX,
+    };
+    let entries = (1..4).map(|n| (EncoderId([n; 16]), Some(entry.clone()))).collect();
+    let boot = Boot(1 << 62);
+    let delta = Delta { origin: second(), boot, from: 0, to: u64::MAX, header: None, entries };
+    let mut script = Vec::new();
+    chunks::write(kind::MESSAGE, &LinkMessage::DirectoryDelta(delta).encode(), &mut script);
+    chunks::write(kind::WAIT, &[255, 255], &mut script);
+    all.push(script);
+    all
 }
 
 /// What the first node's membership heard.
@@ -468,5 +488,22 @@ pub fn member_scripts() -> Vec<Vec<u8>> {
 
 /// What the agent and the viewer heard.
 pub fn client_scripts() -> Vec<Vec<u8>> {
-    recording().clients.iter().flat_map(|script| pieces(script)).collect()
+    let mut all: Vec<_> = recording().clients.iter().flat_map(|script| pieces(script)).collect();
+    // Numbers at the end of their range.
+    let epoch = Epoch { counter: u64::MAX, instance: u64::MAX };
+    let assign =
+        Assign { home: first_or_second(0), next: None, floor: epoch, reason: String::new() };
+    let confirm = Confirm { nonce: u64::MAX, epoch: Some(epoch) };
+    let mut script = Vec::new();
+    chunks::write(kind::UP, &[0], &mut script);
+    for message in [
+        NodeMessage::Welcome(Welcome { peers: PeerList::default() }),
+        NodeMessage::Assign(assign),
+        NodeMessage::Confirm(confirm),
+    ] {
+        chunks::write(kind::MESSAGE, &[&[0], message.encode().as_slice()].concat(), &mut script);
+        chunks::write(kind::WAIT, &[0, 100, 0], &mut script);
+    }
+    all.push(script);
+    all
 }
