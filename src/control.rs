@@ -58,6 +58,7 @@ pub struct Control {
     handled: Mono,
     nodes_dirty: bool,
     remember_at: Option<Mono>,
+    remembered: Option<Mono>,
     leaving: Option<leave::Leaving>,
     counters: Counters,
 }
@@ -99,6 +100,7 @@ impl Control {
             handled: now.mono,
             nodes_dirty: true,
             remember_at: None,
+            remembered: None,
             leaving: None,
             counters: Counters::default(),
         };
@@ -272,6 +274,7 @@ impl Control {
         }
         if due(self.remember_at) {
             self.remember_at = None;
+            self.remembered = Some(now.mono);
             let nodes = self.alive.iter().filter(|node| **node != self.me);
             let members = nodes.map(|&node| (node, self.addrs_of(node))).collect();
             effects.push(Effect::Remember(members));
@@ -516,7 +519,8 @@ impl Control {
                 }
             });
             effects.push(Effect::ViewChanged);
-            self.remember_at.get_or_insert(now.mono + REMEMBER_INTERVAL);
+            let earliest = self.remembered.map_or(now.mono, |at| at + REMEMBER_INTERVAL);
+            self.remember_at.get_or_insert(earliest.max(now.mono));
         }
         let mut out = Vec::new();
         self.directory.flush(&mut out);
