@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::directory::SourceState;
 use crate::id::{Epoch, NodeId};
 use crate::session::leg::{Book, DIAL_DEADLINE, DIAL_STAGGER, LegId, Pulse};
-use crate::session::{PING_WATCHED, SILENCE_WATCHED};
+use crate::session::{LINGER, PING_WATCHED, SILENCE_WATCHED};
 use crate::time::{Mono, earlier};
 use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, Role};
 
@@ -75,6 +75,9 @@ pub struct Agent {
     /// When the lost home was heard last.
     lost_at: Option<Mono>,
     nudged_until: Option<Mono>,
+    /// A new home has no viewers before those of the old one have found it; until then media
+    /// flows as before.
+    carry_until: Option<Mono>,
     dialled_at: Option<Mono>,
     wait_until: Option<Mono>,
     media: BTreeSet<LegId>,
@@ -105,6 +108,7 @@ impl Agent {
             moved_for: None,
             lost_at: None,
             nudged_until: None,
+            carry_until: None,
             dialled_at: None,
             wait_until: None,
             media: BTreeSet::new(),
@@ -249,8 +253,11 @@ impl Agent {
 
     fn message(&mut self, now: Mono, id: LegId, bytes: &[u8], effects: &mut Vec<Effect>) {
         let Some(leg) = self.legs.get_mut(&id) else { return };
-        leg.pulse.hear(now);
         let Ok(message) = NodeMessage::decode(bytes) else { return };
+        // Answers, unlike news, prove that the node hears this agent, too.
+        if matches!(message, NodeMessage::Welcome(_) | NodeMessage::Registered(_)) {
+            leg.pulse.hear(now);
+        }
         match message {
             NodeMessage::Welcome(welcome) => {
                 leg.welcomed = true;
@@ -415,6 +422,9 @@ impl Agent {
         effects: &mut Vec<Effect>,
     ) {
         self.lost_at.get_or_insert(now);
+        if !self.media.is_empty() {
+            self.carry_until = Some(now + LINGER);
+        }
         if let Some(old) = self.home.take().and_then(|home| self.legs.get_mut(&home)) {
             old.purpose = Purpose::Old;
             old.registered = false;
@@ -441,13 +451,13 @@ impl Agent {
             return;
         }
         self.epoch = Epoch { counter, instance: self.config.instance };
-        let watched = self.media.iter().any(|leg| self.legs.contains_key(leg));
+        if self.carry_until.is_some() {
+            self.carry_until = Some(now + LINGER);
+        }
         let Some(leg) = self.legs.get_mut(&id) else { return };
         leg.purpose = Purpose::Home;
         leg.registered = false;
         leg.asked = Some(now);
-        // Until the new home says otherwise, whoever watched still does.
-        leg.demand.watched |= watched;
         self.home = Some(id);
         let register = wire::Register {
             encoder: self.config.encoder,
@@ -492,6 +502,9 @@ impl Agent {
         if self.nudged_until.is_some_and(|until| until <= now) {
             self.nudged_until = None;
         }
+        if self.carry_until.is_some_and(|until| until <= now) {
+            self.carry_until = None;
+        }
         let fast = !self.media.is_empty() || self.nudged_until.is_some();
         let mut dead = Vec::new();
         for (&id, leg) in self.legs.iter_mut().filter(|(_, leg)| leg.welcomed) {
@@ -515,7 +528,7 @@ impl Agent {
             .legs
             .iter()
             .filter(|(id, leg)| match leg.purpose {
-                _ if self.home == Some(**id) => leg.demand.watched,
+                _ if self.home == Some(**id) => leg.demand.watched || self.carry_until.is_some(),
                 Purpose::Next => leg.demand.also,
                 // Make before break: until the new home holds, the old one is served as well.
                 Purpose::Old => leg.demand.watched,
@@ -523,7 +536,9 @@ impl Agent {
             })
             .map(|(&id, _)| id)
             .collect();
-        if legs != self.media {
+        // Between two homes the source runs on, so that its pictures so far are kept.
+        let between = legs.is_empty() && self.carry_until.is_some();
+        if legs != self.media && !between {
             if legs.is_empty() != self.media.is_empty() {
                 effects.push(Effect::Note(Note::Watched(!legs.is_empty())));
             }
@@ -559,7 +574,7 @@ impl Agent {
     }
 
     fn compute_wake(&self, now: Mono) -> Option<Mono> {
-        let mut due = self.wait_until;
+        let mut due = earlier(self.wait_until, self.carry_until);
         for leg in self.legs.values() {
             let at = match (leg.welcomed, leg.asked) {
                 (_, Some(asked)) => (asked + REGISTER_DEADLINE).min(leg.pulse.next_wake()),
@@ -582,3 +597,6 @@ impl Agent {
 fn send(leg: LegId, message: ClientMessage, effects: &mut Vec<Effect>) {
     effects.push(Effect::Send(leg, message.encode()));
 }
+
+#[cfg(test)]
+mod tests;

@@ -271,7 +271,7 @@ impl Host {
     pub fn leave(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
         self.draining = true;
         let reason = "this node is shutting down".to_owned();
-        for (&id, _) in &self.sessions {
+        for &id in self.sessions.keys() {
             let goodbye = wire::Goodbye { reason: reason.clone() };
             effects.push(Effect::Send(id, NodeMessage::Goodbye(goodbye)));
         }

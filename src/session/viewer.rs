@@ -263,11 +263,9 @@ impl Viewer {
             NodeMessage::Peers(peers) => self.peers_came(peers, effects),
             NodeMessage::Stream(place) => self.place_came(id, place, effects),
             NodeMessage::Failed(failed) => effects.push(Effect::Note(Note::Refused(failed.reason))),
-            NodeMessage::Goodbye(goodbye) => {
-                if self.via == Some(id) {
-                    let name = self.label(leg_node(&self.legs, id));
-                    self.cause = Some(format!("{name} said goodbye: {}", goodbye.reason));
-                }
+            NodeMessage::Goodbye(goodbye) if self.via == Some(id) => {
+                let name = self.label(leg_node(&self.legs, id));
+                self.cause = Some(format!("{name} said goodbye: {}", goodbye.reason));
             }
             _ => {}
         }

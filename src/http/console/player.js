@@ -50,6 +50,7 @@ export class Player extends EventTarget {
     this.closed = false;
     this.trouble = "Connecting…";
     this.trying = null;
+    this.again = null;
     const via = () => (this.active ? this.mesh.label(this.active.node) : null);
     this.stats = {
       frames: 0, swaps: 0, falseAlarms: 0, gaps: [], threshold: UNKNOWN, firstFrame: null,
@@ -76,6 +77,7 @@ export class Player extends EventTarget {
   close() {
     this.closed = true;
     clearInterval(this.timer);
+    clearTimeout(this.again);
     this.mesh.removeEventListener("change", this.onChange);
     for (const leg of [this.active, this.standby, this.retired, ...this.contenders]) leg?.close();
   }
@@ -161,6 +163,7 @@ export class Player extends EventTarget {
     for (const leg of this.contenders) this.#standDown(leg);
     this.contenders.clear();
     this.#emit("false-alarm");
+    this.#reconcile();
   }
 
   #standDown(leg) {
@@ -268,7 +271,14 @@ export class Player extends EventTarget {
     const { place, active, mesh } = this;
     if (!place || !active) return null;
     const others = [place.home, place.next, ...mesh.nodes.keys()];
-    return others.find((id) => id && id !== active.node && this.#usable(id)) ?? null;
+    const up = others.filter((id) => id && id !== active.node && mesh.nodes.get(id)?.up !== false);
+    const wanted = up.find((id) => this.#usable(id)) ?? null;
+    clearTimeout(this.again);
+    if (up.length && up[0] !== wanted) {
+      const wait = this.shunned.get(up[0]) - performance.now();
+      this.again = setTimeout(() => this.#reconcile(), Math.max(wait, 0) + TICK);
+    }
+    return wanted;
   }
 
   /** Sees to it that the right legs exist. */
@@ -277,18 +287,17 @@ export class Player extends EventTarget {
     const wanted = this.#wanted();
     const { standby } = this;
     if (standby && !standby.closed && (standby.node === wanted || this.contenders.has(standby))) return;
-    if (standby) {
-      this.standby = null;
-      standby.close();
-    }
     if (!wanted) return;
     this.preparing = true;
     const leg = this.#newLeg();
     try {
       await this.#establish(leg, wanted, true);
       await this.#connected(leg);
-      if (this.closed || this.standby) leg.close();
-      else this.standby = leg;
+      // Until now the leg before stood by: it is not where it should be, but better than none.
+      const before = this.standby;
+      this.standby = leg;
+      if (before && !this.contenders.has(before)) before.close();
+      if (this.closed) leg.close();
     } catch (error) {
       leg.close();
       this.shunned.set(wanted, performance.now() + SHUN * (0.5 + Math.random()));
