@@ -246,6 +246,36 @@ fn the_documented_limits_are_those_of_the_code() {
 }
 
 #[test]
+fn every_metric_is_documented() {
+    let documented = read(Path::new("docs/operating.md"));
+    let mut wrong = Vec::new();
+    let mut found = 0;
+    for file in sources("src/http") {
+        let code: String = file.code_lines().map(|(_, line)| line.trim()).collect();
+        for call in [
+            ".gauges(\"",
+            ".counters(\"",
+            " add(\"",
+            ";add(\"",
+            "for (name, help, counter) in [(\"",
+        ] {
+            for (at, _) in code.match_indices(call) {
+                let Some(name) = word(&code[at + call.len()..]) else { continue };
+                found += 1;
+                if !documented.contains(&format!("`roost_{name}")) {
+                    wrong.push(format!(
+                        "{}: roost_{name} is not in docs/operating.md",
+                        file.path.display()
+                    ));
+                }
+            }
+        }
+    }
+    assert!(found > 15, "only {found} metrics were found in src/http: this rule looks wrong");
+    none_of(&wrong);
+}
+
+#[test]
 fn every_decision_record_says_where_it_stands() {
     let mut wrong = Vec::new();
     let mut records = 0;

@@ -146,7 +146,7 @@ pub enum Effect {
     Stalled,
     /// Something to tell people.
     Note(Note),
-    /// What [`Control::view`] shows changed.
+    /// What [`Control::view`](super::Control::view) shows changed.
     ViewChanged,
     /// Leaving is done; the node may stop.
     Left,

@@ -445,7 +445,6 @@ impl Agent {
 
     /// Registers home at this leg under an epoch above everything seen.
     fn claim(&mut self, now: Mono, id: LegId, effects: &mut Vec<Effect>) {
-        // A floor that nobody can be above is refused by whoever set it, not by a panic here.
         let counter = self.epoch.counter.max(self.floor.counter).saturating_add(1);
         if counter > self.durable {
             self.lease(effects);

@@ -18,7 +18,7 @@ messages! {
         /// Seed to newcomer: welcome, already on disk here.
         4 = Admitted(Admitted),
         /// Either side of a link, after both hellos: I keep this connection as our link. What
-        /// follows on the stream are [`LinkMessage`]s.
+        /// follows on the stream are [`LinkMessage`](super::LinkMessage)s.
         5 = Keep(Keep),
     }
 }
