@@ -54,8 +54,11 @@ pub struct Control {
     candidates: Vec<Candidate>,
     peers: PeerList,
     due: Option<Mono>,
+    /// When anything was handled last: at least every [`TICK`], unless the process stood still.
+    handled: Mono,
     nodes_dirty: bool,
     remember_at: Option<Mono>,
+    remembered: Option<Mono>,
     leaving: Option<leave::Leaving>,
     counters: Counters,
 }
@@ -94,8 +97,10 @@ impl Control {
             candidates: Vec::new(),
             peers: PeerList::default(),
             due: None,
+            handled: now.mono,
             nodes_dirty: true,
             remember_at: None,
+            remembered: None,
             leaving: None,
             counters: Counters::default(),
         };
@@ -240,11 +245,11 @@ impl Control {
         self.leaving.is_some()
     }
 
-    /// Comparing the moment with when it should have been called last tells whether the process
+    /// Comparing the moment with when it was called last tells whether the process
     /// stood still: frozen, starved, or suspended with its machine.
     fn notice_stall(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let Some(due) = self.due else { return };
-        let late = now.mono.since(due);
+        let late = now.mono.since(self.handled + TICK);
+        self.handled = now.mono;
         if late < SILENCE_WATCHED {
             return;
         }
@@ -269,6 +274,7 @@ impl Control {
         }
         if due(self.remember_at) {
             self.remember_at = None;
+            self.remembered = Some(now.mono);
             let nodes = self.alive.iter().filter(|node| **node != self.me);
             let members = nodes.map(|&node| (node, self.addrs_of(node))).collect();
             effects.push(Effect::Remember(members));
@@ -513,7 +519,8 @@ impl Control {
                 }
             });
             effects.push(Effect::ViewChanged);
-            self.remember_at.get_or_insert(now.mono + REMEMBER_INTERVAL);
+            let earliest = self.remembered.map_or(now.mono, |at| at + REMEMBER_INTERVAL);
+            self.remember_at.get_or_insert(earliest.max(now.mono));
         }
         let mut out = Vec::new();
         self.directory.flush(&mut out);

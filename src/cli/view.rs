@@ -64,7 +64,11 @@ pub(crate) async fn run(args: View) -> Result<(), Failure> {
             let report = result.map_err(|error| Failure::said(Exit::Failed, error))?;
             // What was told before the report is printed before it.
             printer.await.unwrap_or(Ok(()))?;
-            if args.json { out::json_line(&report) } else { Ok(out::talk(&report.to_string())) }
+            if args.json {
+                return out::json_line(&report);
+            }
+            out::talk(&report.to_string());
+            Ok(())
         }
         // Ends early only when standard output went away.
         printed = &mut printer => printed.unwrap_or(Ok(())),

@@ -33,6 +33,8 @@ use crate::wire::{self, Answer, Ask, Failed, Message, Offer, SdpAnswer};
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for an answer to a native client to be complete: the slowest asks every node.
 const API_TIME: Duration = Duration::from_secs(10);
+/// Ports tried when any will do: each is free with a chance of far more than a half.
+const PORT_TRIES: u32 = 32;
 /// Largest answer that a native client gets, in bytes.
 const API_ANSWER_MAX: usize = wire::MAX_MESSAGE - 1024;
 
@@ -43,15 +45,10 @@ pub async fn run(
 ) -> Result<(), NodeError> {
     let certificate = config.certificate.take();
     let ready = config.ready.take();
+    let listener = open_port(config.listen).await?;
+    config.listen = listener.local_addr().map_err(failed)?;
+    let bound = config.listen;
     let (node, doors) = Node::start(config).await?;
-    let bound = node.net().local_addr().map_err(failed)?;
-    let listener = TcpListener::bind(bound).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => NodeError::InUse(format!(
-            "TCP port {} is taken by another program; choose another with --listen, or stop it",
-            bound.port()
-        )),
-        _ => failed(error),
-    })?;
     let hosts: Vec<String> = node.addrs().iter().map(|a| strip_port(a).to_owned()).collect();
     let tls = match certificate {
         Some((chain, key)) => tls::load(&chain, &key),
@@ -84,6 +81,28 @@ pub async fn run(
     let _ = server.await;
     doors.abort();
     Ok(())
+}
+
+/// Takes the TCP port; for port 0, one whose UDP twin is free at this moment as well.
+async fn open_port(listen: SocketAddr) -> Result<TcpListener, NodeError> {
+    let mut tries = if listen.port() == 0 { PORT_TRIES } else { 1 };
+    loop {
+        let listener = TcpListener::bind(listen).await.map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => NodeError::InUse(format!(
+                "TCP port {} is taken by another program; choose another with --listen, or stop it",
+                listen.port()
+            )),
+            std::io::ErrorKind::PermissionDenied => {
+                NodeError::NotAllowed(format!("cannot listen on {listen}: {error}"))
+            }
+            _ => NodeError::Failed(format!("cannot listen on {listen}: {error}")),
+        })?;
+        tries -= 1;
+        let found = listener.local_addr().map_err(failed)?;
+        if tries == 0 || std::net::UdpSocket::bind(found).is_ok() {
+            return Ok(listener);
+        }
+    }
 }
 
 fn failed(error: std::io::Error) -> NodeError {

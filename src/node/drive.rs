@@ -110,6 +110,10 @@ impl Driver {
                 _ = refresh.tick() => self.refresh(),
                 else => return,
             }
+            // Many events in a row must not keep the timers waiting.
+            if self.control.next_wake().is_some_and(|at| at <= self.clock.now().mono) {
+                self.handle(Event::Wake);
+            }
             self.turning.turned();
             if *self.left.borrow() {
                 return;

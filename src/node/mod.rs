@@ -48,7 +48,7 @@ pub enum Join {
 pub struct NodeConfig {
     /// Folder of its key and state; made if missing.
     pub data: PathBuf,
-    /// Address and port, UDP and TCP.
+    /// Address and port, UDP and TCP; the port is not 0 by the time the node starts.
     pub listen: SocketAddr,
     /// How others reach it, `host:port`, best first; empty: as it listens.
     pub advertise: Vec<String>,
@@ -428,11 +428,6 @@ fn bind(
         }
         _ => NodeError::Failed(format!("cannot listen on {listen}: {error}")),
     };
-    let listen = match listen.port() {
-        // Advertised addresses must be known before the port is bound: find a free one first.
-        0 => free_port(listen).map_err(in_use)?,
-        _ => listen,
-    };
     let addrs = match advertise.is_empty() {
         false => advertise,
         true if listen.ip().is_unspecified() => own_addresses(listen),
@@ -448,18 +443,6 @@ fn bind(
     };
     let (net, events, rtc) = Net::bind(config).map_err(in_use)?;
     Ok((net, events, rtc, addrs))
-}
-
-/// A port that is free for UDP and TCP at this moment.
-fn free_port(listen: SocketAddr) -> std::io::Result<SocketAddr> {
-    for _ in 0..64 {
-        let tcp = std::net::TcpListener::bind(listen)?;
-        let found = tcp.local_addr()?;
-        if std::net::UdpSocket::bind(found).is_ok() {
-            return Ok(found);
-        }
-    }
-    Err(std::io::ErrorKind::AddrInUse.into())
 }
 
 /// The address that this machine would use to reach others, without sending anything.

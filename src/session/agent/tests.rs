@@ -86,8 +86,12 @@ impl Trial {
                 }
                 Effect::Send(leg, bytes) => self.answer(leg, &bytes),
                 Effect::Datagram(leg, body) if self.silent != self.legs.get(&leg).copied() => {
-                    let Some(Heartbeat::Ping(number)) = Heartbeat::decode(&body) else { continue };
-                    self.event(Event::Datagram(leg, Heartbeat::Pong(number).encode()));
+                    // The driver reads the flow's id off.
+                    let Some(Heartbeat::Ping(number)) = Heartbeat::decode(&body[1..]) else {
+                        panic!("a ping");
+                    };
+                    let pong = Heartbeat::Pong(number).encode()[1..].to_vec();
+                    self.event(Event::Datagram(leg, pong));
                 }
                 _ => {}
             }
