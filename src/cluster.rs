@@ -98,8 +98,11 @@ pub struct EncoderView {
     pub epoch: Epoch,
     /// What it does.
     pub state: EncoderState,
-    /// Why there is no signal.
+    /// Why there is no signal, or why browsers cannot play it.
     pub reason: Option<String>,
+    /// Native viewers can play it, browsers cannot.
+    #[serde(default)]
+    pub native_only: bool,
     /// Viewers anywhere.
     pub viewers: u32,
 }

@@ -6,197 +6,33 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::admission::{Admission, Keypair, PublicKey, Roster};
-use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeReport, NodeView};
-use crate::directory::{self, Directory, Header, SourceState};
-use crate::id::{Boot, EncoderId, NodeId, SessionId};
+use crate::cluster::NodeReport;
+use crate::directory::{self, Directory, Header};
+use crate::id::{Boot, NodeId};
 use crate::membership::{self, Membership};
 use crate::peering::{self, Peering};
 use crate::placement::Candidate;
 use crate::session::SILENCE_WATCHED;
-use crate::session::host::{self, Host, Route, World};
+use crate::session::host::{self, Host, World};
 use crate::time::{Mono, Now, earlier};
 use crate::wire::{self, LinkMessage, Message, NodeMessage, Peer, PeerList, WireError};
 
+mod leave;
+mod types;
+mod view;
+
+pub use leave::LEAVE_DEADLINE;
+pub use types::{Config, Counters, Effect, Event, Note};
+
 /// The control loop wakes at least this often, so that it notices when it stood still.
 const TICK: Duration = Duration::from_millis(100);
-/// A node that leaves waits this long at most for its encoders to settle elsewhere.
-pub const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
-/// After its encoders left, it stays this long for its viewers to follow.
-const LEAVE_GRACE: Duration = Duration::from_millis(500);
 /// Live members are written down for the next start at most this often.
 const REMEMBER_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What a node is born with.
-pub struct Config {
-    /// Its key.
-    pub keypair: Keypair,
-    /// Its label.
-    pub name: String,
-    /// `host:port`, best first.
-    pub addrs: Vec<String>,
-    /// Its start's number.
-    pub boot: Boot,
-    /// Who belongs to the mesh, as far as the disk knows.
-    pub roster: Roster,
-    /// Members of earlier times with their addresses.
-    pub remembered: Vec<(NodeId, Vec<String>)>,
-    /// Addresses given on the command line.
-    pub seeds: Vec<String>,
-    /// Seed of this start's randomness.
-    pub seed: [u8; 32],
-}
-
-/// What happens to a node.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// `next_wake` came.
-    Wake,
-    /// A link stands.
-    LinkUp {
-        /// To whom.
-        node: NodeId,
-        /// Addresses the other side says it has.
-        addrs: Vec<String>,
-        /// Admissions that its handshake brought.
-        learned: Vec<Admission>,
-    },
-    /// A link is gone.
-    LinkDown(NodeId),
-    /// A dial came to nothing.
-    DialFailed {
-        /// Whom it was for.
-        node: Option<NodeId>,
-        /// Where.
-        addr: String,
-    },
-    /// On the ordered stream of a link.
-    Message(NodeId, Vec<u8>),
-    /// In a datagram of a link.
-    Datagram(NodeId, Vec<u8>),
-    /// Smoothed round trips of the links, refreshed now and then.
-    Rtt(Vec<(NodeId, Duration)>),
-    /// A newcomer holds an invitation.
-    Join {
-        /// Names the question in [`Effect::Admit`] and [`Effect::RefuseJoin`].
-        ticket: u64,
-        /// Key that its TLS session proved.
-        newcomer: PublicKey,
-        /// Its proof.
-        join: wire::Join,
-        /// What the proof signs.
-        statement: Vec<u8>,
-    },
-    /// Everyone's reports, some of them new.
-    Reports(BTreeMap<NodeId, NodeReport>),
-    /// A client connected.
-    ClientOpened {
-        /// Its session.
-        session: SessionId,
-        /// From this machine.
-        loopback: bool,
-    },
-    /// On the client's ordered stream.
-    ClientMessage(SessionId, Vec<u8>),
-    /// In a datagram on flow 0 of the client, flow id read off.
-    ClientDatagram(SessionId, Vec<u8>),
-    /// The client's connection ended.
-    ClientClosed(SessionId),
-    /// The number of viewers at this node's hub of a stream changed.
-    Viewers(EncoderId, u32),
-    /// A receiver at this node needs a keyframe.
-    KeyframeWanted(EncoderId),
-    /// Go, gracefully.
-    Leave,
-}
-
-/// What drivers are asked to do.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
-    /// Try to link.
-    Dial {
-        /// Whom to expect.
-        node: Option<NodeId>,
-        /// Where.
-        addr: String,
-    },
-    /// Ordered stream of a link.
-    Send(NodeId, Vec<u8>),
-    /// Datagram of a link; may be lost.
-    Datagram(NodeId, Vec<u8>),
-    /// The roster grew: use it for handshakes from now on, and write these down.
-    Admissions(Vec<Admission>),
-    /// The newcomer is in: once it is on disk, answer.
-    Admit {
-        /// Of [`Event::Join`].
-        ticket: u64,
-        /// The answer.
-        admitted: wire::Admitted,
-    },
-    /// The newcomer is refused.
-    RefuseJoin {
-        /// Of [`Event::Join`].
-        ticket: u64,
-        /// What, why, what next.
-        reason: String,
-    },
-    /// Live members with their addresses, for the next start.
-    Remember(Vec<(NodeId, Vec<String>)>),
-    /// Gossip reports with this member.
-    GossipWith(NodeId),
-    /// The client is who it says, by this name.
-    ClientWelcomed(SessionId, String),
-    /// Ordered stream of a client.
-    ClientSend(SessionId, Vec<u8>),
-    /// Datagram to a client.
-    ClientDatagram(SessionId, Vec<u8>),
-    /// End a client's session.
-    ClientClose(SessionId, String),
-    /// A stream's frames come from here now.
-    Route(EncoderId, Route),
-    /// Send this stream's frames to this session.
-    Serve(SessionId, EncoderId),
-    /// Stop sending them.
-    Unserve(SessionId, EncoderId),
-    /// Ask the node that this stream is relayed from for a keyframe.
-    RelayKeyframe(EncoderId),
-    /// This node stood still: forget media that waits.
-    Stalled,
-    /// Something to tell people.
-    Note(Note),
-    /// What [`Control::view`] shows changed.
-    ViewChanged,
-    /// Leaving is done; the node may stop.
-    Left,
-}
-
-/// A change of state worth a line in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
-    /// A member answers.
-    Up(NodeId),
-    /// A member was declared dead.
-    Down(NodeId),
-    /// A member said goodbye.
-    NodeLeft(NodeId),
-    /// A node was admitted through this one.
-    Admitted(NodeId),
-    /// This node stood still for this long.
-    Stalled(Duration),
-}
-
-/// What happened since the node started; host and directory have counters of their own.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Counters {
-    /// Messages of members that did not decode.
-    pub malformed: u64,
-    /// Messages of members with a tag unknown here.
-    pub unknown_tags: u64,
-    /// Members declared down.
-    pub downs: u64,
-    /// Nodes admitted.
-    pub admitted: u64,
-    /// Nodes refused.
-    pub refused: u64,
+/// The boot under which a start numbers its entries: a folder that was put back counts a boot
+/// twice, and what peers hold of its other life must not pass for this one's.
+fn salted(boot: Boot, seed: &[u8; 32]) -> Boot {
+    Boot(boot.0 << 16 | u64::from(u16::from_le_bytes([seed[0], seed[1]])))
 }
 
 /// One node's deciding half.
@@ -218,23 +54,18 @@ pub struct Control {
     candidates: Vec<Candidate>,
     peers: PeerList,
     due: Option<Mono>,
+    /// When anything was handled last: at least every [`TICK`], unless the process stood still.
+    handled: Mono,
     nodes_dirty: bool,
     remember_at: Option<Mono>,
-    leaving: Option<Leaving>,
+    remembered: Option<Mono>,
+    leaving: Option<leave::Leaving>,
     counters: Counters,
 }
 
 struct Link {
     addrs: Vec<String>,
     rtt: Option<Duration>,
-}
-
-#[derive(Clone, Copy)]
-struct Leaving {
-    deadline: Mono,
-    /// All encoders are elsewhere; viewers get a moment to follow.
-    empty_since: Option<Mono>,
-    done: bool,
 }
 
 impl Control {
@@ -257,7 +88,7 @@ impl Control {
             roster: config.roster,
             membership,
             peering: Peering::new(me, config.seed),
-            directory: Directory::new(me, config.boot),
+            directory: Directory::new(me, salted(config.boot, &config.seed)),
             host: Host::default(),
             reports: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -266,8 +97,10 @@ impl Control {
             candidates: Vec::new(),
             peers: PeerList::default(),
             due: None,
+            handled: now.mono,
             nodes_dirty: true,
             remember_at: None,
+            remembered: None,
             leaving: None,
             counters: Counters::default(),
         };
@@ -412,103 +245,11 @@ impl Control {
         self.leaving.is_some()
     }
 
-    /// Everything this node believes.
-    pub fn view(&self) -> ClusterView {
-        let alive = |node: NodeId| self.alive.contains(&node);
-        let label = |node: NodeId| self.label(node);
-        let mut nodes: Vec<NodeView> = self
-            .roster
-            .admissions()
-            .map(|admission| self.node_view(admission.node))
-            .collect();
-        nodes.sort_by(|a, b| (&a.name, a.node).cmp(&(&b.name, b.node)));
-        let ids: BTreeSet<EncoderId> = self.directory.encoders().collect();
-        let mut encoders: Vec<EncoderView> = ids
-            .into_iter()
-            .filter_map(|id| {
-                let home = self.directory.home(id, &alive);
-                let last = self.directory.claims(id).max_by_key(|(node, e)| (e.epoch, *node));
-                let (_, entry) = home.or(last)?;
-                let home = home.map(|(node, _)| node);
-                let (state, reason) = match (&home, &entry.source) {
-                    (None, _) => (EncoderState::Lost, Some("its home is down".to_owned())),
-                    (_, SourceState::NoSignal(why)) => (EncoderState::NoSignal, Some(why.clone())),
-                    _ if entry.viewers > 0 => (EncoderState::Live, None),
-                    _ => (EncoderState::Idle, None),
-                };
-                Some(EncoderView {
-                    id,
-                    name: entry.name.clone(),
-                    home,
-                    home_name: home.map(label),
-                    next: entry.next,
-                    next_name: entry.next.map(label),
-                    epoch: entry.epoch,
-                    state,
-                    reason,
-                    viewers: entry.viewers,
-                })
-            })
-            .collect();
-        encoders.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
-        ClusterView {
-            mesh: self.roster.mesh(),
-            node: self.me,
-            name: self.name.clone(),
-            boot: self.boot,
-            nodes,
-            encoders,
-        }
-    }
-
-    fn node_view(&self, node: NodeId) -> NodeView {
-        let me = node == self.me;
-        let state = match self.membership.state(node) {
-            _ if me => Liveness::Up,
-            Some(state) => state,
-            None => Liveness::Down,
-        };
-        let header = self.directory.header(node);
-        let entries = || self.directory.entries(node).filter(|_| self.alive.contains(&node));
-        let viewers = entries().map(|(_, entry)| entry.viewers).sum();
-        NodeView {
-            node,
-            name: self.label(node),
-            state,
-            addrs: self.addrs_of(node),
-            linked: me || self.linked.contains(&node),
-            rtt_ms: self.links.get(&node).and_then(|l| l.rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
-            draining: header.is_some_and(|header| header.draining),
-            encoders: u32::try_from(entries().count()).unwrap_or(u32::MAX),
-            viewers,
-            report: self.reports.get(&node).cloned(),
-        }
-    }
-
-    fn label(&self, node: NodeId) -> String {
-        match self.directory.header(node) {
-            _ if node == self.me => self.name.clone(),
-            Some(header) if !header.name.is_empty() => header.name.clone(),
-            _ => node.short(),
-        }
-    }
-
-    fn addrs_of(&self, node: NodeId) -> Vec<String> {
-        if node == self.me {
-            return self.addrs.clone();
-        }
-        let header = self.directory.header(node).map(|header| header.addrs.clone());
-        let linked = self.links.get(&node).map(|link| link.addrs.clone());
-        let known = self.membership.peers().find(|(peer, _)| peer.node == node);
-        let known = known.map(|(peer, _)| peer.addrs.clone());
-        [header, linked, known].into_iter().flatten().find(|a| !a.is_empty()).unwrap_or_default()
-    }
-
-    /// Comparing the moment with when it should have been called last tells whether the process
+    /// Comparing the moment with when it was called last tells whether the process
     /// stood still: frozen, starved, or suspended with its machine.
     fn notice_stall(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let Some(due) = self.due else { return };
-        let late = now.mono.since(due);
+        let late = now.mono.since(self.handled + TICK);
+        self.handled = now.mono;
         if late < SILENCE_WATCHED {
             return;
         }
@@ -533,6 +274,7 @@ impl Control {
         }
         if due(self.remember_at) {
             self.remember_at = None;
+            self.remembered = Some(now.mono);
             let nodes = self.alive.iter().filter(|node| **node != self.me);
             let members = nodes.map(|&node| (node, self.addrs_of(node))).collect();
             effects.push(Effect::Remember(members));
@@ -628,43 +370,6 @@ impl Control {
         let members = self.alive.iter().map(|&node| (node, self.addrs_of(node))).collect();
         let admissions = self.roster.admissions().cloned().collect();
         effects.push(Effect::Admit { ticket, admitted: wire::Admitted { admissions, members } });
-    }
-
-    fn leave(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if self.leaving.is_some() {
-            return;
-        }
-        let deadline = now.mono + LEAVE_DEADLINE;
-        self.leaving = Some(Leaving { deadline, empty_since: None, done: false });
-        self.nodes_dirty = true;
-        self.refresh_nodes();
-        self.host(now, effects, |host, world, out| host.leave(world, out));
-    }
-
-    /// Goes once every encoder is elsewhere and its viewers had a moment, or time is up.
-    fn proceed_leaving(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let Some(mut leaving) = self.leaving else { return };
-        if leaving.done {
-            return;
-        }
-        if self.host.homes() == 0 && leaving.empty_since.is_none() {
-            leaving.empty_since = Some(now.mono);
-        }
-        let settled = leaving.empty_since.is_some_and(|since| {
-            let watched = self.host.watched();
-            !watched || now.mono.since(since) >= LEAVE_GRACE
-        });
-        if settled || now.mono >= leaving.deadline {
-            leaving.done = true;
-            self.member(now, membership::Event::Leave, effects);
-            let reason = "shutting down".to_owned();
-            let goodbye = LinkMessage::Goodbye(wire::Goodbye { reason }).encode();
-            for &node in &self.linked {
-                effects.push(Effect::Send(node, goodbye.clone()));
-            }
-            effects.push(Effect::Left);
-        }
-        self.leaving = Some(leaving);
     }
 
     fn member(&mut self, now: Now, event: membership::Event, effects: &mut Vec<Effect>) {
@@ -814,7 +519,8 @@ impl Control {
                 }
             });
             effects.push(Effect::ViewChanged);
-            self.remember_at.get_or_insert(now.mono + REMEMBER_INTERVAL);
+            let earliest = self.remembered.map_or(now.mono, |at| at + REMEMBER_INTERVAL);
+            self.remember_at.get_or_insert(earliest.max(now.mono));
         }
         let mut out = Vec::new();
         self.directory.flush(&mut out);

@@ -23,7 +23,7 @@ use crate::id::{Boot, EncoderId, Epoch, NodeId};
 use crate::time::{Mono, Now, earlier};
 
 use self::claims::{Claims, Floors};
-use self::part::Part;
+use self::part::{Part, Span};
 use self::types::{entry_fits, header_fits};
 
 /// How often a digest goes to one link in turn, before jitter: what a lost message can cost.
@@ -123,7 +123,7 @@ impl Directory {
             return;
         }
         part.seq += 1;
-        part.set_header(part.seq, header);
+        part.set_header(Span::at(part.seq), header);
         self.own_header_changed = true;
     }
 
@@ -131,7 +131,9 @@ impl Directory {
     /// changed; a claim over a limit is refused and counted. A reason that is too long is cut.
     pub fn put_entry(&mut self, encoder: EncoderId, entry: Option<Entry>) {
         let entry = entry.map(|mut entry| {
-            if let SourceState::NoSignal(reason) = &mut entry.source {
+            if let SourceState::NoSignal(reason) | SourceState::NativeOnly(reason) =
+                &mut entry.source
+            {
                 let end = REASON_MAX.min(reason.len());
                 let end = (0..=end).rev().find(|end| reason.is_char_boundary(*end));
                 reason.truncate(end.unwrap_or(0));
@@ -151,7 +153,7 @@ impl Directory {
         }
         let old = old.cloned();
         part.seq += 1;
-        part.set(part.seq, encoder, entry.clone(), &self.limits);
+        part.set(Span::at(part.seq), encoder, entry.clone(), &self.limits);
         self.reindex(self.me, encoder, old.as_ref(), entry.as_ref());
         self.own_changes.insert(encoder);
     }
@@ -448,8 +450,12 @@ impl Directory {
         encoder: EncoderId,
         alive: &dyn Fn(NodeId) -> bool,
     ) -> Option<(NodeId, &Entry)> {
-        let alive = self.claims(encoder).filter(|(node, _)| alive(*node));
-        alive.max_by_key(|(node, entry)| (entry.epoch, std::cmp::Reverse(*node)))
+        // A claim below the floor was superseded, also if whoever superseded it is gone: its node
+        // does not get the encoder back by outliving the other.
+        let floor = self.floor(encoder);
+        let claims = self.claims(encoder);
+        let standing = claims.filter(|(node, entry)| alive(*node) && entry.epoch >= floor);
+        standing.max_by_key(|(node, entry)| (entry.epoch, std::cmp::Reverse(*node)))
     }
 
     /// The encoder of this name: of those that a node that is `alive` claims under it, the lowest

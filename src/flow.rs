@@ -64,4 +64,3 @@ pub fn ssrc_of(packet: &[u8]) -> Option<u32> {
 pub fn is_after(a: u32, b: u32) -> bool {
     a.wrapping_sub(b).wrapping_sub(1) < u32::MAX / 2
 }
-

@@ -9,6 +9,11 @@
 //!   everybody that everybody is down.
 //! - Time during which this node stood still does not count against others, and a member that was
 //!   heard within the suspicion time is not declared down by its silence elsewhere.
+//! - Each node sends a one-byte beat to the next few in the order of ids, and they suspect it as
+//!   soon as it falls silent. Random probes alone find a dead node soon on average, but now and
+//!   then take several rounds longer.
+//! - After a split, each side would tell the other that it is dead. The smaller side, and both of
+//!   equal ones, are reborn while they are apart and forget such verdicts.
 //! - A suspicion that was refuted is dropped; foca 2.0 acts on it all the same.
 
 mod exchange;
@@ -18,7 +23,7 @@ mod swim;
 mod tests;
 mod timing;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use foca::{Foca, NoCustomBroadcast};
@@ -43,7 +48,15 @@ pub const STALL_NOTICE: Duration = Duration::from_millis(100);
 const STALL_GRACE: Duration = Duration::from_millis(30);
 /// The machine's own heartbeat: how often it looks for what foca has no timer for. Also what makes
 /// a stall visible while there is no other timer.
-const TICK: Duration = Duration::from_millis(200);
+const TICK: Duration = Duration::from_millis(100);
+/// How many watch each node: one of them may die with it.
+const WATCHERS: usize = 3;
+/// From one suspicion of a silent node to the next; the first may have been refuted through others.
+const DOUBT_AGAIN: Duration = Duration::from_secs(5);
+/// Members that go down within so long of each other, and two suspicion times, are one event.
+const SPLIT_WINDOW: Duration = Duration::from_secs(5);
+/// How long after the last of them a split is taken for complete: the news is everywhere by then.
+const SPLIT_SETTLED: Duration = Duration::from_secs(1);
 /// From one comparison of fingerprints with a random member to the next.
 const DIGEST_EVERY: Duration = Duration::from_millis(1000);
 /// The same while members come and go.
@@ -155,6 +168,8 @@ pub struct Counters {
     pub refused: u64,
     /// News of nodes beyond [`MEMBERS_MAX`].
     pub over_limit: u64,
+    /// Suspicions of nodes that fell silent, before a probe missed them.
+    pub silent: u64,
     /// Suspicions that were refuted before their time was up.
     pub refuted: u64,
     /// Verdicts that were put off because the suspect had just been heard.
@@ -165,6 +180,8 @@ pub struct Counters {
     pub reborn_stalled: u64,
     /// Rebirths because nobody was heard any more.
     pub reborn_isolated: u64,
+    /// Rebirths because at least half of the mesh went down at once.
+    pub reborn_split: u64,
     /// Rebirths to change the timing.
     pub reborn_retimed: u64,
     /// Rebirths because others know a newer self of this node, as after an old data folder was
@@ -196,9 +213,16 @@ pub struct Membership {
     seen: BTreeMap<NodeId, Seen>,
     /// Identities that said goodbye.
     left: BTreeMap<NodeId, (Boot, u32)>,
-    linked: BTreeSet<NodeId>,
+    /// Since when.
+    linked: BTreeMap<NodeId, Mono>,
     heard: BTreeMap<NodeId, Mono>,
     heard_anyone: Option<Mono>,
+    /// Silence before this is this node's own.
+    listening_since: Mono,
+    doubted: BTreeMap<NodeId, Mono>,
+    /// Members that went down lately.
+    losses: Vec<Mono>,
+    beat_at: Mono,
     pulled: BTreeMap<NodeId, Mono>,
     hold: Option<Mono>,
     tick_at: Mono,
@@ -228,9 +252,13 @@ impl Membership {
             rng,
             seen: BTreeMap::new(),
             left: BTreeMap::new(),
-            linked: BTreeSet::new(),
+            linked: BTreeMap::new(),
             heard: BTreeMap::new(),
             heard_anyone: None,
+            listening_since: now,
+            doubted: BTreeMap::new(),
+            losses: Vec::new(),
+            beat_at: now,
             pulled: BTreeMap::new(),
             hold: None,
             tick_at: now + TICK,
@@ -258,7 +286,7 @@ impl Membership {
                 self.on_state(now, from, &bytes, reply, effects);
             }
             Event::Linked(node) => {
-                self.linked.insert(node);
+                self.linked.insert(node, now);
                 if self.is_active(node) {
                     effects
                         .push(Effect::Datagram { to: node, bytes: digest_packet(self.digest()) });

@@ -194,7 +194,145 @@ fn judge(response: ApiResponse) -> Result<ApiResponse, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arc_swap::ArcSwap;
+
     use super::*;
+    use crate::admission::{Keypair, Roster};
+    use crate::id::{Boot, NodeId};
+    use crate::net::{ClientConn, Net, NetConfig, NetEvent};
+    use crate::wire::{ClientMessage, Failed, Peer, Welcome};
+
+    /// A node that knows one credential, and answers with its name and the request's path.
+    fn serve(
+        name: &'static str,
+        credential: Option<&'static str>,
+        peers: Vec<Peer>,
+    ) -> (Net, String) {
+        let keypair = Keypair::from_seed([1; 32]);
+        let roster = Roster::found(&keypair, [1; 16]);
+        let (net, mut events, _) = Net::bind(NetConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            keypair,
+            boot: Boot(1),
+            name: name.into(),
+            addrs: vec![],
+            roster: Arc::new(ArcSwap::from_pointee(roster)),
+        })
+        .unwrap();
+        let addr = net.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                let NetEvent::Client(client) = event else { panic!("a client was expected") };
+                tokio::spawn(attend(client, name, credential, PeerList { nodes: peers.clone() }));
+            }
+        });
+        (net, addr)
+    }
+
+    async fn attend(
+        mut client: ClientConn,
+        name: &str,
+        credential: Option<&str>,
+        peers: PeerList,
+    ) -> Result<(), String> {
+        let words = |error: ReceiveError| error.to_string();
+        let ClientMessage::Hello(hello) = client.recv.read().await.map_err(words)? else {
+            return Err("no hello".into());
+        };
+        if name == "full" {
+            let goodbye = crate::wire::Goodbye { reason: "no room".into() };
+            client.send.write(&NodeMessage::Goodbye(goodbye)).await?;
+            client.connection.closed().await;
+            return Ok(());
+        }
+        if hello.credential.as_deref() != credential {
+            let no = Failed { status: 401, reason: "unknown credential".into(), retry_after: None };
+            client.send.write(&NodeMessage::Failed(no)).await?;
+            client.connection.closed().await;
+            return Ok(());
+        }
+        client.send.write(&NodeMessage::Welcome(Welcome { peers })).await?;
+        let (send, recv) = client.connection.accept_bi().await.map_err(|e| e.to_string())?;
+        let (mut send, mut recv) = (MessageWriter::new(send), MessageReader::new(recv));
+        let ApiMessage::Request(request) = recv.read().await.map_err(words)? else {
+            return Err("no request".into());
+        };
+        if name == "dying" {
+            client.connection.close(close::GOING, b"dead");
+            return Ok(());
+        }
+        let body = format!("{name} {} {}", request.method, request.path).into_bytes();
+        send.write(&ApiMessage::Response(ApiResponse { status: 200, body })).await?;
+        send.finish();
+        client.connection.closed().await;
+        Ok(())
+    }
+
+    fn request(method: &str) -> ApiRequest {
+        ApiRequest { method: method.into(), path: "/api/v1/cluster".into(), body: vec![] }
+    }
+
+    async fn body(target: &Target, method: &str) -> Result<String, ApiError> {
+        let endpoint = ClientEndpoint::new().unwrap();
+        let mut pins = ClientPins::in_memory();
+        let response = call(&endpoint, target, &mut pins, "test", request(method)).await?;
+        assert_eq!(pins.expected(target), target.mesh.or(Some(mesh())));
+        Ok(String::from_utf8(response.body).unwrap())
+    }
+
+    fn mesh() -> MeshId {
+        Roster::found(&Keypair::from_seed([1; 32]), [1; 16]).mesh()
+    }
+
+    fn target(addrs: &[&str]) -> Target {
+        let addrs = addrs.iter().map(|addr| addr.to_string()).collect();
+        Target { addrs, mesh: None, credential: None }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_request_goes_on_to_the_next_node_and_to_those_it_hears_of() {
+        let (_good_node, good) = serve("good", None, vec![]);
+        let (_full_node, full) = serve("full", None, vec![]);
+        let answered = body(&target(&[&full, &good]), "GET").await;
+        assert_eq!(answered.as_deref(), Ok("good GET /api/v1/cluster"));
+
+        let addrs = vec![good.clone()];
+        let peer = Peer { node: NodeId([8; 16]), name: "good".into(), addrs, up: true };
+        let (_dying_node, dying) = serve("dying", None, vec![peer]);
+        let answered = body(&target(&[&dying]), "GET").await;
+        assert_eq!(answered.as_deref(), Ok("good GET /api/v1/cluster"));
+        // What may have been done is not done again.
+        let answered = body(&target(&[&dying, &good]), "DELETE").await;
+        assert!(matches!(&answered, Err(ApiError::Failed(why)) if why.contains("may have been")));
+
+        let answered = body(&target(&[&full]), "GET").await;
+        assert!(matches!(&answered, Err(ApiError::NoNodeAnswered(why)) if why[0].contains("room")));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_refused_client_is_told_so_and_a_wrong_mesh_gets_no_credential() {
+        let (_node, addr) = serve("strict", Some("secret"), vec![]);
+        let mut target = target(&[&addr]);
+        let answered = body(&target, "GET").await;
+        assert_eq!(answered, Err(ApiError::NotAllowed("unknown credential".into())));
+        target.credential = Some("secret".into());
+        target.mesh = Some(mesh());
+        assert_eq!(body(&target, "GET").await.as_deref(), Ok("strict GET /api/v1/cluster"));
+        target.mesh = Some(MeshId([7; 16]));
+        let answered = body(&target, "GET").await;
+        assert!(matches!(&answered, Err(ApiError::Failed(why)) if why.contains("trusted")));
+
+        let endpoint = ClientEndpoint::new().unwrap();
+        let mut pins = ClientPins::in_memory();
+        target.mesh = None;
+        pins.remember(&addr, MeshId([7; 16])).unwrap();
+        let answered = call(&endpoint, &target, &mut pins, "test", request("GET")).await;
+        assert!(
+            matches!(&answered, Err(ApiError::Failed(why)) if why.contains("was there before"))
+        );
+    }
 
     #[test]
     fn a_refusal_speaks_in_the_words_of_the_problem() {

@@ -37,10 +37,7 @@ pub struct EncodeConfig {
 }
 
 /// Runs until `shutdown`. Errors, in words: its folder or its source cannot be used at all.
-pub async fn run(
-    config: EncodeConfig,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), String> {
+pub async fn run(config: EncodeConfig, shutdown: impl Future<Output = ()>) -> Result<(), String> {
     let store = AgentStore::open(&config.state).map_err(|error| error.to_string())?;
     let loaded = store.load(&config.name).map_err(|error| error.to_string())?;
     if let Some(aside) = &loaded.quarantined {
@@ -85,6 +82,7 @@ pub async fn run(
         disk: Disk::start(store, config.name, leased_tx),
         record,
         dropped: 0,
+        native_only: None,
     };
     driver.run(inputs, source, leased, effects, shutdown).await;
     Ok(())
@@ -104,6 +102,8 @@ struct Driver {
     disk: Disk,
     record: AgentRecord,
     dropped: u64,
+    /// Why browsers cannot play what the source sends.
+    native_only: Option<String>,
 }
 
 /// Media to one leg.
@@ -183,6 +183,7 @@ impl Driver {
         match event {
             SourceEvent::Ready { describe } => {
                 self.tell(Event::Source { describe });
+                self.native_only = None;
                 self.handle(agent::Event::Source(SourceState::Ready));
             }
             SourceEvent::Sample(sample) => self.sample(&sample),
@@ -190,6 +191,13 @@ impl Driver {
                 self.stamps.break_line();
                 self.tell(Event::NoSignal { reason: reason.clone() });
                 self.handle(agent::Event::Source(SourceState::NoSignal(reason)));
+            }
+            SourceEvent::NativeOnly(reason) => {
+                if self.native_only.as_ref() != Some(&reason) {
+                    self.native_only = Some(reason.clone());
+                    self.tell(Event::Warning { reason: reason.clone() });
+                    self.handle(agent::Event::Source(SourceState::NativeOnly(reason)));
+                }
             }
             SourceEvent::Warning(reason) => self.tell(Event::Warning { reason }),
         }
@@ -360,4 +368,3 @@ impl Disk {
         let _ = self.jobs.send((record, lease));
     }
 }
-

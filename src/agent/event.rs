@@ -122,7 +122,9 @@ pub struct Report {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Home { node, epoch, moved: None, .. } => write!(f, "home is {node} (epoch {epoch})"),
+            Self::Home { node, epoch, moved: None, .. } => {
+                write!(f, "home is {node} (epoch {epoch})")
+            }
             Self::Home { node, epoch, moved: Some(why), healed_ms } => {
                 write!(f, "moved to {node} (epoch {epoch}): {why}")?;
                 healed_ms.map_or(Ok(()), |ms| write!(f, "; {ms} ms"))

@@ -12,11 +12,11 @@ use super::legs::{Input, Legs};
 use super::{Event, Gap, Report};
 use crate::flow;
 use crate::id::NodeId;
+use crate::media::Packet;
 use crate::media::assemble::{Assembled, Assembler};
 use crate::media::clock::read_clock_sei;
 use crate::media::depacketise::unpack;
 use crate::media::h264::push_annex_b;
-use crate::media::Packet;
 use crate::node::Clock;
 use crate::session::leg::LegId;
 use crate::session::viewer::{self, Effect, Note, Viewer};
@@ -57,10 +57,7 @@ pub struct ViewConfig {
 
 /// Watches until `shutdown`. Errors, in words: the output cannot be written, or the mesh says that
 /// trying again will not help.
-pub async fn run(
-    config: ViewConfig,
-    shutdown: impl Future<Output = ()>,
-) -> Result<Event, String> {
+pub async fn run(config: ViewConfig, shutdown: impl Future<Output = ()>) -> Result<Event, String> {
     let output: Option<Box<dyn Write + Send>> = match config.output {
         None => None,
         Some(Output::Stdout) => Some(Box::new(std::io::stdout())),
@@ -75,8 +72,7 @@ pub async fn run(
         version: env!("CARGO_PKG_VERSION").into(),
         credential: config.target.credential.clone(),
     };
-    let (legs, inputs) =
-        Legs::new(hello, config.target.mesh).map_err(|error| error.to_string())?;
+    let (legs, inputs) = Legs::new(hello, config.target.mesh).map_err(|error| error.to_string())?;
     let born = viewer::Config {
         name: config.name.clone(),
         stay: config.stay,

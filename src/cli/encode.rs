@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::addr::Addr;
 use super::exit::{Exit, Failure};
 use super::signals::Stop;
-use super::{events, invite, usage};
+use super::{events, invite, out, usage};
 
 /// Arguments of `roost encode`.
 #[derive(Debug, clap::Args)]
@@ -101,6 +101,12 @@ impl Encode {
             .map_err(|error| usage(format!("--rtsp is no URL ({error}): rtsp://HOST/PATH")))?;
         if url.scheme() != "rtsp" || !url.has_host() {
             return Err(usage("--rtsp takes a URL like rtsp://HOST/PATH"));
+        }
+        if url.password().is_some() && std::env::var_os("ROOST_RTSP_URL").is_none() {
+            out::talk(
+                "warning: a password in --rtsp is seen by everyone who can list processes; use \
+                 --user with --password-file or ROOST_RTSP_PASSWORD",
+            );
         }
         let in_url = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         let user = self.user.clone().or_else(|| in_url(url.username()));

@@ -58,7 +58,8 @@ pub(crate) async fn run(args: Invite) -> Result<(), Failure> {
         return out::json(&answer);
     }
     out::talk(if args.client {
-        "Use it as --addr of roost encode, view, status and invite. Whoever has it is let in."
+        "Use it as --addr of roost encode, view, status and invite, or in a browser as \
+         https://NODE:9443/?token=... Whoever has it is let in."
     } else {
         "On the new machine: roost node --join '...'. Whoever has it can join."
     });

@@ -120,7 +120,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
             }
         });
     }
-    Ok(roost::node::run(settings.config, stop.graceful()).await?)
+    Ok(roost::http::run(settings.config, stop.graceful()).await?)
 }
 
 /// Writes the ready file under another name first, so that nobody reads half of it.

@@ -66,7 +66,7 @@ fn troubles(view: &ClusterView) -> Vec<String> {
 fn render(view: &ClusterView, color: bool) -> String {
     let up = view.nodes.iter().filter(|node| node.state == Liveness::Up).count();
     let live = view.encoders.iter().filter(|encoder| encoder.state == EncoderState::Live).count();
-    let viewers: u32 = view.encoders.iter().map(|encoder| encoder.viewers).sum();
+    let viewers = view.encoders.iter().map(|encoder| u64::from(encoder.viewers)).sum::<u64>();
     let mut text = format!(
         "mesh {} as {} sees it: {up} of {} nodes up, {} encoders, {live} live, {viewers} viewers\n\n",
         view.mesh.short(),
@@ -204,6 +204,7 @@ mod tests {
                 epoch: Epoch { counter: 3, instance: 0xab },
                 state: EncoderState::Live,
                 reason: None,
+                native_only: false,
                 viewers: 2,
             }],
         }

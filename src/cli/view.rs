@@ -25,6 +25,9 @@ pub(crate) struct View {
     /// Stop after this long, like 90s, 15m
     #[arg(long = "for", value_name = "D", value_parser = duration::parse)]
     stop_after: Option<Duration>,
+    /// Stay with the node that answers first, which relays, instead of being led home
+    #[arg(long)]
+    stay: bool,
     /// Print every change, and the report at the end, as lines of JSON
     #[arg(long)]
     json: bool,
@@ -43,7 +46,7 @@ pub(crate) async fn run(args: View) -> Result<(), Failure> {
     }
     let (sender, receiver) = mpsc::unbounded_channel();
     let mut printer = tokio::spawn(events::print(receiver, args.json));
-    let config = ViewConfig { name: args.name, target, output, events: sender };
+    let config = ViewConfig { name: args.name, target, output, stay: args.stay, events: sender };
     let time_is_over = async move {
         match args.stop_after {
             Some(time) => tokio::time::sleep(time).await,
@@ -61,7 +64,11 @@ pub(crate) async fn run(args: View) -> Result<(), Failure> {
             let report = result.map_err(|error| Failure::said(Exit::Failed, error))?;
             // What was told before the report is printed before it.
             printer.await.unwrap_or(Ok(()))?;
-            if args.json { out::json_line(&report) } else { Ok(out::talk(&report.to_string())) }
+            if args.json {
+                return out::json_line(&report);
+            }
+            out::talk(&report.to_string());
+            Ok(())
         }
         // Ends early only when standard output went away.
         printed = &mut printer => printed.unwrap_or(Ok(())),

@@ -10,9 +10,9 @@ const FIRST: EncoderId = EncoderId([0; 16]);
 
 /// What is known of one origin.
 ///
-/// Every key holds the sequence number that last changed it, or a later one: a reader numbers
-/// everything in a delta with the delta's end, because deltas do not say which of their entries
-/// changed when. Too late a number only makes a later delta repeat an entry.
+/// The origin knows which number last changed each key. A reader only knows between which two,
+/// because a delta does not say which of its entries changed when: it files them under the
+/// delta's end, and keeps the delta's beginning.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Part {
     /// Which start of the origin numbered this.
@@ -21,7 +21,7 @@ pub(super) struct Part {
     pub(super) seq: u64,
     /// The header, if it came.
     pub(super) header: Option<Header>,
-    header_seq: u64,
+    header_changed: Span,
     /// Entries, and tombstones of removed ones.
     slots: BTreeMap<EncoderId, Slot>,
     /// Every slot by its number, so that a delta costs what it carries.
@@ -33,8 +33,22 @@ pub(super) struct Part {
 
 #[derive(Debug, Clone)]
 struct Slot {
-    seq: u64,
+    changed: Span,
     entry: Option<Entry>,
+}
+
+/// Something last changed after `after`, and not after `until`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Span {
+    after: u64,
+    until: u64,
+}
+
+impl Span {
+    /// As the origin knows it.
+    pub(super) fn at(seq: u64) -> Self {
+        Self { after: seq.saturating_sub(1), until: seq }
+    }
 }
 
 impl Part {
@@ -72,23 +86,24 @@ impl Part {
         count
     }
 
-    pub(super) fn set_header(&mut self, seq: u64, header: Header) {
-        self.header_seq = seq;
+    pub(super) fn set_header(&mut self, changed: Span, header: Header) {
+        self.header_changed = changed;
         self.header = Some(header);
     }
 
     /// Writes or removes one entry.
     pub(super) fn set(
         &mut self,
-        seq: u64,
+        changed: Span,
         encoder: EncoderId,
         entry: Option<Entry>,
         limits: &Limits,
     ) {
         let removed = entry.is_none();
-        if let Some(old) = self.slots.insert(encoder, Slot { seq, entry }) {
-            self.changes.remove(&(old.seq, encoder));
-            self.tombstones.remove(&(old.seq, encoder));
+        let seq = changed.until;
+        if let Some(old) = self.slots.insert(encoder, Slot { changed, entry }) {
+            self.changes.remove(&(old.changed.until, encoder));
+            self.tombstones.remove(&(old.changed.until, encoder));
         }
         self.changes.insert((seq, encoder));
         if !removed {
@@ -105,11 +120,12 @@ impl Part {
 
     /// Writes a delta that was found to apply; a head of a replacement only into a new part.
     pub(super) fn apply(&mut self, delta: &Delta, limits: &Limits) {
+        let changed = Span { after: delta.from, until: delta.to };
         for (encoder, entry) in &delta.entries {
-            self.set(delta.to, *encoder, entry.clone(), limits);
+            self.set(changed, *encoder, entry.clone(), limits);
         }
         if let Some(header) = &delta.header {
-            self.set_header(delta.to, header.clone());
+            self.set_header(changed, header.clone());
         }
         self.seq = delta.to;
         if delta.from == 0 {
@@ -122,12 +138,12 @@ impl Part {
         let old = std::mem::replace(self, Self::new(boot));
         if let Some(header) = old.header {
             self.seq += 1;
-            self.set_header(self.seq, header);
+            self.set_header(Span::at(self.seq), header);
         }
         for (encoder, slot) in old.slots {
             if slot.entry.is_some() {
                 self.seq += 1;
-                self.set(self.seq, encoder, slot.entry, limits);
+                self.set(Span::at(self.seq), encoder, slot.entry, limits);
             }
         }
     }
@@ -150,32 +166,52 @@ impl Part {
         // it covers forgotten removals, which no later piece could name.
         let head_end = has.saturating_add(1).max(self.floor);
         let mut from = if full { 0 } else { has };
+        let groups = self.groups(from);
         let mut deltas = Vec::new();
         let mut entries = Vec::new();
         let mut reached = from;
-        let mut changes = self.changes.range((from.saturating_add(1), FIRST)..).peekable();
-        while let Some((seq, _)) = changes.peek().copied().copied() {
-            // All of one number travel together, so that a piece's end says what it holds.
-            let mut group = Vec::new();
-            while let Some((_, encoder)) = changes.next_if(|(number, _)| *number == seq) {
-                if let Some(slot) = self.slots.get(encoder) {
-                    group.push((*encoder, slot.entry.clone()));
-                }
-            }
-            let overflows = entries.len() + group.len() > limits.delta && !entries.is_empty();
-            if overflows && (from != 0 || reached >= head_end) {
+        let mut may_end = false;
+        for mut group in groups {
+            let overflows = entries.len() + group.entries.len() > limits.delta;
+            if overflows && may_end && !entries.is_empty() && (from != 0 || reached >= head_end) {
                 deltas.push(self.delta(origin, from, reached, std::mem::take(&mut entries)));
                 from = reached;
             }
             if from == 0 {
                 // A replacement needs no tombstones: it starts from nothing.
-                group.retain(|(_, entry)| entry.is_some());
+                group.entries.retain(|(_, entry)| entry.is_some());
             }
-            entries.append(&mut group);
-            reached = seq;
+            entries.append(&mut group.entries);
+            reached = group.seq;
+            may_end = group.may_end;
         }
         deltas.push(self.delta(origin, from, self.seq, entries));
         deltas
+    }
+
+    /// Everything filed after `from`, by number. All of one number travel together.
+    fn groups(&self, from: u64) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        // From the end, so that it is known what the later ones may hold.
+        let header = self.header_changed;
+        let mut earliest = u64::MAX;
+        let mut header_seen = false;
+        for (seq, encoder) in self.changes.range((from.saturating_add(1), FIRST)..).rev() {
+            let Some(slot) = self.slots.get(encoder) else { continue };
+            if groups.last().is_none_or(|group| group.seq != *seq) {
+                if !header_seen && header.until > *seq {
+                    header_seen = true;
+                    earliest = earliest.min(header.after);
+                }
+                groups.push(Group { seq: *seq, may_end: earliest >= *seq, entries: Vec::new() });
+            }
+            earliest = earliest.min(slot.changed.after);
+            if let Some(group) = groups.last_mut() {
+                group.entries.push((*encoder, slot.entry.clone()));
+            }
+        }
+        groups.reverse();
+        groups
     }
 
     fn delta(
@@ -186,9 +222,18 @@ impl Part {
         entries: Vec<(EncoderId, Option<Entry>)>,
     ) -> Delta {
         // The head of a replacement has the header whenever it changed: forwarding needs it.
-        let header = (from == 0 || (from < self.header_seq && self.header_seq <= to))
-            .then(|| self.header.clone())
-            .flatten();
+        let changed = self.header_changed.until;
+        let header =
+            (from == 0 || (from < changed && changed <= to)).then(|| self.header.clone()).flatten();
         Delta { origin, boot: self.boot, from, to, header, entries }
     }
+}
+
+/// Entries that are filed under one number.
+struct Group {
+    seq: u64,
+    /// Nothing filed later may have changed at or before this number, so a piece may end here: its
+    /// reader then lacks nothing that another sender would take it to have.
+    may_end: bool,
+    entries: Vec<(EncoderId, Option<Entry>)>,
 }

@@ -274,6 +274,23 @@ fn a_stale_digest_is_answered_with_everything_in_pieces_of_limited_size() {
 }
 
 #[test]
+fn a_chain_is_not_cut_where_a_later_piece_may_hold_something_earlier() {
+    let mut net = Net::new(2, &[(0, 1)], Limits { delta: 1, ..Limits::default() });
+    let put = |key: u16| (encoder(key), Some(entry("cam", 1)));
+    for (from, to, entries) in
+        [(0, 2, vec![put(0), put(1)]), (1, 9, vec![put(2)]), (9, 10, vec![put(3)])]
+    {
+        let delta = Delta { origin: node(7), boot: Boot(1), from, to, header: None, entries };
+        net.handle(node(0), Event::Delta { from: node(1), delta });
+    }
+    let limits = net.at(0).limits;
+    let deltas = net.at(0).parts[&node(7)].since(node(7), None, &limits);
+    let pieces: Vec<_> = deltas.iter().map(|d| (d.from, d.to, d.entries.len())).collect();
+    // Encoder 2 may have changed at 2: whoever stopped there might never hear of it.
+    assert_eq!(pieces, [(0, 9, 3), (9, 10, 1)]);
+}
+
+#[test]
 fn a_reader_below_the_tombstones_gets_a_replacement() {
     let mut net = Net::new(3, &[(0, 1), (1, 2)], small());
     for key in 0..20 {

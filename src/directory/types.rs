@@ -20,7 +20,7 @@ pub const ORIGINS_MAX: usize = 2_048;
 pub const ADDRS_MAX: usize = 8;
 /// Longest address in bytes: the longest DNS name, a colon, a port.
 pub const ADDR_MAX: usize = 259;
-/// Longest reason of [`SourceState::NoSignal`] in bytes: one line for people.
+/// Longest reason in a [`SourceState`] in bytes: one line for people.
 pub const REASON_MAX: usize = 256;
 /// Encoders whose highest epoch is remembered after nobody claims them: the entries of a full
 /// mesh and a half, at some 5 MB.
@@ -45,6 +45,8 @@ pub enum SourceState {
     Ready,
     /// Registered but without a picture; the reason in words.
     NoSignal(String),
+    /// Sends what native viewers can play and browsers cannot; the reason in words.
+    NativeOnly(String),
 }
 
 /// A node's claim to be an encoder's home.
@@ -169,6 +171,8 @@ pub(super) fn entry_fits(entry: &Entry) -> bool {
     entry.name.len() <= NAME_MAX
         && match &entry.source {
             SourceState::Ready => true,
-            SourceState::NoSignal(reason) => reason.len() <= REASON_MAX,
+            SourceState::NoSignal(reason) | SourceState::NativeOnly(reason) => {
+                reason.len() <= REASON_MAX
+            }
         }
 }

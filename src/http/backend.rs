@@ -129,7 +129,7 @@ pub trait Backend: Send + Sync + 'static {
     fn webrtc(&self) -> &WebRtc;
 
     /// Sets a browser's leg up at a node: here by [`super::leg::accept`], elsewhere over the link.
-    async fn signal(&self, to: NodeId, offer: Offer) -> Result<SdpAnswer, Failed>;
+    async fn signal(self: Arc<Self>, to: NodeId, offer: Offer) -> Result<SdpAnswer, Failed>;
 
     /// Takes a place at a stream for one viewer here: at home, by relay, or after a wait of up to
     /// 2 s for a stream that is about to be hosted here.

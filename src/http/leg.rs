@@ -29,7 +29,7 @@ const PLAY_HOLD: Duration = Duration::from_millis(250);
 /// What a page says on its channels.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "t", rename_all = "lowercase")]
-enum PageMessage {
+pub enum PageMessage {
     /// Tell me where the stream is, now and whenever that changes.
     Hello,
     /// Send the stream. Repeated with the same number until frames come.
@@ -39,11 +39,28 @@ enum PageMessage {
     },
     /// Send nothing any more, whatever `play` up to this number may still arrive.
     Stop {
+        /// The page's last wish; 0 if it does not say.
         #[serde(default)]
         epoch: u64,
     },
-    /// Set up another leg at `to`: `home`, `next`, `here` or a node's id.
-    Offer { id: u64, to: String, sdp: String, warm: bool },
+    /// Set up another leg.
+    Offer {
+        /// Comes back in the answer.
+        id: u64,
+        /// `home`, `next`, `here` or a node's id.
+        to: String,
+        /// The offer.
+        sdp: String,
+        /// A standby: silent until the page says `play` on it.
+        warm: bool,
+    },
+}
+
+impl PageMessage {
+    /// Reads a message of a data channel, JSON; `None` if it is none that is known here.
+    pub fn read(text: &[u8]) -> Option<Self> {
+        serde_json::from_slice(text).ok()
+    }
 }
 
 /// What a page is told; places are [`StreamState`].
@@ -186,7 +203,7 @@ impl Driver {
         match event {
             LegEvent::Channel(label, text) => {
                 self.page |= label == SIGNAL;
-                if let Ok(message) = serde_json::from_slice(&text) {
+                if let Some(message) = PageMessage::read(&text) {
                     self.on_message(message);
                 }
             }

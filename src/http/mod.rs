@@ -11,9 +11,12 @@ mod fake;
 mod health;
 pub mod leg;
 mod metrics;
+mod node;
 pub mod place;
 pub mod problem;
 pub mod server;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 mod whep;
 
@@ -28,6 +31,7 @@ use axum::routing::{delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use backend::Backend;
+pub use node::run;
 pub use server::{ServerCounters, serve};
 
 use problem::Problem;

@@ -31,7 +31,7 @@ pub struct Place {
     pub next: Option<NodeId>,
     /// `counter.instance`, the instance in 16 hexadecimal digits: a page has no 64-bit numbers.
     pub epoch: String,
-    /// `live`, `idle`, `no_signal`, `lost`, or `unknown`.
+    /// `live`, `idle`, `no_signal`, `native_only`, `lost`, or `unknown`.
     pub state: String,
     /// Why there is no signal.
     pub reason: Option<String>,
@@ -88,6 +88,7 @@ impl Place {
             .ok()
             .and_then(|value| value.as_str().map(str::to_owned))
             .unwrap_or_default();
+        let state = if encoder.native_only { "native_only".to_owned() } else { state };
         Self {
             name: encoder.name.clone(),
             id: Some(encoder.id),

@@ -24,14 +24,19 @@ pub fn load_or_make(folder: &Path, hosts: &[String]) -> io::Result<Arc<ServerCon
         write_private(&key_file, &key)?;
         fs::write(&certificate_file, certificate)?;
     }
+    load(&certificate_file, &key_file)
+}
+
+/// The TLS configuration from a certificate chain and its key, both PEM files.
+pub fn load(certificate_file: &Path, key_file: &Path) -> io::Result<Arc<ServerConfig>> {
     let named = |file: &Path, error: &dyn std::fmt::Display| {
         io::Error::other(format!("{}: {error}", file.display()))
     };
-    let chain = CertificateDer::pem_file_iter(&certificate_file)
+    let chain = CertificateDer::pem_file_iter(certificate_file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| named(&certificate_file, &error))?;
-    let key = PrivateKeyDer::from_pem_file(&key_file).map_err(|error| named(&key_file, &error))?;
-    config(chain, key).map_err(|error| named(&certificate_file, &error))
+        .map_err(|error| named(certificate_file, &error))?;
+    let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| named(key_file, &error))?;
+    config(chain, key).map_err(|error| named(certificate_file, &error))
 }
 
 fn config(

@@ -80,7 +80,7 @@ pub(super) async fn post(
         }
     };
     let offer = Offer { encoder, sdp, warm, principal: principal.0.to_string() };
-    let answer = backend.signal(node, offer).await?;
+    let answer = backend.clone().signal(node, offer).await?;
     let base = base_url(&backend.view(), node, &parts);
     let location = format!("{base}/whep/{name}/{}", answer.leg);
     let etag = format!("\"{}\"", answer.leg.get(..8).unwrap_or("leg"));
@@ -161,6 +161,10 @@ async fn await_home(backend: &dyn Backend, encoder: EncoderId) -> Result<Encoder
             Some(of) if of.state == EncoderState::NoSignal => {
                 let reason = of.reason.as_deref().unwrap_or("its source gives no picture");
                 return Err(not_live(format!("no signal: {reason}")));
+            }
+            Some(of) if of.native_only => {
+                let reason = of.reason.clone().unwrap_or_default();
+                return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
             }
             Some(of) if of.home.is_some() => return Ok(of.clone()),
             Some(_) => "its last node is gone and its encoder has not come to another yet",

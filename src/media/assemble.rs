@@ -383,7 +383,7 @@ mod tests {
                 (count + twice - dropped) as u64
             );
             for got in got {
-                let whole = sent.iter().any(|sent| *sent == got.frame);
+                let whole = sent.contains(&got.frame);
                 prop_assert!(!got.complete || whole);
             }
         }

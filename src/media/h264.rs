@@ -225,6 +225,17 @@ impl Sps {
     }
 }
 
+/// The number under which slices refer to a parameter set; `None` for any other NAL unit.
+pub fn parameter_set_id(unit: &[u8]) -> Option<u32> {
+    let bytes = unescape(unit.get(1..)?, 16);
+    let mut bits = Bits::new(&bytes);
+    match nal::kind(unit) {
+        nal::SPS => bits.bits(24).and_then(|_| bits.ue()),
+        nal::PPS => bits.ue(),
+        _ => None,
+    }
+}
+
 fn skip_scaling_matrix(bits: &mut Bits<'_>, lists: u32) -> Option<()> {
     for list in 0..lists {
         if !bits.bit()? {
@@ -498,6 +509,14 @@ mod tests {
         assert_eq!(sps.profile_level_id(), "64000c");
         assert_eq!(sps.interval, Some(Duration::from_millis(40)));
         assert!(sps.progressive);
+    }
+
+    #[test]
+    fn parameter_sets_are_told_apart_by_their_numbers() {
+        assert_eq!(parameter_set_id(&HIGH), Some(0));
+        assert_eq!(parameter_set_id(&[0x68, 0b0100_0000]), Some(1));
+        assert_eq!(parameter_set_id(&[0x65, 0x88]), None);
+        assert_eq!(parameter_set_id(&[0x67]), None);
     }
 
     #[test]

@@ -6,11 +6,11 @@ use std::time::Duration;
 use foca::Member;
 use rand::{RngExt as _, seq::IteratorRandom as _};
 
-use super::identity::{FullState, Identity, Packet, digest_packet, read_packet};
+use super::identity::{FullState, Identity, Packet, beat_packet, digest_packet, read_packet};
 use super::swim::{Asked, Rebirth};
 use super::{
-    DIGEST_EVERY, DIGEST_SOON, Effect, FAREWELL_EVERY, FAREWELLS, FULL_EVERY, Liveness,
-    MEMBERS_MAX, Membership, PULL_AGAIN, PULL_FANOUT, PULL_SOON, TICK,
+    DIGEST_EVERY, DIGEST_SOON, DOUBT_AGAIN, Effect, FAREWELL_EVERY, FAREWELLS, FULL_EVERY,
+    Liveness, MEMBERS_MAX, Membership, PULL_AGAIN, PULL_FANOUT, PULL_SOON, TICK, UNREST, WATCHERS,
 };
 use crate::id::NodeId;
 use crate::time::Mono;
@@ -32,6 +32,12 @@ impl Membership {
         match packet {
             Packet::Digest(digest) => {
                 if digest != self.digest() {
+                    self.unrest_until = now + UNREST;
+                    self.pull(now, from, PULL_SOON, effects);
+                }
+            }
+            Packet::Beat => {
+                if !self.is_active(from) {
                     self.pull(now, from, PULL_SOON, effects);
                 }
             }
@@ -134,7 +140,9 @@ impl Membership {
 
     pub(super) fn tick(&mut self, now: Mono, effects: &mut Vec<Effect>) {
         self.tick_at = now + TICK;
+        self.notice_split(now, effects);
         self.pull_some(now, PULL_AGAIN, effects);
+        self.beat_and_watch(now, effects);
         if self.digest_at <= now {
             let unrest = self.unrest_until > now;
             self.digest_at = now + self.about(if unrest { DIGEST_SOON } else { DIGEST_EVERY });
@@ -157,6 +165,44 @@ impl Membership {
         }
     }
 
+    /// Sends beats to the next few nodes of the ring, and listens for those of the last few.
+    fn beat_and_watch(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let timing = self.pace.timing();
+        let me = self.me.node;
+        let ring: BTreeSet<NodeId> =
+            self.swim.iter_members().map(|member| member.id().node).collect();
+        if self.beat_at <= now {
+            self.beat_at = now + timing.beat();
+            let next = ring.range(me..).chain(ring.range(..me)).take(WATCHERS);
+            effects.extend(
+                next.filter(|node| self.linked.contains_key(node))
+                    .map(|node| Effect::Datagram { to: *node, bytes: beat_packet() }),
+            );
+        }
+        // Rings agree only while nobody comes or goes.
+        if self.unrest_until > now {
+            return;
+        }
+        let last = ring.range(..me).rev().chain(ring.range(me..).rev()).take(WATCHERS);
+        let silent: Vec<NodeId> = last
+            .filter(|node| {
+                self.linked.get(node).is_some_and(|since| {
+                    let heard = self.heard.get(node).max(Some(since)).copied();
+                    now.since(heard.max(Some(self.listening_since)).unwrap_or(now))
+                        > timing.silence()
+                })
+            })
+            .filter(|node| {
+                self.doubted.get(node).is_none_or(|doubt| now.since(*doubt) >= DOUBT_AGAIN)
+            })
+            .copied()
+            .collect();
+        for node in silent {
+            self.doubted.insert(node, now);
+            self.suspect(now, node, effects);
+        }
+    }
+
     /// A quarter more or less, so that nodes do not march in step.
     pub(super) fn about(&mut self, span: Duration) -> Duration {
         span.mul_f64(self.rng.random_range(0.75..1.25))
@@ -165,7 +211,7 @@ impl Membership {
     pub(super) fn random_linked_member(&mut self) -> Option<NodeId> {
         let linked = &self.linked;
         let members = self.swim.iter_members().map(|member| member.id().node);
-        members.filter(|node| linked.contains(node)).choose(&mut self.rng)
+        members.filter(|node| linked.contains_key(node)).choose(&mut self.rng)
     }
 
     /// Full exchanges with some that are linked but not known to be up.
@@ -174,8 +220,9 @@ impl Membership {
             self.swim.iter_members().map(|member| member.id().node).collect();
         let waiting: Vec<NodeId> = self
             .linked
-            .difference(&up)
+            .keys()
             .copied()
+            .filter(|node| !up.contains(node))
             .filter(|node| self.may_pull(now, *node, again))
             .collect();
         let waiting = waiting.into_iter().sample(&mut self.rng, PULL_FANOUT);
@@ -196,7 +243,7 @@ impl Membership {
         again: Duration,
         effects: &mut Vec<Effect>,
     ) {
-        if self.linked.contains(&with) && self.may_pull(now, with, again) {
+        if self.linked.contains_key(&with) && self.may_pull(now, with, again) {
             self.pulled.insert(with, now);
             self.push(with, true, effects);
         }
@@ -245,7 +292,7 @@ impl Membership {
         self.count(left);
         asked.timers.clear();
         self.absorb(now, asked, effects);
-        for to in self.linked.clone() {
+        for to in self.linked.keys().copied().collect::<Vec<_>>() {
             self.push(to, false, effects);
         }
     }

@@ -20,6 +20,8 @@ pub const PACKET_MAX: usize = 1100;
 const KIND_SWIM: u8 = 0;
 /// First byte of a datagram: a fingerprint of the sender's list follows.
 const KIND_DIGEST: u8 = 1;
+/// The whole of a datagram that says no more than that its sender is there.
+const KIND_BEAT: u8 = 2;
 
 /// A node as gossip knows it. Two are the same if node, boot and generation are; addresses only
 /// come along.
@@ -185,9 +187,11 @@ impl Codec<Identity> for LeanCodec {
 /// A datagram, looked at before foca sees it.
 pub(super) enum Packet<'a> {
     /// foca's own.
-    Swim { header: Header<Identity>, news: Vec<Member<Identity>>, raw: &'a [u8] },
+    Swim { header: Box<Header<Identity>>, news: Vec<Member<Identity>>, raw: &'a [u8] },
     /// A fingerprint of the sender's list of live members.
     Digest(u64),
+    /// The sender is there.
+    Beat,
 }
 
 pub(super) fn swim_packet(raw: &[u8]) -> Vec<u8> {
@@ -196,6 +200,10 @@ pub(super) fn swim_packet(raw: &[u8]) -> Vec<u8> {
 
 pub(super) fn digest_packet(digest: u64) -> Vec<u8> {
     [&[KIND_DIGEST], digest.to_le_bytes().as_slice()].concat()
+}
+
+pub(super) fn beat_packet() -> Vec<u8> {
+    vec![KIND_BEAT]
 }
 
 /// `None`, and counted, if it is not one or does not come from whom it says it does.
@@ -224,6 +232,7 @@ fn parse_packet(bytes: &[u8]) -> Option<Packet<'_>> {
     }
     match bytes.split_first()? {
         (&KIND_DIGEST, digest) => Some(Packet::Digest(u64::from_le_bytes(digest.try_into().ok()?))),
+        (&KIND_BEAT, []) => Some(Packet::Beat),
         (&KIND_SWIM, raw) => {
             let mut rest = raw;
             let header = LeanCodec.decode_header(&mut rest).ok()?;
@@ -233,7 +242,7 @@ fn parse_packet(bytes: &[u8]) -> Option<Packet<'_>> {
                     news.push(LeanCodec.decode_member(&mut rest).ok()?);
                 }
             }
-            rest.is_empty().then_some(Packet::Swim { header, news, raw })
+            rest.is_empty().then_some(Packet::Swim { header: Box::new(header), news, raw })
         }
         _ => None,
     }

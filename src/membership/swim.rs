@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use foca::{Foca, Member, Notification, State, Timer};
+use foca::{Foca, Incarnation, Member, Notification, State, Timer};
 
 use super::identity::{Identity, LeanCodec, swim_packet};
 use super::{
-    DIGEST_SOON, Effect, Liveness, Membership, PULL_SOON, RECALL, STALL_GRACE, STALL_NOTICE, Seen,
-    UNREST, VETO_SUSPICIONS, is_up, rng_from,
+    DIGEST_SOON, Effect, Liveness, Membership, PULL_SOON, RECALL, SPLIT_SETTLED, SPLIT_WINDOW,
+    STALL_GRACE, STALL_NOTICE, Seen, UNREST, VETO_SUSPICIONS, is_up, rng_from,
 };
 use crate::id::{Boot, NodeId};
 use crate::time::Mono;
@@ -17,16 +17,38 @@ use crate::time::Mono;
 pub(super) enum Rebirth {
     Stalled,
     Isolated,
+    Split,
     Retimed,
     Outgrown(Boot, u32),
 }
 
-/// A timer of foca.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// A timer of foca.
+    Swim(Timer<Identity>),
+    /// The end of a suspicion of a silent node.
+    Verdict(Identity, Incarnation),
+}
+
+/// Something to do later.
 #[derive(Debug)]
 pub(super) struct Due {
-    timer: Timer<Identity>,
+    task: Task,
     /// When it was first due, before anyone put it off.
     first: Mono,
+}
+
+impl Due {
+    /// Whom it would declare down, and at which incarnation.
+    fn verdict(&self) -> Option<(&Identity, Incarnation)> {
+        match &self.task {
+            Task::Swim(Timer::ChangeSuspectToDown { member_id, incarnation, .. }) => {
+                Some((member_id, *incarnation))
+            }
+            Task::Swim(_) => None,
+            Task::Verdict(id, incarnation) => Some((id, *incarnation)),
+        }
+    }
 }
 
 /// What foca asks for during one call.
@@ -71,14 +93,14 @@ impl Membership {
             self.rebirth(now, Rebirth::Stalled, effects);
             return;
         }
+        self.listening_since = now;
         // Once only: on a machine that is never in time, late timers beat none.
         if self.hold.is_none() {
             self.hold = Some(now + STALL_GRACE);
         }
         let timers = std::mem::take(&mut self.timers);
         for ((at, order, count), due) in timers {
-            let verdict = matches!(due.timer, Timer::ChangeSuspectToDown { .. });
-            let at = if verdict { at + lag } else { at };
+            let at = if due.verdict().is_some() { at + lag } else { at };
             self.timers.insert((at, order, count), due);
         }
     }
@@ -99,6 +121,9 @@ impl Membership {
         self.swim = Foca::new(self.me.clone(), self.pace.config(), rng, LeanCodec);
         self.timers.clear();
         self.hold = None;
+        self.losses.clear();
+        self.listening_since = now;
+        self.unrest_until = now + UNREST;
         match why {
             Rebirth::Stalled => {
                 self.counters.reborn_stalled += 1;
@@ -115,6 +140,11 @@ impl Membership {
                     effects.push(Effect::Down(seen.peer.node));
                 }
                 self.ask_anew(now, effects);
+            }
+            Rebirth::Split => {
+                self.counters.reborn_split += 1;
+                let here = members.into_iter().filter(|member| member.state() != State::Down);
+                self.carry_over(now, here.collect(), effects);
             }
             Rebirth::Retimed => {
                 self.counters.reborn_retimed += 1;
@@ -158,7 +188,7 @@ impl Membership {
     pub(super) fn absorb(&mut self, now: Mono, asked: Asked, effects: &mut Vec<Effect>) {
         for (after, timer) in asked.timers {
             let at = now + after;
-            self.schedule(at, Due { timer, first: at });
+            self.schedule(at, Due { task: Task::Swim(timer), first: at });
         }
         let me = self.me.node;
         effects.extend(
@@ -231,7 +261,10 @@ impl Membership {
                     }
                     effects.push(Effect::Suspect(id.node));
                 }
-                Liveness::Down => effects.push(Effect::Down(id.node)),
+                Liveness::Down => {
+                    self.losses.push(now);
+                    effects.push(Effect::Down(id.node));
+                }
                 Liveness::Left => effects.push(Effect::Left(id.node)),
             }
         }
@@ -242,9 +275,9 @@ impl Membership {
 
     pub(super) fn schedule(&mut self, at: Mono, due: Due) {
         // At the same instant, foca wants the end of one probe before the start of the next.
-        let order = match due.timer {
-            Timer::SendIndirectProbe { .. } => 0,
-            Timer::ProbeRandomMember(_) => 1,
+        let order = match due.task {
+            Task::Swim(Timer::SendIndirectProbe { .. }) => 0,
+            Task::Swim(Timer::ProbeRandomMember(_)) => 1,
             _ => 2,
         };
         self.timer_count += 1;
@@ -271,42 +304,71 @@ impl Membership {
 
     pub(super) fn deliver(&mut self, now: Mono, due: Due, effects: &mut Vec<Effect>) {
         let timing = self.pace.timing();
-        let mut indirect = false;
-        match &due.timer {
-            Timer::ChangeSuspectToDown { member_id, incarnation, .. } => {
-                let stands = self.swim.iter_membership_state().any(|member| {
-                    member.id() == member_id
-                        && member.incarnation() == *incarnation
-                        && member.state() == State::Suspect
-                });
-                if !stands {
-                    self.counters.refuted += 1;
-                    return;
-                }
-                let heard = self.heard.get(&member_id.node);
-                let silent_at = heard.map_or(Mono(0), |heard| *heard + timing.suspect);
-                let latest = due.first + timing.suspect * VETO_SUSPICIONS;
-                if silent_at > now && latest > now {
-                    self.counters.spared += 1;
-                    self.schedule(silent_at.min(latest), due);
-                    return;
-                }
-                let heard_anyone = self.heard_anyone.map(|heard| heard + timing.suspect);
-                if heard_anyone.is_none_or(|silent_at| silent_at <= now) {
-                    self.rebirth(now, Rebirth::Isolated, effects);
-                    return;
-                }
+        if let Some((id, incarnation)) = due.verdict() {
+            let stands = self.swim.iter_membership_state().any(|member| {
+                member.id() == id
+                    && member.incarnation() == incarnation
+                    && member.state() == State::Suspect
+            });
+            if !stands {
+                self.counters.refuted += 1;
+                return;
             }
-            Timer::SendIndirectProbe { .. } => indirect = true,
-            _ => {}
+            let heard = self.heard.get(&id.node);
+            let silent_at = heard.map_or(Mono(0), |heard| *heard + timing.suspect);
+            let latest = due.first + timing.suspect * VETO_SUSPICIONS;
+            if silent_at > now && latest > now {
+                self.counters.spared += 1;
+                self.schedule(silent_at.min(latest), due);
+                return;
+            }
+            let heard_anyone = self.heard_anyone.map(|heard| heard + timing.suspect);
+            if heard_anyone.is_none_or(|silent_at| silent_at <= now) {
+                self.rebirth(now, Rebirth::Isolated, effects);
+                return;
+            }
         }
         let mut asked = Asked::default();
-        let handled = self.swim.handle_timer(due.timer, &mut asked);
-        self.count(handled);
-        if indirect {
-            self.grant_full_round(now + (timing.period - timing.rtt));
+        match due.task {
+            Task::Swim(timer) => {
+                let indirect = matches!(timer, Timer::SendIndirectProbe { .. });
+                let handled = self.swim.handle_timer(timer, &mut asked);
+                self.count(handled);
+                if indirect {
+                    self.grant_full_round(now + (timing.period - timing.rtt));
+                }
+            }
+            Task::Verdict(id, incarnation) => {
+                let down = Member::new(id, incarnation, State::Down);
+                let applied = self.swim.apply_many(std::iter::once(down), true, &mut asked);
+                self.count(applied);
+            }
         }
         self.absorb(now, asked, effects);
+    }
+
+    /// Suspects a member that nobody suspects yet, as a failed probe would.
+    pub(super) fn suspect(&mut self, now: Mono, node: NodeId, effects: &mut Vec<Effect>) {
+        let found = self.swim.iter_members().find(|member| member.id().node == node);
+        let Some(member) = found.filter(|member| member.state() == State::Alive) else { return };
+        let (id, incarnation) = (member.id().clone(), member.incarnation());
+        self.counters.silent += 1;
+        let at = now + self.pace.timing().suspect;
+        self.schedule(at, Due { task: Task::Verdict(id.clone(), incarnation), first: at });
+        let mut asked = Asked::default();
+        let suspect = Member::new(id, incarnation, State::Suspect);
+        let applied = self.swim.apply_many(std::iter::once(suspect), true, &mut asked);
+        self.count(applied);
+        self.absorb(now, asked, effects);
+    }
+
+    pub(super) fn notice_split(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let window = SPLIT_WINDOW + self.pace.timing().suspect * 2;
+        self.losses.retain(|lost| now.since(*lost) < window);
+        let settled = self.losses.last().is_some_and(|lost| now.since(*lost) >= SPLIT_SETTLED);
+        if settled && self.losses.len() >= 2 && self.losses.len() >= self.swim.num_members() {
+            self.rebirth(now, Rebirth::Split, effects);
+        }
     }
 
     /// Indirect probes that went out late get their time, too.
@@ -315,7 +377,7 @@ impl Membership {
             .timers
             .iter()
             .take_while(|(key, _)| key.0 < until)
-            .find(|(_, due)| matches!(due.timer, Timer::ProbeRandomMember(_)))
+            .find(|(_, due)| matches!(due.task, Task::Swim(Timer::ProbeRandomMember(_))))
             .map(|(key, _)| *key);
         if let Some(key) = early
             && let Some(due) = self.timers.remove(&key)

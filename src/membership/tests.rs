@@ -1,7 +1,7 @@
 //! A mesh of machines in virtual time: links that come up some time after one side wants them,
 //! lose datagrams, and go away some time after the other side is gone.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::*;
 use proptest::prelude::*;
@@ -55,6 +55,7 @@ enum Happening {
         at: Mono,
     },
     Links,
+    RoundTrips,
     Join(usize),
 }
 
@@ -112,6 +113,7 @@ impl Mesh {
             mesh.push(at, Happening::Join(index));
         }
         mesh.push(MS(0), Happening::Links);
+        mesh.push(MS(0), Happening::RoundTrips);
         mesh
     }
 
@@ -209,7 +211,16 @@ impl Mesh {
             }
             Happening::Links => {
                 self.tend_links();
-                self.push(MS(10), Happening::Links);
+                let busy = !self.pairs.is_empty();
+                self.push(if busy { MS(10) } else { MS(50) }, Happening::Links);
+            }
+            Happening::RoundTrips => {
+                for index in 0..self.nodes.len() {
+                    if !self.nodes[index].machine.linked.is_empty() && !self.nodes[index].frozen {
+                        self.deliver_locally(index, Event::Rtt(2 * self.net.delay.1));
+                    }
+                }
+                self.push(MS(1000), Happening::RoundTrips);
             }
             Happening::Join(index) => {
                 self.nodes[index] = self.start(index, self.nodes[index].boot);
@@ -247,7 +258,7 @@ impl Mesh {
                         if !fast && !slow {
                             continue;
                         }
-                        let first = !self.nodes[b].machine.linked.contains(&id(0)) && a == 0;
+                        let first = !self.nodes[b].machine.linked.contains_key(&id(0)) && a == 0;
                         let wait = if fast || first {
                             self.between(self.net.dial.0, self.net.dial.1)
                         } else {
@@ -259,11 +270,9 @@ impl Mesh {
                             self.count += 1;
                             self.links.insert((a, b), self.count);
                             self.pairs.remove(&(a, b));
-                            let rtt = 2 * self.net.delay.1;
                             for (x, y) in [(a, b), (b, a)] {
                                 self.nodes[x].remembered.insert(y);
                                 self.deliver_locally(x, Event::Linked(id(y)));
-                                self.deliver_locally(x, Event::Rtt(rtt));
                             }
                         } else if fast && due.since(self.now) > wait {
                             self.pairs.insert((a, b), at);
@@ -375,7 +384,7 @@ impl Mesh {
                 a == b
                     || !self.nodes[a].alive
                     || !self.nodes[b].alive
-                    || self.nodes[a].machine.state(id(b)) == Some(Liveness::Up)
+                    || self.nodes[a].machine.is_up(id(b))
             })
         })
     }
@@ -383,7 +392,7 @@ impl Mesh {
     fn settle(&mut self) {
         let end = self.now + Duration::from_secs(20);
         assert!(self.run_until(end, Self::all_see_all), "the mesh does not come together");
-        self.run(Duration::from_secs(5));
+        self.run(Duration::from_secs(3));
     }
 
     fn forget_effects(&mut self) {
@@ -418,7 +427,7 @@ fn quantiles(name: &str, mut spans: Vec<Duration>) -> Duration {
 #[test]
 fn sixteen_nodes_in_one_burst_from_one_seed_all_know_all_within_two_seconds() {
     let mut spans = Vec::new();
-    for seed in 0..30 {
+    for seed in 0..15 {
         let mut mesh = Mesh::new(16, seed, LAN, MS(100));
         mesh.run(MS(100));
         let start = mesh.now - MS(100);
@@ -447,14 +456,16 @@ fn slow_links_at_the_burst_bring_nobody_down() {
         let all: Vec<usize> = (0..16).collect();
         assert_eq!(mesh.downs(&all, &all), 0, "seed {seed}");
     }
-    quantiles("converged, N=16, links take up to 0.9 s", spans);
+    let max = quantiles("converged, N=16, links take up to 0.9 s", spans);
+    assert!(max <= Duration::from_secs(2));
 }
 
 #[test]
-fn a_killed_node_is_down_for_everyone_within_two_and_a_half_seconds() {
-    for (count, loss) in [(2, 0.0), (3, 0.0), (5, 0.0), (16, 0.0), (16, 0.02)] {
+fn a_killed_node_is_down_for_everyone_within_two_seconds() {
+    let runs = [(2, 0.0, 50), (3, 0.0, 50), (5, 0.0, 50), (16, 0.0, 50), (16, 0.02, 15)];
+    for (count, loss, seeds) in runs {
         let mut spans = Vec::new();
-        for seed in 0..50 {
+        for seed in 0..seeds {
             let mut mesh = Mesh::new(count, seed, Net { loss, ..LAN }, MS(100));
             mesh.settle();
             mesh.run(MS(seed * 37));
@@ -467,20 +478,19 @@ fn a_killed_node_is_down_for_everyone_within_two_and_a_half_seconds() {
             };
             assert!(mesh.run_until(start + Duration::from_secs(10), gone), "seed {seed}");
             spans.push(mesh.now.since(start));
-            mesh.run(Duration::from_secs(3));
+            mesh.run(Duration::from_secs(2));
             let others: Vec<usize> = (0..count).filter(|other| *other != victim).collect();
             assert_eq!(mesh.downs(&others, &others), 0, "seed {seed}");
         }
         let name = format!("killed, all know, N={count}, loss {loss}");
-        let limit = if loss > 0.0 { 3000 } else { 2500 };
-        assert!(quantiles(&name, spans) <= MS(limit));
+        assert!(quantiles(&name, spans) <= MS(2000));
     }
 }
 
 #[test]
 fn a_node_frozen_for_a_minute_returns_without_disturbing_anyone() {
     let mut spans = Vec::new();
-    for seed in 0..20 {
+    for seed in 0..10 {
         let mut mesh = Mesh::new(5, seed, LAN, MS(100));
         mesh.settle();
         mesh.freeze(2);
@@ -509,7 +519,7 @@ fn a_node_frozen_for_a_minute_returns_without_disturbing_anyone() {
 fn a_node_cut_off_for_a_minute_returns_without_disturbing_anyone() {
     let mut spans = Vec::new();
     let mut detected = Vec::new();
-    for seed in 0..20 {
+    for seed in 0..10 {
         let mut mesh = Mesh::new(5, seed, LAN, MS(100));
         mesh.settle();
         mesh.forget_effects();
@@ -538,7 +548,7 @@ fn a_node_cut_off_for_a_minute_returns_without_disturbing_anyone() {
 
 #[test]
 fn a_link_that_works_one_way_disturbs_nobody() {
-    for seed in 0..20 {
+    for seed in 0..10 {
         let mut mesh = Mesh::new(5, seed, LAN, MS(100));
         mesh.settle();
         mesh.forget_effects();
@@ -597,7 +607,7 @@ fn ten_minutes_of_hiccups_bring_nobody_down() {
 #[test]
 fn two_halves_find_together_again() {
     let mut spans = Vec::new();
-    for seed in 0..20 {
+    for seed in 0..10 {
         let mut mesh = Mesh::new(8, seed, LAN, MS(100));
         mesh.settle();
         for index in 0..4 {
@@ -611,7 +621,9 @@ fn two_halves_find_together_again() {
         assert!(mesh.run_until(end, Mesh::all_see_all), "seed {seed}");
         spans.push(mesh.now.since(start));
         mesh.run(Duration::from_secs(10));
+        let all: Vec<usize> = (0..8).collect();
         assert!(mesh.all_see_all());
+        assert_eq!(mesh.downs(&all, &all), 0, "seed {seed}");
     }
     assert!(quantiles("two halves, 30 s, healed", spans) <= Duration::from_secs(10));
 }

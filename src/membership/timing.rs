@@ -11,10 +11,11 @@ use crate::time::Mono;
 /// A round trip that is shorter than the threshold of a faster timing by this factor is believed.
 const SLOW_TO_FASTEN: f64 = 0.7;
 /// How long round trips must stay short before the timing becomes faster.
-const FASTEN_AFTER: Duration = Duration::from_secs(30);
-/// How long round trips must stay long before the timing becomes slower: one slow second of a
-/// busy machine is no reason.
-const SLACKEN_AFTER: Duration = Duration::from_secs(1);
+const FASTEN_AFTER: Duration = Duration::from_secs(10);
+/// How long round trips must stay long before the timing becomes slower: a busy moment of this
+/// machine, or a connection that has not measured anything yet, is no reason. Until then distant
+/// members are suspected too often, and refute it in time.
+const SLACKEN_AFTER: Duration = Duration::from_secs(3);
 
 /// One set of intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,18 @@ pub(super) struct Timing {
     pub(super) suspect: Duration,
     /// From one round of gossip to the next.
     pub(super) gossip: Duration,
+}
+
+impl Timing {
+    /// From one beat to the next.
+    pub(super) fn beat(&self) -> Duration {
+        self.gossip * 4
+    }
+
+    /// How long a node may be silent to those that it sends beats to: two may get lost.
+    pub(super) fn silence(&self) -> Duration {
+        self.beat() * 5 / 2 + self.rtt
+    }
 }
 
 const fn timing(period: u64, rtt: u64, suspect: u64, gossip: u64) -> Timing {
@@ -50,15 +63,13 @@ const TIMINGS: [Timing; 4] = [
 #[derive(Debug, Clone)]
 pub(super) struct Pace {
     index: usize,
-    /// A round trip has been heard of.
-    known: bool,
     wish: Option<(usize, Mono)>,
 }
 
 impl Pace {
     /// For a mesh of which nothing is known: close together.
     pub(super) fn new() -> Self {
-        Self { index: 0, known: false, wish: None }
+        Self { index: 0, wish: None }
     }
 
     pub(super) fn timing(&self) -> Timing {
@@ -75,15 +86,13 @@ impl Pace {
         let slower = fits(rtt);
         let faster = fits(rtt.mul_f64(1.0 / SLOW_TO_FASTEN));
         let (target, after) = if slower > self.index {
-            (slower, if self.known { SLACKEN_AFTER } else { Duration::ZERO })
+            (slower, SLACKEN_AFTER)
         } else if faster < self.index {
             (faster, FASTEN_AFTER)
         } else {
-            self.known = true;
             self.wish = None;
             return false;
         };
-        self.known = true;
         let since = match self.wish {
             Some((wished, since)) if (wished > self.index) == (target > self.index) => since,
             _ => now,
@@ -127,35 +136,29 @@ mod tests {
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
+    /// Observes `rtt` once a second; after how many seconds the timing changed.
+    fn seconds(pace: &mut Pace, now: &mut Mono, rtt: u64) -> Option<u64> {
+        (0..100).find(|_| {
+            let changed = pace.observe(*now, MS(rtt));
+            *now = *now + MS(1000);
+            changed
+        })
+    }
+
     #[test]
-    fn the_first_round_trip_counts_at_once_later_ones_must_last() {
+    fn the_timing_follows_round_trips_that_last() {
         let mut pace = Pace::new();
         let mut now = Mono(0);
-        assert!(!pace.observe(now, MS(2)));
+        assert_eq!(seconds(&mut pace, &mut now, 2), None);
         assert!(!pace.observe(now, MS(300)));
-        now = now + MS(500);
-        assert!(!pace.observe(now, MS(20)), "a short burst is over");
-        assert!(!pace.observe(now, MS(300)));
-        now = now + MS(1000);
-        assert!(pace.observe(now, MS(300)));
+        now = now + MS(2500);
+        assert!(!pace.observe(now, MS(20)), "the burst is over");
+        assert_eq!(seconds(&mut pace, &mut now, 300), Some(3));
         assert_eq!(pace.timing().rtt, MS(700));
-        for _ in 0..29 {
-            now = now + MS(1000);
-            assert!(!pace.observe(now, MS(10)));
-        }
-        assert!(!pace.observe(now, MS(130)), "too near to the threshold to go back");
-        for _ in 0..30 {
-            now = now + MS(1000);
-            assert!(!pace.observe(now, MS(10)));
-        }
-        now = now + MS(1000);
-        assert!(pace.observe(now, MS(10)));
+        assert_eq!(seconds(&mut pace, &mut now, 130), None, "too near to the threshold");
+        assert_eq!(seconds(&mut pace, &mut now, 10), Some(10));
         assert_eq!(pace.timing(), Pace::new().timing());
-
-        let mut far = Pace::new();
-        assert!(far.observe(now, MS(300)));
-        assert_eq!(far.timing().suspect, MS(4000));
-        assert!(!far.observe(now, Duration::from_secs(100)));
-        assert!(far.observe(now + MS(1000), Duration::MAX));
+        assert_eq!(seconds(&mut pace, &mut now, u64::MAX), Some(3));
+        assert_eq!(pace.timing().suspect, MS(10_000));
     }
 }

@@ -296,6 +296,12 @@ fn encode(message: &ChitchatMessage) -> Option<Vec<u8>> {
     zstd::bulk::compress(&raw, 1).ok()
 }
 
+/// Whether bytes that a member sent are a message at all; [`Gossip::deliver`] counts those that
+/// are not.
+pub fn readable(bytes: &[u8]) -> bool {
+    decode(bytes).is_some()
+}
+
 fn decode(bytes: &[u8]) -> Option<ChitchatMessage> {
     let raw = zstd::bulk::decompress(bytes, RAW_MAX).ok()?;
     // Foreign code on foreign bytes: a panic in it must cost one message, not the gossip.

@@ -1,20 +1,19 @@
 //! Both ends of every handshake: who is let in, and on what proof.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use quinn::{Connection, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::dial::{connect_any, resolve};
 use super::link::Fresh;
 use super::message::{MessageReader, MessageWriter, ReceiveError, lost_reason};
 use super::mux::canonical;
 use super::transport::Class;
-use super::{ClientConn, DialError, Inner, MediaConn, NetEvent, close, close_with, tls};
+use super::{ClientConn, DialError, Inner, MediaConn, NetEvent, close, close_with, locked, tls};
 use crate::admission::{ADDRS_MAX, Admission, PublicKey};
 use crate::id::{NodeId, valid_name};
 use crate::wire::{
@@ -25,6 +24,11 @@ use crate::wire::{
 /// Connections whose other side is not verified yet. Each costs some 100 KiB at most; a mesh of
 /// 200 nodes that all start at once fits.
 pub const UNVERIFIED_MAX: usize = 256;
+
+/// Unverified connections from one address: a site of many agents behind one address that all
+/// reconnect at once still gets in, and nobody takes all places. Who is ignored tries again by
+/// itself (RFC 9002 §6.2), some hundred milliseconds later.
+pub const UNVERIFIED_PER_ADDRESS: usize = 64;
 
 /// With more unverified connections than this, newcomers first prove their address by a round
 /// trip that costs us nothing to remember (RFC 9000 §8.1.2).
@@ -40,20 +44,13 @@ pub const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the other side may take to read why it is refused.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Between dials to several addresses of one name: the next starts while the first may still
-/// answer (RFC 8305 recommends 250 ms).
-const STAGGER: Duration = Duration::from_millis(200);
-
-/// Addresses that are tried of one name.
-const ADDRESSES_MAX: usize = 8;
-
 /// Longest `host:port`: a DNS name has at most 253 characters.
 const ADDR_MAX: usize = 260;
 
 /// Accepts connections until the endpoint closes.
 pub(super) async fn accept(inner: Arc<Inner>) {
     while let Some(incoming) = inner.endpoint.accept().await {
-        let Ok(permit) = inner.unverified.clone().try_acquire_owned() else {
+        let Some(place) = Place::take(&inner, incoming.remote_address().ip()) else {
             inner.counters.handshakes_ignored.add(1);
             incoming.ignore();
             continue;
@@ -65,12 +62,44 @@ pub(super) async fn accept(inner: Arc<Inner>) {
             let _ = incoming.retry();
             continue;
         }
-        tokio::spawn(welcome(inner.clone(), incoming, permit));
+        tokio::spawn(welcome(inner.clone(), incoming, place));
+    }
+}
+
+/// A place of an unverified connection; free again when dropped.
+struct Place {
+    inner: Arc<Inner>,
+    ip: IpAddr,
+    _one_of_all: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn take(inner: &Arc<Inner>, ip: IpAddr) -> Option<Self> {
+        let permit = inner.unverified.clone().try_acquire_owned().ok()?;
+        let mut door = locked(&inner.at_the_door);
+        let here = door.entry(ip).or_default();
+        if *here >= UNVERIFIED_PER_ADDRESS {
+            return None;
+        }
+        *here += 1;
+        Some(Self { inner: inner.clone(), ip, _one_of_all: permit })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut door = locked(&self.inner.at_the_door);
+        if let Some(here) = door.get_mut(&self.ip) {
+            *here -= 1;
+            if *here == 0 {
+                door.remove(&self.ip);
+            }
+        }
     }
 }
 
 /// One incoming connection, until it is verified and handed on.
-async fn welcome(inner: Arc<Inner>, incoming: Incoming, permit: OwnedSemaphorePermit) {
+async fn welcome(inner: Arc<Inner>, incoming: Incoming, place: Place) {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let config = match Class::of_connection_id(&incoming.orig_dst_cid()) {
         Class::Link => inner.link_server.clone(),
@@ -101,7 +130,7 @@ async fn welcome(inner: Arc<Inner>, incoming: Incoming, permit: OwnedSemaphorePe
         // rustls agrees to nothing else.
         _ => Err(Turned::Away("unknown protocol".into())),
     };
-    drop(permit);
+    drop(place);
     let remote = canonical(connection.remote_address());
     match result {
         Ok(()) => {}
@@ -364,6 +393,8 @@ impl Inner {
                 return Err(DialError::Broken("no hello in time".into()));
             }
         };
+        // From here on another dial is one of its own: it would not share this one's event.
+        locked(&self.dialling).remove(addr);
         self.settle(Fresh {
             node,
             boot: hello.boot,
@@ -453,64 +484,4 @@ pub(super) fn statement(connection: &Connection, newcomer: &PublicKey) -> Result
         .export_keying_material(&mut exporter, JOIN_EXPORTER, b"")
         .map_err(|_error| "this TLS session exports no keying material".to_owned())?;
     Ok(join_statement(&exporter, newcomer))
-}
-
-/// All addresses of `host:port`.
-pub(crate) async fn resolve(addr: &str) -> Result<Vec<SocketAddr>, DialError> {
-    let no_address = |reason: String| DialError::NoAddress { addr: addr.to_owned(), reason };
-    match timeout(HANDSHAKE_TIMEOUT, tokio::net::lookup_host(addr)).await {
-        Ok(Ok(found)) => {
-            let found: Vec<_> = found.take(ADDRESSES_MAX).collect();
-            if found.is_empty() { Err(no_address("the name has none".into())) } else { Ok(found) }
-        }
-        Ok(Err(error)) => Err(no_address(error.to_string())),
-        Err(_elapsed) => Err(no_address("the name server does not answer".into())),
-    }
-}
-
-/// Dials all of `resolved`, a little after each other; the first to answer wins.
-pub(crate) async fn connect_any(
-    endpoint: &quinn::Endpoint,
-    config: &quinn::ClientConfig,
-    addr: &str,
-    resolved: Vec<SocketAddr>,
-) -> Result<Connection, DialError> {
-    let speaks_ipv6 = endpoint.local_addr().is_ok_and(|local| local.is_ipv6());
-    let mut dials: FuturesUnordered<_> = resolved
-        .into_iter()
-        .map(canonical)
-        .filter(|to| to.is_ipv4() || speaks_ipv6)
-        .enumerate()
-        .map(|(nth, to)| async move {
-            sleep(STAGGER * u32::try_from(nth).unwrap_or(0)).await;
-            let connecting = endpoint
-                .connect_with(config.clone(), to, tls::SERVER_NAME)
-                .map_err(|error| error.to_string())?;
-            connecting.await.map_err(|error| lost_reason(&error))
-        })
-        .collect();
-    let mut last = None;
-    let first = async {
-        while let Some(result) = dials.next().await {
-            match result {
-                Ok(connection) => return Some(connection),
-                Err(reason) => last = Some(reason),
-            }
-        }
-        None
-    };
-    match timeout(HANDSHAKE_TIMEOUT, first).await {
-        Ok(Some(connection)) => Ok(connection),
-        Ok(None) => Err(match last {
-            Some(reason) => DialError::Unreachable { addr: addr.to_owned(), reason },
-            None => DialError::NoAddress {
-                addr: addr.to_owned(),
-                reason: "it has only IPv6 addresses, and this port is bound to IPv4".into(),
-            },
-        }),
-        Err(_elapsed) => Err(DialError::Unreachable {
-            addr: addr.to_owned(),
-            reason: last.unwrap_or_else(|| "no answer".into()),
-        }),
-    }
 }

@@ -2,7 +2,8 @@
 
 use tokio::time::timeout;
 
-use super::handshake::{connect_any, resolve, statement};
+use super::dial::{connect_any, resolve};
+use super::handshake::statement;
 use super::message::{MessageReader, MessageWriter, ReceiveError, lost_reason};
 use super::{HANDSHAKE_TIMEOUT, JOIN_TIMEOUT, close, close_with, tls, transport};
 use crate::admission::{Invitation, Keypair, Refusal, verify_chain};
@@ -13,10 +14,7 @@ use crate::wire::{ALPN_JOIN, Admitted, Handshake, Join};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
     /// No address of the invitation answers.
-    #[error(
-        "no address of the invitation answers ({}); is a node running there, and its UDP port open?",
-        .0.join("; ")
-    )]
+    #[error("no address of the invitation answers: {}", .0.join("; "))]
     NoAnswer(Vec<String>),
     /// Whoever answers does not belong to the mesh of the invitation. Nothing was proved to it.
     #[error(

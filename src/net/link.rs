@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::message::{MessageReader, MessageWriter, ReceiveError, lost_reason};
 use super::mux::canonical;
 use super::tie::{self, Existing, Verdict};
-use super::transport::DATAGRAM_MAX;
+use super::transport::{DATAGRAM_MAX, LINK_RECEIVE_WINDOW};
 use super::{AskError, DialError, Inner, LinkStats, NetEvent, close, close_with, locked};
 use crate::admission::Admission;
 use crate::id::{Boot, NodeId};
@@ -147,6 +147,7 @@ impl Inner {
             tokio::spawn(run(self.clone(), id, fresh, queued, state));
             return Ok(());
         }
+        fresh.connection.set_receive_window(quinn::VarInt::from_u32(LINK_RECEIVE_WINDOW));
         *decisions += 1;
         let keep = Handshake::Keep(Keep { order: *decisions });
         if let Err(reason) = fresh.writer.write(&keep).await {

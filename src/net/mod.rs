@@ -6,6 +6,7 @@
 //! [`crate::wire::Message::encode`] makes them.
 
 pub mod counters;
+mod dial;
 pub mod gossip;
 mod handshake;
 pub mod join;
@@ -21,7 +22,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,8 +36,10 @@ use crate::id::{Boot, NodeId};
 use crate::wire;
 
 pub use counters::NetCounters;
-pub use handshake::{HANDSHAKE_TIMEOUT, JOIN_TIMEOUT, RETRY_ABOVE, UNVERIFIED_MAX};
-pub(crate) use handshake::{connect_any, resolve};
+pub(crate) use dial::{connect_any, resolve};
+pub use handshake::{
+    HANDSHAKE_TIMEOUT, JOIN_TIMEOUT, RETRY_ABOVE, UNVERIFIED_MAX, UNVERIFIED_PER_ADDRESS,
+};
 pub use link::{
     ANSWER_TIMEOUT, ASK_MAX, GOSSIP_AT_ONCE, GOSSIP_MAX, LINGER, LINK_QUEUE, LINK_QUEUE_BYTES,
     STREAM_DEADLINE,
@@ -295,6 +298,8 @@ struct Inner {
     events: mpsc::Sender<NetEvent>,
     counters: Arc<NetCounters>,
     unverified: Arc<Semaphore>,
+    /// How many of them each address has.
+    at_the_door: Mutex<BTreeMap<IpAddr, usize>>,
     links: Mutex<BTreeMap<NodeId, link::Link>>,
     /// Number of connections that were kept so far; held while links change, so that their
     /// events come out in the order of the changes.
@@ -345,6 +350,7 @@ impl Net {
             events,
             counters,
             unverified: Arc::new(Semaphore::new(UNVERIFIED_MAX)),
+            at_the_door: Mutex::default(),
             links: Mutex::default(),
             decisions: tokio::sync::Mutex::default(),
             dialling: Mutex::default(),

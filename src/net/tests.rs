@@ -644,3 +644,32 @@ async fn a_port_in_use_is_said_in_words() {
     .unwrap_err();
     assert!(error.to_string().contains(&a.addr), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_at_the_door_keeps_no_member_out() {
+    let all = roster(&[1, 2]);
+    let (mut a, mut b) = (start(1, all.clone()), start(2, all));
+    let config = transport::client_config(wire::ALPN_MESH, Some(&key(9))).unwrap();
+    let endpoint = transport::client_endpoint().unwrap();
+    let to = a.net.local_addr().unwrap();
+    let mut crowd = Vec::new();
+    for _ in 0..RETRY_ABOVE + 8 {
+        let connecting = endpoint.connect_with(config.clone(), to, tls::SERVER_NAME).unwrap();
+        crowd.push(connecting.await.unwrap());
+    }
+    b.net.dial(None, a.addr.clone());
+    assert_eq!((a.up().await, b.up().await), (b.id, a.id));
+    assert!(a.net.counters().handshakes_retried.get() > 0);
+
+    // One address alone cannot take all places.
+    for _ in 0..UNVERIFIED_PER_ADDRESS {
+        let connecting = endpoint.connect_with(config.clone(), to, tls::SERVER_NAME).unwrap();
+        tokio::spawn(connecting);
+    }
+    until("the rest wait outside", || a.net.counters().handshakes_ignored.get() > 0).await;
+    assert!(a.net.unverified() <= UNVERIFIED_PER_ADDRESS);
+    drop(crowd);
+    endpoint.close(close::DONE, b"");
+    until("the door is free", || a.net.unverified() == 0).await;
+    assert!(locked(&a.net.inner.at_the_door).is_empty());
+}

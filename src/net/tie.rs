@@ -150,11 +150,10 @@ mod tests {
             let said = self.flying.get_mut(&(connection, side)).and_then(VecDeque::pop_front);
             let existing = self.sides[side].link.map(|(_, link)| link);
             match said {
-                Some(Said::Hello) => {
-                    if at_dialler(existing.as_ref(), Boot(1)) == Verdict::Adopt {
-                        self.keep(side, connection, None);
-                    }
-                }
+                Some(Said::Hello) => match at_dialler(existing.as_ref(), Boot(1)) {
+                    Verdict::KeepExisting => {}
+                    _ => self.keep(side, connection, None),
+                },
                 Some(Said::Keep(order)) if self.dialler[connection] == side => {
                     if let Some((current, link)) = &mut self.sides[side].link
                         && *current == connection

@@ -48,9 +48,16 @@ pub const DATAGRAM_RECEIVE_BUFFER: usize = 1 << 20;
 /// more at once means that this side is behind, and the other should wait.
 pub const STREAMS: u32 = 64;
 
-/// Bytes that the other side may send ahead of what was read, on all streams of a connection:
-/// two of the largest messages. Bounds what one peer can make this node hold.
-pub const RECEIVE_WINDOW: u32 = 8 << 20;
+/// Bytes that the other side may send ahead of what was read, on all streams of a connection.
+/// Bounds what strangers can make this node hold: 64 MiB, if every place at the door is taken.
+pub const RECEIVE_WINDOW: u32 = 256 << 10;
+
+/// The same for a link: two of the largest messages, so that a long round trip does not slow
+/// them.
+pub const LINK_RECEIVE_WINDOW: u32 = 8 << 20;
+
+/// Bytes that are kept for the other side until it has acknowledged them.
+pub const SEND_WINDOW: u64 = 4 << 20;
 
 /// Round trip that is assumed before one was measured: probes and first retransmissions come
 /// after tens, not hundreds, of milliseconds.
@@ -105,6 +112,7 @@ impl Class {
             .max_concurrent_bidi_streams(STREAMS.into())
             .max_concurrent_uni_streams(STREAMS.into())
             .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
+            .send_window(SEND_WINDOW)
             .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER));
         match self {
             Self::Link => {

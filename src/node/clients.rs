@@ -11,9 +11,7 @@ use crate::control::Event;
 use crate::hub::Hubs;
 use crate::id::{EncoderId, SessionId};
 use crate::net::{ClientConn, MessageReader, MessageWriter, close};
-use crate::wire::{
-    ApiMessage, ApiRequest, ApiResponse, FLOW_HEARTBEAT, FLOW_VIDEO, take_varint,
-};
+use crate::wire::{ApiMessage, ApiRequest, ApiResponse, FLOW_HEARTBEAT, FLOW_VIDEO, take_varint};
 
 /// Messages that wait for one client; one that does not read them is closed.
 const OUT_QUEUE: usize = 256;
@@ -30,6 +28,9 @@ pub struct ApiCall {
     /// Takes the answer.
     pub answer: oneshot::Sender<ApiResponse>,
 }
+
+/// A stream, the session that watches it, who that is, and since when.
+pub type NativeViewer = (EncoderId, SessionId, String, std::time::Instant);
 
 /// All connected native clients.
 #[derive(Clone)]
@@ -50,7 +51,7 @@ struct Client {
     out: mpsc::Sender<Vec<u8>>,
     connection: quinn::Connection,
     ingest: Arc<Ingest>,
-    serving: BTreeMap<EncoderId, tokio::task::AbortHandle>,
+    serving: BTreeMap<EncoderId, (std::time::Instant, tokio::task::AbortHandle)>,
     principal: Arc<Mutex<Option<String>>>,
 }
 
@@ -93,7 +94,8 @@ impl Clients {
             return;
         }
         let writer = tokio::spawn(write(send, queue));
-        let datagrams = tokio::spawn(datagrams(connection.clone(), session, ingest, events.clone()));
+        let datagrams =
+            tokio::spawn(datagrams(connection.clone(), session, ingest, events.clone()));
         let api = tokio::spawn(api(connection.clone(), principal, self.shared.api.clone()));
         read(recv, session, &events).await;
         connection.close(close::DONE, b"the client's stream ended");
@@ -125,7 +127,7 @@ impl Clients {
     /// Ends a session; what was sent before is delivered first.
     pub(super) fn close(&self, session: SessionId, reason: &str) {
         let Some(client) = self.sessions().remove(&session) else { return };
-        for task in client.serving.values() {
+        for (_, task) in client.serving.values() {
             task.abort();
         }
         let (connection, reason) = (client.connection.clone(), reason.to_owned());
@@ -151,7 +153,8 @@ impl Clients {
     pub(super) fn serve_stream(&self, session: SessionId, encoder: EncoderId, hubs: &Hubs) {
         if let Some(client) = self.sessions().get_mut(&session) {
             let task = super::media::serve(hubs, encoder, client.connection.clone());
-            if let Some(before) = client.serving.insert(encoder, task) {
+            let since = std::time::Instant::now();
+            if let Some((_, before)) = client.serving.insert(encoder, (since, task)) {
                 before.abort();
             }
         }
@@ -159,7 +162,7 @@ impl Clients {
 
     pub(super) fn stop_stream(&self, session: SessionId, encoder: EncoderId) {
         if let Some(client) = self.sessions().get_mut(&session)
-            && let Some(task) = client.serving.remove(&encoder)
+            && let Some((_, task)) = client.serving.remove(&encoder)
         {
             task.abort();
         }
@@ -174,19 +177,19 @@ impl Clients {
 
     /// Clients that did not read, and frames dropped after a stall.
     pub(super) fn drops(&self) -> (u64, u64) {
-        let stale =
-            self.sessions().values().map(|c| c.ingest.stale.load(Ordering::Relaxed)).sum();
+        let stale = self.sessions().values().map(|c| c.ingest.stale.load(Ordering::Relaxed)).sum();
         (self.shared.overflows.load(Ordering::Relaxed), stale)
     }
 
-    /// Native viewers: which stream, at which session.
-    pub(super) fn viewers(&self) -> Vec<(EncoderId, SessionId, String)> {
+    /// Native viewers: which stream, at which session, who, and since when.
+    pub(super) fn viewers(&self) -> Vec<NativeViewer> {
         let sessions = self.sessions();
         let mut out = Vec::new();
         for (&session, client) in sessions.iter() {
             let who = client.principal.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let who = who.unwrap_or_default();
-            out.extend(client.serving.keys().map(|&encoder| (encoder, session, who.clone())));
+            let serving = client.serving.iter();
+            out.extend(serving.map(|(&id, (since, _))| (id, session, who.clone(), *since)));
         }
         out
     }
@@ -198,7 +201,7 @@ impl Clients {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        for task in self.serving.values() {
+        for (_, task) in self.serving.values() {
             task.abort();
         }
         self.ingest.detach();

@@ -7,11 +7,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::Clock;
 use super::clients::Clients;
 use super::media::Turning;
 use super::relay::{Relays, Source};
 use super::report::Reports;
-use super::Clock;
 use crate::admission::{Admission, Roster};
 use crate::cluster::ClusterView;
 use crate::control::{self, Control, Effect, Event, Note};
@@ -110,6 +110,10 @@ impl Driver {
                 _ = refresh.tick() => self.refresh(),
                 else => return,
             }
+            // Many events in a row must not keep the timers waiting.
+            if self.control.next_wake().is_some_and(|at| at <= self.clock.now().mono) {
+                self.handle(Event::Wake);
+            }
             self.turning.turned();
             if *self.left.borrow() {
                 return;
@@ -134,7 +138,12 @@ impl Driver {
                 self.handle(Event::LinkDown(node));
             }
             NetEvent::DialFailed { node, addr, reason } => {
-                tracing::debug!(addr, reason, "dial failed");
+                if node.is_none() {
+                    // Somebody wrote this address down and should hear that it leads nowhere.
+                    tracing::warn!(event = "seed.failed", addr, reason, "no member there");
+                } else {
+                    tracing::debug!(addr, reason, "dial failed");
+                }
                 self.handle(Event::DialFailed { node, addr });
             }
             NetEvent::Message { node, bytes } => self.handle(Event::Message(node, bytes)),
@@ -268,8 +277,9 @@ impl Driver {
         }));
         let me = self.control.me();
         let mine = self.control.directory().entries(me);
-        let (encoders, viewers) =
-            mine.fold((0, 0), |(count, sum), (_, entry)| (count + 1, sum + entry.viewers));
+        let (encoders, viewers) = mine.fold((0, 0u32), |(count, sum), (_, entry)| {
+            (count + 1, sum.saturating_add(entry.viewers))
+        });
         self.reports.publish(encoders, viewers, self.hubs.counters());
         self.view_dirty = true;
     }

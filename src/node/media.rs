@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use crate::flow;
 use crate::hub::{Hub, Hubs};
 use crate::id::EncoderId;
+use crate::media::Packet;
 use crate::media::assemble::Assembler;
 use crate::media::gop::GopCache;
-use crate::media::Packet;
 use crate::wire::FLOW_VIDEO;
 
 /// Media is not believed while the control loop has not turned for this long: the process may

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use clients::ApiCall;
+pub use clients::{ApiCall, NativeViewer};
 pub use drive::Totals;
 pub use relay::FLOWS_MAX;
 
@@ -23,7 +23,7 @@ use crate::admission::{Enrolment, Invitation, Keypair, Roster, issue_credential,
 use crate::cluster::ClusterView;
 use crate::control::{self, Control};
 use crate::hub::{Hubs, Subscription};
-use crate::id::{EncoderId, InviteId, NodeId, SessionId, valid_name};
+use crate::id::{EncoderId, InviteId, NodeId, valid_name};
 use crate::net::{AskError, Net, NetConfig, NetEvent, RtcDatagram, join};
 use crate::store::{Store, StoreError};
 use crate::time::{Mono, Now};
@@ -33,6 +33,10 @@ use crate::wire;
 const REDIRECT_LIFETIME: u64 = 30_000;
 /// Events that wait for the control loop; beyond it streams wait and heartbeats are dropped.
 const EVENT_QUEUE: usize = 16_384;
+
+/// Networks on which a node without a default route advertises itself: as many addresses as a
+/// member is dialled at.
+const ADVERTISED_MAX: usize = 2;
 
 /// How a node finds its mesh, if not from what it remembers.
 #[derive(Debug)]
@@ -48,7 +52,7 @@ pub enum Join {
 pub struct NodeConfig {
     /// Folder of its key and state; made if missing.
     pub data: PathBuf,
-    /// Address and port, UDP and TCP.
+    /// Address and port, UDP and TCP; the port is not 0 by the time the node starts.
     pub listen: SocketAddr,
     /// How others reach it, `host:port`, best first; empty: as it listens.
     pub advertise: Vec<String>,
@@ -123,9 +127,8 @@ impl Node {
         let mut seeds = Vec::new();
         match config.join {
             Some(Join::Invitation(invitation)) if roster.is_none() => {
-                let (seed, admitted) = join::join(&invitation, &keypair)
-                    .await
-                    .map_err(|error| NodeError::NoNodeAnswered(error.to_string()))?;
+                let (seed, admitted) =
+                    join::join(&invitation, &keypair).await.map_err(|error| not_joined(&error))?;
                 tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
                 let joined = Roster::from_admissions(invitation.mesh, admitted.admissions);
                 let all: Vec<_> = joined.admissions().cloned().collect();
@@ -165,14 +168,8 @@ impl Node {
             )));
         }
         let shared_roster = Arc::new(ArcSwap::from_pointee(roster.clone()));
-        let (net, net_events, rtc, addrs) = bind(
-            config.listen,
-            config.advertise,
-            &keypair,
-            boot,
-            &name,
-            shared_roster.clone(),
-        )?;
+        let (net, net_events, rtc, addrs) =
+            bind(config.listen, config.advertise, &keypair, boot, &name, shared_roster.clone())?;
         let (event_tx, events) = mpsc::channel(EVENT_QUEUE);
         let (hub_tx, hub_events) = mpsc::unbounded_channel();
         let (api_tx, api) = mpsc::channel(64);
@@ -320,8 +317,7 @@ impl Node {
     pub fn enrol(&self, lifetime: Duration) -> String {
         let expires = wall_ms().saturating_add(millis(lifetime));
         let mesh = self.roster().mesh();
-        let credential =
-            issue_credential(&self.shared.keypair, mesh, InviteId(random()), expires);
+        let credential = issue_credential(&self.shared.keypair, mesh, InviteId(random()), expires);
         let addrs = self.known_addrs();
         Enrolment { addrs, mesh, credential }.to_string()
     }
@@ -354,8 +350,8 @@ impl Node {
         self.roster().check_redirect(token, self.shared.id, encoder, verb, wall_ms()).is_ok()
     }
 
-    /// Native viewers served here: stream, session, who.
-    pub fn native_viewers(&self) -> Vec<(EncoderId, SessionId, String)> {
+    /// Native viewers served here.
+    pub fn native_viewers(&self) -> Vec<NativeViewer> {
         self.shared.clients.viewers()
     }
 
@@ -436,11 +432,6 @@ fn bind(
         }
         _ => NodeError::Failed(format!("cannot listen on {listen}: {error}")),
     };
-    let listen = match listen.port() {
-        // Advertised addresses must be known before the port is bound: find a free one first.
-        0 => free_port(listen).map_err(in_use)?,
-        _ => listen,
-    };
     let addrs = match advertise.is_empty() {
         false => advertise,
         true if listen.ip().is_unspecified() => own_addresses(listen),
@@ -456,18 +447,6 @@ fn bind(
     };
     let (net, events, rtc) = Net::bind(config).map_err(in_use)?;
     Ok((net, events, rtc, addrs))
-}
-
-/// A port that is free for UDP and TCP at this moment.
-fn free_port(listen: SocketAddr) -> std::io::Result<SocketAddr> {
-    for _ in 0..64 {
-        let tcp = std::net::TcpListener::bind(listen)?;
-        let found = tcp.local_addr()?;
-        if std::net::UdpSocket::bind(found).is_ok() {
-            return Ok(found);
-        }
-    }
-    Err(std::io::ErrorKind::AddrInUse.into())
 }
 
 /// The address that this machine would use to reach others, without sending anything.
@@ -486,15 +465,55 @@ fn own_addresses(listen: SocketAddr) -> Vec<String> {
         .map(|ip| SocketAddr::new(ip, listen.port()).to_string())
         .collect();
     if addrs.is_empty() {
+        // No default route: a network of its own, as cameras often have. Every network that is
+        // attached has a route, and an address of this machine on it.
+        let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+        for network in attached_networks(&routes) {
+            let found = probe("0.0.0.0:0", &format!("{network}:9"));
+            addrs.extend(found.map(|ip| SocketAddr::new(ip, listen.port()).to_string()));
+        }
+        addrs.dedup();
+    }
+    if addrs.is_empty() {
+        tracing::warn!(
+            "this machine has no address but its own loopback: nobody else can reach this node; \
+             name one with --advertise, or start it again once the network is there"
+        );
         addrs.push(format!("127.0.0.1:{}", listen.port()));
     }
     addrs
 }
 
+/// An address on each IPv4 network that the kernel's routing table knows, other than by default
+/// (`/proc/net/route`: destinations in hexadecimal, in the byte order of the machine).
+fn attached_networks(table: &str) -> Vec<std::net::Ipv4Addr> {
+    let destination = |line: &str| {
+        let field = line.split_whitespace().nth(1)?;
+        let network = u32::from_be(u32::from_str_radix(field, 16).ok()?);
+        // The network's own address is not one that a socket connects to; its first host is.
+        (network != 0).then(|| std::net::Ipv4Addr::from(network | 1))
+    };
+    table.lines().skip(1).filter_map(destination).take(ADVERTISED_MAX).collect()
+}
+
+fn not_joined(error: &join::JoinError) -> NodeError {
+    let words = error.to_string();
+    match error {
+        join::JoinError::NoAnswer(_) => NodeError::NoNodeAnswered(words),
+        join::JoinError::WrongMesh { .. } | join::JoinError::Refused { .. } => {
+            NodeError::NotAllowed(words)
+        }
+        join::JoinError::Local(_) => NodeError::Failed(words),
+    }
+}
+
 fn stored(error: StoreError) -> NodeError {
     match &error {
         StoreError::InUse { .. } => NodeError::InUse(error.to_string()),
-        StoreError::Unwritable { .. } | StoreError::KeyExposed { .. } => NodeError::NotAllowed(error.to_string()),
+        // Starting again would fail again until somebody changes the folder.
+        StoreError::Unwritable { .. } | StoreError::KeyExposed { .. } => {
+            NodeError::Configuration(error.to_string())
+        }
         _ => NodeError::Failed(error.to_string()),
     }
 }
@@ -536,5 +555,20 @@ impl Clock {
 
     pub(crate) fn instant(&self, at: Mono) -> tokio::time::Instant {
         self.origin + Duration::from_nanos(at.0.saturating_sub(1_000_000_000))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_networks_of_a_machine_without_a_default_route_are_found() {
+        let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\n\
+                     eth0\t0000580A\t00000000\t0001\t0\t0\t0\t00FFFFFF\n\
+                     eth0\t00000000\t00000000\t0001\t0\t0\t0\t00000000\n\
+                     broken\n";
+        assert_eq!(attached_networks(table), [std::net::Ipv4Addr::new(10, 88, 0, 1)]);
+        assert_eq!(attached_networks(""), Vec::<std::net::Ipv4Addr>::new());
     }
 }

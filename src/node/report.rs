@@ -1,8 +1,8 @@
 //! This node's report, and everyone's as gossip brings them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};

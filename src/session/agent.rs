@@ -8,11 +8,16 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::directory::SourceState;
-use crate::id::{EncoderId, Epoch, NodeId};
-use crate::session::leg::{Book, DIAL_DEADLINE, DIAL_STAGGER, DIALS_MAX, LegId, Pulse};
-use crate::session::{PING_WATCHED, SILENCE_WATCHED};
+use crate::id::{Epoch, NodeId};
+use crate::session::leg::{Book, DIAL_DEADLINE, DIAL_STAGGER, LegId, Pulse};
+use crate::session::{LINGER, PING_WATCHED, SILENCE_WATCHED};
 use crate::time::{Mono, earlier};
 use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, Role};
+
+mod seek;
+mod types;
+
+pub use types::{Config, Effect, Event, Note};
 
 /// Epochs are written down this many at a time, so that a promotion never waits for the disk.
 const EPOCH_LEASE: u64 = 64;
@@ -25,119 +30,6 @@ const REGISTER_DEADLINE: Duration = Duration::from_secs(2);
 const BOTH_SILENT: Duration = Duration::from_secs(1);
 /// After a refusal that trying again will hardly change, wait this long.
 const NAME_TAKEN_WAIT: Duration = Duration::from_secs(5);
-
-/// What an agent is born with.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Whose agent it is.
-    pub encoder: EncoderId,
-    /// The encoder's name.
-    pub name: String,
-    /// Random per start.
-    pub instance: u64,
-    /// No epoch of an earlier start is above this.
-    pub lease: u64,
-    /// Addresses from the command line.
-    pub targets: Vec<String>,
-    /// Peer list of an earlier start.
-    pub peers: PeerList,
-    /// Seed of this start's randomness.
-    pub seed: u64,
-}
-
-/// What happens to an agent.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// `next_wake` came.
-    Wake,
-    /// A dial worked: the node is verified and was greeted.
-    Connected {
-        /// As dialled.
-        leg: LegId,
-        /// Who it is.
-        node: NodeId,
-    },
-    /// A dial failed or a connection ended.
-    Closed {
-        /// Which.
-        leg: LegId,
-        /// Why, in words.
-        reason: String,
-    },
-    /// On the ordered stream of a leg.
-    Message(LegId, Vec<u8>),
-    /// A datagram on flow 0, flow id read off.
-    Datagram(LegId, Vec<u8>),
-    /// The source changed.
-    Source(SourceState),
-    /// Epochs up to this are on disk.
-    Leased(u64),
-    /// Stop.
-    Leave,
-}
-
-/// What the driver is asked to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Connect.
-    Dial {
-        /// Its number.
-        leg: LegId,
-        /// Whom to expect.
-        node: Option<NodeId>,
-        /// Where.
-        addr: String,
-    },
-    /// End a leg, whatever its state.
-    Close(LegId),
-    /// On the ordered stream of a leg.
-    Send(LegId, Vec<u8>),
-    /// In a datagram of a leg.
-    Datagram(LegId, Vec<u8>),
-    /// Send media on exactly these legs; one that is new gets the group of pictures so far first.
-    Media(BTreeSet<LegId>),
-    /// A keyframe is wanted.
-    Keyframe,
-    /// Write down: no epoch above this was used yet.
-    Lease(u64),
-    /// Write down the peer list.
-    Peers(PeerList),
-    /// For people.
-    Note(Note),
-}
-
-/// What people are told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
-    /// This node is home.
-    Home {
-        /// Which.
-        node: NodeId,
-        /// Its label.
-        name: String,
-        /// Under this epoch.
-        epoch: Epoch,
-        /// Why it moved, if it did.
-        moved: Option<String>,
-        /// From the last sign of the old home to the answer of the new one.
-        healed: Option<Duration>,
-    },
-    /// This node is next.
-    Next {
-        /// Which.
-        node: NodeId,
-        /// Its label.
-        name: String,
-    },
-    /// Nobody to talk to.
-    Seeking(String),
-    /// Refused, in words.
-    Refused(String),
-    /// Another start of the same encoder took over; this one is idle until it is gone.
-    Superseded,
-    /// Somebody watches, or nobody does.
-    Watched(bool),
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
@@ -183,6 +75,9 @@ pub struct Agent {
     /// When the lost home was heard last.
     lost_at: Option<Mono>,
     nudged_until: Option<Mono>,
+    /// A new home has no viewers before those of the old one have found it; until then media
+    /// flows as before.
+    carry_until: Option<Mono>,
     dialled_at: Option<Mono>,
     wait_until: Option<Mono>,
     media: BTreeSet<LegId>,
@@ -213,6 +108,7 @@ impl Agent {
             moved_for: None,
             lost_at: None,
             nudged_until: None,
+            carry_until: None,
             dialled_at: None,
             wait_until: None,
             media: BTreeSet::new(),
@@ -242,7 +138,9 @@ impl Agent {
             }
             Event::Source(source) => {
                 self.source = source.clone();
-                if let Some(home) = self.home.filter(|h| self.legs.get(h).is_some_and(|leg| leg.registered)) {
+                if let Some(home) =
+                    self.home.filter(|h| self.legs.get(h).is_some_and(|leg| leg.registered))
+                {
                     send(home, ClientMessage::Source(source), effects);
                 }
             }
@@ -331,7 +229,12 @@ impl Agent {
         }
         if self.home == Some(id) {
             let name = self.label(leg.node);
-            self.lose_home(now, leg.node, format!("the connection to {name} ended: {reason}"), effects);
+            self.lose_home(
+                now,
+                leg.node,
+                format!("the connection to {name} ended: {reason}"),
+                effects,
+            );
         } else if self.legs.is_empty() {
             effects.push(Effect::Note(Note::Seeking(format!("{}: {reason}", leg.addr))));
         }
@@ -350,8 +253,11 @@ impl Agent {
 
     fn message(&mut self, now: Mono, id: LegId, bytes: &[u8], effects: &mut Vec<Effect>) {
         let Some(leg) = self.legs.get_mut(&id) else { return };
-        leg.pulse.hear(now);
         let Ok(message) = NodeMessage::decode(bytes) else { return };
+        // Answers, unlike news, prove that the node hears this agent, too.
+        if matches!(message, NodeMessage::Welcome(_) | NodeMessage::Registered(_)) {
+            leg.pulse.hear(now);
+        }
         match message {
             NodeMessage::Welcome(welcome) => {
                 leg.welcomed = true;
@@ -516,6 +422,9 @@ impl Agent {
         effects: &mut Vec<Effect>,
     ) {
         self.lost_at.get_or_insert(now);
+        if !self.media.is_empty() {
+            self.carry_until = Some(now + LINGER);
+        }
         if let Some(old) = self.home.take().and_then(|home| self.legs.get_mut(&home)) {
             old.purpose = Purpose::Old;
             old.registered = false;
@@ -536,19 +445,19 @@ impl Agent {
 
     /// Registers home at this leg under an epoch above everything seen.
     fn claim(&mut self, now: Mono, id: LegId, effects: &mut Vec<Effect>) {
-        let counter = self.epoch.counter.max(self.floor.counter) + 1;
+        let counter = self.epoch.counter.max(self.floor.counter).saturating_add(1);
         if counter > self.durable {
             self.lease(effects);
             return;
         }
         self.epoch = Epoch { counter, instance: self.config.instance };
-        let watched = self.media.iter().any(|leg| self.legs.contains_key(leg));
+        if self.carry_until.is_some() {
+            self.carry_until = Some(now + LINGER);
+        }
         let Some(leg) = self.legs.get_mut(&id) else { return };
         leg.purpose = Purpose::Home;
         leg.registered = false;
         leg.asked = Some(now);
-        // Until the new home says otherwise, whoever watched still does.
-        leg.demand.watched |= watched;
         self.home = Some(id);
         let register = wire::Register {
             encoder: self.config.encoder,
@@ -565,8 +474,8 @@ impl Agent {
     /// Keeps the lease on disk well ahead of the epochs in use.
     fn lease(&mut self, effects: &mut Vec<Effect>) {
         let used = self.epoch.counter.max(self.floor.counter);
-        if used + EPOCH_LEASE / 2 > self.durable && self.leasing.is_none() {
-            let wanted = used + EPOCH_LEASE;
+        if used.saturating_add(EPOCH_LEASE / 2) > self.durable && self.leasing.is_none() {
+            let wanted = used.saturating_add(EPOCH_LEASE);
             self.leasing = Some(wanted);
             effects.push(Effect::Lease(wanted));
         }
@@ -588,134 +497,13 @@ impl Agent {
         self.send_media(effects);
     }
 
-    fn give_up_dials(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let late: Vec<LegId> = self
-            .legs
-            .iter()
-            .filter(|(_, leg)| match leg.asked {
-                Some(asked) => asked + REGISTER_DEADLINE <= now,
-                None => !leg.welcomed && leg.opened + DIAL_DEADLINE <= now,
-            })
-            .map(|(&id, _)| id)
-            .collect();
-        for id in late {
-            effects.push(Effect::Close(id));
-            self.closed(now, id, "no answer", effects);
-        }
-    }
-
-    fn judge_home(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let Some(id) = self.home else { return };
-        let Some(leg) = self.legs.get(&id).filter(|leg| leg.registered) else { return };
-        if !leg.pulse.silent(now) {
-            return;
-        }
-        let silence = now.since(leg.pulse.heard);
-        let next_stands = self.legs.values().any(|leg| {
-            leg.purpose == Purpose::Next && leg.registered && !leg.pulse.silent(now)
-        });
-        if next_stands || silence >= BOTH_SILENT {
-            let node = leg.node;
-            let name = self.label(node);
-            let reason = format!("{name} was silent for {} ms", silence.as_millis());
-            self.lose_home(now, node, reason, effects);
-        }
-    }
-
-    fn find_home(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        if let Some(node) = self.assigned {
-            let at = self.legs.iter().find(|(_, leg)| leg.node == Some(node));
-            match at.map(|(&id, leg)| (id, leg.welcomed)) {
-                Some((id, true)) => self.claim(now, id, effects),
-                Some((_, false)) => {}
-                None => match self.book.address_of(now, node) {
-                    Some(addr) => self.dial(now, Some(node), addr, Purpose::Home, effects),
-                    None => self.assigned = None,
-                },
-            }
-            return;
-        }
-        // Ask whoever is connected already; otherwise dial around.
-        let asked = self.legs.values().any(|leg| leg.asked.is_some());
-        if asked {
-            return;
-        }
-        let usable = self.legs.iter_mut().find(|(_, leg)| {
-            leg.welcomed && leg.purpose != Purpose::Old && !leg.pulse.silent(now)
-        });
-        if let Some((&id, leg)) = usable {
-            leg.asked = Some(now);
-            if leg.purpose == Purpose::Home {
-                leg.purpose = Purpose::Ask;
-            }
-            let register = wire::Register {
-                encoder: self.config.encoder,
-                name: self.config.name.clone(),
-                role: Role::Ask,
-                epoch: self.epoch,
-                source: self.source.clone(),
-                home: self.lost_home,
-            };
-            send(id, ClientMessage::Register(register), effects);
-            return;
-        }
-        let busy: Vec<String> =
-            self.legs.values().filter(|l| !l.welcomed).map(|l| l.addr.clone()).collect();
-        let staggered = self.dialled_at.is_none_or(|at| now >= at + DIAL_STAGGER);
-        if busy.len() < DIALS_MAX && (busy.is_empty() || staggered) {
-            let avoid = self.lost_home;
-            if let Some((node, addr)) = self.book.anywhere(now, &busy, avoid) {
-                self.dial(now, node, addr, Purpose::Ask, effects);
-            }
-        }
-    }
-
-    fn find_next(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let Some(home) = self.home.and_then(|home| self.legs.get(&home)) else { return };
-        if !home.registered {
-            return;
-        }
-        let Some(node) = self.wanted_next.filter(|node| Some(*node) != home.node) else { return };
-        let at = self.legs.values_mut().find(|leg| {
-            leg.node == Some(node) && leg.purpose != Purpose::Old
-        });
-        match at {
-            Some(leg) => leg.purpose = Purpose::Next,
-            None => {
-                if let Some(addr) = self.book.address_of(now, node) {
-                    self.dial(now, Some(node), addr, Purpose::Next, effects);
-                }
-            }
-        }
-    }
-
-    /// Registers at next once it welcomed us and home stands.
-    fn register_waiting(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let Some(home) = self.home() else { return };
-        for (&id, leg) in &mut self.legs {
-            let waits = leg.purpose == Purpose::Next
-                && leg.welcomed
-                && !leg.registered
-                && leg.asked.is_none();
-            if waits {
-                leg.asked = Some(now);
-                let register = wire::Register {
-                    encoder: self.config.encoder,
-                    name: self.config.name.clone(),
-                    role: Role::Next,
-                    epoch: self.epoch,
-                    source: self.source.clone(),
-                    home: Some(home),
-                };
-                send(id, ClientMessage::Register(register), effects);
-            }
-        }
-    }
-
     /// Heartbeats at the pace that is called for.
     fn pace(&mut self, now: Mono, effects: &mut Vec<Effect>) {
         if self.nudged_until.is_some_and(|until| until <= now) {
             self.nudged_until = None;
+        }
+        if self.carry_until.is_some_and(|until| until <= now) {
+            self.carry_until = None;
         }
         let fast = !self.media.is_empty() || self.nudged_until.is_some();
         let mut dead = Vec::new();
@@ -740,7 +528,7 @@ impl Agent {
             .legs
             .iter()
             .filter(|(id, leg)| match leg.purpose {
-                _ if self.home == Some(**id) => leg.demand.watched,
+                _ if self.home == Some(**id) => leg.demand.watched || self.carry_until.is_some(),
                 Purpose::Next => leg.demand.also,
                 // Make before break: until the new home holds, the old one is served as well.
                 Purpose::Old => leg.demand.watched,
@@ -748,42 +536,15 @@ impl Agent {
             })
             .map(|(&id, _)| id)
             .collect();
-        if legs != self.media {
+        // Between two homes the source runs on, so that its pictures so far are kept.
+        let between = legs.is_empty() && self.carry_until.is_some();
+        if legs != self.media && !between {
             if legs.is_empty() != self.media.is_empty() {
                 effects.push(Effect::Note(Note::Watched(!legs.is_empty())));
             }
             self.media = legs.clone();
             effects.push(Effect::Media(legs));
         }
-    }
-
-    fn dial(
-        &mut self,
-        now: Mono,
-        node: Option<NodeId>,
-        addr: String,
-        purpose: Purpose,
-        effects: &mut Vec<Effect>,
-    ) {
-        if self.legs.values().filter(|leg| !leg.welcomed).count() >= DIALS_MAX {
-            return;
-        }
-        self.last_leg += 1;
-        let id = LegId(self.last_leg);
-        let leg = Leg {
-            node,
-            addr: addr.clone(),
-            purpose,
-            opened: now,
-            welcomed: false,
-            asked: None,
-            registered: false,
-            pulse: Pulse::new(now),
-            demand: wire::Demand { watched: false, also: false, viewers: 0 },
-        };
-        self.legs.insert(id, leg);
-        self.dialled_at = Some(now);
-        effects.push(Effect::Dial { leg: id, node, addr });
     }
 
     /// Home holds: legs that served to find it, or were home before, are closed.
@@ -813,7 +574,7 @@ impl Agent {
     }
 
     fn compute_wake(&self, now: Mono) -> Option<Mono> {
-        let mut due = self.wait_until;
+        let mut due = earlier(self.wait_until, self.carry_until);
         for leg in self.legs.values() {
             let at = match (leg.welcomed, leg.asked) {
                 (_, Some(asked)) => (asked + REGISTER_DEADLINE).min(leg.pulse.next_wake()),
@@ -836,3 +597,6 @@ impl Agent {
 fn send(leg: LegId, message: ClientMessage, effects: &mut Vec<Effect>) {
     effects.push(Effect::Send(leg, message.encode()));
 }
+
+#[cfg(test)]
+mod tests;

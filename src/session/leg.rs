@@ -8,9 +8,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use crate::id::NodeId;
-use crate::session::{
-    PING_IDLE, PING_WATCHED, SILENCE_IDLE, SILENCE_WATCHED, SILENCE_WATCHED_MAX,
-};
+use crate::session::{PING_IDLE, PING_WATCHED, SILENCE_IDLE, SILENCE_WATCHED, SILENCE_WATCHED_MAX};
 use crate::time::Mono;
 use crate::wire::PeerList;
 

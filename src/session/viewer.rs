@@ -11,9 +11,7 @@ use crate::directory::SourceState;
 use crate::id::NodeId;
 use crate::session::leg::{Book, DIAL_DEADLINE, DIAL_STAGGER, DIALS_MAX, LegId, Pulse};
 use crate::time::{Mono, earlier};
-use crate::wire::{
-    self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, StreamPlace,
-};
+use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, StreamPlace};
 
 /// The picture counts as standing still after this long, at the least: below it, jitter looks
 /// like a dead node. A needless request to next costs one group of pictures.
@@ -22,6 +20,8 @@ pub const STALL_MIN: Duration = Duration::from_millis(120);
 const STALL_INTERVALS: f64 = 2.5;
 /// With nothing from home and next, every other node is asked after this long.
 const ASK_ALL: Duration = Duration::from_millis(1200);
+/// A node that was dialled has this long to answer before people are told that none does.
+const TELL_AFTER: Duration = Duration::from_secs(1);
 /// A request that brought nothing is repeated this often.
 const WATCH_AGAIN: Duration = Duration::from_millis(500);
 /// Once the picture runs from the new place for this long, the old one is told to stop.
@@ -135,7 +135,10 @@ pub struct Viewer {
     /// Where the last fresh frame came from, and when.
     via: Option<LegId>,
     fresh: Option<Mono>,
-    via_since: Mono,
+    /// Since when frames come without standing still.
+    flowing_since: Mono,
+    /// When the stream was first asked for.
+    asked_at: Option<Mono>,
     interval: Duration,
     dialled_at: Option<Mono>,
     cause: Option<String>,
@@ -156,7 +159,8 @@ impl Viewer {
             place: None,
             via: None,
             fresh: None,
-            via_since: Mono(0),
+            flowing_since: Mono(0),
+            asked_at: None,
             interval: Duration::from_millis(66),
             dialled_at: None,
             cause: None,
@@ -261,11 +265,9 @@ impl Viewer {
             NodeMessage::Peers(peers) => self.peers_came(peers, effects),
             NodeMessage::Stream(place) => self.place_came(id, place, effects),
             NodeMessage::Failed(failed) => effects.push(Effect::Note(Note::Refused(failed.reason))),
-            NodeMessage::Goodbye(goodbye) => {
-                if self.via == Some(id) {
-                    let name = self.label(leg_node(&self.legs, id));
-                    self.cause = Some(format!("{name} said goodbye: {}", goodbye.reason));
-                }
+            NodeMessage::Goodbye(goodbye) if self.via == Some(id) => {
+                let name = self.label(leg_node(&self.legs, id));
+                self.cause = Some(format!("{name} said goodbye: {}", goodbye.reason));
             }
             _ => {}
         }
@@ -299,8 +301,15 @@ impl Viewer {
         if let Some(leg) = self.legs.get_mut(&id) {
             leg.pulse.hear(now);
         }
+        if self.fresh.is_none() {
+            self.flowing_since = now;
+        }
         if let Some(last) = self.fresh {
-            let gap = now.since(last).min(Duration::from_secs(1));
+            let gap = now.since(last);
+            if gap >= self.stall_limit() {
+                self.flowing_since = now;
+            }
+            let gap = gap.min(Duration::from_secs(1));
             // A slow average over some twenty frames: one late frame must not raise it.
             self.interval = (self.interval * 19 + gap.min(self.interval * 3)) / 20;
         }
@@ -308,7 +317,6 @@ impl Viewer {
         self.told = None;
         if self.via != Some(id) {
             self.via = Some(id);
-            self.via_since = now;
             if let Some(node) = self.legs.get(&id).and_then(|leg| leg.node) {
                 let name = self.label(Some(node));
                 effects.push(Effect::Note(Note::Via { node, name }));
@@ -327,16 +335,18 @@ impl Viewer {
             effects.push(Effect::Close(id));
             self.closed(now, id, "no answer");
         }
-        self.explain(effects);
         self.keep_legs(now, effects);
+        self.explain(now, effects);
         self.watch(now, effects);
         self.pace(now, effects);
     }
 
     /// Says once, in words, why there is no picture.
-    fn explain(&mut self, effects: &mut Vec<Effect>) {
+    fn explain(&mut self, now: Mono, effects: &mut Vec<Effect>) {
         let name = &self.config.name;
+        let asking = self.legs.values().any(|leg| !leg.welcomed && now < leg.opened + TELL_AFTER);
         let words = match &self.place {
+            _ if self.legs.values().all(|leg| !leg.welcomed) && asking => return,
             _ if self.legs.values().all(|leg| !leg.welcomed) => "no node answers".to_owned(),
             None => return,
             Some(place) => match (&place.encoder, &place.home, &place.source) {
@@ -371,7 +381,9 @@ impl Viewer {
         let busy: Vec<String> =
             self.legs.values().filter(|leg| !leg.welcomed).map(|leg| leg.addr.clone()).collect();
         let staggered = self.dialled_at.is_none_or(|at| now >= at + DIAL_STAGGER);
-        if !reachable && busy.len() < DIALS_MAX && (busy.is_empty() || staggered)
+        if !reachable
+            && busy.len() < DIALS_MAX
+            && (busy.is_empty() || staggered)
             && let Some((node, addr)) = self.book.anywhere(now, &busy, None)
         {
             self.dial(now, node, addr, effects);
@@ -400,14 +412,18 @@ impl Viewer {
         let Some(place) = &self.place else { return };
         let Some(encoder) = place.encoder else { return };
         let (home, next) = (place.home, place.next);
-        let stalled_for = self.fresh.map_or(Duration::from_secs(60), |at| now.since(at));
-        let stalled = stalled_for >= self.stall_limit();
+        // Before the first frame the stream has to be woken, which may take a keyframe interval of
+        // a camera; home is given as long as a silent one before others are asked.
+        let since = self.fresh.or(self.asked_at);
+        let stalled_for = since.map_or(Duration::ZERO, |at| now.since(at));
+        let limit = if self.fresh.is_some() { self.stall_limit() } else { SETTLE };
+        let stalled = stalled_for >= limit;
         if stalled && self.cause.is_none() && self.fresh.is_some() {
             let via = self.label(self.via());
             self.cause = Some(format!("no picture from {via}"));
         }
         let home_leg = self.legs.values().any(|leg| leg.node == home && leg.welcomed);
-        let settled = !stalled && now.since(self.via_since) >= SETTLE;
+        let settled = !stalled && now.since(self.flowing_since) >= SETTLE;
         let (via, stays) = (self.via, self.config.stay);
         for (&id, leg) in self.legs.iter_mut().filter(|(_, leg)| leg.welcomed) {
             let at_home = leg.node.is_some() && leg.node == home;
@@ -422,6 +438,7 @@ impl Viewer {
             });
             if wanted && (leg.watching.is_none() || again) {
                 leg.watching = Some((now, stay));
+                self.asked_at.get_or_insert(now);
                 send(id, ClientMessage::Watch(wire::Watch { encoder, stay }), effects);
             } else if !wanted && leg.watching.take().is_some() {
                 send(id, ClientMessage::Unwatch(wire::Unwatch { encoder }), effects);
@@ -450,13 +467,7 @@ impl Viewer {
         self.interval.mul_f64(STALL_INTERVALS).max(STALL_MIN)
     }
 
-    fn dial(
-        &mut self,
-        now: Mono,
-        node: Option<NodeId>,
-        addr: String,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn dial(&mut self, now: Mono, node: Option<NodeId>, addr: String, effects: &mut Vec<Effect>) {
         if self.legs.values().filter(|leg| !leg.welcomed).count() >= DIALS_MAX {
             return;
         }
@@ -490,6 +501,8 @@ impl Viewer {
         if let Some(fresh) = self.fresh {
             let limit = fresh + self.stall_limit();
             due = earlier(due, Some(if limit > now { limit } else { now + WATCH_AGAIN / 5 }));
+        } else if self.asked_at.is_some() {
+            due = earlier(due, Some(now + WATCH_AGAIN / 5));
         }
         if self.legs.values().all(|leg| !leg.welcomed) {
             due = earlier(due, self.dialled_at.map(|at| at + DIAL_STAGGER));

@@ -23,7 +23,12 @@ pub(super) fn io_error(path: &Path, source: io::Error) -> StoreError {
 /// Makes a folder for its owner alone, with those above it.
 pub(super) fn make_dir(dir: &Path) -> Result<(), StoreError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|source| io_error(dir, source))
+    made.map_err(|source| match io_error(dir, source) {
+        // A file is in the way, or the file system makes no folders: whoever chose the place can
+        // choose another.
+        StoreError::Io { path, source } => StoreError::Unwritable { path, source },
+        known => known,
+    })
 }
 
 /// Opens or makes a file that only its owner can read, and leaves its content.

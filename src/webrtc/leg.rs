@@ -16,12 +16,13 @@ use str0m::{Event, IceCreds, Input, Output, Rtc};
 use tokio::sync::mpsc;
 
 use super::pacing::{Backlog, Batch, Flight};
-use super::rewrite::Rewriter;
 use super::sdp::{AnswerParts, Offer, SdpError};
 use super::{
     Command, Datagram, ESTABLISH, Feed, LegEvent, LegStats, Place, SILENCE, Shared, random_text,
 };
-use crate::media::Frame;
+use crate::flow::is_after;
+use crate::hub::Live;
+use crate::media::{CLOCK_RATE, Rewriter};
 
 /// Retransmissions come from so many packets ...
 const RTX_PACKETS: usize = 512;
@@ -135,7 +136,7 @@ impl Prepared {
             ssrc: self.ssrc,
             shared: place.shared.clone(),
             rewriter: Rewriter::new(self.first_sequence),
-            last_sequence: None,
+            last: None,
             feed: None,
             backlog: Backlog::default(),
             batch: Batch::default(),
@@ -185,14 +186,23 @@ impl Ending {
     }
 }
 
+/// The last packet sent.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    timeline: u64,
+    timestamp: u32,
+    sequence: u16,
+    at: Instant,
+}
+
 struct Leg {
     rtc: Rtc,
     pt: Pt,
     ssrc: Ssrc,
     shared: Arc<Shared>,
     rewriter: Rewriter,
-    /// Source sequence number of the last packet sent.
-    last_sequence: Option<u16>,
+    /// Timeline, timestamp and sequence number of the last packet sent, and when.
+    last: Option<Last>,
     feed: Option<Feed>,
     backlog: Backlog,
     batch: Batch,
@@ -275,15 +285,24 @@ impl Leg {
     fn release(&mut self, now: Instant) {
         let mut direct = self.rtc.direct_api();
         let Some(stream) = direct.stream_tx(&self.ssrc) else { return };
-        let (rewriter, last, pt) = (&mut self.rewriter, &mut self.last_sequence, self.pt);
-        let frames = self.backlog.release(now, |frame, packet| {
-            let follows = last.is_none_or(|last| packet.sequence == last.wrapping_add(1));
-            if frame.keyframe && !follows {
-                // The viewer starts afresh here: what is missing before it is missed by nobody.
-                rewriter.switch();
+        let (rewriter, last, pt) = (&mut self.rewriter, &mut self.last, self.pt);
+        let frames = self.backlog.release(now, |live, packet| {
+            if let Some(last) = last {
+                if last.timeline != live.timeline {
+                    let elapsed = now.duration_since(last.at).as_millis().min(10_000);
+                    rewriter.switch(elapsed as u32 * (CLOCK_RATE / 1000));
+                } else if live.frame.keyframe && packet.sequence != last.sequence.wrapping_add(1) {
+                    // The viewer starts afresh here: what is missing before is missed by nobody.
+                    rewriter.skip();
+                }
             }
-            *last = Some(packet.sequence);
-            let (number, time) = rewriter.rewrite(packet);
+            *last = Some(Last {
+                timeline: live.timeline,
+                timestamp: packet.timestamp,
+                sequence: packet.sequence,
+                at: now,
+            });
+            let Some((number, time)) = rewriter.rewrite(packet) else { return };
             let write = RtpWrite::new(pt, number.into(), time, now, packet.payload.clone())
                 .marker(packet.marker)
                 .nackable(true);
@@ -341,14 +360,12 @@ impl Leg {
             Event::KeyframeRequest(_) if self.feed.is_some() => {
                 self.tell(LegEvent::KeyframeWanted);
             }
-            Event::ChannelOpen(id, label) => {
-                if self.channels.len() < MAX_CHANNELS {
-                    self.channels.insert(id, label);
-                    for (label, text) in std::mem::take(&mut self.pending) {
-                        self.write_channel(label, text)?;
-                    }
-                    self.wake = Instant::now();
+            Event::ChannelOpen(id, label) if self.channels.len() < MAX_CHANNELS => {
+                self.channels.insert(id, label);
+                for (label, text) in std::mem::take(&mut self.pending) {
+                    self.write_channel(label, text)?;
                 }
+                self.wake = Instant::now();
             }
             Event::ChannelData(data) => {
                 if let Some(label) = self.channels.get(&data.id) {
@@ -394,9 +411,16 @@ impl Leg {
         match command {
             Command::Play(mut feed) => {
                 self.backlog.clear();
-                self.rewriter.switch();
-                for frame in std::mem::take(&mut feed.start) {
-                    self.backlog.push(frame);
+                self.rewriter.skip();
+                for live in std::mem::take(&mut feed.start) {
+                    // What it saw before it was stopped it must not see again.
+                    let seen = self.last.is_some_and(|last| {
+                        last.timeline == live.timeline
+                            && !is_after(live.frame.timestamp(), last.timestamp)
+                    });
+                    if !seen {
+                        self.backlog.push(live);
+                    }
                 }
                 self.feed = Some(feed);
                 Ok(())
@@ -426,10 +450,9 @@ impl Leg {
 
     /// Says goodbye to the browser, as far as one round of output goes.
     fn close(&mut self, ending: Ending) -> Ending {
-        if self.rtc.close().is_ok() {
-            // The session ends either way; what could not be said, silence will say.
-            let _ = self.drain();
-        }
+        // The session ends either way; what could not be said, silence will say.
+        let _ = self.rtc.close();
+        let _ = self.drain();
         ending
     }
 
@@ -440,7 +463,7 @@ impl Leg {
     }
 }
 
-async fn next_frame(feed: &mut Option<Feed>) -> Option<Arc<Frame>> {
+async fn next_frame(feed: &mut Option<Feed>) -> Option<Live> {
     match feed {
         Some(feed) => feed.frames.recv().await,
         None => std::future::pending().await,

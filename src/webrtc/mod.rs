@@ -1,13 +1,14 @@
 //! WebRTC to browsers and WHEP players: the table of sessions and the demultiplexer in front of
-//! it. One task per session owns its str0m instance; see [`leg`](self) files beside this one.
+//! it. One task per session owns its str0m instance.
 //!
 //! A session here is a *leg*: one connection that carries media of one viewer. It never receives
 //! video; it sends one H.264 stream, unpaced but for bursts, and may carry data channels.
 
 mod leg;
 mod pacing;
-mod rewrite;
 pub mod sdp;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -22,7 +23,7 @@ use str0m::Candidate;
 use str0m::config::{CryptoProvider, DtlsCert};
 use tokio::sync::mpsc;
 
-use crate::media::Frame;
+use crate::hub::Live;
 pub use sdp::SdpError;
 
 /// Sessions per node. Each costs about half a megabyte and, watched, about a thousandth of a
@@ -69,9 +70,9 @@ pub trait Outlet: Send + Sync + 'static {
 /// A stream as one viewer gets it.
 pub struct Feed {
     /// The group of pictures so far.
-    pub start: Vec<Arc<Frame>>,
+    pub start: Vec<Live>,
     /// What follows.
-    pub frames: mpsc::Receiver<Arc<Frame>>,
+    pub frames: mpsc::Receiver<Live>,
     /// Kept until the feed ends: its drop gives the place at the hub back.
     pub hold: Box<dyn Any + Send>,
 }

@@ -3,10 +3,10 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::media::{Frame, Packet};
+use crate::hub::Live;
+use crate::media::Packet;
 
 /// Packets per [`TICK`] to one viewer: about 300 Mbit/s. A group of pictures sent at once
 /// overflowed the receiver's socket in a third of trials; at this pace none was lost.
@@ -22,7 +22,7 @@ const MAX_SEGMENTS: usize = 44;
 /// Frames in order, released a burst at a time.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    frames: VecDeque<Arc<Frame>>,
+    frames: VecDeque<Live>,
     /// Packets of the front frame that are gone already.
     sent: usize,
     /// When the next burst may go, while one is in progress.
@@ -30,7 +30,7 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    pub(super) fn push(&mut self, frame: Arc<Frame>) {
+    pub(super) fn push(&mut self, frame: Live) {
         self.frames.push_back(frame);
     }
 
@@ -49,14 +49,14 @@ impl Backlog {
     }
 
     /// Hands over what may go now; returns how many frames were completed.
-    pub(super) fn release(&mut self, now: Instant, mut write: impl FnMut(&Frame, &Packet)) -> u64 {
+    pub(super) fn release(&mut self, now: Instant, mut write: impl FnMut(&Live, &Packet)) -> u64 {
         if self.next.is_some_and(|next| now < next) {
             return 0;
         }
         let mut budget = BURST;
         let mut completed = 0;
         while let Some(frame) = self.frames.front() {
-            while let Some(packet) = frame.packets.get(self.sent) {
+            while let Some(packet) = frame.frame.packets.get(self.sent) {
                 if budget == 0 {
                     self.next = Some(now + TICK);
                     return completed;
@@ -140,11 +140,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::media::Frame;
 
-    fn frame(packets: usize) -> Arc<Frame> {
-        let packet =
-            Packet { sequence: 0, timestamp: 0, marker: false, payload: Arc::from([0u8; 8]) };
-        Arc::new(Frame { packets: vec![packet; packets], keyframe: false })
+    fn frame(packets: usize) -> Live {
+        let packet = Packet { sequence: 0, timestamp: 0, marker: false, payload: [0u8; 8].into() };
+        let frame = Frame { packets: vec![packet; packets], keyframe: false };
+        Live { timeline: 1, frame: frame.into() }
     }
 
     #[test]

@@ -79,6 +79,8 @@ struct Line {
     proto: String,
     /// First format as offered, echoed by a refusal, which must list one.
     format: String,
+    /// What that format is, as offered: some parsers want it even of a refused line.
+    rtpmap: Option<String>,
     mid: String,
     reduced_rtcp: bool,
 }
@@ -212,6 +214,11 @@ pub fn parse_offer(text: &str) -> Result<Offer, SdpError> {
             media: media.to_owned(),
             proto: proto.to_owned(),
             format: format.to_owned(),
+            rtpmap: section
+                .all("rtpmap")
+                .find(|map| map.split(' ').next() == Some(format))
+                .filter(|map| map.len() <= 64 && map.bytes().all(|b| matches!(b, b' '..=b'~')))
+                .map(str::to_owned),
             mid: mid.to_owned(),
             reduced_rtcp: section.has("rtcp-rsize"),
         });
@@ -382,6 +389,9 @@ impl Offer {
                         put(format_args!("a=mid:{}", line.mid));
                     }
                     put(format_args!("a=inactive"));
+                    if let Some(map) = &line.rtpmap {
+                        put(format_args!("a=rtpmap:{map}"));
+                    }
                     continue;
                 }
                 Kind::Video => {
@@ -486,6 +496,7 @@ mod tests {
         let answer = offer.answer(&parts(&candidates));
         assert!(answer.contains("a=group:BUNDLE 1 2\r\n"));
         assert!(answer.contains("m=audio 0 UDP/TLS/RTP/SAVPF 111\r\n"));
+        assert!(answer.contains("a=inactive\r\na=rtpmap:111 opus/48000/2\r\n"));
         assert!(answer.contains("m=video 9 UDP/TLS/RTP/SAVPF 108 109\r\n"));
         assert!(answer.contains("m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n"));
         assert_eq!(answer.matches("candidate:1 ").count(), 1);

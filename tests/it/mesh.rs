@@ -12,6 +12,9 @@ const DOWN_WITHIN: Duration = Duration::from_millis(2_500);
 /// A stream flows again within this, whatever happens to its home.
 const HEAL_WITHIN: Duration = Duration::from_secs(2);
 
+/// Members are on disk after this.
+const REMEMBERED_AFTER: Duration = Duration::from_secs(3);
+
 /// A test picture comes every 67 ms; this long without one is a stall.
 const STALL: Duration = Duration::from_millis(300);
 
@@ -49,6 +52,8 @@ fn a_node_that_is_asked_to_stop_says_goodbye() {
 #[test]
 fn all_down_at_once_find_each_other_without_the_one_that_let_them_in() {
     let mut mesh = Mesh::start(3);
+    // Who is there is written down every few seconds; there is nothing to see from outside.
+    std::thread::sleep(REMEMBERED_AFTER);
     for name in ["n1", "n2", "n3"] {
         mesh.node(name).kill();
     }
@@ -106,6 +111,8 @@ fn an_encoder_starts_though_the_node_it_was_configured_with_is_gone() {
     let start = || crate::harness::process::Process::start("cam-1", &folder, &args);
     let mut encoder = start();
     wait_until(PATIENCE, "cam-1 has a home", || mesh.nodes()[1].home_of("cam-1").is_some());
+    let second = mesh.nodes()[1].addr().to_string();
+    wait_until(PATIENCE, "cam-1 has written down where n2 is", || holds(&state, &second));
     encoder.kill();
     mesh.node("n1").kill();
     wait_until(PATIENCE, "the mesh lets go of cam-1", || {
@@ -117,4 +124,11 @@ fn an_encoder_starts_though_the_node_it_was_configured_with_is_gone() {
             .encoder("cam-1")
             .is_some_and(|seen| seen["home_name"] == "n2" && seen["state"] == "idle")
     });
+}
+
+/// Whether any file in this folder holds these words.
+fn holds(folder: &str, words: &str) -> bool {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut contents = files.filter_map(|file| std::fs::read(file.path()).ok());
+    contents.any(|bytes| bytes.windows(words.len()).any(|window| window == words.as_bytes()))
 }

@@ -47,6 +47,8 @@ struct Node {
     /// Known once it has opened its ports, and kept over restarts.
     address: Option<SocketAddr>,
     condition: Condition,
+    /// When it was started or thawed last.
+    since: Instant,
     process: Process,
 }
 
@@ -195,6 +197,7 @@ impl Mesh {
             Condition::Frozen => {
                 node.process.signal(Signal::CONT)?;
                 node.condition = Condition::Running;
+                node.since = Instant::now();
                 Ok(())
             }
             Condition::Dead => {
@@ -203,6 +206,7 @@ impl Mesh {
                 let node = self.node(name)?;
                 node.process = process;
                 node.condition = Condition::Starting;
+                node.since = Instant::now();
                 Ok(())
             }
         }
@@ -306,7 +310,8 @@ impl Mesh {
     fn spawn_node(&mut self, invitation: Option<&str>) -> Result<(), Failure> {
         let name = format!("n{}", self.nodes.len() + 1);
         let process = self.launch(&name, None, invitation)?;
-        self.nodes.push(Node { name, address: None, condition: Condition::Starting, process });
+        let (condition, since) = (Condition::Starting, Instant::now());
+        self.nodes.push(Node { name, address: None, condition, since, process });
         Ok(())
     }
 
@@ -360,10 +365,13 @@ impl Mesh {
         Err(Failure::new(Exit::Failed, "cannot invite a node", last, "restart a dead node first"))
     }
 
-    /// Names and addresses of the nodes that should answer.
+    /// Names and addresses of the nodes that should answer, those first that know the mesh for
+    /// the longest: a node that has just come back may not have heard of everything yet.
     fn running(&self) -> Vec<(String, SocketAddr)> {
         let running = self.nodes.iter().filter(|node| node.condition == Condition::Running);
-        running.filter_map(|node| Some((node.name.clone(), node.address?))).collect()
+        let mut running: Vec<&Node> = running.collect();
+        running.sort_by_key(|node| node.since);
+        running.into_iter().filter_map(|node| Some((node.name.clone(), node.address?))).collect()
     }
 
     /// Learns the address of every node that has opened its ports, and who has died.

@@ -101,18 +101,18 @@ pub(super) async fn kill_one(mesh: &mut Mesh, up: Duration) -> Result<Report, Fa
         viewers.iter().map(|viewer| viewer.flow().healed_after(killed_at, now)).collect();
     let streams = viewers.iter().map(|viewer| StreamReport {
         name: viewer.name.clone(),
-        gap_s: viewer.flow().gap(killed_at, now).as_secs_f64(),
+        gap_s: seconds(viewer.flow().gap(killed_at, now)),
         from: before.get(&viewer.name).cloned(),
         to: after.get(&viewer.name).cloned(),
     });
     Ok(Report {
         nodes: mesh.node_count(),
         encoders: viewers.len(),
-        up_s: up.as_secs_f64(),
-        pictures_s: pictures.as_secs_f64(),
+        up_s: seconds(up),
+        pictures_s: seconds(pictures),
         killed: victim,
         streams: streams.collect(),
-        healed_s: healed.and_then(|times| times.into_iter().max()).map(|time| time.as_secs_f64()),
+        healed_s: healed.and_then(|times| times.into_iter().max()).map(seconds),
     })
 }
 
@@ -148,6 +148,11 @@ impl Report {
             )),
         }
     }
+}
+
+/// Seconds, to the millisecond: what is finer is noise.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000.0).round() / 1_000.0
 }
 
 fn lost(what: &str, why: &str) -> Failure {

@@ -11,7 +11,7 @@ const at = (id) => document.getElementById(id);
 const tiles = new Map();
 let wallOn = new URLSearchParams(location.search).has("wall");
 
-const STATES = { live: "live", idle: "idle", no_signal: "no signal", lost: "lost", unknown: "unknown" };
+const STATES = { live: "live", idle: "idle", no_signal: "no signal", native_only: "native viewers only", lost: "lost", unknown: "unknown" };
 
 /** Makes the children of `parent` match `items`, keeping elements by key. */
 function keyed(parent, items, key, create, update) {

@@ -2,6 +2,7 @@
 // any node, and by what nodes say on the channels of legs; the newest epoch wins.
 
 const PATIENCE = 6000; // ms without a heartbeat (sent every 2 s) until an event stream is dead
+const FRESH = 3000; // ms since the last sign of life after which another node is asked first
 const BACKOFF = [100, 200, 400, 800, 1600, 3000]; // ms between rounds over all nodes
 
 export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
@@ -32,6 +33,7 @@ export class Mesh extends EventTarget {
     this.places = new Map();
     this.base = location.origin;
     this.live = false;
+    this.heardAt = 0;
     this.denied = null;
     this.self = null;
   }
@@ -45,13 +47,16 @@ export class Mesh extends EventTarget {
     return this.token ? { authorization: `Bearer ${this.token}`, ...extra } : extra;
   }
 
-  /** Where to ask, best first: whoever answered last, the page's own server, nodes that are up. */
+  /** Where to ask, best first: whoever speaks at present, nodes that are up, then all the rest. */
   bases() {
     const up = [];
     const down = [];
     for (const { urls, up: alive } of this.nodes.values()) (alive ? up : down).push(...urls);
     for (const list of [up, down]) list.sort(() => Math.random() - 0.5);
-    return [...new Set([this.base, location.origin, ...up, ...down])];
+    const speaks = this.live && performance.now() - this.heardAt < FRESH;
+    const known = this.nodes.size > 0 && !speaks;
+    const first = known ? [] : [this.base, location.origin];
+    return [...new Set([...first, ...up, this.base, location.origin, ...down])];
   }
 
   /** A node's label for people. */
@@ -114,6 +119,7 @@ export class Mesh extends EventTarget {
     const abort = new AbortController();
     let watchdog = setTimeout(() => abort.abort(), 3000);
     const alive = () => {
+      this.heardAt = performance.now();
       clearTimeout(watchdog);
       watchdog = setTimeout(() => abort.abort(), PATIENCE);
     };

@@ -12,10 +12,15 @@ const JITTER = 1.5; // times the longest interval seen lately that is no stall e
 const UNKNOWN = 400; // ms: the threshold until the frame rate is known
 const MEMORY = 60; // frame intervals remembered
 const TICK = 10; // ms between looks at the legs
+const ASLEEP = 60; // ms between two looks that mean that the page itself stood still
+const AWAKE = 50; // ms it then has to show the frames that came meanwhile
 const LOST = 1500; // ms of stall after which legs are made anew over HTTP, too
 const CONNECT = 2000; // ms a new leg has to connect
 const FIRST_FRAME = 4000; // ms a connected leg has to show a frame
+const LOOK = 500; // ms between looks for a silent leg, while there is none
 const SETTLE = 300; // ms a new home must stand before a healthy picture moves there
+const SHUN = 3000; // ms that a node that just failed is not turned to
+const HEDGE = 700; // ms until the next node is asked, too, while one has not answered
 const ANNOUNCE = 8000; // ms that a healed failure is shown
 
 export class Player extends EventTarget {
@@ -31,7 +36,12 @@ export class Player extends EventTarget {
     this.retired = null;
     this.intervals = [];
     this.shownAt = null;
+    this.swappedAt = 0;
+    this.lookedAt = 0;
+    this.tickedAt = 0;
+    this.wokeAt = 0;
     this.stalledAt = null;
+    this.shunned = new Map();
     this.epoch = 0;
     this.preparing = false;
     this.connecting = false;
@@ -40,6 +50,7 @@ export class Player extends EventTarget {
     this.closed = false;
     this.trouble = "Connecting…";
     this.trying = null;
+    this.again = null;
     const via = () => (this.active ? this.mesh.label(this.active.node) : null);
     this.stats = {
       frames: 0, swaps: 0, falseAlarms: 0, gaps: [], threshold: UNKNOWN, firstFrame: null,
@@ -55,7 +66,6 @@ export class Player extends EventTarget {
     video.muted = true;
     video.autoplay = true;
     video.playsInline = true;
-    video.srcObject = this.stream;
     this.#watchFrames();
     this.onChange = () => this.#reconcile();
     this.mesh.addEventListener("change", this.onChange);
@@ -67,6 +77,7 @@ export class Player extends EventTarget {
   close() {
     this.closed = true;
     clearInterval(this.timer);
+    clearTimeout(this.again);
     this.mesh.removeEventListener("change", this.onChange);
     for (const leg of [this.active, this.standby, this.retired, ...this.contenders]) leg?.close();
   }
@@ -74,6 +85,7 @@ export class Player extends EventTarget {
   /** What to say over the picture, or null when it moves. */
   get words() {
     const { place } = this;
+    if (place?.state === "native_only") return `Browsers cannot play this: ${place.reason}`;
     const moving = this.shownAt !== null && this.stalledAt === null;
     if (moving) return null;
     if (this.mesh.denied && !this.active) return `Not allowed: ${this.mesh.denied}`;
@@ -151,6 +163,7 @@ export class Player extends EventTarget {
     for (const leg of this.contenders) this.#standDown(leg);
     this.contenders.clear();
     this.#emit("false-alarm");
+    this.#reconcile();
   }
 
   #standDown(leg) {
@@ -160,20 +173,27 @@ export class Player extends EventTarget {
 
   #tick() {
     const now = performance.now();
-    if (document.hidden && this.active?.hasNewFrame()) this.shownAt = now; // no callbacks there
+    if (document.hidden && this.active?.hasNewFrame()) this.#shown(now); // no callbacks there
     for (const leg of this.contenders) {
       if (leg.closed) this.contenders.delete(leg);
       else if (leg.hasNewFrame()) return this.#swap(leg);
     }
-    const since = this.shownAt ?? now;
-    if (this.active && this.stalledAt === null && now - since > this.threshold) {
-      this.stalledAt = since;
+    if (now - this.tickedAt > ASLEEP) this.wokeAt = now;
+    this.tickedAt = now;
+    const since = Math.max(this.shownAt ?? now, this.swappedAt);
+    const stands = now - since > this.threshold && now - this.wokeAt > AWAKE;
+    if (this.active && this.stalledAt === null && stands) {
+      this.stalledAt = this.shownAt ?? since;
       this.#emit("stall", { threshold: Math.round(this.threshold) });
     }
     if (this.stalledAt !== null) {
       const { standby } = this;
       if (standby?.ready && !this.contenders.has(standby)) this.#contend(standby);
       if (now - this.stalledAt > LOST) this.#connect();
+    }
+    if (!this.standby && now - this.lookedAt > LOOK) {
+      this.lookedAt = now;
+      this.#reconcile();
     }
     this.#move(now);
   }
@@ -189,6 +209,8 @@ export class Player extends EventTarget {
     const broken = this.stalledAt !== null;
     for (const track of this.stream.getTracks()) this.stream.removeTrack(track);
     this.stream.addTrack(leg.track);
+    // Not before there is a track: an empty stream holds the page's load event back for ever.
+    if (!this.video.srcObject) this.video.srcObject = this.stream;
     this.video.play().catch(() => {}); // autoplay of a muted video; the page's policy decides
     leg.settled();
     this.contenders.delete(leg);
@@ -196,11 +218,13 @@ export class Player extends EventTarget {
     this.contenders.clear();
     if (this.standby === leg) this.standby = null;
     this.active = leg;
+    this.swappedAt = performance.now();
     this.stalledAt = null;
     this.moveAt = null;
     this.trying = null;
     if (old) {
       this.stats.swaps++;
+      if (broken) this.shunned.set(old.node, this.swappedAt + SHUN);
       if (broken) this.healing = { from: old.node, to: leg.node, since: this.shownAt };
       // A leg that still shows pictures is closed once the other one does.
       this.retired?.close();
@@ -237,40 +261,64 @@ export class Player extends EventTarget {
     }
   }
 
+  /** Whether a node is worth turning to. */
+  #usable(id) {
+    return (this.shunned.get(id) ?? 0) < performance.now() && this.mesh.nodes.get(id)?.up !== false;
+  }
+
   /** Which node the silent leg should be at. */
   #wanted() {
-    const { place, active } = this;
-    if (!place?.home || !active) return null;
-    if (active.node !== place.home) return place.home;
-    if (place.next && place.next !== active.node) return place.next;
-    return null;
+    const { place, active, mesh } = this;
+    if (!place || !active) return null;
+    const others = [place.home, place.next, ...mesh.nodes.keys()];
+    const up = others.filter((id) => id && id !== active.node && mesh.nodes.get(id)?.up !== false);
+    const wanted = up.find((id) => this.#usable(id)) ?? null;
+    clearTimeout(this.again);
+    if (up.length && up[0] !== wanted) {
+      const wait = this.shunned.get(up[0]) - performance.now();
+      this.again = setTimeout(() => this.#reconcile(), Math.max(wait, 0) + TICK);
+    }
+    return wanted;
   }
 
   /** Sees to it that the right legs exist. */
   async #reconcile() {
-    if (this.closed || !this.active || this.preparing) return;
+    if (this.closed || !this.active || this.preparing || this.stalledAt !== null) return;
     const wanted = this.#wanted();
     const { standby } = this;
     if (standby && !standby.closed && (standby.node === wanted || this.contenders.has(standby))) return;
-    if (standby) {
-      this.standby = null;
-      standby.close();
-    }
     if (!wanted) return;
     this.preparing = true;
     const leg = this.#newLeg();
     try {
       await this.#establish(leg, wanted, true);
-      if (this.closed || this.standby) leg.close();
-      else this.standby = leg;
+      await this.#connected(leg);
+      // Until now the leg before stood by: it is not where it should be, but better than none.
+      const before = this.standby;
+      this.standby = leg;
+      if (before && !this.contenders.has(before)) before.close();
+      if (this.closed) leg.close();
     } catch (error) {
       leg.close();
-      this.#emit("no-standby", { reason: error.message });
+      this.shunned.set(wanted, performance.now() + SHUN * (0.5 + Math.random()));
+      this.#emit("no-standby", { at: this.mesh.label(wanted), reason: error.message });
       setTimeout(() => this.#reconcile(), 500 * (0.5 + Math.random()));
     } finally {
       this.preparing = false;
     }
-    if (this.standby === leg && !leg.closed && this.#wanted() !== leg.node) this.#reconcile();
+    if (this.standby === leg && !leg.closed) {
+      this.#emit("standby", { at: this.mesh.label(leg.node) });
+      if (this.#wanted() !== leg.node) this.#reconcile();
+    }
+  }
+
+  /** Ends when the leg can be told `play`; fails if that takes too long. */
+  async #connected(leg) {
+    const deadline = performance.now() + CONNECT;
+    while (!leg.ready) {
+      if (leg.closed || performance.now() > deadline) throw new Refused(0, "no connection");
+      await sleep(TICK);
+    }
   }
 
   /** Signals a leg to a node: over the leg that is there, or over HTTP by any node. */
@@ -315,17 +363,25 @@ export class Player extends EventTarget {
     this.connecting = true;
     const needed = () => !this.closed && (!this.active || this.stalledAt !== null);
     for (let round = 0; needed(); round++) {
+      const attempts = [];
       for (const base of this.mesh.bases()) {
         if (!needed()) break;
         if (round > 0 || this.active) this.trying = this.mesh.labelOf(base);
-        const heard = await this.#attempt(base, "home", needed);
-        // Home may be out of this browser's reach, but not of the node's: it relays.
-        if (heard === "unreachable" && needed()) await this.#attempt(base, "here", needed);
+        const attempt = this.#ask(base, needed);
+        attempts.push(attempt);
+        const heard = await Promise.race([attempt, sleep(HEDGE)]);
         if (heard === "refused") break; // it is the stream, not the node
       }
+      await Promise.all(attempts);
       if (needed()) await this.#pause(backoff(round + 1));
     }
     this.connecting = false;
+  }
+
+  async #ask(base, needed) {
+    const heard = await this.#attempt(base, "home", needed);
+    // Home may be out of this browser's reach, but not of the node's: it relays.
+    return heard === "unreachable" && needed() ? this.#attempt(base, "here", needed) : heard;
   }
 
   /** One leg over one node. Ends when it is shown, not needed any more, or has failed. */

@@ -111,6 +111,11 @@ impl Node {
         self.listen = wait_for_ports(&self.options, self.folder.path(), &mut self.process);
     }
 
+    /// Everything it logged.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
     /// GET; panics if there is no answer at all.
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> Response {

@@ -1,0 +1,105 @@
+//! What a node believes, as the API and people see it.
+
+use std::collections::BTreeSet;
+
+use super::Control;
+use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
+use crate::directory::{Entry, SourceState};
+use crate::id::{EncoderId, NodeId};
+
+impl Control {
+    /// Everything this node believes.
+    pub fn view(&self) -> ClusterView {
+        let alive = |node: NodeId| self.alive.contains(&node);
+        let label = |node: NodeId| self.label(node);
+        let mut nodes: Vec<NodeView> =
+            self.roster.admissions().map(|admission| self.node_view(admission.node)).collect();
+        nodes.sort_by(|a, b| (&a.name, a.node).cmp(&(&b.name, b.node)));
+        let ids: BTreeSet<EncoderId> = self.directory.encoders().collect();
+        let mut encoders: Vec<EncoderView> = ids
+            .into_iter()
+            .filter_map(|id| {
+                let home = self.directory.home(id, &alive);
+                let last = self.directory.claims(id).max_by_key(|(node, e)| (e.epoch, *node));
+                let (_, entry) = home.or(last)?;
+                let home = home.map(|(node, _)| node);
+                let (state, reason) = match (&home, &entry.source) {
+                    (None, _) => (EncoderState::Lost, Some("its home is down".to_owned())),
+                    (_, SourceState::NoSignal(why)) => (EncoderState::NoSignal, Some(why.clone())),
+                    (_, SourceState::NativeOnly(why)) => (busy(entry), Some(why.clone())),
+                    (_, SourceState::Ready) => (busy(entry), None),
+                };
+                let native_only = matches!(entry.source, SourceState::NativeOnly(_));
+                Some(EncoderView {
+                    id,
+                    name: entry.name.clone(),
+                    home,
+                    home_name: home.map(label),
+                    next: entry.next,
+                    next_name: entry.next.map(label),
+                    epoch: entry.epoch,
+                    state,
+                    reason,
+                    native_only,
+                    viewers: entry.viewers,
+                })
+            })
+            .collect();
+        encoders.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        ClusterView {
+            mesh: self.roster.mesh(),
+            node: self.me,
+            name: self.name.clone(),
+            boot: self.boot,
+            nodes,
+            encoders,
+        }
+    }
+
+    fn node_view(&self, node: NodeId) -> NodeView {
+        let me = node == self.me;
+        let state = match self.membership.state(node) {
+            _ if me => Liveness::Up,
+            Some(state) => state,
+            None => Liveness::Down,
+        };
+        let header = self.directory.header(node);
+        let entries = || self.directory.entries(node).filter(|_| self.alive.contains(&node));
+        let viewers = entries().map(|(_, entry)| entry.viewers).fold(0, u32::saturating_add);
+        NodeView {
+            node,
+            name: self.label(node),
+            state,
+            addrs: self.addrs_of(node),
+            linked: me || self.linked.contains(&node),
+            rtt_ms: self.links.get(&node).and_then(|l| l.rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
+            draining: header.is_some_and(|header| header.draining),
+            encoders: u32::try_from(entries().count()).unwrap_or(u32::MAX),
+            viewers,
+            report: self.reports.get(&node).cloned(),
+        }
+    }
+
+    pub(super) fn label(&self, node: NodeId) -> String {
+        match self.directory.header(node) {
+            _ if node == self.me => self.name.clone(),
+            Some(header) if !header.name.is_empty() => header.name.clone(),
+            _ => node.short(),
+        }
+    }
+
+    pub(super) fn addrs_of(&self, node: NodeId) -> Vec<String> {
+        if node == self.me {
+            return self.addrs.clone();
+        }
+        let header = self.directory.header(node).map(|header| header.addrs.clone());
+        let linked = self.links.get(&node).map(|link| link.addrs.clone());
+        let known = self.membership.peers().find(|(peer, _)| peer.node == node);
+        let known = known.map(|(peer, _)| peer.addrs.clone());
+        [header, linked, known].into_iter().flatten().find(|a| !a.is_empty()).unwrap_or_default()
+    }
+}
+
+fn busy(entry: &Entry) -> EncoderState {
+    if entry.viewers > 0 { EncoderState::Live } else { EncoderState::Idle }
+}

@@ -1,0 +1,493 @@
+//! The node behind HTTP: [`Backend`] over a running [`Node`], and the two served together.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use axum::body::Body;
+use axum::http::Request;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+use super::auth::strip_port;
+use super::backend::{
+    Backend, Check, CounterSample, Denied, InviteTerms, LegChange, MetricsSnapshot, Principal,
+    ViewerView, ViewersView,
+};
+use super::{ServerCounters, leg, router, serve, tls};
+use crate::admission::Enrolment;
+use crate::cluster::{ClusterView, EncoderState};
+use crate::id::{EncoderId, NodeId};
+use crate::net::RtcSocket;
+use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError};
+use crate::session::HOLD;
+use crate::webrtc::{Feed, Outlet, WebRtc};
+use crate::wire::{self, Answer, Ask, Failed, Message, Offer, SdpAnswer};
+
+/// How long another node may take to set a leg up or to list its viewers.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for an answer to a native client to be complete: the slowest asks every node.
+const API_TIME: Duration = Duration::from_secs(10);
+/// Ports tried when any will do: each is free with a chance of far more than a half.
+const PORT_TRIES: u32 = 32;
+/// Largest answer that a native client gets, in bytes.
+const API_ANSWER_MAX: usize = wire::MAX_MESSAGE - 1024;
+
+/// Runs a node with everything it serves until `shutdown`, then lets it leave gracefully.
+pub async fn run(
+    mut config: NodeConfig,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
+    let certificate = config.certificate.take();
+    let ready = config.ready.take();
+    let listener = open_port(config.listen).await?;
+    config.listen = listener.local_addr().map_err(failed)?;
+    let bound = config.listen;
+    let (node, doors) = Node::start(config).await?;
+    let hosts: Vec<String> = node.addrs().iter().map(|a| strip_port(a).to_owned()).collect();
+    let tls = match certificate {
+        Some((chain, key)) => tls::load(&chain, &key),
+        None => tls::load_or_make(node.data(), &hosts),
+    };
+    let tls = tls.map_err(|error| NodeError::Configuration(error.to_string()))?;
+    let candidates = candidates(&node, bound).await;
+    let outlet = Arc::new(Port(node.net().rtc_socket()));
+    let webrtc = WebRtc::new(outlet, &candidates).map_err(failed)?;
+    let backend = Arc::new(Live { node: node.clone(), webrtc, legs: Mutex::default() });
+    let counters = Arc::new(ServerCounters::default());
+    let router = router(backend.clone(), counters.clone());
+    let (stop, stopped) = watch::channel(false);
+    let doors = tokio::spawn(open_doors(doors, backend, router.clone()));
+    let server = tokio::spawn(serve(listener, tls, router, counters, stopped));
+    tracing::info!(event = "node.ready", node = %node.id(), name = node.name(), listen = %bound, "ready");
+    if let Some(ready) = ready {
+        // Whoever asked to be told may have gone.
+        let _ = ready.send(bound);
+    }
+    tokio::select! {
+        () = shutdown => {}
+        () = node.ended() => {
+            return Err(NodeError::Failed("the control loop ended; this is a defect".into()));
+        }
+    }
+    tracing::info!(event = "node.leaving", "leaving: handing over what is served here");
+    node.leave().await;
+    stop.send_replace(true);
+    let _ = server.await;
+    doors.abort();
+    Ok(())
+}
+
+/// Takes the TCP port; for port 0, one whose UDP twin is free at this moment as well.
+async fn open_port(listen: SocketAddr) -> Result<TcpListener, NodeError> {
+    let mut tries = if listen.port() == 0 { PORT_TRIES } else { 1 };
+    loop {
+        let listener = TcpListener::bind(listen).await.map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => NodeError::InUse(format!(
+                "TCP port {} is taken by another program; choose another with --listen, or stop it",
+                listen.port()
+            )),
+            std::io::ErrorKind::PermissionDenied => {
+                NodeError::NotAllowed(format!("cannot listen on {listen}: {error}"))
+            }
+            _ => NodeError::Failed(format!("cannot listen on {listen}: {error}")),
+        })?;
+        tries -= 1;
+        let found = listener.local_addr().map_err(failed)?;
+        if tries == 0 || std::net::UdpSocket::bind(found).is_ok() {
+            return Ok(listener);
+        }
+    }
+}
+
+fn failed(error: std::io::Error) -> NodeError {
+    NodeError::Failed(error.to_string())
+}
+
+/// The addresses at which browsers find the UDP port: those that are advertised, resolved.
+async fn candidates(node: &Node, bound: SocketAddr) -> Vec<SocketAddr> {
+    let mut found = Vec::new();
+    for addr in node.addrs() {
+        match tokio::net::lookup_host(addr).await {
+            Ok(resolved) => found.extend(resolved),
+            Err(error) => tracing::warn!(addr, err = %error, "an advertised address is unknown"),
+        }
+    }
+    if bound.ip().is_unspecified() {
+        found.push(SocketAddr::new([127, 0, 0, 1].into(), bound.port()));
+    } else {
+        found.push(bound);
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// WebRTC's way out through the shared port.
+struct Port(RtcSocket);
+
+impl Outlet for Port {
+    fn send(
+        &self,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        contents: &[u8],
+        segment_size: Option<usize>,
+    ) -> std::io::Result<()> {
+        self.0.send(to, from, contents, segment_size)
+    }
+}
+
+/// Everything that comes to the node for this side of it.
+async fn open_doors(mut doors: Doors, backend: Arc<Live>, router: axum::Router) {
+    loop {
+        tokio::select! {
+            Some(datagram) = doors.rtc.recv() => {
+                backend.webrtc.receive(datagram.from, datagram.to, datagram.bytes);
+            }
+            Some((_, ask, answer)) = doors.asks.recv() => {
+                // The asker has stopped waiting if nobody takes the answer.
+                let _ = answer.send(backend.clone().answer(ask).encode());
+            }
+            Some(call) = doors.api.recv() => {
+                tokio::spawn(call_api(router.clone(), call));
+            }
+            else => return,
+        }
+    }
+}
+
+/// The credential inside an enrolment string: whoever has one can paste it where a browser or a
+/// player wants a token, without taking it apart.
+fn credential_in(token: &str) -> Cow<'_, str> {
+    match token.parse::<Enrolment>() {
+        Ok(enrolment) => Cow::Owned(enrolment.credential),
+        Err(_) => Cow::Borrowed(token),
+    }
+}
+
+async fn call_api(router: axum::Router, call: ApiCall) {
+    let ApiCall { request, principal, answer } = call;
+    let built = Request::builder()
+        .method(request.method.as_str())
+        .uri(&request.path)
+        .header("content-type", "application/json")
+        .extension(Principal::new(&principal))
+        .body(Body::from(request.body));
+    let response = match built {
+        Ok(request) => router.oneshot(request).await.unwrap_or_else(|never| match never {}),
+        Err(_) => {
+            let body = br#"{"status":400,"detail":"no such method or path"}"#.to_vec();
+            let _ = answer.send(wire::ApiResponse { status: 400, body });
+            return;
+        }
+    };
+    let status = response.status().as_u16();
+    let body = axum::body::to_bytes(response.into_body(), API_ANSWER_MAX);
+    // An event stream has no end: it is for HTTP, and here it is cut off.
+    let body = tokio::time::timeout(API_TIME, body).await;
+    let body = body.map(|read| read.map(|bytes| bytes.to_vec()).unwrap_or_default());
+    let body = body.unwrap_or_default();
+    let _ = answer.send(wire::ApiResponse { status, body });
+}
+
+struct Live {
+    node: Node,
+    webrtc: WebRtc,
+    legs: Mutex<BTreeMap<String, Leg>>,
+}
+
+struct Leg {
+    encoder: EncoderId,
+    principal: String,
+    opened: Instant,
+    playing: bool,
+}
+
+impl Live {
+    fn answer(self: Arc<Self>, ask: Ask) -> Answer {
+        match ask {
+            Ask::Offer(offer) => match leg::accept(self, &offer) {
+                Ok(answer) => Answer::Sdp(answer),
+                Err(failed) => Answer::Failed(failed),
+            },
+            Ask::Viewers(wire::AskViewers { encoder }) => {
+                let json = serde_json::to_string(&self.own_viewers(encoder)).unwrap_or_default();
+                Answer::Viewers(wire::ViewerList { json })
+            }
+        }
+    }
+
+    fn own_viewers(&self, encoder: Option<EncoderId>) -> Vec<ViewerView> {
+        let view = self.node.view();
+        let wanted = |id: &EncoderId| encoder.is_none_or(|wanted| wanted == *id);
+        let name = |id: EncoderId| {
+            let found = view.encoders.iter().find(|encoder| encoder.id == id);
+            found.map(|encoder| encoder.name.clone()).unwrap_or_default()
+        };
+        let node = self.node.id();
+        let legs = self.legs();
+        let browsers =
+            legs.values().filter(|leg| leg.playing && wanted(&leg.encoder)).map(|leg| ViewerView {
+                encoder: leg.encoder,
+                name: name(leg.encoder),
+                node,
+                protocol: "webrtc",
+                principal: leg.principal.clone(),
+                since_s: leg.opened.elapsed().as_secs(),
+            });
+        let native = self.node.native_viewers();
+        let native = native.into_iter().filter(|(id, ..)| wanted(id));
+        let native = native.map(|(encoder, _, principal, since)| ViewerView {
+            encoder,
+            name: name(encoder),
+            node,
+            protocol: "quic",
+            principal,
+            since_s: since.elapsed().as_secs(),
+        });
+        browsers.chain(native).collect()
+    }
+
+    fn legs(&self) -> MutexGuard<'_, BTreeMap<String, Leg>> {
+        self.legs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the stream can be had, as far as is known now.
+    fn judge(&self, encoder: EncoderId) -> Result<(), Failed> {
+        let view = self.node.view();
+        let found = view.encoders.iter().find(|view| view.id == encoder);
+        match found {
+            None => Err(Failed {
+                status: 404,
+                reason: "no encoder of that name is known".into(),
+                retry_after: None,
+            }),
+            Some(found) if found.state == EncoderState::NoSignal => Err(Failed {
+                status: 409,
+                reason: format!(
+                    "{} has no signal: {}",
+                    found.name,
+                    found.reason.as_deref().unwrap_or("no reason given")
+                ),
+                retry_after: Some(2),
+            }),
+            Some(found) if found.native_only => Err(Failed {
+                status: 415,
+                reason: found.reason.clone().unwrap_or_default(),
+                retry_after: None,
+            }),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Live {
+    fn view(&self) -> Arc<ClusterView> {
+        self.node.view()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.node.changes()
+    }
+
+    fn draining(&self) -> bool {
+        self.node.draining()
+    }
+
+    fn checks(&self) -> Vec<Check> {
+        vec![Check { name: "listeners", error: None }]
+    }
+
+    fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied> {
+        match token {
+            Some(token) => match self.node.check_credential(&credential_in(token)) {
+                Ok(name) => Ok(Principal::new(&name)),
+                Err(reason) => Err(Denied { bad_credential: true, reason }),
+            },
+            None if remote.is_loopback() => Ok(Principal::new("local")),
+            None => Err(Denied {
+                bad_credential: false,
+                reason: "a credential is needed from anywhere but this machine; get one with \
+                         `roost invite --client` on a node"
+                    .into(),
+            }),
+        }
+    }
+
+    fn resolve(&self, name: &str) -> Option<EncoderId> {
+        let view = self.node.view();
+        let named = view.encoders.iter().filter(|encoder| encoder.name == name);
+        named.min_by_key(|encoder| encoder.state == EncoderState::Lost).map(|encoder| encoder.id)
+    }
+
+    fn webrtc(&self) -> &WebRtc {
+        &self.webrtc
+    }
+
+    async fn signal(self: Arc<Self>, to: NodeId, offer: Offer) -> Result<SdpAnswer, Failed> {
+        if to == self.node.id() {
+            return leg::accept(self, &offer);
+        }
+        let unreachable = |reason: String| Failed { status: 502, reason, retry_after: Some(1) };
+        let answer = self.node.ask(to, &Ask::Offer(offer), ASK_TIMEOUT).await;
+        let bytes = answer.map_err(|error| unreachable(error.to_string()))?;
+        match Answer::decode(&bytes) {
+            Ok(Answer::Sdp(answer)) => Ok(answer),
+            Ok(Answer::Failed(failed)) => Err(failed),
+            Ok(Answer::Viewers(_)) => Err(unreachable("that node answered something else".into())),
+            Err(error) => Err(unreachable(error.to_string())),
+        }
+    }
+
+    async fn play(&self, encoder: EncoderId) -> Result<Feed, Failed> {
+        let mut changes = self.node.changes();
+        let deadline = tokio::time::Instant::now() + HOLD;
+        while let Err(failed) = self.judge(encoder) {
+            if failed.retry_after.is_none() && failed.status == 415 {
+                return Err(failed);
+            }
+            // A stream that is about to come: held, not refused.
+            let changed = tokio::time::timeout_at(deadline, changes.changed()).await;
+            if !matches!(changed, Ok(Ok(()))) {
+                return Err(failed);
+            }
+        }
+        let (start, frames, ticket) = self.node.subscribe(encoder).split();
+        Ok(Feed { start, frames, hold: Box::new(ticket) })
+    }
+
+    fn request_keyframe(&self, encoder: EncoderId) {
+        self.node.hubs().hub(encoder).request_keyframe();
+    }
+
+    fn leg_changed(&self, leg: &str, change: LegChange<'_>) {
+        let mut legs = self.legs();
+        match change {
+            LegChange::Opened(encoder, principal) => {
+                let (principal, opened) = (principal.to_owned(), Instant::now());
+                legs.insert(leg.to_owned(), Leg { encoder, principal, opened, playing: false });
+            }
+            LegChange::Playing(playing) => {
+                if let Some(leg) = legs.get_mut(leg) {
+                    leg.playing = playing;
+                }
+            }
+            LegChange::Closed => drop(legs.remove(leg)),
+        }
+    }
+
+    fn invite(&self, terms: InviteTerms) -> Result<String, Failed> {
+        Ok(if terms.client {
+            self.node.enrol(terms.lifetime)
+        } else {
+            self.node.invite(terms.uses, terms.lifetime)
+        })
+    }
+
+    fn redirect_token(&self, node: NodeId, encoder: EncoderId, _principal: &Principal) -> String {
+        self.node.redirect_token(node, encoder, "view")
+    }
+
+    fn check_redirect(&self, token: &str, encoder: EncoderId) -> Option<Principal> {
+        self.node.check_redirect(token, encoder, "view").then(|| Principal::new("redirected"))
+    }
+
+    async fn viewers(&self, encoder: Option<EncoderId>) -> ViewersView {
+        let as_json = |own: Vec<ViewerView>| -> Vec<serde_json::Value> {
+            own.iter().filter_map(|viewer| serde_json::to_value(viewer).ok()).collect()
+        };
+        let mut all = ViewersView { viewers: as_json(self.own_viewers(encoder)), missing: vec![] };
+        let view = self.node.view();
+        let others = view.nodes.iter().filter(|node| {
+            node.node != view.node
+                && matches!(
+                    node.state,
+                    crate::cluster::Liveness::Up | crate::cluster::Liveness::Suspect
+                )
+        });
+        let asks = others.map(|node| async {
+            let ask = Ask::Viewers(wire::AskViewers { encoder });
+            (node.node, self.node.ask(node.node, &ask, ASK_TIMEOUT).await)
+        });
+        for (node, answer) in futures::future::join_all(asks).await {
+            let list = match answer.as_deref().map(Answer::decode) {
+                Ok(Ok(Answer::Viewers(list))) => serde_json::from_str(&list.json).ok(),
+                _ => None,
+            };
+            match list {
+                Some(list) => all.viewers.extend::<Vec<serde_json::Value>>(list),
+                None => all.missing.push(node),
+            }
+        }
+        all
+    }
+
+    fn metrics(&self) -> MetricsSnapshot {
+        let mut viewers = BTreeMap::new();
+        for viewer in self.own_viewers(None) {
+            *viewers.entry(viewer.protocol).or_insert(0) += 1;
+        }
+        MetricsSnapshot {
+            counters: counters(&self.node),
+            viewers,
+            store_bytes: self.node.totals().store_bytes,
+        }
+    }
+}
+
+/// Every total that the node keeps.
+fn counters(node: &Node) -> Vec<CounterSample> {
+    let totals = node.totals();
+    let hub = node.hubs().counters();
+    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let mut out = Vec::new();
+    let mut add = |name, help, label: &'static str, rows: &[(&str, u64)]| {
+        for (value, count) in rows {
+            let labels = vec![(label, (*value).to_owned())];
+            out.push(CounterSample { name, help, labels, value: *count });
+        }
+    };
+    let (bytes_in, bytes_out) = (read(&hub.bytes_in), read(&hub.bytes_out));
+    let bytes = [("in", bytes_in), ("out", bytes_out)];
+    add("relay_bytes", "Payload bytes of streams.", "direction", &bytes);
+    let frames = [("in", read(&hub.frames_in)), ("out", read(&hub.frames_out))];
+    add("relay_frames", "Frames of streams.", "direction", &frames);
+    let drops = [
+        ("slow_receiver", read(&hub.frames_dropped)),
+        ("stale_feed", read(&hub.frames_stale)),
+        ("after_stall", totals.drops.1),
+    ];
+    add("relay_frames_dropped", "Frames that were not passed on.", "cause", &drops);
+    let (control, host) = (&totals.control, &totals.host);
+    let mesh = [("malformed", control.malformed), ("unknown_tag", control.unknown_tags)];
+    add("link_messages_dropped", "Messages of members that were not used.", "cause", &mesh);
+    let joins = [("admitted", control.admitted), ("refused", control.refused)];
+    add("joins", "Newcomers.", "result", &joins);
+    add("members_down", "Members declared down.", "by", &[("this_node", control.downs)]);
+    let clients = [
+        ("malformed", host.malformed),
+        ("unknown_tag", host.unknown_tags),
+        ("denied", host.denied),
+        ("full", host.full),
+        ("not_reading", totals.drops.0),
+    ];
+    add("client_refusals", "Messages and clients that were refused.", "cause", &clients);
+    let registrations =
+        [("rejected", host.rejected), ("superseded", host.superseded), ("adopted", host.adopted)];
+    add("registrations", "What became of encoders' claims.", "result", &registrations);
+    add("stalls", "Times that this process stood still.", "where", &[("control", host.stalls)]);
+    add("keyframe_requests", "Keyframe requests passed on.", "to", &[("encoder", host.keyframes)]);
+    for (name, cause, value) in node.net().counters().all() {
+        let labels = vec![("kind", name.to_owned()), ("cause", cause.to_owned())];
+        let help = "What the network side dropped or refused.";
+        out.push(CounterSample { name: "net_events", help, labels, value });
+    }
+    out
+}

@@ -1,0 +1,165 @@
+//! Finding home and next, and judging whether home still stands.
+
+use super::{Agent, BOTH_SILENT, Effect, Leg, Purpose, REGISTER_DEADLINE, send};
+use crate::id::NodeId;
+use crate::session::leg::{DIAL_DEADLINE, DIAL_STAGGER, DIALS_MAX, LegId, Pulse};
+use crate::time::Mono;
+use crate::wire::{self, ClientMessage, Role};
+
+impl Agent {
+    pub(super) fn give_up_dials(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let late: Vec<LegId> = self
+            .legs
+            .iter()
+            .filter(|(_, leg)| match leg.asked {
+                Some(asked) => asked + REGISTER_DEADLINE <= now,
+                None => !leg.welcomed && leg.opened + DIAL_DEADLINE <= now,
+            })
+            .map(|(&id, _)| id)
+            .collect();
+        for id in late {
+            effects.push(Effect::Close(id));
+            self.closed(now, id, "no answer", effects);
+        }
+    }
+
+    pub(super) fn judge_home(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let Some(id) = self.home else { return };
+        let Some(leg) = self.legs.get(&id).filter(|leg| leg.registered) else { return };
+        if !leg.pulse.silent(now) {
+            return;
+        }
+        let silence = now.since(leg.pulse.heard);
+        let next_stands = self
+            .legs
+            .values()
+            .any(|leg| leg.purpose == Purpose::Next && leg.registered && !leg.pulse.silent(now));
+        if next_stands || silence >= BOTH_SILENT {
+            let node = leg.node;
+            let name = self.label(node);
+            let reason = format!("{name} was silent for {} ms", silence.as_millis());
+            self.lose_home(now, node, reason, effects);
+        }
+    }
+
+    pub(super) fn find_home(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        if let Some(node) = self.assigned {
+            let at = self.legs.iter().find(|(_, leg)| leg.node == Some(node));
+            match at.map(|(&id, leg)| (id, leg.welcomed)) {
+                Some((id, true)) => self.claim(now, id, effects),
+                Some((_, false)) => {}
+                None => match self.book.address_of(now, node) {
+                    Some(addr) => self.dial(now, Some(node), addr, Purpose::Home, effects),
+                    None => self.assigned = None,
+                },
+            }
+            return;
+        }
+        // Ask whoever is connected already; otherwise dial around.
+        let asked = self.legs.values().any(|leg| leg.asked.is_some());
+        if asked {
+            return;
+        }
+        let usable = self
+            .legs
+            .iter_mut()
+            .find(|(_, leg)| leg.welcomed && leg.purpose != Purpose::Old && !leg.pulse.silent(now));
+        if let Some((&id, leg)) = usable {
+            leg.asked = Some(now);
+            if leg.purpose == Purpose::Home {
+                leg.purpose = Purpose::Ask;
+            }
+            let register = wire::Register {
+                encoder: self.config.encoder,
+                name: self.config.name.clone(),
+                role: Role::Ask,
+                epoch: self.epoch,
+                source: self.source.clone(),
+                home: self.lost_home,
+            };
+            send(id, ClientMessage::Register(register), effects);
+            return;
+        }
+        let busy: Vec<String> =
+            self.legs.values().filter(|l| !l.welcomed).map(|l| l.addr.clone()).collect();
+        let staggered = self.dialled_at.is_none_or(|at| now >= at + DIAL_STAGGER);
+        if busy.len() < DIALS_MAX && (busy.is_empty() || staggered) {
+            let avoid = self.lost_home;
+            if let Some((node, addr)) = self.book.anywhere(now, &busy, avoid) {
+                self.dial(now, node, addr, Purpose::Ask, effects);
+            }
+        }
+    }
+
+    pub(super) fn find_next(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let Some(home) = self.home.and_then(|home| self.legs.get(&home)) else { return };
+        if !home.registered {
+            return;
+        }
+        let Some(node) = self.wanted_next.filter(|node| Some(*node) != home.node) else { return };
+        let at = self
+            .legs
+            .values_mut()
+            .find(|leg| leg.node == Some(node) && leg.purpose != Purpose::Old);
+        match at {
+            Some(leg) => leg.purpose = Purpose::Next,
+            None => {
+                if let Some(addr) = self.book.address_of(now, node) {
+                    self.dial(now, Some(node), addr, Purpose::Next, effects);
+                }
+            }
+        }
+    }
+
+    /// Registers at next once it welcomed us and home stands.
+    pub(super) fn register_waiting(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let Some(home) = self.home() else { return };
+        for (&id, leg) in &mut self.legs {
+            let waits = leg.purpose == Purpose::Next
+                && leg.welcomed
+                && !leg.registered
+                && leg.asked.is_none();
+            if waits {
+                leg.asked = Some(now);
+                let register = wire::Register {
+                    encoder: self.config.encoder,
+                    name: self.config.name.clone(),
+                    role: Role::Next,
+                    epoch: self.epoch,
+                    source: self.source.clone(),
+                    home: Some(home),
+                };
+                send(id, ClientMessage::Register(register), effects);
+            }
+        }
+    }
+
+    pub(super) fn dial(
+        &mut self,
+        now: Mono,
+        node: Option<NodeId>,
+        addr: String,
+        purpose: Purpose,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.legs.values().filter(|leg| !leg.welcomed).count() >= DIALS_MAX {
+            return;
+        }
+        self.last_leg += 1;
+        let id = LegId(self.last_leg);
+        let leg = Leg {
+            node,
+            addr: addr.clone(),
+            purpose,
+            opened: now,
+            welcomed: false,
+            asked: None,
+            registered: false,
+            pulse: Pulse::new(now),
+            demand: wire::Demand { watched: false, also: false, viewers: 0 },
+        };
+        self.legs.insert(id, leg);
+        self.dialled_at = Some(now);
+        effects.push(Effect::Dial { leg: id, node, addr });
+    }
+}

@@ -1,0 +1,219 @@
+//! Who may stay, who is told to go where, and who becomes home or next here.
+
+use super::{AGENT_GONE, Claim, Counters, Effect, Host, IN_FLIGHT, Stream, Warm, World};
+use crate::directory::SourceState;
+use crate::id::{EncoderId, NodeId, SessionId, valid_name};
+use crate::placement;
+use crate::wire::{self, NodeMessage, Role};
+
+impl Host {
+    pub(super) fn hello(
+        &mut self,
+        world: &World<'_>,
+        id: SessionId,
+        hello: &wire::ClientHello,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let verdict = match &hello.credential {
+            Some(token) => world
+                .roster
+                .check_credential(token, world.now.wall)
+                .map(|credential| format!("client {}", credential.id.short())),
+            None if session.loopback => Ok("local".to_owned()),
+            None => {
+                self.counters.denied += 1;
+                let reason = "a credential is needed from anywhere but this machine; \
+                              get one with `roost invite --client` on a node"
+                    .to_owned();
+                let failed =
+                    wire::Failed { status: 401, reason: reason.clone(), retry_after: None };
+                effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
+                effects.push(Effect::Close(id, reason));
+                return;
+            }
+        };
+        let principal = match verdict {
+            Ok(principal) => principal,
+            Err(refusal) => {
+                self.counters.denied += 1;
+                let reason = refusal.to_string();
+                let failed =
+                    wire::Failed { status: 403, reason: reason.clone(), retry_after: None };
+                effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
+                effects.push(Effect::Close(id, reason));
+                return;
+            }
+        };
+        session.welcomed = true;
+        effects.push(Effect::Welcomed(id, principal));
+        let welcome = wire::Welcome { peers: world.peers.clone() };
+        effects.push(Effect::Send(id, NodeMessage::Welcome(welcome)));
+        if self.draining {
+            let goodbye = wire::Goodbye { reason: "this node is shutting down".into() };
+            effects.push(Effect::Send(id, NodeMessage::Goodbye(goodbye)));
+        }
+    }
+
+    pub(super) fn register(
+        &mut self,
+        world: &mut World<'_>,
+        id: SessionId,
+        register: wire::Register,
+        effects: &mut Vec<Effect>,
+    ) {
+        let role = register.role;
+        let floor = world.directory.floor(register.encoder);
+        let mut reject = |reason: String, name_taken: bool, counters: &mut Counters| {
+            counters.rejected += 1;
+            let rejected = wire::Rejected { role, floor, name_taken, reason };
+            effects.push(Effect::Send(id, NodeMessage::Rejected(rejected)));
+        };
+        if !valid_name(&register.name) {
+            let reason = "a name is 1 to 64 of a-z, 0-9, '.', '_' and '-'".to_owned();
+            return reject(reason, true, &mut self.counters);
+        }
+        if let Some(holder) = name_holder(world, &register.name)
+            && holder != register.encoder
+        {
+            let reason = format!(
+                "another encoder ({}) is connected as {}; stop it or choose another name",
+                holder.short(),
+                register.name
+            );
+            return reject(reason, true, &mut self.counters);
+        }
+        match role {
+            Role::Ask => self.assign(world, id, &register, effects),
+            Role::Home if self.draining => {
+                reject("this node is shutting down".into(), false, &mut self.counters);
+            }
+            Role::Home => {
+                let held = self.streams.get(&register.encoder).and_then(|s| s.home.as_ref());
+                let renews = held.is_some_and(|claim| claim.epoch == register.epoch);
+                if register.epoch < floor || (register.epoch == floor && !renews) {
+                    let reason = format!("epoch {} is not above {floor}", register.epoch);
+                    return reject(reason, false, &mut self.counters);
+                }
+                self.become_home(world, id, register, effects);
+            }
+            Role::Next | Role::Also => self.stand_by(world, id, register, effects),
+        }
+    }
+
+    pub(super) fn assign(
+        &mut self,
+        world: &mut World<'_>,
+        id: SessionId,
+        register: &wire::Register,
+        effects: &mut Vec<Effect>,
+    ) {
+        let encoder = register.encoder;
+        let floor = world.directory.floor(encoder);
+        // The agent says `home` only of one that it lost: it would not ask otherwise.
+        let avoid: Vec<NodeId> = register.home.into_iter().collect();
+        let standing = world
+            .directory
+            .home(encoder, &|node| world.alive.contains(&node))
+            .map(|(node, _)| node)
+            .filter(|node| !avoid.contains(node))
+            .filter(|node| world.candidates.iter().any(|c| c.node == *node));
+        let mut candidates = world.candidates.to_vec();
+        for candidate in &mut candidates {
+            let assigned = self.in_flight.iter().filter(|(other, node, _)| {
+                *node == candidate.node
+                    && *other != encoder
+                    && world.directory.entry(*node, *other).is_none()
+            });
+            candidate.load += u32::try_from(assigned.count()).unwrap_or(u32::MAX);
+        }
+        let choice = match standing {
+            Some(home) => Some((
+                home,
+                placement::next(encoder, home, &candidates),
+                "it was at home there before".to_owned(),
+            )),
+            None => placement::assign(encoder, &candidates, &avoid)
+                .or_else(|| placement::assign(encoder, &candidates, &[]))
+                .map(|choice| (choice.home, choice.next, choice.reason)),
+        };
+        let Some((home, next, reason)) = choice else {
+            let reason = "no node takes encoders at present: all are draining".to_owned();
+            let rejected = wire::Rejected { role: Role::Ask, floor, name_taken: false, reason };
+            effects.push(Effect::Send(id, NodeMessage::Rejected(rejected)));
+            return;
+        };
+        self.in_flight.retain(|(other, ..)| *other != encoder);
+        self.in_flight.push((encoder, home, world.now.mono + IN_FLIGHT));
+        let assign = wire::Assign { home, next, floor, reason };
+        effects.push(Effect::Send(id, NodeMessage::Assign(assign)));
+    }
+
+    pub(super) fn become_home(
+        &mut self,
+        world: &mut World<'_>,
+        id: SessionId,
+        register: wire::Register,
+        effects: &mut Vec<Effect>,
+    ) {
+        let encoder = register.encoder;
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.agent_of = Some((encoder, Role::Home));
+        }
+        self.in_flight.retain(|(other, ..)| *other != encoder);
+        if world.directory.claims(encoder).any(|(node, _)| node != world.me) {
+            self.counters.adopted += 1;
+        }
+        world.directory.raise_floor(encoder, register.epoch);
+        let name = register.name.clone();
+        let stream = self.streams.entry(encoder).or_insert_with(|| Stream::new(name));
+        stream.name = register.name;
+        if stream.warm.as_ref().is_some_and(|warm| warm.session == id) {
+            stream.warm = None;
+        }
+        let before = stream.home.take();
+        stream.home = Some(Claim {
+            session: Some(id),
+            epoch: register.epoch,
+            source: register.source,
+            next: before.as_ref().and_then(|claim| claim.next),
+            unreachable: before.map(|claim| claim.unreachable).unwrap_or_default(),
+            unconfirmed: None,
+            told: None,
+            orphaned: None,
+        });
+        self.choose_next(world, encoder);
+        let next = self.streams.get(&encoder).and_then(|s| s.home.as_ref()).and_then(|c| c.next);
+        let registered = wire::Registered { role: Role::Home, epoch: register.epoch, next };
+        effects.push(Effect::Send(id, NodeMessage::Registered(registered)));
+        self.settle(world, encoder, effects);
+        self.tell_places(world, effects);
+    }
+
+    pub(super) fn stand_by(
+        &mut self,
+        world: &mut World<'_>,
+        id: SessionId,
+        register: wire::Register,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (encoder, epoch) = (register.encoder, register.epoch);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.agent_of = Some((encoder, Role::Next));
+        }
+        let name = register.name.clone();
+        let stream = self.streams.entry(encoder).or_insert_with(|| Stream::new(name));
+        stream.warm = Some(Warm { session: id, epoch, told: None });
+        let registered = wire::Registered { role: register.role, epoch, next: None };
+        effects.push(Effect::Send(id, NodeMessage::Registered(registered)));
+        self.settle(world, encoder, effects);
+    }
+}
+
+/// Who holds a name now: the encoder with a live claim and a connected agent.
+fn name_holder(world: &World<'_>, name: &str) -> Option<EncoderId> {
+    let encoder = world.directory.by_name(name, &|node| world.alive.contains(&node))?;
+    let (_, entry) = world.directory.home(encoder, &|node| world.alive.contains(&node))?;
+    let gone = entry.source == SourceState::NoSignal(AGENT_GONE.into());
+    (!gone).then_some(encoder)
+}

@@ -1,0 +1,183 @@
+//! What follows from a stream's state: whether the claim stands, what the directory says, next,
+//! the route, and what the agent is told.
+
+use super::{Effect, Host, Route, Stream, World};
+use crate::directory::Entry;
+use crate::id::{EncoderId, NodeId};
+use crate::placement::{self, Candidate};
+use crate::time::Mono;
+use crate::wire::{self, NodeMessage, Role};
+
+impl Host {
+    /// Brings everything that follows from an encoder's state up to date: whether the claim
+    /// stands, the directory's entry, next, the route, and what the agent was told.
+    pub(super) fn settle(
+        &mut self,
+        world: &mut World<'_>,
+        encoder: EncoderId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let floor = world.directory.floor(encoder);
+        let Some(stream) = self.streams.get_mut(&encoder) else { return };
+        if let Some(claim) = &stream.home
+            && claim.epoch < floor
+        {
+            self.counters.superseded += 1;
+            if let Some(session) = claim.session {
+                let reason = format!("epoch {floor} is home elsewhere");
+                let rejected =
+                    wire::Rejected { role: Role::Home, floor, name_taken: false, reason };
+                effects.push(Effect::Send(session, NodeMessage::Rejected(rejected)));
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.agent_of = None;
+                }
+            }
+            stream.home = None;
+        }
+        self.choose_next(world, encoder);
+        self.publish(world, encoder, effects);
+        self.reroute(world, encoder, effects);
+        self.tell_demand(world.now.mono, encoder, effects);
+        if let Some(stream) = self.streams.get(&encoder)
+            && stream.home.is_none()
+            && stream.warm.is_none()
+            && stream.viewers == 0
+            && stream.watched_until.is_none()
+        {
+            self.streams.remove(&encoder);
+        }
+    }
+
+    pub(super) fn choose_next(&mut self, world: &World<'_>, encoder: EncoderId) {
+        let Some(claim) = self.streams.get_mut(&encoder).and_then(|s| s.home.as_mut()) else {
+            return;
+        };
+        claim.unreachable.retain(|_, until| *until > world.now.mono);
+        let fits = |node: &NodeId| {
+            *node != world.me
+                && !claim.unreachable.contains_key(node)
+                && world.candidates.iter().any(|candidate| candidate.node == *node)
+        };
+        if claim.next.as_ref().is_some_and(fits) {
+            return;
+        }
+        let usable: Vec<Candidate> =
+            world.candidates.iter().filter(|c| fits(&c.node)).cloned().collect();
+        claim.next = placement::next(encoder, world.me, &usable);
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        world: &mut World<'_>,
+        encoder: EncoderId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(stream) = self.streams.get_mut(&encoder) else { return };
+        let entry = stream.home.as_ref().map(|claim| Entry {
+            name: stream.name.clone(),
+            epoch: claim.epoch,
+            next: claim.next,
+            source: claim.source.clone(),
+            viewers: stream.viewers,
+        });
+        let before = world.directory.entry(world.me, encoder);
+        if before == entry.as_ref() {
+            return;
+        }
+        let next_before = before.and_then(|entry| entry.next);
+        let next = entry.as_ref().and_then(|entry| entry.next);
+        if let Some(claim) = &stream.home
+            && let Some(session) = claim.session
+            && before.is_some_and(|before| before.epoch == claim.epoch)
+            && next_before != next
+        {
+            let registered = wire::Registered { role: Role::Home, epoch: claim.epoch, next };
+            effects.push(Effect::Send(session, NodeMessage::Registered(registered)));
+        }
+        world.directory.put_entry(encoder, entry);
+    }
+
+    pub(super) fn reroute(
+        &mut self,
+        world: &World<'_>,
+        encoder: EncoderId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(stream) = self.streams.get_mut(&encoder) else { return };
+        let feed = self.last_feed + 1;
+        let route = stream.wanted_route(world, encoder, feed);
+        if route.same_place(&stream.route) {
+            return;
+        }
+        self.last_feed = feed;
+        stream.route = route.clone();
+        stream.keyframe_at = None;
+        effects.push(Effect::Route(encoder, route));
+    }
+
+    pub(super) fn tell_demand(&mut self, now: Mono, encoder: EncoderId, effects: &mut Vec<Effect>) {
+        let Some(stream) = self.streams.get_mut(&encoder) else { return };
+        let viewers = stream.viewers;
+        let lingers = stream.watched_until.is_some_and(|until| until > now);
+        let watched = viewers > 0 || lingers;
+        let at_home = stream.home.is_some();
+        if let Some(claim) = &mut stream.home
+            && let Some(session) = claim.session
+        {
+            let demand = wire::Demand { watched, also: false, viewers };
+            if claim.told.as_ref() != Some(&demand) {
+                claim.told = Some(demand.clone());
+                effects.push(Effect::Send(session, NodeMessage::Demand(demand)));
+            }
+        }
+        if let Some(warm) = &mut stream.warm {
+            let also = !at_home
+                && watched
+                && matches!(stream.route, Route::Local { session, .. } if session == warm.session);
+            let demand = wire::Demand { watched: watched && !at_home, also, viewers };
+            let silent = warm.told.is_none() && !demand.watched;
+            if warm.told.as_ref() != Some(&demand) && !silent {
+                warm.told = Some(demand.clone());
+                effects.push(Effect::Send(warm.session, NodeMessage::Demand(demand)));
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn wanted_route(&self, world: &World<'_>, encoder: EncoderId, feed: u64) -> Route {
+        if let Some(claim) = &self.home {
+            return match claim.session {
+                Some(session) if claim.unconfirmed.is_none() => {
+                    Route::Local { session, feed, timeline: claim.epoch.instance }
+                }
+                _ => Route::None,
+            };
+        }
+        if self.viewers == 0 {
+            return Route::None;
+        }
+        let home = world.directory.home(encoder, &|node| world.alive.contains(&node));
+        if let Some((node, entry)) = home.filter(|(node, _)| *node != world.me) {
+            let timeline = entry.epoch.instance;
+            let reaches = |via: &&NodeId| {
+                world.alive.contains(*via)
+                    && world.directory.header(**via).is_some_and(|h| h.links.contains(&node))
+            };
+            let via = if world.linked.contains(&node) {
+                Some(node)
+            } else {
+                world.linked.iter().find(reaches).copied()
+            };
+            if let Some(via) = via {
+                return Route::Relay { via, feed, timeline };
+            }
+        }
+        match &self.warm {
+            Some(warm) => {
+                Route::Local { session: warm.session, feed, timeline: warm.epoch.instance }
+            }
+            None => Route::None,
+        }
+    }
+}

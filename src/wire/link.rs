@@ -1,0 +1,115 @@
+//! What members say to each other on a link, and ask each other.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Message, WireError, decode_body, encode_body, messages};
+use crate::admission::{Admission, AdmissionDigest};
+use crate::directory;
+use crate::id::EncoderId;
+
+messages! {
+    /// What members say on the ordered stream of a link.
+    LinkMessage {
+        /// Full membership state, pushed and pulled.
+        1 = Members(MemberState),
+        /// How far the sender has the directory of every origin.
+        2 = DirectoryDigest(directory::Digest),
+        /// A change of the directory.
+        3 = DirectoryDelta(directory::Delta),
+        /// Admissions that the receiver may lack.
+        4 = Admissions(Admissions),
+        /// A hash of all admissions the sender knows; whoever differs answers with its own.
+        5 = AdmissionDigest(AdmissionDigest),
+        /// This link is going away on purpose.
+        6 = Goodbye(Goodbye),
+    }
+}
+
+/// foca's view, opaque to everything but `membership`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberState {
+    /// Encoded member list.
+    pub bytes: Vec<u8>,
+    /// The sender wants the receiver's state in return.
+    pub reply: bool,
+}
+
+/// A batch of admissions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admissions(pub Vec<Admission>);
+
+/// The sender leaves or stops.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Goodbye {
+    /// For people.
+    pub reason: String,
+}
+
+messages! {
+    /// A question of one node to another, on a stream of its own.
+    Ask {
+        /// Set up a browser's leg at the receiver.
+        1 = Offer(Offer),
+        /// Who watches at the receiver.
+        2 = Viewers(AskViewers),
+    }
+}
+
+messages! {
+    /// The answer to an [`Ask`].
+    Answer {
+        /// To an offer that was accepted.
+        1 = Sdp(SdpAnswer),
+        /// To anything that could not be done.
+        2 = Failed(Failed),
+        /// To [`Ask::Viewers`]: JSON as the API shows it.
+        3 = Viewers(ViewerList),
+    }
+}
+
+/// A browser's offer for a leg at the receiving node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The stream.
+    pub encoder: EncoderId,
+    /// SDP offer as the browser made it.
+    pub sdp: String,
+    /// A media-less standby leg: silent until the page says `play`.
+    pub warm: bool,
+    /// Who the viewer is, as `authorise` at the first node found.
+    pub principal: String,
+}
+
+/// The answer to an [`Offer`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SdpAnswer {
+    /// SDP answer, all candidates in it.
+    pub sdp: String,
+    /// Unguessable id of the leg at that node.
+    pub leg: String,
+}
+
+/// Why something could not be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// HTTP status that fits.
+    pub status: u16,
+    /// What, why, and what to do next.
+    pub reason: String,
+    /// Seconds after which trying again makes sense.
+    pub retry_after: Option<u32>,
+}
+
+/// Asks who watches what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskViewers {
+    /// Only this encoder.
+    pub encoder: Option<EncoderId>,
+}
+
+/// Viewers of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewerList {
+    /// JSON array.
+    pub json: String,
+}

@@ -1,0 +1,191 @@
+// The player page on three real nodes: the picture moves on by itself whatever becomes of a node.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { ROOST, browser, until, watchfulPage } from "./lib.mjs";
+
+const GAP_LIMIT_MS = 1000; // the promise for the slowest of a hundred
+const folder = await mkdtemp(join(tmpdir(), "roost-player-"));
+const processes = [];
+const nodes = new Map();
+let chrome;
+let encoder;
+
+async function freePort() {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address();
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+function run(...args) {
+  const child = spawn(ROOST, args, { stdio: ["ignore", "pipe", "ignore"] });
+  processes.push(child);
+  return child;
+}
+
+async function output(...args) {
+  const child = run(...args);
+  let text = "";
+  child.stdout.on("data", (data) => (text += data));
+  const [code] = await once(child, "exit");
+  assert.equal(code, 0, `roost ${args.join(" ")}`);
+  return text.trim();
+}
+
+const healthy = (address) =>
+  fetch(`http://${address}/healthcheck`).then((answer) => answer.ok, () => false);
+
+async function startNode(name, address, ...join_) {
+  const child = run("node", "--data", join(folder, name), "--listen", address, "--name", name, ...join_);
+  nodes.set(name, { address, child });
+  await until(`${name} is ready`, () => healthy(address));
+}
+
+async function restart(name) {
+  const { address, child } = nodes.get(name);
+  if (child.exitCode === null && child.signalCode === null) {
+    child.kill("SIGKILL");
+    await once(child, "exit");
+  }
+  await startNode(name, address);
+}
+
+const view = async (address) => (await fetch(`http://${address}/api/v1/cluster`)).json();
+
+before(async () => {
+  const [a, b, c] = await Promise.all([freePort(), freePort(), freePort()]);
+  const at = (port) => `127.0.0.1:${port}`;
+  await startNode("n1", at(a));
+  const invitation = await output("invite", "--addr", at(a), "--uses", "2");
+  await startNode("n2", at(b), "--join", invitation);
+  await startNode("n3", at(c), "--join", invitation);
+  encoder = run("encode", "cam", "--test", "--addr", at(a), "--state", join(folder, "cam"));
+  await until("all nodes know the encoder", async () => {
+    const views = await Promise.all([a, b, c].map((port) => view(at(port))));
+    return views.every((v) => v.nodes.every((n) => n.state === "up") && v.encoders.some((e) => e.home));
+  });
+  chrome = await browser();
+});
+
+after(async () => {
+  await chrome?.close();
+  for (const child of processes) if (child.exitCode === null) child.kill("SIGKILL");
+  await rm(folder, { recursive: true, force: true });
+});
+
+const stats = (page) => page.evaluate(() => ({ ...window.roost.stats }));
+const settled = (page) =>
+  until("a picture moves and a leg stands by", () =>
+    page.evaluate(() => {
+      const { player } = window.roost;
+      return player?.stats.frames > 20 && player.stalledAt === null && player.standby?.ready;
+    }));
+
+async function openPage(name = "n3") {
+  const { page, complaints } = await watchfulPage(chrome);
+  await page.goto(`http://${nodes.get(name).address}/watch/cam`);
+  await settled(page);
+  await page.evaluate(() => (window.before = document.querySelector("video")));
+  return { page, complaints };
+}
+
+async function sameVideo(page) {
+  assert.ok(await page.evaluate(() => document.querySelector("video") === window.before));
+}
+
+test("the first picture comes at once, at whichever node the page is opened", async () => {
+  for (const name of nodes.keys()) {
+    const { page, complaints } = await openPage(name);
+    const { firstFrame, via } = await stats(page);
+    assert.ok(firstFrame < 2000, `${firstFrame} ms until the first frame`);
+    assert.match(via, /^n\d$/);
+    assert.deepEqual(complaints, []);
+    await page.context().close();
+  }
+});
+
+for (const [signal, what] of [["SIGKILL", "killed"], ["SIGSTOP", "frozen"]]) {
+  test(`a home that is ${what} is left for next within a second`, async () => {
+    const { page, complaints } = await openPage();
+    const { via } = await stats(page);
+    const { child } = nodes.get(via);
+    child.kill(signal);
+    const gaps = await until("the failure is healed", async () => {
+      const { gaps } = await stats(page);
+      return gaps.length > 0 && gaps;
+    });
+    assert.equal(gaps.length, 1);
+    assert.ok(gaps[0].ms < GAP_LIMIT_MS, `${gaps[0].ms} ms without a picture`);
+    assert.notEqual((await stats(page)).via, via);
+    await settled(page);
+    await sameVideo(page);
+    if (signal === "SIGSTOP") child.kill("SIGCONT");
+    else await restart(via);
+    assert.deepEqual(complaints, []);
+    await page.context().close();
+    await until("the mesh is whole", async () =>
+      (await view(nodes.get("n1").address)).nodes.every((node) => node.state === "up"));
+  });
+}
+
+test("a home that leaves on purpose is left without a stall", async () => {
+  const { page } = await openPage();
+  const { via } = await stats(page);
+  nodes.get(via).child.kill("SIGTERM");
+  await until("the page has moved", async () => (await stats(page)).via !== via);
+  await settled(page);
+  const { gaps } = await stats(page);
+  for (const { ms } of gaps) assert.ok(ms < GAP_LIMIT_MS, `${ms} ms without a picture`);
+  await sameVideo(page);
+  await restart(via);
+  await page.context().close();
+});
+
+test("a page whose nodes are all gone says so and comes back with the first that returns", async () => {
+  const { page } = await openPage();
+  for (const { child } of nodes.values()) child.kill("SIGKILL");
+  const words = () => page.evaluate(() => window.roost.player.words);
+  await until("it says what it tries", async () => /^Trying n\d…$/.test(await words()));
+  await restart("n2");
+  await until("the picture is back", async () => (await words()) === null, 30_000);
+  assert.equal((await stats(page)).via, "n2");
+  await sameVideo(page);
+  await Promise.all([restart("n1"), restart("n3")]);
+  await page.context().close();
+});
+
+test("what cannot be shown is said in words", async () => {
+  const { page } = await watchfulPage(chrome);
+  await page.goto(`http://${nodes.get("n1").address}/watch/nothing`);
+  const words = page.locator(".words");
+  await until("no such stream", async () =>
+    (await words.textContent()) === "No stream is called “nothing”.");
+  await page.goto(`http://${nodes.get("n1").address}/watch/cam`);
+  await settled(page);
+  encoder.kill("SIGKILL");
+  await until("nobody is live", async () =>
+    /^(Nobody is live|No signal)/.test((await words.textContent()) ?? ""), 30_000);
+  await page.context().close();
+});
+
+test("the console shows nodes, encoders and a wall, on a phone, too", async () => {
+  const { page, complaints } = await watchfulPage(chrome, { viewport: { width: 390, height: 800 } });
+  await page.goto(`http://${nodes.get("n1").address}/`);
+  await until("three nodes are up", async () => (await page.locator("#nodes .good").count()) === 3);
+  assert.equal(await page.locator("#streams th").textContent(), "cam");
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+  assert.ok(!wide, "nothing is cut off");
+  await page.click("#wall-switch");
+  assert.equal(await page.locator("#wall .tile").count(), 1);
+  assert.deepEqual(complaints.filter((words) => !/40\d|50\d/.test(words)), []);
+  await page.context().close();
+});

@@ -1,0 +1,135 @@
+//! What proves, or fails to prove, that somebody belongs.
+
+use roost::admission::{
+    Enrolment, Invitation, Invite, Keypair, issue_credential, issue_redirect, verify_chain,
+};
+use roost::id::{Boot, EncoderId, InviteId};
+use roost::wire::{Admitted, ClientHello, ClientMessage, Handshake, Hello, Join, Keep, Message};
+use roost::wire::{NodeMessage, Refused, ServerHello};
+
+use super::rehearsal::{founder, roster, second};
+
+const WALL: u64 = 1_800_000_000_000;
+
+/// Chains of admissions, invitations and proofs, inside the messages that carry them.
+pub fn admission(data: &[u8]) {
+    let mut roster = roster();
+    let before = roster.len();
+    let key = founder().public();
+    match Handshake::decode(data) {
+        Ok(Handshake::Hello(hello)) => {
+            let judged = roster.judge(&hello.chain, &key, hello.mesh);
+            let verified = verify_chain(Some(roster.mesh()), &hello.chain, &key);
+            let believed = verified.is_ok() && hello.mesh == roster.mesh();
+            assert!(!believed || judged.is_ok(), "a roster believes what a client does");
+            if let Ok(learned) = judged {
+                roster.adopt(learned);
+            }
+        }
+        Ok(Handshake::Join(join)) => {
+            let _ = roster.check_invite(&join.invite, &join.proof, b"statement", WALL);
+        }
+        Ok(Handshake::Admitted(admitted)) => {
+            roster.adopt(admitted.admissions);
+        }
+        _ => {}
+    }
+    // Nobody without a member's private key makes a member.
+    assert_eq!(roster.len(), before);
+    assert!(roster.members().all(|node| roster.chain(node).is_some()));
+}
+
+/// Text that people paste or programs send: invitations, enrolments, credentials, redirects.
+pub fn strings(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    one_string(&text);
+    // The same bytes behind a good checksum, which no fuzzer would guess.
+    let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, data);
+    let body = [&sum.as_ref()[..4], data].concat();
+    let body = data_encoding::BASE64URL_NOPAD.encode(&body);
+    one_string(&format!("roost1-{body}"));
+    one_string(&format!("roost1c-{body}"));
+}
+
+fn one_string(text: &str) {
+    if let Ok(invitation) = text.parse::<Invitation>() {
+        assert_eq!(invitation.to_string().parse(), Ok(invitation));
+    }
+    if let Ok(enrolment) = text.parse::<Enrolment>() {
+        assert_eq!(enrolment.to_string().parse(), Ok(enrolment));
+    }
+    let roster = roster();
+    let _ = roster.check_credential(text, WALL);
+    let _ = roster.check_redirect(text, second(), EncoderId([3; 16]), "view", WALL);
+    let _ = text.parse::<EncoderId>();
+    let _ = roost::id::valid_name(text);
+}
+
+/// Handshakes whose chains and proofs are good, or nearly.
+pub fn chains() -> Vec<Vec<u8>> {
+    handshakes()
+}
+
+fn invitation() -> Invitation {
+    let addrs = vec!["192.0.2.1:9443".to_owned(), "[2001:db8::1]:9443".to_owned()];
+    let (id, mesh) = (InviteId([6; 16]), roster().mesh());
+    Invitation::make(&founder(), mesh, addrs, id, [8; 32], WALL + 3_600_000, 3)
+}
+
+/// One handshake message of each kind.
+pub fn handshakes() -> Vec<Vec<u8>> {
+    let roster = roster();
+    let (mesh, me) = (roster.mesh(), founder().node());
+    let chain_of = |node| roster.chain(node).unwrap_or_default();
+    let invitation = invitation();
+    let invite: Invite = invitation.invite.clone();
+    let hello = |chain| {
+        Handshake::Hello(Hello {
+            mesh,
+            chain,
+            boot: Boot(3),
+            name: "n1".into(),
+            addrs: vec!["192.0.2.1:9443".into()],
+            version: "0.1.0".into(),
+        })
+    };
+    let stranger = Keypair::from_seed([4; 32]);
+    let forged = roster.admit(&stranger, [7; 32], InviteId([1; 16]));
+    let admissions = roster.admissions().cloned().chain([forged]).collect();
+    let members = vec![(me, vec!["192.0.2.1:9443".to_owned()])];
+    let server = ServerHello { mesh, chain: chain_of(me), name: "n1".into() };
+    let credential = issue_credential(&founder(), mesh, InviteId([2; 16]), WALL + 1);
+    let client = ClientHello {
+        agent: "roost view".into(),
+        version: "0.1.0".into(),
+        credential: Some(credential),
+    };
+    vec![
+        hello(chain_of(me)).encode(),
+        hello(chain_of(second())).encode(),
+        Handshake::Refused(Refused { reason: "no".into() }).encode(),
+        Handshake::Join(Join { proof: invitation.prove(b"statement"), invite }).encode(),
+        Handshake::Admitted(Admitted { admissions, members }).encode(),
+        Handshake::Keep(Keep { order: 4 }).encode(),
+        NodeMessage::Hello(server).encode(),
+        ClientMessage::Hello(client).encode(),
+    ]
+}
+
+/// Good strings of each kind, and the bytes inside.
+pub fn texts() -> Vec<Vec<u8>> {
+    let mesh = roster().mesh();
+    let credential = issue_credential(&founder(), mesh, InviteId([2; 16]), WALL + 1);
+    let redirect =
+        issue_redirect(&founder(), mesh, second(), EncoderId([3; 16]), "view", WALL + 60_000);
+    let addrs = vec!["192.0.2.1:9443".to_owned()];
+    let enrolment = Enrolment { addrs, mesh, credential: credential.clone() };
+    vec![
+        invitation().to_string().into_bytes(),
+        enrolment.to_string().into_bytes(),
+        credential.into_bytes(),
+        redirect.into_bytes(),
+        postcard::to_allocvec(&invitation()).unwrap_or_default(),
+        postcard::to_allocvec(&enrolment).unwrap_or_default(),
+    ]
+}

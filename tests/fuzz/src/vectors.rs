@@ -1,0 +1,134 @@
+//! The test vectors of `docs/protocol.md`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use roost::admission::{AdmissionDigest, Invitation, Keypair, Roster, mesh_id};
+use roost::directory::{Delta, Digest, Entry, Header, SourceState};
+use roost::id::{Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
+use roost::media::Packet;
+use roost::wire::{
+    self, Answer, ApiMessage, ApiRequest, Ask, AskViewers, ClientHello, ClientMessage, Demand,
+    Failed, FlowRef, Follow, Handshake, Heartbeat, Keep, LinkMessage, MediaMessage, MemberState,
+    Message, NodeMessage, Register, Registered, Role, StreamPlace, Subscribe, Watch,
+};
+
+const NODE: NodeId = NodeId([0x11; 16]);
+const NEXT: NodeId = NodeId([0x22; 16]);
+const ENCODER: EncoderId = EncoderId([0x33; 16]);
+const EPOCH: Epoch = Epoch { counter: 5, instance: 300 };
+
+fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
+}
+
+/// What, and its bytes or text as documented.
+pub(crate) fn all() -> Vec<(&'static str, String)> {
+    let mut out = Vec::new();
+    let mut framed = |what, bytes: Vec<u8>| out.push((what, hex(&bytes)));
+    framed("Handshake Keep: order 7", Handshake::Keep(Keep { order: 7 }).frame());
+    let state = MemberState { bytes: vec![1, 2, 3], reply: true };
+    framed("LinkMessage Members: bytes 01 02 03, reply", LinkMessage::Members(state).frame());
+    let digest = Digest(BTreeMap::from([(NODE, (Boot(2), 130))]));
+    framed(
+        "LinkMessage DirectoryDigest: 11.. has boot 2, sequence 130",
+        LinkMessage::DirectoryDigest(digest).frame(),
+    );
+    framed("LinkMessage DirectoryDelta", LinkMessage::DirectoryDelta(delta()).frame());
+    let digest = AdmissionDigest { count: 3, hash: [0x44; 16] };
+    framed("LinkMessage AdmissionDigest: 3, 44..", LinkMessage::AdmissionDigest(digest).frame());
+    framed("Ask Viewers: of 33..", Ask::Viewers(AskViewers { encoder: Some(ENCODER) }).frame());
+    let failed = Failed { status: 409, reason: "no".into(), retry_after: Some(2) };
+    framed("Answer Failed: 409, \"no\", again in 2 s", Answer::Failed(failed).frame());
+    let subscribe = Subscribe { encoder: ENCODER, flow: 70, hops: vec![NODE], viewers: 2 };
+    framed("MediaMessage Subscribe", MediaMessage::Subscribe(subscribe).frame());
+    framed("MediaMessage Keyframe: flow 70", MediaMessage::Keyframe(FlowRef { flow: 70 }).frame());
+    let hello =
+        ClientHello { agent: "roost view".into(), version: "0.1.0".into(), credential: None };
+    framed("ClientMessage Hello", ClientMessage::Hello(hello).frame());
+    let register = Register {
+        encoder: ENCODER,
+        name: "cam".into(),
+        role: Role::Home,
+        epoch: EPOCH,
+        source: SourceState::Ready,
+        home: None,
+    };
+    framed("ClientMessage Register", ClientMessage::Register(register).frame());
+    let watch = Watch { encoder: ENCODER, stay: true };
+    framed("ClientMessage Watch: stay", ClientMessage::Watch(watch).frame());
+    framed(
+        "ClientMessage Follow: cam",
+        ClientMessage::Follow(Follow { name: "cam".into() }).frame(),
+    );
+    let registered = Registered { role: Role::Home, epoch: EPOCH, next: Some(NEXT) };
+    framed("NodeMessage Registered", NodeMessage::Registered(registered).frame());
+    let demand = Demand { watched: true, also: false, viewers: 3 };
+    framed("NodeMessage Demand: watched by 3", NodeMessage::Demand(demand).frame());
+    let place = StreamPlace {
+        name: "cam".into(),
+        encoder: Some(ENCODER),
+        home: Some(NODE),
+        next: None,
+        epoch: EPOCH,
+        source: Some(SourceState::NoSignal("dark".into())),
+    };
+    framed("NodeMessage Stream", NodeMessage::Stream(place).frame());
+    let (method, path) = ("GET".to_owned(), "/livez".to_owned());
+    let request = ApiRequest { method, path, body: Vec::new() };
+    framed("ApiMessage Request: GET /livez", ApiMessage::Request(request).frame());
+    framed("heartbeat Ping 258", Heartbeat::Ping(258).encode());
+    framed("heartbeat Pong 258", Heartbeat::Pong(258).encode());
+    framed("flow ids 63, 64, 16384", {
+        let mut bytes = Vec::new();
+        for flow in [63, 64, 16_384] {
+            wire::put_varint(flow, &mut bytes);
+        }
+        bytes
+    });
+    framed("video on flow 1", {
+        let mut bytes = Vec::new();
+        wire::put_varint(wire::FLOW_VIDEO, &mut bytes);
+        let payload = [0x41, 0x9a].as_slice().into();
+        let packet = Packet { sequence: 256, timestamp: 6000, marker: true, payload };
+        packet.write(96, roost::flow::ssrc(EPOCH.instance), &mut bytes);
+        bytes
+    });
+    out.extend(keys());
+    out
+}
+
+fn delta() -> Delta {
+    let entry = Entry {
+        name: "cam".into(),
+        epoch: EPOCH,
+        next: Some(NEXT),
+        source: SourceState::Ready,
+        viewers: 1,
+    };
+    let header = Header {
+        name: "n1".into(),
+        addrs: vec!["a:1".into()],
+        links: BTreeSet::from([NEXT]),
+        draining: false,
+    };
+    let entries = vec![(ENCODER, Some(entry)), (EncoderId([0x55; 16]), None)];
+    Delta { origin: NODE, boot: Boot(2), from: 129, to: 130, header: Some(header), entries }
+}
+
+/// A founder with the private key 01.., the nonce 09.., and an invitation by it.
+fn keys() -> Vec<(&'static str, String)> {
+    let founder = Keypair::from_seed([1; 32]);
+    let roster = Roster::found(&founder, [9; 16]);
+    let admission = roster.admissions().next().expect("the founder's own").clone();
+    let mesh: MeshId = mesh_id(&admission);
+    let (id, secret) = (InviteId([6; 16]), [8; 32]);
+    let addrs = vec!["192.0.2.1:9443".to_owned()];
+    let invitation = Invitation::make(&founder, mesh, addrs, id, secret, 1_800_000_000_000, 3);
+    vec![
+        ("public key", hex(&founder.public())),
+        ("NodeId", founder.node().to_string()),
+        ("MeshId", mesh.to_string()),
+        ("the founder's admission", hex(&postcard::to_allocvec(&admission).unwrap_or_default())),
+        ("invitation", invitation.to_string()),
+    ]
+}
