@@ -11,6 +11,8 @@ pub(crate) const FRAME_MS: u64 = 66;
 const GROUP: u64 = 30;
 /// Longest group that is kept, in nanoseconds.
 const GROUP_KEEP: u64 = 4_000_000_000;
+/// A group whose newest picture is older than this is not shown to a newcomer.
+const FRESH: u64 = 2_000_000_000;
 
 /// One picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +89,7 @@ pub(crate) struct Hub {
     pub(crate) feed: u64,
     pub(crate) timeline: u64,
     group: Group,
+    pushed: u64,
     places: BTreeMap<Receiver, Place>,
 }
 
@@ -104,7 +107,10 @@ impl Hub {
     }
 
     /// Takes a place; returns the group so far.
-    pub(crate) fn subscribe(&mut self, receiver: Receiver, viewers: u32) -> Vec<Frame> {
+    pub(crate) fn subscribe(&mut self, now: u64, receiver: Receiver, viewers: u32) -> Vec<Frame> {
+        if now > self.pushed + FRESH {
+            self.group.frames.clear();
+        }
         let start = self.group.frames.clone();
         let newest = start.last().map(|frame| (self.timeline, frame.taken));
         let place = Place { viewers, skipping: start.is_empty(), newest };
@@ -124,10 +130,11 @@ impl Hub {
     }
 
     /// Who gets this frame, and whether a keyframe is wanted.
-    pub(crate) fn push(&mut self, feed: u64, frame: Frame) -> (Vec<Receiver>, bool) {
+    pub(crate) fn push(&mut self, now: u64, feed: u64, frame: Frame) -> (Vec<Receiver>, bool) {
         if self.feed != feed || feed == 0 {
             return (Vec::new(), false);
         }
+        self.pushed = now;
         self.group.push(frame);
         let mut wants = self.group.frames.is_empty() && !self.places.is_empty();
         let mut to = Vec::new();

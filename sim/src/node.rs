@@ -501,7 +501,7 @@ impl World {
     pub(crate) fn push_frame(&mut self, ix: usize, feed: u64, frame: Frame) {
         let end = self.end_of(ix);
         let Some(hub) = self.nodes[ix].hubs.get_mut(&frame.encoder) else { return };
-        let (to, wants) = hub.push(feed, frame);
+        let (to, wants) = hub.push(self.now, feed, frame);
         if wants {
             self.queue.push(self.now, Ev::KeyframeWanted { end, encoder: frame.encoder });
         }
@@ -536,7 +536,8 @@ impl World {
         viewers: u32,
     ) {
         let end = self.end_of(ix);
-        let start = self.nodes[ix].hubs.entry(encoder).or_default().subscribe(receiver, viewers);
+        let hub = self.nodes[ix].hubs.entry(encoder).or_default();
+        let start = hub.subscribe(self.now, receiver, viewers);
         self.queue.push(self.now, Ev::Viewers { end, encoder });
         if start.is_empty() {
             self.queue.push(self.now, Ev::KeyframeWanted { end, encoder });
