@@ -68,11 +68,12 @@ fn render(view: &ClusterView, color: bool) -> String {
     let live = view.encoders.iter().filter(|encoder| encoder.state == EncoderState::Live).count();
     let viewers = view.encoders.iter().map(|encoder| u64::from(encoder.viewers)).sum::<u64>();
     let mut text = format!(
-        "mesh {} as {} sees it: {up} of {} nodes up, {} encoders, {live} live, {viewers} viewers\n\n",
+        "mesh {} as {} sees it: {up} of {} up, {}, {live} live, {}\n\n",
         view.mesh.short(),
         view.name,
-        view.nodes.len(),
-        view.encoders.len(),
+        count(view.nodes.len(), "node"),
+        count(view.encoders.len(), "encoder"),
+        count(viewers as usize, "viewer"),
     );
     let paint = Paint { color };
     text.push_str(&nodes_table(view, &paint).to_string());
@@ -82,6 +83,10 @@ fn render(view: &ClusterView, color: bool) -> String {
     }
     // Padding at the end of lines helps nobody and spoils comparisons.
     text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+fn count(of: usize, what: &str) -> String {
+    format!("{of} {what}{}", if of == 1 { "" } else { "s" })
 }
 
 fn nodes_table(view: &ClusterView, paint: &Paint) -> Table {
@@ -213,7 +218,7 @@ mod tests {
     #[test]
     fn the_tables_read_like_this() {
         let expected = "\
-mesh 09090909 as n1 sees it: 2 of 2 nodes up, 1 encoders, 1 live, 2 viewers
+mesh 09090909 as n1 sees it: 2 of 2 nodes up, 1 encoder, 1 live, 2 viewers
 
 NODE  STATE  LINK  RTT     ENCODERS  VIEWERS  ADDRESS
 n1    up     self  -       1         2        10.0.0.1:9443
