@@ -84,6 +84,8 @@ pub async fn run(config: EncodeConfig, shutdown: impl Future<Output = ()>) -> Re
         record,
         dropped: 0,
         native_only: None,
+        refused: None,
+        next: None,
     };
     driver.run(inputs, source, leased, effects, shutdown).await
 }
@@ -104,6 +106,9 @@ struct Driver {
     dropped: u64,
     /// Why browsers cannot play what the source sends.
     native_only: Option<String>,
+    /// What was told last of these kinds.
+    refused: Option<Event>,
+    next: Option<Event>,
 }
 
 /// Media to one leg.
@@ -288,7 +293,7 @@ impl Driver {
         let _ = self.wishes.try_send(wish);
     }
 
-    fn note(&self, note: Note) {
+    fn note(&mut self, note: Note) {
         let event = match note {
             Note::Home { name, epoch, moved, healed, .. } => {
                 let healed_ms = healed.map(|span| u64::try_from(span.as_millis()).unwrap_or(0));
@@ -303,6 +308,21 @@ impl Driver {
             },
             Note::Watched(watched) => Event::Watched { watched },
         };
+        // What is refused again and again, or confirmed, is told once.
+        let repeated = match &event {
+            Event::Refused { .. } => self.refused.as_ref() == Some(&event),
+            Event::Next { .. } => self.next.as_ref() == Some(&event),
+            _ => false,
+        };
+        match &event {
+            Event::Refused { .. } => self.refused = Some(event.clone()),
+            Event::Next { .. } => self.next = Some(event.clone()),
+            Event::Home { .. } => (self.refused, self.next) = (None, None),
+            _ => {}
+        }
+        if repeated {
+            return;
+        }
         self.tell(event);
     }
 

@@ -81,6 +81,15 @@ fn render(view: &ClusterView, color: bool) -> String {
         text.push_str("\n\n");
         text.push_str(&encoders_table(&view.encoders, &paint).to_string());
     }
+    // Below the table: sentences in it would break its lines on every terminal.
+    let notes = view.encoders.iter().filter_map(|encoder| {
+        encoder.reason.as_ref().map(|reason| format!("\n{}: {reason}", encoder.name))
+    });
+    let notes: String = notes.collect();
+    if !notes.is_empty() {
+        text.push('\n');
+        text.push_str(&notes);
+    }
     // Padding at the end of lines helps nobody and spoils comparisons.
     text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
@@ -111,7 +120,7 @@ fn nodes_table(view: &ClusterView, paint: &Paint) -> Table {
 }
 
 fn encoders_table(encoders: &[EncoderView], paint: &Paint) -> Table {
-    let mut table = table(&["ENCODER", "STATE", "HOME", "NEXT", "EPOCH", "VIEWERS", "NOTE"]);
+    let mut table = table(&["ENCODER", "STATE", "HOME", "NEXT", "EPOCH", "VIEWERS"]);
     for encoder in encoders {
         table.add_row(vec![
             Cell::new(&encoder.name),
@@ -120,7 +129,6 @@ fn encoders_table(encoders: &[EncoderView], paint: &Paint) -> Table {
             Cell::new(encoder.next_name.as_deref().unwrap_or("-")),
             Cell::new(encoder.epoch),
             Cell::new(encoder.viewers),
-            Cell::new(encoder.reason.as_deref().unwrap_or_default()),
         ]);
     }
     table
@@ -217,6 +225,8 @@ mod tests {
 
     #[test]
     fn the_tables_read_like_this() {
+        let mut view = view();
+        view.encoders[0].reason = Some("it has B-frames".to_owned());
         let expected = "\
 mesh 09090909 as n1 sees it: 2 of 2 nodes up, 1 encoder, 1 live, 2 viewers
 
@@ -224,9 +234,11 @@ NODE  STATE  LINK  RTT     ENCODERS  VIEWERS  ADDRESS
 n1    up     self  -       1         2        10.0.0.1:9443
 n2    up     yes   0.4 ms  1         2        10.0.0.2:9443
 
-ENCODER  STATE  HOME  NEXT  EPOCH   VIEWERS  NOTE
-cam-1    live   n1    n2    3.00ab  2";
-        assert_eq!(render(&view(), false), expected);
+ENCODER  STATE  HOME  NEXT  EPOCH   VIEWERS
+cam-1    live   n1    n2    3.00ab  2
+
+cam-1: it has B-frames";
+        assert_eq!(render(&view, false), expected);
     }
 
     #[test]

@@ -239,7 +239,6 @@ impl Viewer {
             effects.push(Effect::Close(id));
             return;
         };
-        self.book.worked(&leg.addr);
         if twin {
             self.legs.remove(&id);
             effects.push(Effect::Close(id));
@@ -269,12 +268,18 @@ impl Viewer {
         match message {
             NodeMessage::Welcome(welcome) => {
                 leg.welcomed = true;
+                self.book.worked(&leg.addr);
                 let name = self.config.name.clone();
                 send(id, ClientMessage::Follow(wire::Follow { name }), effects);
                 self.peers_came(welcome.peers, effects);
             }
             NodeMessage::Peers(peers) => self.peers_came(peers, effects),
             NodeMessage::Stream(place) => self.place_came(id, place, effects),
+            // One node may know this viewer as a neighbour, and another not: it relays.
+            NodeMessage::Failed(_) if self.legs.values().any(|leg| leg.welcomed) => {
+                effects.push(Effect::Close(id));
+                self.closed(now, id, "refused");
+            }
             NodeMessage::Failed(failed) => effects.push(Effect::Note(Note::Refused(failed.reason))),
             NodeMessage::Goodbye(goodbye) if self.via == Some(id) => {
                 let name = self.label(leg_node(&self.legs, id));

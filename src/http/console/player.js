@@ -86,7 +86,7 @@ export class Player extends EventTarget {
   /** What to say over the picture, or null when it moves. */
   get words() {
     const { place } = this;
-    if (place?.state === "native_only") return `Browsers cannot play this: ${place.reason}`;
+    if (place?.state === "native_only") return place.reason ?? "Browsers cannot play this stream.";
     const moving = this.shownAt !== null && this.stalledAt === null;
     if (moving) return null;
     if (this.mesh.denied && !this.active) return `Not allowed: ${this.mesh.denied}`;
