@@ -323,3 +323,111 @@ impl Drop for Ticket {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::Packet;
+
+    const ENCODER: EncoderId = EncoderId([1; 16]);
+
+    fn frame(number: u32, keyframe: bool) -> Arc<Frame> {
+        let payload = if keyframe { [0x65] } else { [0x41] };
+        let packet = Packet {
+            sequence: number as u16,
+            timestamp: number * 6000,
+            marker: true,
+            payload: payload.as_slice().into(),
+        };
+        Arc::new(Frame { packets: vec![packet], keyframe })
+    }
+
+    fn hub() -> (Hubs, Arc<Hub>, mpsc::UnboundedReceiver<HubEvent>) {
+        let (events, inbox) = mpsc::unbounded_channel();
+        let hubs = Hubs::new(events);
+        let hub = hubs.hub(ENCODER);
+        (hubs, hub, inbox)
+    }
+
+    fn numbers(frames: &mut mpsc::Receiver<Live>) -> Vec<u32> {
+        std::iter::from_fn(|| frames.try_recv().ok())
+            .map(|live| live.frame.timestamp() / 6000)
+            .collect()
+    }
+
+    #[test]
+    fn a_newcomer_starts_with_the_group_of_pictures_so_far() {
+        let (_hubs, hub, _events) = hub();
+        hub.set_feed(1, 7);
+        (0..5).for_each(|n| hub.push(1, frame(n, n % 3 == 0)));
+        let (start, mut frames, _ticket) = hub.subscribe().split();
+        let start: Vec<_> = start.iter().map(|live| live.frame.timestamp() / 6000).collect();
+        assert_eq!(start, [3, 4]);
+        hub.push(1, frame(5, false));
+        assert_eq!(numbers(&mut frames), [5]);
+    }
+
+    #[test]
+    fn a_repeated_group_of_pictures_shows_nobody_anything_twice() {
+        let (_hubs, hub, _events) = hub();
+        hub.set_feed(1, 7);
+        let (_, mut frames, _ticket) = hub.subscribe().split();
+        (0..4).for_each(|n| hub.push(1, frame(n, n == 0)));
+        // The encoder has moved; its new leg brings the group again, and what was missed.
+        hub.set_feed(2, 7);
+        (0..7).for_each(|n| hub.push(2, frame(n, n == 0)));
+        assert_eq!(numbers(&mut frames), [0, 1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn another_start_of_the_agent_begins_with_a_keyframe_whatever_its_timestamps() {
+        let (_hubs, hub, _events) = hub();
+        hub.set_feed(1, 7);
+        let (_, mut frames, _ticket) = hub.subscribe().split();
+        hub.push(1, frame(1000, true));
+        hub.set_feed(2, 8);
+        hub.push(2, frame(4, false));
+        hub.push(2, frame(5, true));
+        assert_eq!(numbers(&mut frames), [1000, 5]);
+    }
+
+    #[test]
+    fn frames_of_a_route_that_is_over_are_dropped_and_counted() {
+        let (hubs, hub, _events) = hub();
+        hub.set_feed(2, 7);
+        let (_, mut frames, _ticket) = hub.subscribe().split();
+        hub.push(1, frame(0, true));
+        assert!(numbers(&mut frames).is_empty());
+        assert_eq!(hubs.counters().frames_stale.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_receiver_that_is_too_slow_goes_on_with_the_next_keyframe() {
+        let (hubs, hub, mut events) = hub();
+        hub.set_feed(1, 7);
+        let (_, mut frames, _ticket) = hub.subscribe().split();
+        let full = QUEUE_FRAMES as u32;
+        (0..full + 3).for_each(|n| hub.push(1, frame(n, n == 0)));
+        assert_eq!(numbers(&mut frames).len(), QUEUE_FRAMES);
+        hub.push(1, frame(full + 3, false));
+        hub.push(1, frame(full + 4, true));
+        assert_eq!(numbers(&mut frames), [full + 4]);
+        assert_eq!(hubs.counters().frames_dropped.load(Ordering::Relaxed), 4);
+        let told: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+        assert!(told.contains(&HubEvent::Keyframe(ENCODER)));
+    }
+
+    #[test]
+    fn viewers_are_counted_with_those_behind_relays_until_they_go() {
+        let (_hubs, hub, mut events) = hub();
+        let (_, _frames, ticket) = hub.subscribe().split();
+        let (_, _more, relay) = hub.subscribe().split();
+        relay.set_viewers(5);
+        assert_eq!(hub.viewers(), 6);
+        drop(relay);
+        drop(ticket);
+        assert_eq!(hub.viewers(), 0);
+        let last = std::iter::from_fn(|| events.try_recv().ok()).last();
+        assert_eq!(last, Some(HubEvent::Viewers { encoder: ENCODER, viewers: 0 }));
+    }
+}

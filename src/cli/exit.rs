@@ -87,7 +87,9 @@ impl From<ApiError> for Failure {
         };
         let next = match exit {
             Exit::NoNodeAnswered => "; check --addr, and that a node runs there",
-            Exit::NotAllowed => "; ask for a string: roost invite --client",
+            Exit::NotAllowed if !error.to_string().contains("roost invite") => {
+                "; ask for a string: roost invite --client"
+            }
             _ => "",
         };
         Self::said(exit, format!("{error}{next}"))

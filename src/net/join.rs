@@ -14,10 +14,7 @@ use crate::wire::{ALPN_JOIN, Admitted, Handshake, Join};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
     /// No address of the invitation answers.
-    #[error(
-        "no address of the invitation answers ({}); is a node running there, and its UDP port open?",
-        .0.join("; ")
-    )]
+    #[error("no address of the invitation answers: {}", .0.join("; "))]
     NoAnswer(Vec<String>),
     /// Whoever answers does not belong to the mesh of the invitation. Nothing was proved to it.
     #[error(

@@ -34,6 +34,10 @@ const REDIRECT_LIFETIME: u64 = 30_000;
 /// Events that wait for the control loop; beyond it streams wait and heartbeats are dropped.
 const EVENT_QUEUE: usize = 16_384;
 
+/// Networks on which a node without a default route advertises itself: as many addresses as a
+/// member is dialled at.
+const ADVERTISED_MAX: usize = 2;
+
 /// How a node finds its mesh, if not from what it remembers.
 #[derive(Debug)]
 pub enum Join {
@@ -461,9 +465,35 @@ fn own_addresses(listen: SocketAddr) -> Vec<String> {
         .map(|ip| SocketAddr::new(ip, listen.port()).to_string())
         .collect();
     if addrs.is_empty() {
+        // No default route: a network of its own, as cameras often have. Every network that is
+        // attached has a route, and an address of this machine on it.
+        let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+        for network in attached_networks(&routes) {
+            let found = probe("0.0.0.0:0", &format!("{network}:9"));
+            addrs.extend(found.map(|ip| SocketAddr::new(ip, listen.port()).to_string()));
+        }
+        addrs.dedup();
+    }
+    if addrs.is_empty() {
+        tracing::warn!(
+            "this machine has no address but its own loopback: nobody else can reach this node; \
+             name one with --advertise, or start it again once the network is there"
+        );
         addrs.push(format!("127.0.0.1:{}", listen.port()));
     }
     addrs
+}
+
+/// An address on each IPv4 network that the kernel's routing table knows, other than by default
+/// (`/proc/net/route`: destinations in hexadecimal, in the byte order of the machine).
+fn attached_networks(table: &str) -> Vec<std::net::Ipv4Addr> {
+    let destination = |line: &str| {
+        let field = line.split_whitespace().nth(1)?;
+        let network = u32::from_be(u32::from_str_radix(field, 16).ok()?);
+        // The network's own address is not one that a socket connects to; its first host is.
+        (network != 0).then(|| std::net::Ipv4Addr::from(network | 1))
+    };
+    table.lines().skip(1).filter_map(destination).take(ADVERTISED_MAX).collect()
 }
 
 fn not_joined(error: &join::JoinError) -> NodeError {
@@ -525,5 +555,20 @@ impl Clock {
 
     pub(crate) fn instant(&self, at: Mono) -> tokio::time::Instant {
         self.origin + Duration::from_nanos(at.0.saturating_sub(1_000_000_000))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_networks_of_a_machine_without_a_default_route_are_found() {
+        let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\n\
+                     eth0\t0000580A\t00000000\t0001\t0\t0\t0\t00FFFFFF\n\
+                     eth0\t00000000\t00000000\t0001\t0\t0\t0\t00000000\n\
+                     broken\n";
+        assert_eq!(attached_networks(table), [std::net::Ipv4Addr::new(10, 88, 0, 1)]);
+        assert_eq!(attached_networks(""), Vec::<std::net::Ipv4Addr>::new());
     }
 }

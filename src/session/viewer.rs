@@ -20,6 +20,8 @@ pub const STALL_MIN: Duration = Duration::from_millis(120);
 const STALL_INTERVALS: f64 = 2.5;
 /// With nothing from home and next, every other node is asked after this long.
 const ASK_ALL: Duration = Duration::from_millis(1200);
+/// A node that was dialled has this long to answer before people are told that none does.
+const TELL_AFTER: Duration = Duration::from_secs(1);
 /// A request that brought nothing is repeated this often.
 const WATCH_AGAIN: Duration = Duration::from_millis(500);
 /// Once the picture runs from the new place for this long, the old one is told to stop.
@@ -333,16 +335,18 @@ impl Viewer {
             effects.push(Effect::Close(id));
             self.closed(now, id, "no answer");
         }
-        self.explain(effects);
         self.keep_legs(now, effects);
+        self.explain(now, effects);
         self.watch(now, effects);
         self.pace(now, effects);
     }
 
     /// Says once, in words, why there is no picture.
-    fn explain(&mut self, effects: &mut Vec<Effect>) {
+    fn explain(&mut self, now: Mono, effects: &mut Vec<Effect>) {
         let name = &self.config.name;
+        let asking = self.legs.values().any(|leg| !leg.welcomed && now < leg.opened + TELL_AFTER);
         let words = match &self.place {
+            _ if self.legs.values().all(|leg| !leg.welcomed) && asking => return,
             _ if self.legs.values().all(|leg| !leg.welcomed) => "no node answers".to_owned(),
             None => return,
             Some(place) => match (&place.encoder, &place.home, &place.source) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::retry::Retry;
-use super::{Closed, Outlet, SourceError, SourceEvent, Wish, bidirectional, ticks, wished};
+use super::{Closed, Outlet, Remedy, SourceError, SourceEvent, Wish, native_only, ticks, wished};
 use crate::media::h264::{AccessUnit, AccessUnits, Sps, annex_b, nal, parameter_set_id};
 
 /// How far into a stream a sequence parameter set is looked for.
@@ -183,12 +183,16 @@ impl Reel {
     }
 
     fn warn(&mut self, unit: &AccessUnit, outlet: &Outlet) -> Result<(), Closed> {
-        if self.warned || !unit.bidirectional() {
+        if self.warned {
             return Ok(());
         }
+        let remedy = Remedy {
+            order: "where it is encoded, for example with ffmpeg's -bf 0",
+            colour: "where it is encoded, for example with ffmpeg's -pix_fmt yuv420p",
+        };
+        let Some(words) = native_only(&self.name, unit, &remedy) else { return Ok(()) };
         self.warned = true;
-        let remedy = "where it is encoded, for example with ffmpeg's -bf 0";
-        outlet.say_blocking(SourceEvent::NativeOnly(bidirectional(&self.name, remedy)))
+        outlet.say_blocking(SourceEvent::NativeOnly(words))
     }
 }
 
@@ -474,6 +478,19 @@ mod tests {
         loop {
             if let SourceEvent::NativeOnly(words) = event(&mut source).await {
                 assert!(words.contains("B-frames") && words.contains("-bf 0"), "{words}");
+                break;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_with_colours_that_browsers_do_not_know_is_played_with_a_warning() {
+        let file = file(&encode("-pix_fmt yuv444p -c:v libx264 -bf 0", "h264"));
+        let mut source = super::super::open(spec(&file, None)).expect("a source");
+        source.wishes.send(Wish::Run).await.expect("open");
+        loop {
+            if let SourceEvent::NativeOnly(words) = event(&mut source).await {
+                assert!(words.contains("4:4:4") && words.contains("yuv420p"), "{words}");
                 break;
             }
         }

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::retry::Retry;
-use super::{Closed, Outlet, SourceError, SourceEvent, Wish, bidirectional, shown, ticks};
+use super::{Closed, Outlet, Remedy, SourceError, SourceEvent, Wish, native_only, shown, ticks};
 use crate::media::CLOCK_RATE;
 use crate::media::h264::{AccessUnit, annex_b};
 
@@ -79,7 +79,7 @@ pub(super) fn open(camera: Camera, outlet: Outlet, wishes: mpsc::Receiver<Wish>)
         origin: Instant::now(),
         told: None,
         said_sound: false,
-        said_bidirectional: false,
+        said_native_only: false,
         retry: Retry::default(),
     };
     tokio::spawn(async move {
@@ -110,7 +110,7 @@ struct Puller {
     /// The loss that was told last: each is told once, not at every attempt.
     told: Option<String>,
     said_sound: bool,
-    said_bidirectional: bool,
+    said_native_only: bool,
     retry: Retry,
 }
 
@@ -268,16 +268,20 @@ impl Puller {
             }
         }
         // What was said of an earlier connection may have been mended since.
-        self.said_bidirectional = false;
+        self.said_native_only = false;
         self.outlet.say(SourceEvent::Ready { describe }).await
     }
 
     async fn picture(&mut self, frame: VideoFrame, timestamp: u32) -> Result<(), Closed> {
         let unit = AccessUnit::new(annex_b(frame.data()).map(<[u8]>::to_vec).collect());
-        if !self.said_bidirectional && unit.bidirectional() {
-            self.said_bidirectional = true;
-            let remedy = "in the camera's settings (profile Baseline, or GOP structure IP)";
-            let words = bidirectional(&self.camera.name, remedy);
+        let remedy = Remedy {
+            order: "in the camera's settings (profile Baseline, or GOP structure IP)",
+            colour: "in the camera's settings",
+        };
+        if !self.said_native_only
+            && let Some(words) = native_only(&self.camera.name, &unit, &remedy)
+        {
+            self.said_native_only = true;
             self.outlet.say(SourceEvent::NativeOnly(words)).await?;
         }
         if self.running { self.outlet.sample(unit, timestamp) } else { self.outlet.open() }

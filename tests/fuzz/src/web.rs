@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use roost::http::leg::PageMessage;
 use roost::id::{EncoderId, NodeId};
@@ -185,12 +186,36 @@ pub fn page_messages() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-/// Messages of chitchat, bare and compressed.
+/// What two nodes' gossip says in its first second and a half, bare and compressed.
 pub fn gossip_messages() -> Vec<Vec<u8>> {
-    use chitchat::{ChitchatMessage, Serializable};
-    let raw = [ChitchatMessage::BadCluster.serialize_to_vec(), vec![0, 0, 0, 0, 0, 0, 0, 0]];
-    let packed = raw.iter().filter_map(|raw| zstd::bulk::compress(raw, 1).ok());
-    packed.chain(raw.clone()).collect()
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let packed = runtime.map(|runtime| runtime.block_on(listen())).unwrap_or_default();
+    let raw = packed.iter().filter_map(|bytes| zstd::bulk::decompress(bytes, gossip::RAW_MAX).ok());
+    let raw: Vec<Vec<u8>> = raw.collect();
+    packed.into_iter().chain(raw).collect()
+}
+
+async fn listen() -> Vec<Vec<u8>> {
+    use roost::cluster::NodeReport;
+    use roost::id::{Boot, MeshId};
+    let (out, mut said) = tokio::sync::mpsc::channel(64);
+    let nodes = [NodeId([1; 16]), NodeId([2; 16])];
+    let report = NodeReport { version: "0.1.0".into(), capacity: 1.0, ..NodeReport::default() };
+    let spawn =
+        |node| gossip::Gossip::spawn(node, Boot(1), MeshId([3; 16]), report.clone(), out.clone());
+    let gossips = nodes.map(spawn);
+    gossips[0].member_up(nodes[1]);
+    gossips[1].member_up(nodes[0]);
+    let mut all = Vec::new();
+    let talk = async {
+        while let Some((to, bytes)) = said.recv().await {
+            let (from, at) = if to == nodes[0] { (nodes[1], 0) } else { (nodes[0], 1) };
+            all.push(bytes.clone());
+            gossips[at].deliver(from, bytes);
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_millis(1500), talk).await;
+    all
 }
 
 /// STUN, DTLS and RTP, as strangers and as the leg's own browser might send them.
