@@ -484,6 +484,39 @@ fn counters(node: &Node) -> Vec<CounterSample> {
     add("registrations", "What became of encoders' claims.", "result", &registrations);
     add("stalls", "Times that this process stood still.", "where", &[("control", host.stalls)]);
     add("keyframe_requests", "Keyframe requests passed on.", "to", &[("encoder", host.keyframes)]);
+    let of = &totals.membership;
+    let rows = [
+        ("malformed", of.malformed),
+        ("not_the_sender", of.not_the_sender),
+        ("refused", of.refused),
+        ("over_limit", of.over_limit),
+        ("silent", of.silent),
+        ("refuted", of.refuted),
+        ("spared", of.spared),
+        ("stalls", of.stalls),
+        ("reborn_stalled", of.reborn_stalled),
+        ("reborn_isolated", of.reborn_isolated),
+        ("reborn_split", of.reborn_split),
+        ("reborn_retimed", of.reborn_retimed),
+        ("reborn_outgrown", of.reborn_outgrown),
+        ("rejoined", of.rejoined),
+    ];
+    add("membership_events", "What membership refused, or did out of the ordinary.", "what", &rows);
+    let of = &totals.directory;
+    let rows = [
+        ("applied", of.applied),
+        ("duplicates", of.duplicates),
+        ("gaps", of.gaps),
+        ("stale", of.stale),
+        ("forgotten", of.forgotten),
+        ("refused", of.refused),
+        ("forwarded", of.forwarded),
+        ("digests", of.digests),
+        ("overtaken", of.overtaken),
+        ("floors_dropped", of.floors_dropped),
+    ];
+    add("directory_events", "Deltas and digests by what became of them.", "what", &rows);
+    add("gossip_events", "The gossip of node reports.", "what", &totals.gossip);
     for (name, cause, value) in node.net().counters().all() {
         let labels = vec![("kind", name.to_owned()), ("cause", cause.to_owned())];
         let help = "What the network side dropped or refused.";

@@ -81,6 +81,24 @@ pub struct GossipCounters {
     pub restarts: AtomicU64,
 }
 
+impl GossipCounters {
+    /// All of them with their names.
+    pub fn all(&self) -> [(&'static str, u64); 9] {
+        [
+            ("sent", &self.sent),
+            ("sent_bytes", &self.sent_bytes),
+            ("received", &self.received),
+            ("outbox_dropped", &self.outbox_dropped),
+            ("inbox_dropped", &self.inbox_dropped),
+            ("malformed", &self.malformed),
+            ("too_long", &self.too_long),
+            ("unreachable", &self.unreachable),
+            ("restarts", &self.restarts),
+        ]
+        .map(|(name, counter)| (name, counter.load(Relaxed)))
+    }
+}
+
 /// The gossip of node reports. Ends when dropped.
 #[derive(Debug)]
 pub struct Gossip {

@@ -21,7 +21,7 @@ use crate::net::{Net, NetEvent};
 use crate::session::host::{self, Route};
 use crate::store::{Store, StoreError};
 use crate::wire::{self, Message};
-use crate::{directory, session};
+use crate::{directory, membership, session};
 
 /// Events handled in a row before effects of the view are published again.
 const BATCH: usize = 256;
@@ -39,6 +39,10 @@ pub struct Totals {
     pub host: host::Counters,
     /// Of the directory.
     pub directory: directory::Counters,
+    /// Of membership.
+    pub membership: membership::Counters,
+    /// Of the reports' gossip, by name.
+    pub gossip: Vec<(&'static str, u64)>,
     /// Native clients connected.
     pub sessions: usize,
     /// Clients closed for not reading, and frames dropped after a stall.
@@ -271,6 +275,8 @@ impl Driver {
             control: *self.control.counters(),
             host: self.control.clients().counters,
             directory: self.control.directory().counters(),
+            membership: *self.control.membership().counters(),
+            gossip: self.reports.counters(),
             sessions: self.control.clients().sessions(),
             drops: self.clients.drops(),
             store_bytes: self.store.size(),

@@ -46,6 +46,11 @@ impl Reports {
         Some((**self.incoming.borrow_and_update()).clone())
     }
 
+    /// What the gossip counted, by name.
+    pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.gossip.counters().all().to_vec()
+    }
+
     pub(super) fn deliver(&self, from: NodeId, bytes: Vec<u8>) {
         self.gossip.deliver(from, bytes);
     }

@@ -27,6 +27,12 @@ def enter(namespace):
         os.close(fd)
 
 
+def leave(fd):
+    """Moves this thread back to the namespace that this file stands for, and closes the file."""
+    _LIBC.setns(fd, _NEWNET)
+    os.close(fd)
+
+
 class Host:
     """One namespace with one address."""
 
@@ -35,14 +41,12 @@ class Host:
 
     def connect(self, addr, timeout):
         """A TCP connection from inside; its socket stays there, this thread does not."""
-        home = f"/proc/self/task/{_LIBC.gettid()}/ns/net"
-        back = os.open(home, os.O_RDONLY)
+        back = os.open(f"/proc/self/task/{_LIBC.gettid()}/ns/net", os.O_RDONLY)
         try:
             enter(f"/run/netns/{self.namespace}")
             made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         finally:
-            _LIBC.setns(back, _NEWNET)
-            os.close(back)
+            leave(back)
         made.settimeout(timeout)
         try:
             made.connect(addr)

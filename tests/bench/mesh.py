@@ -255,3 +255,22 @@ class Mesh:
         self.lan.close()
         if not self.kept:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def stamp(at):
+    """A time as the logs write it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1000):03}Z"
+
+
+def logged(mesh, event, since):
+    """What the nodes' logs say of this event since then: (node, line as JSON)."""
+    found, begin = [], stamp(since)
+    for node in mesh.nodes:
+        for line in node.said(event):
+            try:
+                said = json.loads(line)
+            except ValueError:
+                continue
+            if said.get("event") == event and said["ts"] >= begin:
+                found.append((node.name, said))
+    return found
