@@ -1,2 +1,220 @@
-//! sim
-fn main() {}
+//! The simulator's command line.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use roost_sim::plan::Plan;
+use roost_sim::{Outcome, Watch, run, shrink};
+
+#[derive(Parser)]
+#[command(about = "Plays partitions, crashes and frozen nodes against Roost's deciding half")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// One seed.
+    Run(Pick),
+    /// One seed, told line by line.
+    Explain(Pick),
+    /// The plan of a seed.
+    Plan(Pick),
+    /// Many seeds, one after the other.
+    Swarm {
+        /// From and to, the last one not included.
+        #[arg(long, value_parser = range)]
+        seeds: (u64, u64),
+        #[command(flatten)]
+        size: Size,
+        /// Go on after a failure.
+        #[arg(long)]
+        keep_going: bool,
+    },
+    /// A plan from a file.
+    Replay {
+        /// The file.
+        plan: PathBuf,
+        /// Line by line.
+        #[arg(long)]
+        explain: bool,
+    },
+    /// Makes a failing plan smaller and prints it.
+    Shrink {
+        /// A plan from a file.
+        #[arg(long)]
+        plan: Option<PathBuf>,
+        #[command(flatten)]
+        pick: Pick,
+    },
+    /// The same seed in two fresh processes gives the same trace.
+    Meta(Pick),
+}
+
+#[derive(Args)]
+struct Pick {
+    /// Decides everything.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    size: Size,
+}
+
+#[derive(Args, Clone, Copy)]
+struct Size {
+    /// How many nodes; drawn from the seed if missing.
+    #[arg(long)]
+    nodes: Option<usize>,
+    /// How many encoders; likewise.
+    #[arg(long)]
+    encoders: Option<usize>,
+}
+
+fn range(text: &str) -> Result<(u64, u64), String> {
+    let (from, to) = text.split_once("..").ok_or("give FROM..TO")?;
+    let number = |text: &str| text.parse::<u64>().map_err(|error| error.to_string());
+    Ok((number(from)?, number(to)?))
+}
+
+impl Pick {
+    fn plan(&self) -> Plan {
+        Plan::draw(self.seed, self.size.nodes, self.size.encoders)
+    }
+}
+
+fn main() -> ExitCode {
+    match act(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(task: Task) -> Result<ExitCode, String> {
+    match task {
+        Task::Run(pick) => Ok(one(&pick.plan(), Watch::Nobody)),
+        Task::Explain(pick) => Ok(one(&pick.plan(), Watch::Print)),
+        Task::Plan(pick) => {
+            println!("{}", text(&pick.plan()));
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Replay { plan, explain } => {
+            let watch = if explain { Watch::Print } else { Watch::Nobody };
+            Ok(one(&read(&plan)?, watch))
+        }
+        Task::Shrink { plan, pick } => {
+            let plan = match plan {
+                Some(path) => read(&path)?,
+                None => pick.plan(),
+            };
+            println!("{}", text(&shrink(&plan)));
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Swarm { seeds, size, keep_going } => Ok(swarm(seeds, size, keep_going)),
+        Task::Meta(pick) => meta(&pick),
+    }
+}
+
+fn read(path: &PathBuf) -> Result<Plan, String> {
+    let bad = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| bad(&error))?;
+    serde_json::from_str(&text).map_err(|error| bad(&error))
+}
+
+fn text(plan: &Plan) -> String {
+    serde_json::to_string_pretty(plan).unwrap_or_else(|error| error.to_string())
+}
+
+fn tell(plan: &Plan, outcome: &Outcome) -> bool {
+    match &outcome.violation {
+        None => true,
+        Some(violation) => {
+            println!("seed {} ({}) FAILED: {violation}", plan.seed, plan.name);
+            println!("{}", text(plan));
+            false
+        }
+    }
+}
+
+fn one(plan: &Plan, watch: Watch) -> ExitCode {
+    let started = std::time::Instant::now();
+    let outcome = run(plan, watch);
+    let passed = tell(plan, &outcome);
+    println!(
+        "{}: {:.0} s of {} nodes in {:.2} s, {} events, longest gap {} ms, trace {:016x}",
+        if passed { "passed" } else { "failed" },
+        outcome.seconds,
+        plan.nodes,
+        started.elapsed().as_secs_f64(),
+        outcome.events,
+        outcome.longest_gap_ms,
+        outcome.hash
+    );
+    for (what, measure) in &outcome.measured {
+        let mean = measure.sum / measure.count.max(1);
+        println!("  {what}: {} times, mean {mean}, most {}", measure.count, measure.max);
+    }
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn swarm((from, to): (u64, u64), size: Size, keep_going: bool) -> ExitCode {
+    let started = std::time::Instant::now();
+    let (mut failed, mut virtual_s) = (Vec::new(), 0.0);
+    let mut measured: std::collections::BTreeMap<&str, roost_sim::Measure> =
+        std::collections::BTreeMap::new();
+    for seed in from..to {
+        let plan = Plan::draw(seed, size.nodes, size.encoders);
+        let outcome = run(&plan, Watch::Nobody);
+        virtual_s += outcome.seconds;
+        for (what, measure) in &outcome.measured {
+            measured.entry(what).or_default().merge(*measure);
+        }
+        if let Some(violation) = &outcome.violation {
+            failed.push(seed);
+            if keep_going {
+                println!("seed {seed} FAILED: {violation}");
+            } else {
+                tell(&plan, &outcome);
+                break;
+            }
+        }
+    }
+    println!(
+        "{} seeds, {virtual_s:.0} virtual seconds in {:.1} s, {} failed: {failed:?}",
+        to.saturating_sub(from),
+        started.elapsed().as_secs_f64(),
+        failed.len()
+    );
+    for (what, measure) in &measured {
+        let mean = measure.sum / measure.count.max(1);
+        println!("  {what}: {} times, mean {mean}, most {}", measure.count, measure.max);
+    }
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The last word of `run`'s output is the trace's hash.
+fn meta(pick: &Pick) -> Result<ExitCode, String> {
+    let me = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut hashes = Vec::new();
+    for _ in 0..2 {
+        let mut command = Command::new(&me);
+        command.arg("run").arg("--seed").arg(pick.seed.to_string());
+        if let Some(nodes) = pick.size.nodes {
+            command.arg("--nodes").arg(nodes.to_string());
+        }
+        if let Some(encoders) = pick.size.encoders {
+            command.arg("--encoders").arg(encoders.to_string());
+        }
+        let output = command.output().map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = text.lines().find(|line| line.contains(", trace ")).unwrap_or_default();
+        hashes.push(line.rsplit(' ').next().unwrap_or_default().to_owned());
+    }
+    let equal = hashes.first() == hashes.last() && hashes.iter().all(|hash| hash.len() == 16);
+    println!("{}: {}", if equal { "equal" } else { "DIFFERENT" }, hashes.join(" "));
+    Ok(if equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

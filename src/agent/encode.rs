@@ -36,7 +36,8 @@ pub struct EncodeConfig {
     pub events: mpsc::UnboundedSender<Event>,
 }
 
-/// Runs until `shutdown`. Errors, in words: its folder or its source cannot be used at all.
+/// Runs until `shutdown`. Errors, in words: its folder or its source cannot be used at all, or the
+/// source has ended for good.
 pub async fn run(config: EncodeConfig, shutdown: impl Future<Output = ()>) -> Result<(), String> {
     let store = AgentStore::open(&config.state).map_err(|error| error.to_string())?;
     let loaded = store.load(&config.name).map_err(|error| error.to_string())?;
@@ -83,9 +84,10 @@ pub async fn run(config: EncodeConfig, shutdown: impl Future<Output = ()>) -> Re
         record,
         dropped: 0,
         native_only: None,
+        refused: None,
+        next: None,
     };
-    driver.run(inputs, source, leased, effects, shutdown).await;
-    Ok(())
+    driver.run(inputs, source, leased, effects, shutdown).await
 }
 
 struct Driver {
@@ -104,6 +106,9 @@ struct Driver {
     dropped: u64,
     /// Why browsers cannot play what the source sends.
     native_only: Option<String>,
+    /// What was told last of these kinds.
+    refused: Option<Event>,
+    next: Option<Event>,
 }
 
 /// Media to one leg.
@@ -120,11 +125,11 @@ impl Driver {
         mut leased: mpsc::UnboundedReceiver<u64>,
         effects: Vec<Effect>,
         shutdown: impl Future<Output = ()>,
-    ) {
+    ) -> Result<(), String> {
         let mut shutdown = std::pin::pin!(shutdown);
         self.carry_out(effects);
         self.handle(agent::Event::Wake);
-        let mut source_open = true;
+        let (mut why, mut ended) = (None, None);
         loop {
             let wake = self.agent.next_wake().map(|at| self.clock.instant(at));
             let far = tokio::time::Instant::now() + std::time::Duration::from_secs(3600);
@@ -137,12 +142,17 @@ impl Driver {
                     }
                 }
                 Some(counter) = leased.recv() => self.handle(agent::Event::Leased(counter)),
-                event = source.events.recv(), if source_open => match event {
-                    Some(event) => self.source(event),
+                event = source.events.recv() => match event {
+                    Some(event) => {
+                        if let SourceEvent::Lost { reason } = &event {
+                            why = Some(reason.clone());
+                        }
+                        self.source(event);
+                    }
+                    // It cannot come back. Whoever supervises this process can start it anew.
                     None => {
-                        source_open = false;
-                        let reason = "the source ended".to_owned();
-                        self.source(SourceEvent::Lost { reason });
+                        ended = Some(why.unwrap_or_else(|| "the source ended".to_owned()));
+                        break;
                     }
                 },
                 () = tokio::time::sleep_until(wake.unwrap_or(far)) => {
@@ -153,6 +163,7 @@ impl Driver {
         }
         self.handle(agent::Event::Leave);
         self.legs.shutdown().await;
+        ended.map_or(Ok(()), Err)
     }
 
     fn handle(&mut self, event: agent::Event) {
@@ -282,7 +293,7 @@ impl Driver {
         let _ = self.wishes.try_send(wish);
     }
 
-    fn note(&self, note: Note) {
+    fn note(&mut self, note: Note) {
         let event = match note {
             Note::Home { name, epoch, moved, healed, .. } => {
                 let healed_ms = healed.map(|span| u64::try_from(span.as_millis()).unwrap_or(0));
@@ -297,6 +308,21 @@ impl Driver {
             },
             Note::Watched(watched) => Event::Watched { watched },
         };
+        // What is refused again and again, or confirmed, is told once.
+        let repeated = match &event {
+            Event::Refused { .. } => self.refused.as_ref() == Some(&event),
+            Event::Next { .. } => self.next.as_ref() == Some(&event),
+            _ => false,
+        };
+        match &event {
+            Event::Refused { .. } => self.refused = Some(event.clone()),
+            Event::Next { .. } => self.next = Some(event.clone()),
+            Event::Home { .. } => (self.refused, self.next) = (None, None),
+            _ => {}
+        }
+        if repeated {
+            return;
+        }
         self.tell(event);
     }
 

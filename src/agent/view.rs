@@ -19,7 +19,7 @@ use crate::media::depacketise::unpack;
 use crate::media::h264::push_annex_b;
 use crate::node::Clock;
 use crate::session::leg::LegId;
-use crate::session::viewer::{self, Effect, Note, Viewer};
+use crate::session::viewer::{self, Effect, Lacks, Note, Viewer};
 use crate::time::Mono;
 use crate::wire::{ClientHello, PeerList};
 
@@ -55,15 +55,38 @@ pub struct ViewConfig {
     pub events: mpsc::UnboundedSender<Event>,
 }
 
-/// Watches until `shutdown`. Errors, in words: the output cannot be written, or the mesh says that
-/// trying again will not help.
-pub async fn run(config: ViewConfig, shutdown: impl Future<Output = ()>) -> Result<Event, String> {
+/// Why a viewer ended without a report.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// The mesh refuses, and trying again will not help.
+    #[error("{0}")]
+    Refused(String),
+    /// There was no picture at all, because no encoder has this name.
+    #[error("{0}")]
+    NoSuchStream(String),
+    /// There was no picture at all, because no node answered.
+    #[error("{0}")]
+    NoNodeAnswered(String),
+    /// There was no picture at all for another reason, or the output cannot be written.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Watches until `shutdown`, which must see at least one picture.
+///
+/// # Errors
+/// There was none, the output cannot be written, or the mesh says that trying again will not help.
+pub async fn run(
+    config: ViewConfig,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Event, ViewError> {
     let output: Option<Box<dyn Write + Send>> = match config.output {
         None => None,
         Some(Output::Stdout) => Some(Box::new(std::io::stdout())),
         Some(Output::File(path)) => {
-            let file = std::fs::File::create(&path)
-                .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+            let file = std::fs::File::create(&path).map_err(|error| {
+                ViewError::Failed(format!("cannot write {}: {error}", path.display()))
+            })?;
             Some(Box::new(std::io::BufWriter::new(file)))
         }
     };
@@ -72,7 +95,8 @@ pub async fn run(config: ViewConfig, shutdown: impl Future<Output = ()>) -> Resu
         version: env!("CARGO_PKG_VERSION").into(),
         credential: config.target.credential.clone(),
     };
-    let (legs, inputs) = Legs::new(hello, config.target.mesh).map_err(|error| error.to_string())?;
+    let (legs, inputs) = Legs::new(hello, config.target.mesh)
+        .map_err(|error| ViewError::Failed(error.to_string()))?;
     let born = viewer::Config {
         name: config.name.clone(),
         stay: config.stay,
@@ -138,7 +162,7 @@ impl Driver {
         mut self,
         mut inputs: mpsc::Receiver<Input>,
         shutdown: impl Future<Output = ()>,
-    ) -> Result<Event, String> {
+    ) -> Result<Event, ViewError> {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut second = tokio::time::interval(Duration::from_secs(1));
         self.handle(viewer::Event::Wake);
@@ -148,9 +172,9 @@ impl Driver {
             tokio::select! {
                 biased;
                 Some(input) = inputs.recv() => {
-                    self.input(input)?;
+                    self.input(input).map_err(ViewError::Failed)?;
                     while let Ok(input) = inputs.try_recv() {
-                        self.input(input)?;
+                        self.input(input).map_err(ViewError::Failed)?;
                     }
                 }
                 () = tokio::time::sleep_until(wake.unwrap_or(far)) => {
@@ -160,12 +184,17 @@ impl Driver {
                 () = &mut shutdown => break,
             }
         }
+        let nothing_seen = self.nothing_seen();
         self.legs.shutdown().await;
         if let Some(output) = &mut self.output {
-            output.flush().map_err(|error| format!("cannot write: {error}"))?;
+            let flushed = output.flush();
+            flushed.map_err(|error| ViewError::Failed(format!("cannot write: {error}")))?;
         }
         if let Some(reason) = self.refused {
-            return Err(reason);
+            return Err(ViewError::Refused(reason));
+        }
+        if self.report.frames == 0 {
+            return Err(nothing_seen);
         }
         let mut report = self.report;
         let latencies = &mut self.picture.latencies;
@@ -176,6 +205,20 @@ impl Driver {
         };
         (report.latency_p50_ms, report.latency_p99_ms) = (at(0.5), at(0.99));
         Ok(Event::Report(report))
+    }
+
+    /// Why there was no picture at all.
+    fn nothing_seen(&self) -> ViewError {
+        match self.viewer.lacks() {
+            Lacks::Node => ViewError::NoNodeAnswered(
+                "no node answered; check --addr, and that a node runs there".into(),
+            ),
+            Lacks::Encoder => ViewError::NoSuchStream(format!(
+                "no encoder is called {}; `roost status` lists all",
+                self.report.name
+            )),
+            Lacks::Picture(why) => ViewError::Failed(why),
+        }
     }
 
     fn handle(&mut self, event: viewer::Event) {

@@ -1,8 +1,14 @@
 //! SIGINT and SIGTERM: the first asks to stop, the second insists.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::{Exit, Failure};
+
+/// Signals that come this soon after the first are the same wish: `timeout`, `sudo` and terminals
+/// tell a process by itself and once more with its group.
+const ECHO: Duration = Duration::from_millis(500);
 
 /// The two signals that end a command.
 #[derive(Debug)]
@@ -37,7 +43,11 @@ impl Stop {
     pub(crate) async fn graceful(mut self) {
         self.next().await;
         tokio::spawn(async move {
+            let first = tokio::time::Instant::now();
             self.next().await;
+            while first.elapsed() < ECHO {
+                self.next().await;
+            }
             super::out::talk("stopped at once by the second signal");
             std::process::exit(Exit::Failed as i32);
         });

@@ -68,11 +68,12 @@ fn render(view: &ClusterView, color: bool) -> String {
     let live = view.encoders.iter().filter(|encoder| encoder.state == EncoderState::Live).count();
     let viewers = view.encoders.iter().map(|encoder| u64::from(encoder.viewers)).sum::<u64>();
     let mut text = format!(
-        "mesh {} as {} sees it: {up} of {} nodes up, {} encoders, {live} live, {viewers} viewers\n\n",
+        "mesh {} as {} sees it: {up} of {} up, {}, {live} live, {}\n\n",
         view.mesh.short(),
         view.name,
-        view.nodes.len(),
-        view.encoders.len(),
+        count(view.nodes.len(), "node"),
+        count(view.encoders.len(), "encoder"),
+        count(viewers as usize, "viewer"),
     );
     let paint = Paint { color };
     text.push_str(&nodes_table(view, &paint).to_string());
@@ -80,8 +81,21 @@ fn render(view: &ClusterView, color: bool) -> String {
         text.push_str("\n\n");
         text.push_str(&encoders_table(&view.encoders, &paint).to_string());
     }
+    // Below the table: sentences in it would break its lines on every terminal.
+    let notes = view.encoders.iter().filter_map(|encoder| {
+        encoder.reason.as_ref().map(|reason| format!("\n{}: {reason}", encoder.name))
+    });
+    let notes: String = notes.collect();
+    if !notes.is_empty() {
+        text.push('\n');
+        text.push_str(&notes);
+    }
     // Padding at the end of lines helps nobody and spoils comparisons.
     text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+fn count(of: usize, what: &str) -> String {
+    format!("{of} {what}{}", if of == 1 { "" } else { "s" })
 }
 
 fn nodes_table(view: &ClusterView, paint: &Paint) -> Table {
@@ -106,7 +120,7 @@ fn nodes_table(view: &ClusterView, paint: &Paint) -> Table {
 }
 
 fn encoders_table(encoders: &[EncoderView], paint: &Paint) -> Table {
-    let mut table = table(&["ENCODER", "STATE", "HOME", "NEXT", "EPOCH", "VIEWERS", "NOTE"]);
+    let mut table = table(&["ENCODER", "STATE", "HOME", "NEXT", "EPOCH", "VIEWERS"]);
     for encoder in encoders {
         table.add_row(vec![
             Cell::new(&encoder.name),
@@ -115,7 +129,6 @@ fn encoders_table(encoders: &[EncoderView], paint: &Paint) -> Table {
             Cell::new(encoder.next_name.as_deref().unwrap_or("-")),
             Cell::new(encoder.epoch),
             Cell::new(encoder.viewers),
-            Cell::new(encoder.reason.as_deref().unwrap_or_default()),
         ]);
     }
     table
@@ -212,16 +225,20 @@ mod tests {
 
     #[test]
     fn the_tables_read_like_this() {
+        let mut view = view();
+        view.encoders[0].reason = Some("it has B-frames".to_owned());
         let expected = "\
-mesh 09090909 as n1 sees it: 2 of 2 nodes up, 1 encoders, 1 live, 2 viewers
+mesh 09090909 as n1 sees it: 2 of 2 nodes up, 1 encoder, 1 live, 2 viewers
 
 NODE  STATE  LINK  RTT     ENCODERS  VIEWERS  ADDRESS
 n1    up     self  -       1         2        10.0.0.1:9443
 n2    up     yes   0.4 ms  1         2        10.0.0.2:9443
 
-ENCODER  STATE  HOME  NEXT  EPOCH   VIEWERS  NOTE
-cam-1    live   n1    n2    3.00ab  2";
-        assert_eq!(render(&view(), false), expected);
+ENCODER  STATE  HOME  NEXT  EPOCH   VIEWERS
+cam-1    live   n1    n2    3.00ab  2
+
+cam-1: it has B-frames";
+        assert_eq!(render(&view, false), expected);
     }
 
     #[test]

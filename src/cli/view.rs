@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use roost::agent::view::{self, Output, ViewConfig};
+use roost::agent::view::{self, Output, ViewConfig, ViewError};
 use tokio::sync::mpsc;
 
 use super::addr::Addr;
@@ -61,9 +61,17 @@ pub(crate) async fn run(args: View) -> Result<(), Failure> {
     };
     tokio::select! {
         result = view::run(config, shutdown) => {
-            let report = result.map_err(|error| Failure::said(Exit::Failed, error))?;
             // What was told before the report is printed before it.
             printer.await.unwrap_or(Ok(()))?;
+            let report = result.map_err(|error| {
+                let exit = match &error {
+                    ViewError::Refused(_) => Exit::NotAllowed,
+                    ViewError::NoSuchStream(_) => Exit::NoSuchThing,
+                    ViewError::NoNodeAnswered(_) => Exit::NoNodeAnswered,
+                    ViewError::Failed(_) => Exit::Failed,
+                };
+                Failure::said(exit, error)
+            })?;
             if args.json {
                 return out::json_line(&report);
             }

@@ -23,7 +23,7 @@ use crate::admission::{Enrolment, Invitation, Keypair, Roster, issue_credential,
 use crate::cluster::ClusterView;
 use crate::control::{self, Control};
 use crate::hub::{Hubs, Subscription};
-use crate::id::{EncoderId, InviteId, NodeId, valid_name};
+use crate::id::{EncoderId, InviteId, MeshId, NodeId, valid_name};
 use crate::net::{AskError, Net, NetConfig, NetEvent, RtcDatagram, join};
 use crate::store::{Store, StoreError};
 use crate::time::{Mono, Now};
@@ -138,8 +138,14 @@ impl Node {
                 seeds = invitation.addrs;
                 roster = Some(joined);
             }
-            // Already a member: the invitation's addresses are as good as any.
-            Some(Join::Invitation(invitation)) => seeds = invitation.addrs,
+            Some(Join::Invitation(invitation)) => {
+                let own = roster.as_ref().map(Roster::mesh);
+                if let Some(own) = own.filter(|own| *own != invitation.mesh) {
+                    return Err(other_mesh(&config.data, own, invitation.mesh));
+                }
+                // Already a member: the invitation's addresses are as good as any.
+                seeds = invitation.addrs;
+            }
             Some(Join::Address(addrs)) => match roster {
                 Some(_) => seeds = addrs,
                 None => {
@@ -494,6 +500,15 @@ fn attached_networks(table: &str) -> Vec<std::net::Ipv4Addr> {
         (network != 0).then(|| std::net::Ipv4Addr::from(network | 1))
     };
     table.lines().skip(1).filter_map(destination).take(ADVERTISED_MAX).collect()
+}
+
+/// A node stays in the mesh of its folder: it must not wait alone for one that it cannot join.
+fn other_mesh(data: &std::path::Path, own: MeshId, wanted: MeshId) -> NodeError {
+    NodeError::Configuration(format!(
+        "the folder {} belongs to mesh {own}, the invitation is for mesh {wanted}; start with an \
+         empty folder to join that one, or without the invitation to stay",
+        data.display()
+    ))
 }
 
 fn not_joined(error: &join::JoinError) -> NodeError {

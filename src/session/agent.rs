@@ -212,7 +212,6 @@ impl Agent {
         leg.node = Some(node);
         leg.opened = now;
         leg.pulse = Pulse::new(now);
-        self.book.worked(&leg.addr);
     }
 
     fn closed(&mut self, now: Mono, id: LegId, reason: &str, effects: &mut Vec<Effect>) {
@@ -262,6 +261,8 @@ impl Agent {
             NodeMessage::Welcome(welcome) => {
                 leg.welcomed = true;
                 leg.opened = now;
+                // Not before: one that lets nobody in would be dialled again at once, for ever.
+                self.book.worked(&leg.addr);
                 self.peers_came(now, id, welcome.peers, effects);
             }
             NodeMessage::Peers(peers) => self.peers_came(now, id, peers, effects),
@@ -286,7 +287,9 @@ impl Agent {
             NodeMessage::Goodbye(goodbye) => self.goodbye(now, id, &goodbye.reason, effects),
             NodeMessage::Failed(failed) => {
                 effects.push(Effect::Note(Note::Refused(failed.reason)));
-                self.wait_until = Some(now + NAME_TAKEN_WAIT);
+                if leg.purpose != Purpose::Next {
+                    self.wait_until = Some(now + NAME_TAKEN_WAIT);
+                }
             }
             NodeMessage::Hello(_) | NodeMessage::Stream(_) => {}
         }

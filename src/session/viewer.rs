@@ -113,6 +113,17 @@ pub enum Note {
     Refused(String),
 }
 
+/// What a viewer without a picture lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lacks {
+    /// A node that answers.
+    Node,
+    /// An encoder of that name.
+    Encoder,
+    /// Only the picture; why, in words.
+    Picture(String),
+}
+
 #[derive(Debug)]
 struct Leg {
     node: Option<NodeId>,
@@ -228,7 +239,6 @@ impl Viewer {
             effects.push(Effect::Close(id));
             return;
         };
-        self.book.worked(&leg.addr);
         if twin {
             self.legs.remove(&id);
             effects.push(Effect::Close(id));
@@ -258,12 +268,18 @@ impl Viewer {
         match message {
             NodeMessage::Welcome(welcome) => {
                 leg.welcomed = true;
+                self.book.worked(&leg.addr);
                 let name = self.config.name.clone();
                 send(id, ClientMessage::Follow(wire::Follow { name }), effects);
                 self.peers_came(welcome.peers, effects);
             }
             NodeMessage::Peers(peers) => self.peers_came(peers, effects),
             NodeMessage::Stream(place) => self.place_came(id, place, effects),
+            // One node may know this viewer as a neighbour, and another not: it relays.
+            NodeMessage::Failed(_) if self.legs.values().any(|leg| leg.welcomed) => {
+                effects.push(Effect::Close(id));
+                self.closed(now, id, "refused");
+            }
             NodeMessage::Failed(failed) => effects.push(Effect::Note(Note::Refused(failed.reason))),
             NodeMessage::Goodbye(goodbye) if self.via == Some(id) => {
                 let name = self.label(leg_node(&self.legs, id));
@@ -341,20 +357,40 @@ impl Viewer {
         self.pace(now, effects);
     }
 
+    /// What there would have to be for a picture.
+    pub fn lacks(&self) -> Lacks {
+        let name = &self.config.name;
+        let Some(place) = self.place.as_ref().filter(|_| self.legs.values().any(|l| l.welcomed))
+        else {
+            return Lacks::Node;
+        };
+        match (&place.encoder, &place.home, &place.source) {
+            (None, ..) => Lacks::Encoder,
+            (_, None, _) => Lacks::Picture(format!("{name} has no home at present")),
+            (_, _, Some(SourceState::NoSignal(why))) => {
+                Lacks::Picture(format!("{name} has no signal: {why}"))
+            }
+            _ => Lacks::Picture(format!("no picture of {name} came")),
+        }
+    }
+
     /// Says once, in words, why there is no picture.
     fn explain(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let name = &self.config.name;
+        let alone = self.legs.values().all(|leg| !leg.welcomed);
         let asking = self.legs.values().any(|leg| !leg.welcomed && now < leg.opened + TELL_AFTER);
-        let words = match &self.place {
-            _ if self.legs.values().all(|leg| !leg.welcomed) && asking => return,
-            _ if self.legs.values().all(|leg| !leg.welcomed) => "no node answers".to_owned(),
-            None => return,
-            Some(place) => match (&place.encoder, &place.home, &place.source) {
-                (None, ..) => format!("no encoder is called {name}"),
-                (_, None, _) => format!("{name} has no home at present"),
-                (_, _, Some(SourceState::NoSignal(why))) => format!("{name} has no signal: {why}"),
-                _ => return,
-            },
+        let words = match self.lacks() {
+            Lacks::Node if alone && asking => return,
+            Lacks::Node if alone => "no node answers".to_owned(),
+            Lacks::Node => return,
+            Lacks::Encoder => format!("no encoder is called {}", self.config.name),
+            Lacks::Picture(why) => {
+                let place = self.place.as_ref();
+                let silent = |of: &StreamPlace| matches!(of.source, Some(SourceState::NoSignal(_)));
+                if place.is_some_and(|of| of.home.is_some() && !silent(of)) {
+                    return;
+                }
+                why
+            }
         };
         if self.told.as_ref() != Some(&words) {
             self.told = Some(words.clone());

@@ -168,6 +168,17 @@ fn another_mesh_does_not_let_a_member_in() {
 }
 
 #[test]
+fn a_founder_does_not_take_an_invitation_to_another_mesh_for_an_address() {
+    let invitation = Node::start(Options::named("a1")).invite(1);
+    let folder = std::sync::Arc::new(tempfile::tempdir().expect("a temporary folder can be made"));
+    let options = Options::named("b1").folder(&folder);
+    drop(Node::start(options.clone()));
+    let (code, words) = Node::launch(options.join(&invitation)).refused(PATIENCE);
+    assert_eq!(code, CONFIGURATION, "{words}");
+    assert!(words.contains("empty folder"), "{words}");
+}
+
+#[test]
 fn commands_say_when_no_node_answers() {
     let addr = nobody();
     assert_says(&run(&["status", "--addr", &addr]), NO_NODE_ANSWERED, &[&addr]);

@@ -19,6 +19,7 @@ const CONNECT = 2000; // ms a new leg has to connect
 const FIRST_FRAME = 4000; // ms a connected leg has to show a frame
 const LOOK = 500; // ms between looks for a silent leg, while there is none
 const SETTLE = 300; // ms a new home must stand before a healthy picture moves there
+const CATCH_UP = 400; // ms a leg plays unseen before a healthy picture moves there: it begins in the past
 const SHUN = 3000; // ms that a node that just failed is not turned to
 const HEDGE = 700; // ms until the next node is asked, too, while one has not answered
 const ANNOUNCE = 8000; // ms that a healed failure is shown
@@ -85,7 +86,7 @@ export class Player extends EventTarget {
   /** What to say over the picture, or null when it moves. */
   get words() {
     const { place } = this;
-    if (place?.state === "native_only") return `Browsers cannot play this: ${place.reason}`;
+    if (place?.state === "native_only") return place.reason ?? "Browsers cannot play this stream.";
     const moving = this.shownAt !== null && this.stalledAt === null;
     if (moving) return null;
     if (this.mesh.denied && !this.active) return `Not allowed: ${this.mesh.denied}`;
@@ -176,7 +177,11 @@ export class Player extends EventTarget {
     if (document.hidden && this.active?.hasNewFrame()) this.#shown(now); // no callbacks there
     for (const leg of this.contenders) {
       if (leg.closed) this.contenders.delete(leg);
-      else if (leg.hasNewFrame()) return this.#swap(leg);
+      else if (leg.hasNewFrame()) {
+        leg.playsSince ??= now;
+        const healthy = this.active && !this.active.closed && this.stalledAt === null;
+        if (!healthy || now - leg.playsSince >= CATCH_UP) return this.#swap(leg);
+      }
     }
     if (now - this.tickedAt > ASLEEP) this.wokeAt = now;
     this.tickedAt = now;
@@ -200,6 +205,7 @@ export class Player extends EventTarget {
 
   #contend(leg) {
     this.contenders.add(leg);
+    leg.playsSince = null;
     leg.play(++this.epoch);
   }
 

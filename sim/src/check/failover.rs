@@ -1,0 +1,107 @@
+//! A watched stream goes on when its home ends.
+
+use super::SLACK;
+use crate::net::{MS, SEC};
+use crate::plan::Fault;
+use crate::world::World;
+
+/// From the end of home to the first picture taken after it, where nodes are near.
+const HEALED: u64 = SEC;
+
+/// A viewer sees a new picture by then.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    viewer: usize,
+    encoder: usize,
+    next: usize,
+    at: u64,
+    by: u64,
+}
+
+impl World {
+    /// A fault is about to end homes: whose viewers must not notice for long?
+    pub(super) fn expect_pictures(&mut self, fault: &Fault, hosts: &[usize]) {
+        if !matches!(fault, Fault::Crash(_) | Fault::Freeze(_)) || !self.calm_for(8 * SEC) {
+            return;
+        }
+        let limit = if self.plan.net.is_near() { HEALED } else { HEALED + 2 * SEC };
+        for (v, viewer) in self.viewers.iter().enumerate() {
+            let e = viewer.watches;
+            let (Some(home), Some(next)) = (self.home_of(e), self.next_of(e)) else { continue };
+            let (encoder, host) = (self.host_of_encoder(e), self.host_of_viewer(v));
+            let fine = hosts.contains(&home)
+                && [next, encoder, host].iter().all(|host| !hosts.contains(host))
+                && self.reach(encoder, next)
+                && self.reach(host, next)
+                && viewer.seen.fresh_at + 500 * MS > self.now;
+            if fine {
+                let (at, by) = (self.now, self.now + limit);
+                self.checks.pictures.push(Expected { viewer: v, encoder: e, next, at, by });
+            }
+        }
+    }
+
+    pub(super) fn check_pictures(&mut self) {
+        let mut waiting = std::mem::take(&mut self.checks.pictures);
+        let mut late = None;
+        let mut healed = Vec::new();
+        waiting.retain(|expected| {
+            let seen = self.viewers[expected.viewer].seen;
+            if seen.taken > expected.at {
+                healed.push(seen.longest_gap);
+                return false;
+            }
+            let hosts = [
+                expected.next,
+                self.host_of_encoder(expected.encoder),
+                self.host_of_viewer(expected.viewer),
+            ];
+            let disturbed = hosts.iter().any(|host| self.hosts[*host].touched > expected.at)
+                || !self.net.loss.is_empty()
+                || !self.net.latency.is_empty();
+            if disturbed {
+                return false;
+            }
+            if self.now > expected.by + SLACK {
+                late = Some(format!(
+                    "viewer{} has no picture {} ms after home of cam{} ended",
+                    expected.viewer,
+                    (self.now - expected.at) / MS,
+                    expected.encoder
+                ));
+            }
+            true
+        });
+        self.checks.pictures = waiting;
+        for gap in healed {
+            self.measure("ms without a picture when home ends", gap / MS);
+        }
+        if let Some(text) = late {
+            self.fail("failover", text);
+        }
+    }
+
+    /// Everyone who watches sees something.
+    pub(super) fn check_all_see(&mut self) {
+        let near = self.now.saturating_sub(2 * SEC);
+        let lit = |e: usize| self.hosts[self.host_of_encoder(e)].up;
+        let anyone = self.nodes.iter().any(|node| node.control.is_some());
+        let viewers = self.viewers.iter().enumerate();
+        let dark = viewers
+            .filter(|(v, viewer)| self.hosts[self.host_of_viewer(*v)].up && lit(viewer.watches))
+            .find(|(_, viewer)| viewer.seen.fresh_at < near)
+            .map(|(v, viewer)| (format!("viewer{v}"), viewer.watches, viewer.seen.fresh_at));
+        let browsers = self.browsers.iter().enumerate();
+        let dark_page = browsers
+            .filter(|(_, browser)| browser.at.is_some() && lit(browser.watches))
+            .find(|(_, browser)| browser.seen.fresh_at < near)
+            .map(|(b, browser)| {
+                let at = browser.at.unwrap_or_default();
+                (format!("page{b} at n{at}"), browser.watches, browser.seen.fresh_at)
+            });
+        if let (Some((who, e, fresh)), true) = (dark.or(dark_page), anyone) {
+            let text = format!("{who} sees nothing of cam{e} since {:.3} s", fresh as f64 / 1e9);
+            self.fail("pictures", text);
+        }
+    }
+}

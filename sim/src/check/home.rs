@@ -1,0 +1,132 @@
+//! One home for each encoder.
+
+use roost::id::EncoderId;
+
+use super::SLACK;
+use crate::media::Frame;
+use crate::net::{MS, SEC};
+use crate::world::World;
+
+/// Two nodes that are linked and run settle within this time which of them is home.
+const SETTLED: u64 = 3 * SEC;
+
+impl World {
+    /// No two nodes claim an encoder under the same epoch, ever; and no node holds a claim
+    /// below an epoch that it knows of.
+    pub(super) fn check_claims(&mut self, ix: usize) {
+        let Some(control) = &self.nodes[ix].control else { return };
+        let me = control.me();
+        let mut changed = Vec::new();
+        let mut bad = None;
+        for (encoder, entry) in control.directory().entries(me) {
+            if self.checks.claimed.get(&(ix, encoder)) != Some(&entry.epoch) {
+                changed.push((encoder, entry.epoch));
+            }
+            let floor = control.directory().floor(encoder);
+            if floor > entry.epoch {
+                bad = Some(format!(
+                    "n{ix} claims {} under epoch {}, though it knows of {floor}",
+                    encoder.short(),
+                    entry.epoch
+                ));
+            }
+        }
+        for (encoder, epoch) in changed {
+            self.checks.claimed.insert((ix, encoder), epoch);
+            let first = *self.checks.claims.entry((encoder, epoch)).or_insert(ix);
+            let name = encoder.short();
+            self.trace.say(self.now, || format!("n{ix} claims {name} under epoch {epoch}"));
+            if first != ix {
+                bad = Some(format!("n{first} and n{ix} claim {name} under epoch {epoch}"));
+            }
+        }
+        if let Some(text) = bad {
+            self.fail("fencing", text);
+        }
+    }
+
+    /// A node takes a frame from an agent: it may only if it did not stand still since the agent
+    /// last said that it is at home (or standing by) there.
+    pub(crate) fn check_serving(&mut self, ix: usize, frame: Frame) {
+        let node = &self.nodes[ix];
+        let sworn = node.sworn.get(&frame.encoder).copied().unwrap_or(0);
+        if sworn < node.woke && self.now > node.woke {
+            let text = format!(
+                "n{ix} serves {} after standing still, without having asked",
+                frame.encoder.short()
+            );
+            self.fail("stale", text);
+        }
+    }
+
+    /// Two nodes that are linked do not both claim an encoder for long.
+    pub(super) fn check_rivals(&mut self) {
+        let mut now_rivals = std::collections::BTreeMap::new();
+        for encoder in self.encoders.iter().map(|encoder| encoder.id) {
+            let claimers: Vec<usize> = (0..self.plan.nodes)
+                .filter(|ix| self.runs(*ix) && self.claims(*ix, encoder))
+                .collect();
+            for (at, &a) in claimers.iter().enumerate() {
+                for &b in &claimers[at + 1..] {
+                    let linked = self.nodes[a].links.contains_key(&b)
+                        && self.nodes[b].links.contains_key(&a)
+                        && self.reach(a, b);
+                    if linked {
+                        let since = self.checks.rivals.get(&(a, b, encoder)).copied();
+                        now_rivals.insert((a, b, encoder), since.unwrap_or(self.now));
+                    }
+                }
+            }
+        }
+        let limit = SETTLED * self.patience() + SLACK;
+        let late = now_rivals.iter().find(|(_, since)| self.now > **since + limit);
+        let late = late.map(|((a, b, encoder), since)| {
+            let ms = (self.now - since) / MS;
+            format!("n{a} and n{b} both claim {} for {ms} ms, though linked", encoder.short())
+        });
+        self.checks.rivals = now_rivals;
+        if let Some(text) = late {
+            if self.net.loss.is_empty() {
+                self.fail("rivals", text);
+            }
+        }
+    }
+
+    fn claims(&self, ix: usize, encoder: EncoderId) -> bool {
+        let control = self.nodes[ix].control.as_ref();
+        control.is_some_and(|control| control.directory().entry(control.me(), encoder).is_some())
+    }
+
+    /// Every connected encoder has exactly one home, and everyone knows which.
+    pub(super) fn check_one_home(&mut self) {
+        for e in 0..self.encoders.len() {
+            if !self.hosts[self.host_of_encoder(e)].up {
+                continue;
+            }
+            let id = self.encoders[e].id;
+            let claimers: Vec<usize> =
+                (0..self.plan.nodes).filter(|ix| self.claims(*ix, id)).collect();
+            let home = self.home_of(e);
+            if claimers.len() != 1 || home != claimers.first().copied() {
+                let text = format!("cam{e} says home is {home:?}, claimed by {claimers:?}");
+                self.fail("one home", text);
+                return;
+            }
+            for ix in 0..self.plan.nodes {
+                let Some(control) = &self.nodes[ix].control else { continue };
+                let believed = control.directory().home(id, &|n| control.alive().contains(&n));
+                let believed = believed.and_then(|(node, _)| self.index.get(&node).copied());
+                if believed != home {
+                    let text = format!("n{ix} believes cam{e} at {believed:?}, not {home:?}");
+                    self.fail("one home", text);
+                    return;
+                }
+            }
+            let live = self.nodes.iter().filter(|node| node.control.is_some()).count();
+            if live > 1 && self.next_of(e).is_none() {
+                self.fail("next", format!("cam{e} has no next among {live} nodes"));
+                return;
+            }
+        }
+    }
+}

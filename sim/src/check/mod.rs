@@ -1,0 +1,154 @@
+//! What must hold: at every step, within a bound after a fault, and at the end.
+
+mod failover;
+mod home;
+mod members;
+mod peers;
+mod served;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use roost::id::{EncoderId, Epoch};
+
+use crate::net::{MS, SEC};
+use crate::plan::Fault;
+use crate::world::{PROBE, World};
+
+/// Something that must hold did not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which checker found it.
+    pub checker: &'static str,
+    /// When, in nanoseconds of the run.
+    pub at: u64,
+    /// What, in words.
+    pub text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {:.3} s: {}", self.checker, self.at as f64 / 1e9, self.text)
+    }
+}
+
+/// What checkers remember.
+#[derive(Debug, Default)]
+pub(crate) struct Checks {
+    /// Who claimed an encoder under an epoch first.
+    pub(crate) claims: BTreeMap<(EncoderId, Epoch), usize>,
+    /// The claim of each node that was seen last.
+    pub(crate) claimed: BTreeMap<(usize, EncoderId), Epoch>,
+    pub(crate) downs: Vec<members::Expected>,
+    pub(crate) pictures: Vec<failover::Expected>,
+    /// Since when a client and a node reach each other.
+    pub(crate) reached: BTreeMap<(usize, usize), u64>,
+    /// Since when a client is not served.
+    pub(crate) unserved: BTreeMap<usize, u64>,
+    /// Since when two nodes that are linked both claim an encoder.
+    pub(crate) rivals: BTreeMap<(usize, usize, EncoderId), u64>,
+    /// Numbers worth telling.
+    pub(crate) measured: BTreeMap<&'static str, Measure>,
+}
+
+/// A number that was measured several times.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Measure {
+    /// How often.
+    pub count: u64,
+    /// All together.
+    pub sum: u64,
+    /// The largest.
+    pub max: u64,
+}
+
+impl Measure {
+    pub(crate) fn add(&mut self, value: u64) {
+        self.count += 1;
+        self.sum += value;
+        self.max = self.max.max(value);
+    }
+
+    /// Takes in another's.
+    pub fn merge(&mut self, other: Self) {
+        self.count += other.count;
+        self.sum += other.sum;
+        self.max = self.max.max(other.max);
+    }
+}
+
+impl World {
+    /// How much slower than on a near network things may be.
+    pub(crate) fn patience(&self) -> u64 {
+        if self.plan.net.is_near() { 1 } else { 2 }
+    }
+
+    /// No fault began or ended anywhere for this long, and none that disturbs all is in force.
+    pub(crate) fn calm_for(&self, span: u64) -> bool {
+        self.hosts.iter().all(|host| self.now >= host.touched + span) && self.active.is_empty()
+    }
+
+    /// Every host that is up runs, and all packets pass.
+    pub(crate) fn whole(&self) -> bool {
+        !self.net.cut_anywhere()
+            && self.hosts.iter().all(|host| !host.frozen)
+            && self.net.loss.is_empty()
+            && self.net.latency.is_empty()
+    }
+
+    /// After every step of a node.
+    pub(crate) fn check_node(&mut self, ix: usize) {
+        if self.violation.is_none() {
+            self.check_claims(ix);
+        }
+    }
+
+    /// Regularly.
+    pub(crate) fn check_probe(&mut self) {
+        self.check_downs();
+        self.check_rivals();
+        self.check_pictures();
+        self.check_served();
+    }
+
+    /// When everything had time to recover.
+    pub(crate) fn check_end(&mut self) {
+        if !self.whole() {
+            return;
+        }
+        self.check_members();
+        self.check_one_home();
+        self.check_peers();
+        self.check_all_see();
+    }
+
+    /// A fault is about to begin.
+    pub(crate) fn expect_before(&mut self, fault: &Fault, hosts: &[usize]) {
+        self.expect_pictures(fault, hosts);
+    }
+
+    /// A fault has begun.
+    pub(crate) fn expect_after(&mut self, fault: &Fault, hosts: &[usize]) {
+        self.expect_downs(fault, hosts);
+    }
+
+    pub(crate) fn measure(&mut self, what: &'static str, value: u64) {
+        self.checks.measured.entry(what).or_default().add(value);
+    }
+
+    /// Where an encoder's agent says that its home is.
+    pub(crate) fn home_of(&self, encoder: usize) -> Option<usize> {
+        let agent = self.encoders.get(encoder)?.agent.as_ref()?;
+        self.index.get(&agent.home()?).copied()
+    }
+
+    /// Where an encoder's agent says that its next is.
+    pub(crate) fn next_of(&self, encoder: usize) -> Option<usize> {
+        let agent = self.encoders.get(encoder)?.agent.as_ref()?;
+        self.index.get(&agent.next()?).copied()
+    }
+}
+
+/// Checks are made on a grid of [`PROBE`].
+const SLACK: u64 = PROBE + 10 * MS;
+const _: () = assert!(SLACK < SEC);

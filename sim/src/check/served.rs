@@ -1,0 +1,85 @@
+//! One live node that a client reaches is enough.
+
+use super::SLACK;
+use crate::net::SEC;
+use crate::world::World;
+
+/// A client that reaches a node for this long is served.
+const SERVED: u64 = 15 * SEC;
+
+impl World {
+    pub(super) fn check_served(&mut self) {
+        let clients = self.plan.nodes..self.hosts.len();
+        for host in clients {
+            for node in 0..self.plan.nodes {
+                let ready = self.reach(host, node) && self.nodes[node].control.is_some();
+                if ready {
+                    self.checks.reached.entry((host, node)).or_insert(self.now);
+                } else {
+                    self.checks.reached.remove(&(host, node));
+                }
+            }
+            if !self.runs(host) || self.is_served(host) {
+                self.checks.unserved.remove(&host);
+                continue;
+            }
+            let since = *self.checks.unserved.entry(host).or_insert(self.now);
+            let limit = SERVED * self.patience() + SLACK;
+            if self.now < since + limit {
+                continue;
+            }
+            let steady = |node: &usize| {
+                let since = self.checks.reached.get(&(host, *node));
+                since.is_some_and(|since| self.now >= since + limit)
+                    && self.can_serve(host, *node)
+            };
+            if let Some(node) = (0..self.plan.nodes).find(steady) {
+                let text = format!(
+                    "{} is not served for {} s, though it reaches n{node}",
+                    self.host_name(host),
+                    (self.now - since) / SEC
+                );
+                self.fail("served", text);
+                return;
+            }
+        }
+    }
+
+    /// An agent is served when it has a home that runs and that it reaches; a viewer when it has
+    /// a recent picture, or its encoder is not served.
+    fn is_served(&self, host: usize) -> bool {
+        let e = host - self.plan.nodes;
+        if e < self.plan.encoders {
+            return self.home_of(e).is_some_and(|home| self.reach(host, home));
+        }
+        let viewer = &self.viewers[e - self.plan.encoders];
+        viewer.seen.fresh_at + SEC >= self.now
+    }
+
+    /// Whether this node can do anything for this client: for a viewer, the stream must reach it.
+    fn can_serve(&self, host: usize, node: usize) -> bool {
+        let e = host - self.plan.nodes;
+        let limit = SERVED * self.patience() + SLACK;
+        let steady = |a: usize, b: usize| {
+            let since = self.checks.reached.get(&(a, b));
+            since.is_some_and(|since| self.now >= since + limit)
+        };
+        if e < self.plan.encoders {
+            return true;
+        }
+        let watches = self.viewers[e - self.plan.encoders].watches;
+        let encoder = self.host_of_encoder(watches);
+        // What can be said without following every path: all nodes that the agent reaches, this
+        // node reaches as well, and nothing changed there for long.
+        let quiet = |host: usize| self.now >= self.hosts[host].touched + limit;
+        let home = self.home_of(watches);
+        home.is_some_and(|home| {
+            steady(encoder, home)
+                && quiet(encoder)
+                && quiet(home)
+                && quiet(node)
+                && quiet(host)
+                && self.reach(node, home)
+        })
+    }
+}

@@ -1,0 +1,534 @@
+//! Native clients' drivers: what `agent::encode`, `agent::view` and `agent::legs` do, in virtual
+//! time; and viewers that stay at one node, as a page does.
+
+use std::collections::BTreeMap;
+
+use rand::RngExt as _;
+use roost::directory::SourceState;
+use roost::id::{EncoderId, NodeId};
+use roost::session::agent::{self, Agent};
+use roost::session::leg::LegId;
+use roost::session::viewer::{self, Viewer as Machine};
+use roost::time::Mono;
+use roost::wire::{ClientHello, ClientMessage, FLOW_VIDEO, Message as _, PeerList, take_varint};
+
+use crate::conn::{Cargo, ConnId, End, Kind};
+use crate::links::HANDSHAKE;
+use crate::media::{Camera, FRAME_MS, Frame, Group, Receiver};
+use crate::net::MS;
+use crate::node::{addr_of, index_of};
+use crate::rng::{For, stream};
+use crate::world::{Ev, World};
+
+/// A connection that a client closed is closed after this long.
+const CLOSE_LATER: u64 = 100 * MS;
+/// An agent's write to its disk.
+const DISK: u64 = 8 * MS;
+/// A page whose node is gone finds another after this long.
+const PAGE_MOVES: u64 = 500 * MS;
+
+/// A client's connection or its attempt at one.
+#[derive(Debug)]
+pub(crate) struct Leg {
+    expect: Option<NodeId>,
+    pub(crate) conn: Option<ConnId>,
+}
+
+/// An encoder's agent with its driver.
+pub(crate) struct Encoder {
+    pub(crate) id: EncoderId,
+    pub(crate) name: String,
+    pub(crate) agent: Option<Agent>,
+    pub(crate) legs: BTreeMap<LegId, Leg>,
+    pub(crate) instance: u64,
+    lease: u64,
+    peers: PeerList,
+    target: usize,
+    camera: Camera,
+    group: Group,
+    /// Legs that get pictures; true while one waits for a keyframe.
+    sending: BTreeMap<LegId, bool>,
+}
+
+/// A native viewer with its driver.
+pub(crate) struct Viewer {
+    pub(crate) watches: usize,
+    pub(crate) machine: Option<Machine>,
+    pub(crate) legs: BTreeMap<LegId, Leg>,
+    target: usize,
+    pub(crate) seen: Seen,
+}
+
+/// A viewer that stays at one node.
+pub(crate) struct Browser {
+    pub(crate) watches: usize,
+    pub(crate) at: Option<usize>,
+    pub(crate) seen: Seen,
+}
+
+/// What a viewer was shown.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Seen {
+    newest: Option<(u64, u64)>,
+    number: u64,
+    key_seen: bool,
+    /// When the last new picture came.
+    pub(crate) fresh_at: u64,
+    /// When that picture was taken.
+    pub(crate) taken: u64,
+    pub(crate) longest_gap: u64,
+}
+
+impl Seen {
+    /// Whether a frame is new, and whether pictures are missing before it.
+    fn take(&mut self, frame: &Frame, now: u64) -> (bool, bool) {
+        let same = self.newest.is_some_and(|(line, _)| line == frame.timeline);
+        if same && self.newest.is_some_and(|(_, newest)| frame.taken <= newest) {
+            return (false, false);
+        }
+        if !self.key_seen && !frame.key {
+            return (false, true);
+        }
+        let lost = same && frame.number != self.number + 1;
+        if self.key_seen {
+            self.longest_gap = self.longest_gap.max(now - self.fresh_at);
+        }
+        self.key_seen = true;
+        self.newest = Some((frame.timeline, frame.taken));
+        self.number = frame.number;
+        self.fresh_at = now;
+        self.taken = frame.taken;
+        (true, lost)
+    }
+}
+
+impl Encoder {
+    pub(crate) fn new(seed: u64, host: usize, index: usize, nodes: usize) -> Self {
+        let mut rng = stream(seed, For::Birth(host));
+        Self {
+            id: EncoderId(rng.random()),
+            name: format!("cam{index}"),
+            agent: None,
+            legs: BTreeMap::new(),
+            instance: 0,
+            lease: 0,
+            peers: PeerList::default(),
+            target: rng.random_range(0..nodes),
+            camera: Camera::default(),
+            group: Group::default(),
+            sending: BTreeMap::new(),
+        }
+    }
+}
+
+impl Viewer {
+    pub(crate) fn new(seed: u64, host: usize, watches: usize, nodes: usize) -> Self {
+        let target = stream(seed, For::Birth(host)).random_range(0..nodes);
+        Self { watches, machine: None, legs: BTreeMap::new(), target, seen: Seen::default() }
+    }
+}
+
+impl World {
+    fn encoder_at(&self, host: usize) -> Option<usize> {
+        let ix = host.checked_sub(self.plan.nodes)?;
+        (ix < self.plan.encoders).then_some(ix)
+    }
+
+    fn viewer_at(&self, host: usize) -> Option<usize> {
+        host.checked_sub(self.plan.nodes + self.plan.encoders)
+    }
+
+    fn legs(&mut self, host: usize) -> &mut BTreeMap<LegId, Leg> {
+        match self.encoder_at(host) {
+            Some(ix) => &mut self.encoders[ix].legs,
+            None => {
+                let ix = self.viewer_at(host).unwrap_or_default();
+                &mut self.viewers[ix].legs
+            }
+        }
+    }
+
+    pub(crate) fn start_client(&mut self, host: usize) {
+        if self.hosts[host].up {
+            return;
+        }
+        let life = self.hosts[host].life + 1;
+        self.begin_life(host, life);
+        self.touch(host);
+        let seed = self.hosts[host].rng.random();
+        let instance = self.hosts[host].rng.random();
+        let name = self.host_name(host);
+        self.trace.say(self.now, || format!("{name} starts"));
+        if let Some(ix) = self.encoder_at(host) {
+            let encoder = &mut self.encoders[ix];
+            encoder.instance = instance;
+            encoder.camera = Camera::default();
+            let config = agent::Config {
+                encoder: encoder.id,
+                name: encoder.name.clone(),
+                instance,
+                lease: encoder.lease,
+                targets: vec![addr_of(encoder.target)],
+                peers: encoder.peers.clone(),
+                seed,
+            };
+            let mut effects = Vec::new();
+            encoder.agent = Some(Agent::new(config, &mut effects));
+            self.agent_effects(ix, effects);
+            self.agent_event(ix, agent::Event::Wake);
+            self.agent_event(ix, agent::Event::Source(SourceState::Ready));
+            let end = self.end_of(host);
+            self.queue.push(self.now + FRAME_MS * MS, Ev::Tick { end });
+        } else if let Some(ix) = self.viewer_at(host) {
+            let viewer = &mut self.viewers[ix];
+            let config = viewer::Config {
+                name: self.encoders[viewer.watches].name.clone(),
+                targets: vec![addr_of(viewer.target)],
+                peers: PeerList::default(),
+                seed,
+                stay: false,
+            };
+            viewer.machine = Some(Machine::new(config));
+            viewer.seen = Seen { longest_gap: viewer.seen.longest_gap, ..Seen::default() };
+            self.viewer_event(ix, viewer::Event::Wake);
+        }
+    }
+
+    /// A client's process is gone; an agent's disk stays.
+    pub(crate) fn forget_client(&mut self, host: usize) {
+        self.legs(host).clear();
+        if let Some(ix) = self.encoder_at(host) {
+            let encoder = &mut self.encoders[ix];
+            encoder.agent = None;
+            encoder.group = Group::default();
+            encoder.sending.clear();
+        } else if let Some(ix) = self.viewer_at(host) {
+            self.viewers[ix].machine = None;
+        }
+    }
+
+    pub(crate) fn client_next_wake(&self, host: usize) -> Option<Mono> {
+        if let Some(ix) = self.encoder_at(host) {
+            return self.encoders[ix].agent.as_ref().and_then(Agent::next_wake);
+        }
+        let ix = self.viewer_at(host)?;
+        self.viewers[ix].machine.as_ref().and_then(Machine::next_wake)
+    }
+
+    pub(crate) fn client_wakes(&mut self, host: usize) {
+        if let Some(ix) = self.encoder_at(host) {
+            self.agent_event(ix, agent::Event::Wake);
+        } else if let Some(ix) = self.viewer_at(host) {
+            self.viewer_event(ix, viewer::Event::Wake);
+        }
+    }
+
+    fn agent_event(&mut self, ix: usize, event: agent::Event) {
+        let host = self.host_of_encoder(ix);
+        if !self.runs(host) {
+            return;
+        }
+        let now = self.clock(host).mono;
+        let Some(agent) = &mut self.encoders[ix].agent else { return };
+        let mut effects = Vec::new();
+        agent.handle(now, event, &mut effects);
+        let wake = agent.next_wake();
+        self.agent_effects(ix, effects);
+        self.arm(host, wake);
+    }
+
+    fn viewer_event(&mut self, ix: usize, event: viewer::Event) {
+        let host = self.host_of_viewer(ix);
+        if !self.runs(host) {
+            return;
+        }
+        let now = self.clock(host).mono;
+        let Some(machine) = &mut self.viewers[ix].machine else { return };
+        let mut effects = Vec::new();
+        machine.handle(now, event, &mut effects);
+        let wake = machine.next_wake();
+        for effect in effects {
+            match effect {
+                viewer::Effect::Dial { leg, node, addr } => self.dial_client(host, leg, node, &addr),
+                viewer::Effect::Close(leg) => self.close_leg(host, leg),
+                viewer::Effect::Send(leg, bytes) => self.leg_send(host, leg, Cargo::Message(bytes)),
+                viewer::Effect::Datagram(leg, bytes) => {
+                    self.leg_send(host, leg, Cargo::Datagram(bytes));
+                }
+                viewer::Effect::Peers(_) => {}
+                viewer::Effect::Note(note) => {
+                    self.trace.say(self.now, || format!("viewer{ix} {note:?}"));
+                }
+            }
+        }
+        self.arm(host, wake);
+    }
+
+    fn agent_effects(&mut self, ix: usize, effects: Vec<agent::Effect>) {
+        let host = self.host_of_encoder(ix);
+        for effect in effects {
+            match effect {
+                agent::Effect::Dial { leg, node, addr } => self.dial_client(host, leg, node, &addr),
+                agent::Effect::Close(leg) => {
+                    self.encoders[ix].sending.remove(&leg);
+                    self.close_leg(host, leg);
+                }
+                agent::Effect::Send(leg, bytes) => self.leg_send(host, leg, Cargo::Message(bytes)),
+                agent::Effect::Datagram(leg, bytes) => {
+                    self.leg_send(host, leg, Cargo::Datagram(bytes));
+                }
+                agent::Effect::Media(legs) => self.agent_media(ix, &legs),
+                agent::Effect::Keyframe => self.encoders[ix].camera.key_wanted = true,
+                agent::Effect::Lease(counter) => {
+                    let end = self.end_of(host);
+                    self.queue.push(self.now + DISK, Ev::Leased { end, counter });
+                }
+                agent::Effect::Peers(peers) => self.encoders[ix].peers = peers,
+                agent::Effect::Note(note) => {
+                    self.trace.add(self.now, host, host, format!("{note:?}").as_bytes());
+                    self.trace.say(self.now, || format!("cam{ix} {note:?}"));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn leased(&mut self, end: End, counter: u64) {
+        if let Some(ix) = self.encoder_at(end.host) {
+            self.encoders[ix].lease = self.encoders[ix].lease.max(counter);
+            self.agent_event(ix, agent::Event::Leased(counter));
+        }
+    }
+
+    fn agent_media(&mut self, ix: usize, legs: &std::collections::BTreeSet<LegId>) {
+        let host = self.host_of_encoder(ix);
+        let encoder = &mut self.encoders[ix];
+        encoder.sending.retain(|leg, _| legs.contains(leg));
+        for &leg in legs {
+            if self.encoders[ix].sending.contains_key(&leg) {
+                continue;
+            }
+            let start = self.encoders[ix].group.frames.clone();
+            self.encoders[ix].sending.insert(leg, start.is_empty());
+            for frame in start {
+                self.leg_send(host, leg, Cargo::Picture(FLOW_VIDEO, frame));
+            }
+        }
+        if legs.is_empty() {
+            self.encoders[ix].group = Group::default();
+            self.encoders[ix].camera.key_wanted = true;
+        }
+    }
+
+    /// The camera takes a picture; it is sent if anyone wants it.
+    pub(crate) fn tick(&mut self, end: End) {
+        if !self.lives(end) {
+            return;
+        }
+        self.queue.push(self.now + FRAME_MS * MS, Ev::Tick { end });
+        let Some(ix) = self.encoder_at(end.host) else { return };
+        let now = self.now;
+        let encoder = &mut self.encoders[ix];
+        let watched = encoder.agent.as_ref().is_some_and(|agent| !agent.media().is_empty());
+        if self.hosts[end.host].frozen || !watched {
+            return;
+        }
+        let frame = encoder.camera.take(encoder.id, encoder.instance, now);
+        encoder.group.push(frame);
+        let mut legs = Vec::new();
+        for (leg, skipping) in &mut encoder.sending {
+            *skipping &= !frame.key;
+            if !*skipping {
+                legs.push(*leg);
+            }
+        }
+        for leg in legs {
+            self.leg_send(end.host, leg, Cargo::Picture(FLOW_VIDEO, frame));
+        }
+    }
+
+    // -- connections ------------------------------------------------------------------------------
+
+    fn dial_client(&mut self, host: usize, leg: LegId, expect: Option<NodeId>, addr: &str) {
+        let from = self.end_of(host);
+        self.legs(host).insert(leg, Leg { expect, conn: None });
+        match index_of(addr).filter(|to| *to < self.plan.nodes) {
+            Some(to) if self.reach(host, to) => {
+                let delay = (0..3).map(|_| self.net.delay_reliable(host, to)).sum::<u64>();
+                self.queue.push(self.now + delay, Ev::ClientHello { from, leg, to });
+            }
+            _ => self.queue.push(self.now + HANDSHAKE, Ev::LegFailed { end: from, leg }),
+        }
+    }
+
+    pub(crate) fn client_hello(&mut self, from: End, leg: LegId, to: usize) {
+        if !self.lives(from) || !self.legs(from.host).contains_key(&leg) {
+            return;
+        }
+        if !self.reach(from.host, to) || self.nodes[to].control.is_none() {
+            self.queue.push(self.now + HANDSHAKE, Ev::LegFailed { end: from, leg });
+            return;
+        }
+        let session = self.open_session(to);
+        let acceptor = self.end_of(to);
+        let conn = self.connect(Kind::Client { leg, session }, from, acceptor);
+        self.session_opened(to, session, conn);
+        self.send(conn, 1, Cargo::Greeting);
+        // A greeting that does not come in time is a dial that failed.
+        self.queue.push(self.now + HANDSHAKE, Ev::LegFailed { end: from, leg });
+    }
+
+    pub(crate) fn leg_failed(&mut self, end: End, leg: LegId) {
+        if !self.lives(end) {
+            return;
+        }
+        if self.hosts[end.host].frozen {
+            self.queue.push(self.now + 50 * MS, Ev::LegFailed { end, leg });
+            return;
+        }
+        if self.legs(end.host).get(&leg).is_some_and(|leg| leg.conn.is_none()) {
+            self.leg_gone(end, leg, "timed out");
+        }
+    }
+
+    pub(crate) fn leg_cargo(&mut self, end: End, leg: LegId, cargo: Cargo, id: ConnId) {
+        let host = end.host;
+        if let Cargo::Greeting = cargo {
+            self.greeted(end, leg, id);
+            return;
+        }
+        if !self.legs(host).contains_key(&leg) {
+            return;
+        }
+        let (encoder, viewer) = (self.encoder_at(host), self.viewer_at(host));
+        match cargo {
+            Cargo::Message(bytes) => match (encoder, viewer) {
+                (Some(ix), _) => self.agent_event(ix, agent::Event::Message(leg, bytes)),
+                (_, Some(ix)) => self.viewer_event(ix, viewer::Event::Message(leg, bytes)),
+                _ => {}
+            },
+            Cargo::Datagram(bytes) => {
+                let Some((_, body)) = take_varint(&bytes) else { return };
+                let body = body.to_vec();
+                match (encoder, viewer) {
+                    (Some(ix), _) => self.agent_event(ix, agent::Event::Datagram(leg, body)),
+                    (_, Some(ix)) => self.viewer_event(ix, viewer::Event::Datagram(leg, body)),
+                    _ => {}
+                }
+            }
+            Cargo::Picture(_, frame) => {
+                if let Some(ix) = viewer {
+                    self.viewer_sees(ix, leg, frame);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn greeted(&mut self, end: End, leg: LegId, id: ConnId) {
+        let host = end.host;
+        let Some(there) = self.conns.get(&id).map(|conn| conn.ends[1].host) else { return };
+        let node = self.nodes[there].id;
+        let Some(state) = self.legs(host).get_mut(&leg) else {
+            // Given up meanwhile.
+            self.close(id, 0, "done");
+            return;
+        };
+        if state.expect.is_some_and(|expect| expect != node) {
+            self.close(id, 0, "not the node that was expected");
+            self.leg_gone(end, leg, "another node answers there");
+            return;
+        }
+        state.conn = Some(id);
+        let hello = ClientHello {
+            agent: "sim".into(),
+            version: String::new(),
+            credential: None,
+        };
+        self.send(id, 0, Cargo::Message(ClientMessage::Hello(hello).encode()));
+        if let Some(ix) = self.encoder_at(host) {
+            self.agent_event(ix, agent::Event::Connected { leg, node });
+        } else if let Some(ix) = self.viewer_at(host) {
+            self.viewer_event(ix, viewer::Event::Connected { leg, node });
+        }
+    }
+
+    /// A leg's connection is over.
+    pub(crate) fn leg_gone(&mut self, end: End, leg: LegId, reason: &str) {
+        let host = end.host;
+        if self.legs(host).remove(&leg).is_none() {
+            return;
+        }
+        let reason = reason.to_owned();
+        if let Some(ix) = self.encoder_at(host) {
+            self.encoders[ix].sending.remove(&leg);
+            self.agent_event(ix, agent::Event::Closed { leg, reason });
+        } else if let Some(ix) = self.viewer_at(host) {
+            self.viewer_event(ix, viewer::Event::Closed { leg, reason });
+        }
+    }
+
+    fn leg_send(&mut self, host: usize, leg: LegId, cargo: Cargo) {
+        if let Some(conn) = self.legs(host).get(&leg).and_then(|leg| leg.conn) {
+            self.send(conn, 0, cargo);
+        }
+    }
+
+    fn close_leg(&mut self, host: usize, leg: LegId) {
+        if let Some(conn) = self.legs(host).remove(&leg).and_then(|leg| leg.conn) {
+            self.queue.push(self.now + CLOSE_LATER, Ev::CloseConn { conn, side: 0 });
+        }
+    }
+
+    // -- pictures ---------------------------------------------------------------------------------
+
+    fn viewer_sees(&mut self, ix: usize, leg: LegId, frame: Frame) {
+        let now = self.now;
+        let (fresh, lost) = self.viewers[ix].seen.take(&frame, now);
+        if fresh {
+            self.viewer_event(ix, viewer::Event::Fresh(leg));
+        }
+        if lost {
+            self.viewer_event(ix, viewer::Event::KeyframeWanted);
+        }
+    }
+
+    pub(crate) fn browser_sees(&mut self, ix: usize, frame: Frame) {
+        let now = self.now;
+        let (_, lost) = self.browsers[ix].seen.take(&frame, now);
+        if let (true, Some(at)) = (lost, self.browsers[ix].at) {
+            let event = Ev::KeyframeWanted { end: self.end_of(at), encoder: frame.encoder };
+            self.queue.push(now, event);
+        }
+    }
+
+    /// A page without a node opens at any that runs.
+    pub(crate) fn browser_moves(&mut self, ix: usize) {
+        if self.browsers[ix].at.is_some() {
+            return;
+        }
+        let ready = |node: usize| self.runs(node) && self.nodes[node].control.is_some();
+        let nodes: Vec<usize> = (0..self.plan.nodes).filter(|node| ready(*node)).collect();
+        let turn = usize::try_from(crate::rng::mix(self.plan.seed ^ self.now) % 1024).unwrap_or(0);
+        let Some(&at) = nodes.get((ix + turn) % nodes.len().max(1)) else {
+            self.queue.push(self.now + PAGE_MOVES, Ev::BrowserMoves(ix));
+            return;
+        };
+        self.trace.say(self.now, || format!("page{ix} opens at n{at}"));
+        let encoder = self.encoders[self.browsers[ix].watches].id;
+        let browser = &mut self.browsers[ix];
+        browser.at = Some(at);
+        browser.seen = Seen { longest_gap: browser.seen.longest_gap, ..Seen::default() };
+        browser.seen.fresh_at = self.now;
+        self.subscribe_here(at, encoder, Receiver::Browser(ix), 1);
+    }
+
+    /// A node is gone, and its pages with it.
+    pub(crate) fn browsers_lose(&mut self, node: usize) {
+        for ix in 0..self.browsers.len() {
+            if self.browsers[ix].at == Some(node) {
+                self.browsers[ix].at = None;
+                self.queue.push(self.now + PAGE_MOVES, Ev::BrowserMoves(ix));
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Faults begin and end.
+
+use std::collections::BTreeSet;
+
+use rand::RngExt as _;
+use roost::control::Event;
+
+use crate::conn::Cargo;
+use crate::net::MS;
+use crate::plan::{Fault, Who};
+use crate::world::{Ev, World};
+
+/// From the end of a fault that killed a node to its next start, at most.
+const RESTART: u64 = 50 * MS;
+
+/// A fault in force, with those it befell.
+#[derive(Debug, Default)]
+pub(crate) struct Active {
+    hosts: Vec<usize>,
+    cuts: Vec<(usize, usize)>,
+}
+
+impl World {
+    /// Whom a fault befalls now.
+    fn resolve(&self, who: Who) -> Vec<usize> {
+        let nodes = 0..self.plan.nodes;
+        let home = |e: usize| self.home_of(e).unwrap_or(0);
+        let next = |e: usize| {
+            let next = self.next_of(e).filter(|next| *next != home(e));
+            next.unwrap_or_else(|| (home(e) + 1) % self.plan.nodes)
+        };
+        let within = |host: usize, count: usize, base: usize| {
+            if host < count { vec![base + host] } else { Vec::new() }
+        };
+        match who {
+            Who::Node(ix) => within(ix, self.plan.nodes, 0),
+            Who::Home(e) => vec![home(e)],
+            Who::Next(e) => vec![next(e)],
+            Who::Third(e) => nodes.filter(|ix| *ix != home(e) && *ix != next(e)).take(1).collect(),
+            Who::NotHome(e) => nodes.filter(|ix| *ix != home(e)).collect(),
+            Who::NotNode(not) => nodes.filter(|ix| *ix != not).collect(),
+            Who::Nodes => nodes.collect(),
+            Who::Encoder(e) => within(e, self.plan.encoders, self.plan.nodes),
+            Who::Viewer(v) => {
+                within(v, self.plan.viewers, self.plan.nodes + self.plan.encoders)
+            }
+            Who::Encoders => (0..self.plan.encoders).map(|e| self.host_of_encoder(e)).collect(),
+            Who::Viewers => (0..self.plan.viewers).map(|v| self.host_of_viewer(v)).collect(),
+        }
+    }
+
+    fn resolve_all(&self, who: &[Who]) -> Vec<usize> {
+        let set: BTreeSet<usize> = who.iter().flat_map(|who| self.resolve(*who)).collect();
+        set.into_iter().collect()
+    }
+
+    pub(crate) fn fault_begins(&mut self, index: usize) {
+        let Some(item) = self.plan.faults.get(index).cloned() else { return };
+        let mut active = Active::default();
+        match &item.fault {
+            Fault::Crash(who) | Fault::Freeze(who) => active.hosts = self.resolve_all(who),
+            Fault::Leave(who) => active.hosts = self.resolve_all(&[*who]),
+            Fault::Cut { from, to, one_way } => {
+                let (from, to) = (self.resolve_all(from), self.resolve_all(to));
+                let pairs = from.iter().flat_map(|a| to.iter().map(move |b| (*a, *b)));
+                for (a, b) in pairs.filter(|(a, b)| a != b) {
+                    active.cuts.push((a, b));
+                    if !one_way {
+                        active.cuts.push((b, a));
+                    }
+                }
+                active.hosts = from.into_iter().chain(to).collect();
+            }
+            Fault::Latency(_) | Fault::Loss(_) | Fault::Duplicate(_) | Fault::Reorder(_) => {
+                active.hosts = (0..self.hosts.len()).collect();
+            }
+        }
+        let names: Vec<String> = active.hosts.iter().map(|host| self.host_name(*host)).collect();
+        let text = format!("FAULT {:?} at {}", item.fault, names.join(" "));
+        self.trace.add(self.now, 0, 0, text.as_bytes());
+        self.trace.say(self.now, || text);
+        let hosts = active.hosts.clone();
+        let cuts = active.cuts.clone();
+        self.active.insert(index, active);
+        self.expect_before(&item.fault, &hosts);
+        hosts.iter().for_each(|host| self.touch(*host));
+        match &item.fault {
+            Fault::Crash(_) => hosts.iter().for_each(|host| self.crash(*host)),
+            Fault::Freeze(_) => hosts.iter().for_each(|host| self.freeze(*host)),
+            Fault::Leave(_) => {
+                for &host in &hosts {
+                    self.node_event(host, Event::Leave);
+                }
+            }
+            Fault::Cut { .. } => {
+                cuts.iter().for_each(|(a, b)| self.net.cut(*a, *b));
+                self.recompute_all();
+            }
+            Fault::Latency(ms) => self.net.latency.push(ms * MS),
+            Fault::Loss(share) => self.net.loss.push(*share),
+            Fault::Duplicate(share) => self.net.duplicate.push(*share),
+            Fault::Reorder(share) => self.net.reorder.push(*share),
+        }
+        self.expect_after(&item.fault, &hosts);
+        if let Some(until) = item.until_ms {
+            self.queue.push((until * MS).max(self.now + 1), Ev::FaultEnds(index));
+        }
+    }
+
+    pub(crate) fn fault_ends(&mut self, index: usize) {
+        let Some(active) = self.active.remove(&index) else { return };
+        let fault = self.plan.faults[index].fault.clone();
+        let text = format!("fault over: {fault:?}");
+        self.trace.add(self.now, 0, 0, text.as_bytes());
+        self.trace.say(self.now, || text);
+        active.hosts.iter().for_each(|host| self.touch(*host));
+        let drop_one = |list: &mut Vec<f64>, share: f64| {
+            if let Some(at) = list.iter().position(|s| *s == share) {
+                list.remove(at);
+            }
+        };
+        match fault {
+            Fault::Crash(_) | Fault::Leave(_) => {
+                for host in active.hosts {
+                    let late = self.hosts[host].rng.random_range(0..RESTART);
+                    let start = if host < self.plan.nodes {
+                        Ev::StartNode(host)
+                    } else {
+                        Ev::StartClient(host)
+                    };
+                    self.queue.push(self.now + late, start);
+                }
+            }
+            Fault::Freeze(_) => active.hosts.into_iter().for_each(|host| self.thaw(host)),
+            Fault::Cut { .. } => {
+                active.cuts.iter().for_each(|(a, b)| self.net.mend(*a, *b));
+                self.recompute_all();
+            }
+            Fault::Latency(ms) => {
+                if let Some(at) = self.net.latency.iter().position(|l| *l == ms * MS) {
+                    self.net.latency.remove(at);
+                }
+            }
+            Fault::Loss(share) => drop_one(&mut self.net.loss, share),
+            Fault::Duplicate(share) => drop_one(&mut self.net.duplicate, share),
+            Fault::Reorder(share) => drop_one(&mut self.net.reorder, share),
+        }
+    }
+
+    fn crash(&mut self, host: usize) {
+        if !self.hosts[host].up {
+            return;
+        }
+        if host >= self.plan.nodes {
+            self.forget_client(host);
+        }
+        self.kill(host);
+    }
+
+    fn freeze(&mut self, host: usize) {
+        self.hosts[host].holds += 1;
+        if self.hosts[host].up {
+            self.hosts[host].frozen = true;
+        }
+        for conn in self.conns_of(host) {
+            self.recompute(conn);
+        }
+    }
+
+    /// A process goes on: what waits in its socket comes in the order in which it arrived, and
+    /// its timers come somewhere in between.
+    fn thaw(&mut self, host: usize) {
+        let state = &mut self.hosts[host];
+        state.holds = state.holds.saturating_sub(1);
+        if state.holds > 0 || !state.frozen {
+            return;
+        }
+        state.frozen = false;
+        if !state.up {
+            return;
+        }
+        let mut at = self.now;
+        let waiting: Vec<(u64, usize, Cargo)> = std::mem::take(&mut state.inbox);
+        for (conn, to, cargo) in waiting {
+            at += state.rng.random_range(1_000..50_000);
+            self.queue.push(at, Ev::Deliver { conn, to, cargo });
+        }
+        let span = (at - self.now).max(MS);
+        let late = self.hosts[host].rng.random_range(0..span);
+        let end = self.end_of(host);
+        self.hosts[host].armed = self.now;
+        self.queue.push(self.now + late, Ev::Wake { end, at: self.now });
+        for conn in self.conns_of(host) {
+            self.recompute(conn);
+        }
+    }
+}

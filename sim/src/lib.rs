@@ -1,0 +1,23 @@
+//! Plays partitions, crashes and frozen nodes against Roost's deciding half, in virtual time, the
+//! same way every time for the same seed. See `docs/simulation.md`.
+
+mod check;
+mod client;
+mod conn;
+mod faults;
+mod links;
+mod media;
+mod net;
+mod node;
+pub mod plan;
+mod queue;
+mod relay;
+mod rng;
+mod run;
+mod shrink;
+mod trace;
+mod world;
+
+pub use check::{Measure, Violation};
+pub use run::{Outcome, Watch, run};
+pub use shrink::shrink;

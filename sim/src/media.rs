@@ -1,0 +1,165 @@
+//! Pictures as the simulator knows them, and a node's fan-out of them: the rules of `hub` and
+//! `node::media`, without a byte of video.
+
+use std::collections::BTreeMap;
+
+use roost::id::{EncoderId, SessionId};
+
+/// From one picture to the next, in milliseconds.
+pub(crate) const FRAME_MS: u64 = 66;
+/// Pictures from one keyframe to the next.
+const GROUP: u64 = 30;
+/// Longest group that is kept, in nanoseconds.
+const GROUP_KEEP: u64 = 4_000_000_000;
+/// A group whose newest picture is older than this is not shown to a newcomer.
+const FRESH: u64 = 2_000_000_000;
+
+/// One picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) encoder: EncoderId,
+    /// Which start of the agent made it.
+    pub(crate) timeline: u64,
+    /// When it was taken, in nanoseconds of the run.
+    pub(crate) taken: u64,
+    /// Its number within the timeline.
+    pub(crate) number: u64,
+    pub(crate) key: bool,
+}
+
+/// The last group of pictures.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Group {
+    pub(crate) frames: Vec<Frame>,
+}
+
+impl Group {
+    pub(crate) fn push(&mut self, frame: Frame) {
+        if frame.key {
+            self.frames.clear();
+        } else if self.frames.is_empty() {
+            return;
+        }
+        let first = self.frames.first().map_or(frame.taken, |first| first.taken);
+        if frame.taken.wrapping_sub(first) > GROUP_KEEP {
+            self.frames.clear();
+        } else {
+            self.frames.push(frame);
+        }
+    }
+}
+
+/// A camera.
+#[derive(Debug, Default)]
+pub(crate) struct Camera {
+    number: u64,
+    since_key: u64,
+    pub(crate) key_wanted: bool,
+}
+
+impl Camera {
+    pub(crate) fn take(&mut self, encoder: EncoderId, timeline: u64, now: u64) -> Frame {
+        let key = self.number == 0 || self.key_wanted || self.since_key >= GROUP;
+        self.key_wanted = false;
+        self.since_key = if key { 1 } else { self.since_key + 1 };
+        self.number += 1;
+        Frame { encoder, timeline, taken: now, number: self.number, key }
+    }
+}
+
+/// Who gets a stream's pictures at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Receiver {
+    Session(SessionId),
+    /// Another node, by media connection and flow.
+    Flow(u64, u32),
+    Browser(usize),
+}
+
+#[derive(Debug)]
+struct Place {
+    viewers: u32,
+    skipping: bool,
+    newest: Option<(u64, u64)>,
+}
+
+/// One stream at one node.
+#[derive(Debug, Default)]
+pub(crate) struct Hub {
+    pub(crate) feed: u64,
+    pub(crate) timeline: u64,
+    group: Group,
+    pushed: u64,
+    places: BTreeMap<Receiver, Place>,
+}
+
+impl Hub {
+    pub(crate) fn set_feed(&mut self, feed: u64, timeline: u64) {
+        if self.feed != feed {
+            self.feed = feed;
+            self.timeline = timeline;
+            self.group.frames.clear();
+        }
+    }
+
+    pub(crate) fn viewers(&self) -> u32 {
+        self.places.values().map(|place| place.viewers).sum()
+    }
+
+    /// Takes a place; returns the group so far.
+    pub(crate) fn subscribe(&mut self, now: u64, receiver: Receiver, viewers: u32) -> Vec<Frame> {
+        if now > self.pushed + FRESH {
+            self.group.frames.clear();
+        }
+        let start = self.group.frames.clone();
+        let newest = start.last().map(|frame| (self.timeline, frame.taken));
+        let place = Place { viewers, skipping: start.is_empty(), newest };
+        self.places.insert(receiver, place);
+        start
+    }
+
+    pub(crate) fn set_viewers(&mut self, receiver: Receiver, viewers: u32) {
+        if let Some(place) = self.places.get_mut(&receiver) {
+            place.viewers = viewers;
+        }
+    }
+
+    /// True if there was such a receiver.
+    pub(crate) fn unsubscribe(&mut self, receiver: Receiver) -> bool {
+        self.places.remove(&receiver).is_some()
+    }
+
+    /// Who gets this frame, and whether a keyframe is wanted.
+    pub(crate) fn push(&mut self, now: u64, feed: u64, frame: Frame) -> (Vec<Receiver>, bool) {
+        if self.feed != feed || feed == 0 {
+            return (Vec::new(), false);
+        }
+        self.pushed = now;
+        self.group.push(frame);
+        let mut wants = self.group.frames.is_empty() && !self.places.is_empty();
+        let mut to = Vec::new();
+        let timeline = self.timeline;
+        for (receiver, place) in &mut self.places {
+            match place.newest {
+                Some((line, newest)) if line == timeline && frame.taken <= newest => continue,
+                Some((line, _)) if line != timeline => place.skipping = true,
+                _ => {}
+            }
+            if place.skipping && !frame.key {
+                wants = true;
+                continue;
+            }
+            place.skipping = false;
+            place.newest = Some((timeline, frame.taken));
+            to.push(*receiver);
+        }
+        (to, wants)
+    }
+}
+
+/// What one agent sends to a node.
+#[derive(Debug, Default)]
+pub(crate) struct Ingest {
+    pub(crate) early: Group,
+    pub(crate) target: Option<(EncoderId, u64)>,
+}

@@ -1,0 +1,139 @@
+//! What packets meet on their way: delay, loss, and cuts.
+
+use std::collections::BTreeMap;
+
+use rand::RngExt as _;
+use rand_chacha::ChaCha8Rng;
+
+use crate::plan;
+use crate::rng::{For, mix, stream};
+
+/// A millisecond, in nanoseconds.
+pub(crate) const MS: u64 = 1_000_000;
+/// A second, in nanoseconds.
+pub(crate) const SEC: u64 = 1_000_000_000;
+
+pub(crate) struct Net {
+    seed: u64,
+    plan: plan::Net,
+    paths: BTreeMap<(usize, usize), ChaCha8Rng>,
+    cuts: BTreeMap<(usize, usize), u32>,
+    /// Faults in force.
+    pub(crate) latency: Vec<u64>,
+    pub(crate) loss: Vec<f64>,
+    pub(crate) duplicate: Vec<f64>,
+    pub(crate) reorder: Vec<f64>,
+}
+
+impl Net {
+    pub(crate) fn new(seed: u64, plan: plan::Net) -> Self {
+        Self {
+            seed,
+            plan,
+            paths: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            latency: Vec::new(),
+            loss: Vec::new(),
+            duplicate: Vec::new(),
+            reorder: Vec::new(),
+        }
+    }
+
+    /// No packet passes from `from` to `to`.
+    pub(crate) fn blocked(&self, from: usize, to: usize) -> bool {
+        self.cuts.contains_key(&(from, to))
+    }
+
+    /// Any cut at all.
+    pub(crate) fn cut_anywhere(&self) -> bool {
+        !self.cuts.is_empty()
+    }
+
+    pub(crate) fn cut(&mut self, from: usize, to: usize) {
+        if from != to {
+            *self.cuts.entry((from, to)).or_default() += 1;
+        }
+    }
+
+    pub(crate) fn mend(&mut self, from: usize, to: usize) {
+        if let Some(count) = self.cuts.get_mut(&(from, to)) {
+            *count -= 1;
+            if *count == 0 {
+                self.cuts.remove(&(from, to));
+            }
+        }
+    }
+
+    /// One way, without jitter.
+    pub(crate) fn base(&self, a: usize, b: usize) -> u64 {
+        let (low, high) = self.plan.delay_us;
+        let pair = (a.min(b) as u64) << 32 | a.max(b) as u64;
+        let span = (high - low) * 1000 + 1;
+        low * 1000 + mix(self.seed ^ mix(pair)) % span + self.latency.iter().sum::<u64>()
+    }
+
+    fn path(&mut self, from: usize, to: usize) -> &mut ChaCha8Rng {
+        let seed = self.seed;
+        self.paths.entry((from, to)).or_insert_with(|| stream(seed, For::Path(from, to)))
+    }
+
+    fn loss_share(&self) -> f64 {
+        let passes = self.loss.iter().fold(1.0 - self.plan.loss, |p, loss| p * (1.0 - loss));
+        1.0 - passes
+    }
+
+    /// One way, with jitter.
+    pub(crate) fn delay(&mut self, from: usize, to: usize) -> u64 {
+        let base = self.base(from, to);
+        let spikes = self.plan.spikes;
+        let rng = self.path(from, to);
+        let spike = if rng.random_bool(spikes) { rng.random_range(0..50 * MS) } else { 0 };
+        base + rng.random_range(0..=base / 8) + spike
+    }
+
+    /// The same for what is sent again until it arrives.
+    pub(crate) fn delay_reliable(&mut self, from: usize, to: usize) -> u64 {
+        let mut delay = self.delay(from, to);
+        let loss = self.loss_share().min(0.9);
+        let again = 2 * self.base(from, to) + self.base(from, to) / 4 + 25 * MS;
+        let rng = self.path(from, to);
+        let mut wait = again;
+        while rng.random_bool(loss) {
+            delay += wait;
+            wait = (wait * 2).min(4 * SEC);
+        }
+        delay
+    }
+
+    /// Delays of the copies of a datagram that arrive.
+    pub(crate) fn datagram(&mut self, from: usize, to: usize) -> Vec<u64> {
+        if self.blocked(from, to) {
+            return Vec::new();
+        }
+        let loss = self.loss_share();
+        let twice = self.duplicate.iter().sum::<f64>().min(1.0);
+        let late = self.reorder.iter().sum::<f64>().min(1.0);
+        let copies = {
+            let rng = self.path(from, to);
+            let lost = rng.random_bool(loss);
+            let copies = if rng.random_bool(twice) { 2 } else { 1 };
+            if lost { copies - 1 } else { copies }
+        };
+        (0..copies)
+            .map(|_| {
+                let delay = self.delay(from, to);
+                let rng = self.path(from, to);
+                let extra = if rng.random_bool(late) { rng.random_range(0..50 * MS) } else { 0 };
+                delay + extra
+            })
+            .collect()
+    }
+
+    /// How much later than its own time something happens that waited for an outage of this
+    /// length to end: the sender's next repetition.
+    pub(crate) fn resume(&mut self, from: usize, to: usize, outage: u64) -> u64 {
+        let delay = self.delay(from, to);
+        let rng = self.path(from, to);
+        delay + rng.random_range(0..=outage.min(2 * SEC))
+    }
+}

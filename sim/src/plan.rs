@@ -1,0 +1,284 @@
+//! What a run plays: a mesh, its clients, and the faults that befall them, as data. A plan and
+//! its seed decide everything that happens.
+
+use std::fmt;
+
+use rand::RngExt as _;
+use serde::{Deserialize, Serialize};
+
+use crate::rng::{For, stream};
+
+/// Everything that decides a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What it is called, for people.
+    pub name: String,
+    /// Decides keys, delays, losses, orders and what machines draw.
+    pub seed: u64,
+    /// How many nodes.
+    pub nodes: usize,
+    /// How many encoders.
+    #[serde(default)]
+    pub encoders: usize,
+    /// How many native viewers; the first watches the first encoder, and so on around.
+    #[serde(default)]
+    pub viewers: usize,
+    /// How many viewers that stay at one node, as a browser does; likewise.
+    #[serde(default)]
+    pub browsers: usize,
+    /// How the network is without faults.
+    #[serde(default)]
+    pub net: Net,
+    /// How nodes become members.
+    #[serde(default)]
+    pub join: Join,
+    /// All nodes start within this time, in milliseconds.
+    #[serde(default = "burst")]
+    pub burst_ms: u64,
+    /// How long the mesh has to recover after the last fault is over, in milliseconds.
+    #[serde(default = "settle")]
+    pub settle_ms: u64,
+    /// What goes wrong.
+    #[serde(default)]
+    pub faults: Vec<Item>,
+}
+
+fn burst() -> u64 {
+    500
+}
+
+fn settle() -> u64 {
+    25_000
+}
+
+/// How nodes become members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Join {
+    /// Everyone's admission is on everyone's disk before the start.
+    #[default]
+    Admitted,
+    /// The founder starts alone; the others come with its invitation.
+    Invited,
+}
+
+/// The network without faults.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Net {
+    /// One-way delays of pairs of hosts are drawn between these, in microseconds.
+    pub delay_us: (u64, u64),
+    /// Share of packets that are lost.
+    #[serde(default)]
+    pub loss: f64,
+    /// Share of packets that take up to 50 ms longer.
+    #[serde(default)]
+    pub spikes: f64,
+}
+
+impl Default for Net {
+    fn default() -> Self {
+        Self { delay_us: (200, 2000), loss: 0.0, spikes: 0.01 }
+    }
+}
+
+impl Net {
+    /// No pair of hosts is further apart than 50 ms there and back.
+    pub fn is_near(&self) -> bool {
+        self.delay_us.1 <= 25_000
+    }
+}
+
+/// One fault.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Item {
+    /// When it begins, in milliseconds of the run.
+    pub at_ms: u64,
+    /// When it is over; never if missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
+    /// What it is.
+    pub fault: Fault,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// Killed at once; started again from its disk when the fault is over.
+    Crash(Vec<Who>),
+    /// Stands still; what comes meanwhile waits.
+    Freeze(Vec<Who>),
+    /// A node is told to stop; started again when the fault is over.
+    Leave(Who),
+    /// No packet passes between the two sides.
+    Cut {
+        /// One side.
+        from: Vec<Who>,
+        /// The other.
+        to: Vec<Who>,
+        /// Only packets from the first to the second are held up.
+        #[serde(default)]
+        one_way: bool,
+    },
+    /// Every packet takes longer, in milliseconds.
+    Latency(u64),
+    /// This share of packets is lost in addition.
+    Loss(f64),
+    /// This share of datagrams comes twice.
+    Duplicate(f64),
+    /// This share of datagrams comes up to 50 ms late.
+    Reorder(f64),
+}
+
+/// Whom a fault befalls, found out when it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Who {
+    /// A node by number.
+    Node(usize),
+    /// Home of an encoder.
+    Home(usize),
+    /// Next of an encoder.
+    Next(usize),
+    /// The first node that is neither.
+    Third(usize),
+    /// All nodes but home of this encoder.
+    NotHome(usize),
+    /// All nodes but the one by this number.
+    NotNode(usize),
+    /// All nodes.
+    Nodes,
+    /// An encoder's agent.
+    Encoder(usize),
+    /// A native viewer.
+    Viewer(usize),
+    /// All native viewers.
+    Viewers,
+    /// All agents.
+    Encoders,
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {} ms", self.fault, self.at_ms)?;
+        match self.until_ms {
+            Some(until) => write!(f, " until {until} ms"),
+            None => f.write_str(" for good"),
+        }
+    }
+}
+
+/// When faults of drawn plans begin: the mesh stands by then.
+pub const CALM_MS: u64 = 12_000;
+
+impl Plan {
+    /// A mesh without faults.
+    pub fn calm(seed: u64, nodes: usize, encoders: usize) -> Self {
+        Self {
+            name: format!("seed-{seed}"),
+            seed,
+            nodes,
+            encoders,
+            viewers: encoders,
+            browsers: 0,
+            net: Net::default(),
+            join: Join::Admitted,
+            burst_ms: burst(),
+            settle_ms: settle(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// The plan of a seed: sizes, network and faults are drawn, each kind of fault being in or
+    /// out of the whole run.
+    pub fn draw(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
+        let mut rng = stream(seed, For::Plan);
+        let drawn = rng.random_range(3..=8);
+        let nodes = nodes.unwrap_or(drawn).max(1);
+        let drawn = rng.random_range(1..=3);
+        let encoders = encoders.unwrap_or(drawn);
+        let mut plan = Self::calm(seed, nodes, encoders);
+        plan.browsers = rng.random_range(0..=encoders.min(2));
+        plan.burst_ms = rng.random_range(0..2000);
+        if rng.random_bool(0.3) {
+            plan.join = Join::Invited;
+        }
+        if rng.random_bool(0.25) {
+            plan.net = Net { delay_us: (2_000, 60_000), loss: 0.005, spikes: 0.01 };
+        }
+        let kinds: Vec<bool> = (0..8).map(|_| rng.random_bool(0.5)).collect();
+        let count = rng.random_range(1..=6);
+        let mut at = CALM_MS;
+        for _ in 0..count {
+            at += rng.random_range(0..7_000);
+            let kind = rng.random_range(0..kinds.len());
+            let span = log_uniform(&mut rng, 100.0, 20_000.0);
+            let shape: u64 = rng.random();
+            let a = rng.random_range(0..nodes);
+            let b = rng.random_range(0..nodes);
+            let e = rng.random_range(0..encoders.max(1));
+            if !kinds[kind] {
+                continue;
+            }
+            let share = log_uniform(&mut rng, 10.0, 200.0) as f64 / 1000.0;
+            let fault = drawn_fault(kind, shape, (a, b, e), nodes, share);
+            let until_ms = Some(at + span);
+            plan.faults.push(Item { at_ms: at, until_ms, fault });
+        }
+        plan
+    }
+
+    /// When the last fault begins or is over, in milliseconds.
+    pub fn healed_ms(&self) -> u64 {
+        let ends = self.faults.iter().map(|item| item.until_ms.unwrap_or(item.at_ms));
+        ends.max().unwrap_or(CALM_MS)
+    }
+}
+
+fn drawn_fault(
+    kind: usize,
+    shape: u64,
+    (a, b, e): (usize, usize, usize),
+    nodes: usize,
+    share: f64,
+) -> Fault {
+    let pick = |of: u64| shape % of;
+    match kind {
+        0 => Fault::Crash(match pick(4) {
+            0 => vec![Who::Home(e)],
+            1 => vec![Who::Node(a)],
+            2 => vec![Who::Node(a), Who::Node(b)],
+            _ => vec![Who::Encoder(e)],
+        }),
+        1 => Fault::Freeze(match pick(4) {
+            0 => vec![Who::Home(e)],
+            1 => vec![Who::Node(a), Who::Node(b)],
+            2 => vec![Who::Encoder(e)],
+            _ => vec![Who::Node(a)],
+        }),
+        2 => Fault::Leave(if pick(2) == 0 { Who::Home(e) } else { Who::Node(a) }),
+        3 => {
+            let (from, to) = match pick(6) {
+                0 => (vec![Who::Node(a)], vec![Who::Node(b)]),
+                1 => (vec![Who::Node(a)], vec![Who::NotNode(a), Who::Encoders, Who::Viewers]),
+                2 => (vec![Who::Encoder(e)], vec![Who::Home(e)]),
+                3 => (vec![Who::Viewers], vec![Who::Home(e)]),
+                4 => (vec![Who::Encoder(e)], vec![Who::Nodes]),
+                _ => {
+                    let half = |even| (0..nodes).filter(move |n| (n % 2 == 0) == even);
+                    (half(true).map(Who::Node).collect(), half(false).map(Who::Node).collect())
+                }
+            };
+            Fault::Cut { from, to, one_way: pick(3) == 0 }
+        }
+        4 => Fault::Latency(5 + shape % 150),
+        5 => Fault::Loss(share),
+        6 => Fault::Duplicate(share),
+        _ => Fault::Reorder(share),
+    }
+}
+
+fn log_uniform(rng: &mut impl rand::Rng, low: f64, high: f64) -> u64 {
+    let x: f64 = rng.random_range(low.ln()..high.ln());
+    x.exp() as u64
+}

@@ -1,0 +1,162 @@
+//! A plan becomes a world, the world runs, and what came of it.
+
+use std::collections::BTreeMap;
+
+use rand::RngExt as _;
+use roost::admission::Roster;
+use roost::id::{InviteId, MeshId};
+
+use crate::check::{Checks, Measure, Violation};
+use crate::client::{Browser, Encoder, Seen, Viewer};
+use crate::net::{MS, Net, SEC};
+use crate::node::Node;
+use crate::plan::{Join, Plan};
+use crate::queue::Queue;
+use crate::rng::{For, stream};
+use crate::trace::Trace;
+use crate::world::{BEGIN, Ev, Host, PROBE, World};
+
+/// Who reads what happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// Nobody: only the hash is made.
+    Nobody,
+    /// Lines are kept.
+    Keep,
+    /// Lines are printed at once.
+    Print,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Of everything that was sent and decided.
+    pub hash: u64,
+    /// The first thing that must hold and did not.
+    pub violation: Option<Violation>,
+    /// Things that happened.
+    pub events: u64,
+    /// Virtual time that passed, in seconds.
+    pub seconds: f64,
+    /// Numbers by name.
+    pub measured: BTreeMap<&'static str, Measure>,
+    /// The longest time that any viewer stood still, in milliseconds, after its first picture.
+    pub longest_gap_ms: u64,
+    /// Lines for people, if they were kept.
+    pub lines: Vec<String>,
+}
+
+/// Plays a plan.
+pub fn run(plan: &Plan, watch: Watch) -> Outcome {
+    let mut world = World::new(plan, watch);
+    world.run();
+    let gaps = world.viewers.iter().map(|viewer| viewer.seen.longest_gap);
+    Outcome {
+        hash: world.trace.hash(),
+        events: world.events,
+        seconds: world.now as f64 / 1e9,
+        longest_gap_ms: gaps.max().unwrap_or(0) / MS,
+        measured: std::mem::take(&mut world.checks.measured),
+        lines: world.trace.take_lines(),
+        violation: world.violation.take(),
+    }
+}
+
+impl World {
+    fn new(plan: &Plan, watch: Watch) -> Self {
+        let seed = plan.seed;
+        let count = plan.nodes + plan.encoders + plan.viewers;
+        let hosts = (0..count)
+            .map(|host| Host {
+                up: false,
+                life: 0,
+                frozen: false,
+                holds: 0,
+                inbox: Vec::new(),
+                touched: BEGIN,
+                armed: 0,
+                started: 0,
+                rng: stream(seed, For::Host(host, 0)),
+            })
+            .collect();
+        let nodes: Vec<Node> = (0..plan.nodes).map(|ix| Node::new(seed, ix)).collect();
+        let index = nodes.iter().enumerate().map(|(ix, node)| (node.id, ix)).collect();
+        let encoders =
+            (0..plan.encoders).map(|e| Encoder::new(seed, plan.nodes + e, e, plan.nodes)).collect();
+        let first_viewer = plan.nodes + plan.encoders;
+        let watched = plan.encoders.max(1);
+        let viewers = (0..plan.viewers)
+            .map(|v| Viewer::new(seed, first_viewer + v, v % watched, plan.nodes))
+            .collect();
+        let browsers = (0..plan.browsers)
+            .map(|b| Browser { watches: b % watched, at: None, seen: Seen::default() })
+            .collect();
+        let mut world = Self {
+            now: BEGIN,
+            end: (plan.healed_ms() + plan.settle_ms) * MS,
+            queue: Queue::new(seed),
+            net: Net::new(seed, plan.net),
+            trace: Trace::new(watch == Watch::Keep, watch == Watch::Print),
+            hosts,
+            nodes,
+            encoders,
+            viewers,
+            browsers,
+            conns: BTreeMap::new(),
+            last_conn: 0,
+            index,
+            mesh: MeshId([0; 16]),
+            invitation: None,
+            active: BTreeMap::new(),
+            checks: Checks::default(),
+            violation: None,
+            events: 0,
+            plan: plan.clone(),
+        };
+        world.found();
+        world.schedule();
+        world
+    }
+
+    /// The mesh is founded, and as the plan says everyone admitted.
+    fn found(&mut self) {
+        let mut rng = stream(self.plan.seed, For::Birth(1 << 41));
+        let Some(founder) = self.nodes.first().map(|node| node.keypair.clone()) else { return };
+        let mut roster = Roster::found(&founder, rng.random());
+        self.mesh = roster.mesh();
+        if self.plan.join == Join::Admitted {
+            let invite = InviteId(rng.random());
+            let keys = self.nodes.iter().skip(1).map(|node| node.keypair.public());
+            let admissions = keys.map(|key| roster.admit(&founder, key, invite)).collect();
+            roster.adopt(admissions);
+        }
+        let all: Vec<_> = roster.admissions().cloned().collect();
+        let everyone = self.plan.join == Join::Admitted;
+        for (ix, node) in self.nodes.iter_mut().enumerate() {
+            if ix == 0 || everyone {
+                node.disk.admissions = all.clone();
+            }
+        }
+    }
+
+    fn schedule(&mut self) {
+        let mut rng = stream(self.plan.seed, For::Birth(1 << 42));
+        let burst = self.plan.burst_ms * MS;
+        for ix in 0..self.plan.nodes {
+            let late = if ix == 0 { 0 } else { rng.random_range(0..=burst) };
+            self.queue.push(BEGIN + late, Ev::StartNode(ix));
+        }
+        for host in self.plan.nodes..self.hosts.len() {
+            let late = rng.random_range(0..2 * SEC);
+            self.queue.push(BEGIN + late, Ev::StartClient(host));
+        }
+        for browser in 0..self.plan.browsers {
+            let late = rng.random_range(SEC..3 * SEC);
+            self.queue.push(BEGIN + late, Ev::StartBrowser(browser));
+        }
+        for (index, item) in self.plan.faults.iter().enumerate() {
+            self.queue.push(BEGIN + item.at_ms * MS, Ev::FaultBegins(index));
+        }
+        self.queue.push(BEGIN + PROBE, Ev::Probe);
+    }
+}

@@ -1,0 +1,304 @@
+//! The world: virtual time, hosts, and what happens next.
+
+use std::collections::BTreeMap;
+
+use rand_chacha::ChaCha8Rng;
+use roost::admission::{Admission, Invitation};
+use roost::id::{EncoderId, MeshId, NodeId};
+use roost::session::leg::LegId;
+use roost::time::{Mono, Now};
+
+use crate::check::{Checks, Violation};
+use crate::client::{Browser, Encoder, Viewer};
+use crate::conn::{Cargo, Conn, ConnId, End};
+use crate::faults::Active;
+use crate::net::{MS, Net, SEC};
+use crate::node::Node;
+use crate::plan::Plan;
+use crate::queue::Queue;
+use crate::rng::{For, stream};
+use crate::trace::Trace;
+
+/// The moment at which a run begins, so that no machine sees zero.
+pub(crate) const BEGIN: u64 = 0;
+/// What a wall clock shows at the beginning, in milliseconds since 1970.
+const WALL: u64 = 1_790_000_000_000;
+/// How often checkers look at the whole world.
+pub(crate) const PROBE: u64 = 100 * MS;
+
+/// What will happen.
+#[derive(Debug)]
+pub(crate) enum Ev {
+    StartNode(usize),
+    StartClient(usize),
+    StartBrowser(usize),
+    /// A host's machine is due.
+    Wake { end: End, at: u64 },
+    Deliver { conn: ConnId, to: usize, cargo: Cargo },
+    Idle { conn: ConnId, side: usize, since: u64 },
+    Reset { conn: ConnId, side: usize },
+    /// A side closes after it had time to say what it had to say.
+    CloseConn { conn: ConnId, side: usize },
+    LinkHello { from: End, to: usize, node: Option<NodeId>, addr: String },
+    LinkDecide(Box<LinkDecide>),
+    LinkFailed { from: End, node: Option<NodeId>, addr: String },
+    JoinAsk { from: End },
+    JoinArrive { from: End, to: usize },
+    JoinAnswer { from: End, admissions: Vec<Admission>, members: Vec<(NodeId, Vec<String>)> },
+    ClientHello { from: End, leg: LegId, to: usize },
+    LegFailed { end: End, leg: LegId },
+    MediaDial { from: End, via: usize },
+    MediaUp { from: End, to: usize },
+    SubscribeAgain { end: End, via: usize, flow: u32 },
+    /// A hub's number of viewers may have changed.
+    Viewers { end: End, encoder: EncoderId },
+    KeyframeWanted { end: End, encoder: EncoderId },
+    /// Round trips are measured.
+    Refresh { end: End },
+    /// A camera takes a picture.
+    Tick { end: End },
+    Leased { end: End, counter: u64 },
+    BrowserMoves(usize),
+    FaultBegins(usize),
+    FaultEnds(usize),
+    Probe,
+}
+
+/// A link's handshake, as the dialler ends it.
+#[derive(Debug)]
+pub(crate) struct LinkDecide {
+    pub(crate) from: End,
+    pub(crate) to: End,
+    pub(crate) addr: String,
+    pub(crate) addrs: Vec<String>,
+    pub(crate) learned: Vec<Admission>,
+    pub(crate) hello: crate::conn::LinkHello,
+}
+
+/// A process somewhere, or where one was.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) up: bool,
+    pub(crate) life: u64,
+    pub(crate) frozen: bool,
+    /// How many faults hold it frozen.
+    pub(crate) holds: u32,
+    pub(crate) inbox: Vec<(ConnId, usize, Cargo)>,
+    /// When a fault last began or ended that concerns it.
+    pub(crate) touched: u64,
+    /// Its earliest wake-up in the queue.
+    pub(crate) armed: u64,
+    pub(crate) started: u64,
+    pub(crate) rng: ChaCha8Rng,
+}
+
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) now: u64,
+    pub(crate) end: u64,
+    pub(crate) queue: Queue<Ev>,
+    pub(crate) net: Net,
+    pub(crate) trace: Trace,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) encoders: Vec<Encoder>,
+    pub(crate) viewers: Vec<Viewer>,
+    pub(crate) browsers: Vec<Browser>,
+    pub(crate) conns: BTreeMap<ConnId, Conn>,
+    pub(crate) last_conn: ConnId,
+    pub(crate) index: BTreeMap<NodeId, usize>,
+    pub(crate) mesh: MeshId,
+    pub(crate) invitation: Option<Invitation>,
+    pub(crate) active: BTreeMap<usize, Active>,
+    pub(crate) checks: Checks,
+    pub(crate) violation: Option<Violation>,
+    pub(crate) events: u64,
+}
+
+impl World {
+    pub(crate) fn host_of_encoder(&self, encoder: usize) -> usize {
+        self.plan.nodes + encoder
+    }
+
+    pub(crate) fn host_of_viewer(&self, viewer: usize) -> usize {
+        self.plan.nodes + self.plan.encoders + viewer
+    }
+
+    /// What a host is called.
+    pub(crate) fn host_name(&self, host: usize) -> String {
+        let (nodes, encoders) = (self.plan.nodes, self.plan.encoders);
+        match host {
+            _ if host < nodes => format!("n{host}"),
+            _ if host < nodes + encoders => format!("cam{}", host - nodes),
+            _ => format!("viewer{}", host - nodes - encoders),
+        }
+    }
+
+    pub(crate) fn name_of(&self, node: NodeId) -> String {
+        self.index.get(&node).map_or_else(|| node.short(), |ix| format!("n{ix}"))
+    }
+
+    pub(crate) fn end_of(&self, host: usize) -> End {
+        End { host, life: self.hosts[host].life }
+    }
+
+    /// Up and not standing still.
+    pub(crate) fn runs(&self, host: usize) -> bool {
+        self.hosts[host].up && !self.hosts[host].frozen
+    }
+
+    /// Packets pass both ways, and both run.
+    pub(crate) fn reach(&self, a: usize, b: usize) -> bool {
+        self.runs(a)
+            && self.runs(b)
+            && (a == b || (!self.net.blocked(a, b) && !self.net.blocked(b, a)))
+    }
+
+    /// The time on a host's own clocks: each life has its own beginning, each wall clock is wrong
+    /// in its own way.
+    pub(crate) fn clock(&self, host: usize) -> Now {
+        let since = self.now - self.hosts[host].started;
+        let skew = crate::rng::mix(self.plan.seed ^ host as u64) % 7_200_000;
+        Now { mono: Mono(since + SEC), wall: WALL + self.now / MS + skew }
+    }
+
+    /// Has a host's machine called at its own time `at`, or a little later, as timers are.
+    pub(crate) fn arm(&mut self, host: usize, at: Option<Mono>) {
+        let Some(at) = at else { return };
+        let state = &mut self.hosts[host];
+        let at = (state.started + at.0.saturating_sub(SEC)).max(self.now);
+        if at < state.armed || state.armed <= self.now {
+            state.armed = at;
+            let late = rand::RngExt::random_range(&mut state.rng, 0..MS);
+            let end = End { host, life: state.life };
+            self.queue.push(at + late, Ev::Wake { end, at });
+        }
+    }
+
+    /// A fault concerns this host, or stops to.
+    pub(crate) fn touch(&mut self, host: usize) {
+        self.hosts[host].touched = self.now;
+    }
+
+    /// Begins another life of a host.
+    pub(crate) fn begin_life(&mut self, host: usize, life: u64) {
+        let seed = self.plan.seed;
+        let state = &mut self.hosts[host];
+        state.up = true;
+        state.frozen = state.holds > 0;
+        state.life = life;
+        state.inbox.clear();
+        state.started = self.now;
+        state.armed = 0;
+        state.rng = stream(seed, For::Host(host, life));
+    }
+
+    /// Runs until the end of the plan or the first violation.
+    pub(crate) fn run(&mut self) {
+        while self.violation.is_none() {
+            let Some((at, event)) = self.queue.pop() else { break };
+            if at > self.end {
+                break;
+            }
+            self.now = at;
+            self.events += 1;
+            self.happen(event);
+        }
+        if self.violation.is_none() {
+            self.now = self.end;
+            self.check_end();
+        }
+    }
+
+    pub(crate) fn fail(&mut self, checker: &'static str, text: String) {
+        if self.violation.is_none() {
+            let now = self.now;
+            self.trace.say(now, || format!("VIOLATION {checker}: {text}"));
+            self.violation = Some(Violation { checker, at: now, text });
+        }
+    }
+
+    fn awake(&self, end: End) -> bool {
+        self.lives(end) && !self.hosts[end.host].frozen
+    }
+
+    fn happen(&mut self, event: Ev) {
+        match event {
+            Ev::StartNode(ix) => self.start_node(ix),
+            Ev::StartClient(host) => self.start_client(host),
+            Ev::StartBrowser(browser) => self.browser_moves(browser),
+            Ev::Wake { end, at } => self.wake(end, at),
+            Ev::Deliver { conn, to, cargo } => self.deliver(conn, to, cargo),
+            Ev::Idle { conn, side, since } => self.idle(conn, side, since),
+            Ev::Reset { conn, side } => self.reset(conn, side),
+            Ev::CloseConn { conn, side } => self.close_later(conn, side),
+            Ev::LinkHello { from, to, node, addr } => self.link_hello(from, to, node, addr),
+            Ev::LinkDecide(decide) => self.link_decide(*decide),
+            Ev::LinkFailed { from, node, addr } => self.link_failed(from, node, addr),
+            Ev::JoinAsk { from } => self.join_ask(from),
+            Ev::JoinArrive { from, to } => self.join_arrive(from, to),
+            Ev::JoinAnswer { from, admissions, members } => {
+                self.join_answer(from, admissions, members);
+            }
+            Ev::ClientHello { from, leg, to } => self.client_hello(from, leg, to),
+            Ev::LegFailed { end, leg } => self.leg_failed(end, leg),
+            Ev::MediaDial { from, via } if self.awake(from) => self.media_dial(from, via),
+            Ev::MediaUp { from, to } => self.media_up(from, to),
+            Ev::SubscribeAgain { end, via, flow } if self.awake(end) => {
+                self.subscribe(end.host, via, flow);
+            }
+            Ev::Viewers { end, encoder } if self.awake(end) => {
+                self.viewers_changed(end.host, encoder);
+            }
+            Ev::KeyframeWanted { end, encoder } if self.awake(end) => {
+                self.node_event(end.host, roost::control::Event::KeyframeWanted(encoder));
+            }
+            Ev::Refresh { end } => self.refresh(end),
+            Ev::Tick { end } => self.tick(end),
+            Ev::Leased { end, counter } if self.lives(end) => self.leased(end, counter),
+            Ev::BrowserMoves(browser) => self.browser_moves(browser),
+            Ev::FaultBegins(index) => self.fault_begins(index),
+            Ev::FaultEnds(index) => self.fault_ends(index),
+            Ev::Probe => {
+                self.check_probe();
+                self.queue.push(self.now + PROBE, Ev::Probe);
+            }
+            // For a process that is gone or stands still.
+            Ev::MediaDial { from: end, .. }
+            | Ev::SubscribeAgain { end, .. }
+            | Ev::Viewers { end, .. }
+            | Ev::KeyframeWanted { end, .. } => {
+                if self.lives(end) {
+                    self.queue.push(self.now + 50 * MS, event);
+                }
+            }
+            Ev::Leased { .. } => {}
+        }
+    }
+
+    fn wake(&mut self, end: End, at: u64) {
+        if !self.awake(end) || self.hosts[end.host].armed != at {
+            return;
+        }
+        self.hosts[end.host].armed = 0;
+        let due = match end.host {
+            host if host < self.plan.nodes => {
+                self.nodes[host].control.as_ref().and_then(roost::control::Control::next_wake)
+            }
+            host => self.client_next_wake(host),
+        };
+        let now = self.clock(end.host).mono;
+        match due {
+            Some(due) if due <= now => self.host_wakes(end.host),
+            due => self.arm(end.host, due),
+        }
+    }
+
+    fn host_wakes(&mut self, host: usize) {
+        if host < self.plan.nodes {
+            self.node_event(host, roost::control::Event::Wake);
+        } else {
+            self.client_wakes(host);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Every plan that is kept as a file passes. Some were made to describe what must hold, others are
+//! what is left of a defect that was found.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use roost_sim::plan::Plan;
+use roost_sim::{Watch, run};
+
+fn plays(file: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("plans").join(format!("{file}.json"));
+    let text = std::fs::read_to_string(&path).expect("the plan is there");
+    let plan: Plan = serde_json::from_str(&text).expect("the plan is one");
+    assert_eq!(plan.name, file, "a plan is named after its file");
+    let outcome = run(&plan, Watch::Keep);
+    if let Some(violation) = outcome.violation {
+        let last: Vec<&String> = outcome.lines.iter().rev().take(60).rev().collect();
+        panic!("{file}: {violation}\nits last lines are {last:#?}");
+    }
+}
+
+macro_rules! plans {
+    ($($name:ident = $file:literal,)*) => {
+        $(#[test] fn $name() { plays($file); })*
+
+        #[test]
+        fn every_plan_is_played() {
+            let played = BTreeSet::from([$($file.to_owned()),*]);
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("plans");
+            let files = std::fs::read_dir(folder).expect("the plans are there");
+            let names = files.map(|file| {
+                let path = file.expect("a file").path();
+                path.file_stem().expect("a name").to_string_lossy().into_owned()
+            });
+            assert_eq!(names.collect::<BTreeSet<_>>(), played);
+        }
+    };
+}
+
+plans! {
+    a_viewer_hardly_notices_that_home_is_killed = "home-killed",
+    next_takes_over_for_good = "home-killed-for-good",
+    two_nodes_are_enough_to_lose_one = "home-killed-among-two",
+    a_home_that_stood_still_lets_go = "home-frozen-and-woken",
+    a_home_that_stood_still_lets_go_also_when_its_successor_died =
+        "home-frozen-woken-after-next-died",
+    a_home_that_stood_still_is_found_again_when_nobody_else_is_left =
+        "home-frozen-woken-after-next-died-among-two",
+    a_blink_moves_nothing_for_long = "home-frozen-for-a-blink",
+    a_home_that_nobody_reaches_is_left = "home-cut-from-everyone",
+    a_home_that_its_encoder_does_not_reach_is_left = "home-cut-from-encoder",
+    viewers_that_do_not_reach_home_are_served_elsewhere = "home-cut-from-viewers",
+    a_home_that_does_not_hear_its_encoder_is_left = "home-deaf-to-encoder",
+    a_home_that_its_encoder_does_not_hear_is_left = "home-mute-to-encoder",
+    one_node_of_five_serves_all = "all-but-one-die",
+    one_node_of_five_serves_all_for_good = "all-but-one-die-for-good",
+    the_first_to_return_serves_all = "all-die-one-returns",
+    a_mesh_that_lost_power_comes_back = "all-die-all-return",
+    two_that_see_only_a_third_serve_each_others_streams = "two-see-only-a-third",
+    home_and_a_viewers_node_see_only_a_third = "home-and-viewers-node-see-only-a-third",
+    a_node_that_is_told_to_stop_hands_over_first = "told-to-stop",
+    the_only_node_may_stop_too = "told-to-stop-alone",
+    all_nodes_are_restarted_one_after_the_other = "told-to-stop-one-after-the-other",
+    sixteen_start_at_once = "burst-of-sixteen",
+    sixteen_join_at_once = "burst-of-sixteen-invited",
+    nothing_happens_for_ten_minutes_far_apart = "idle-far-apart",
+    two_halves_become_one_again = "halves",
+    two_halves_serve_their_own_clients = "halves-with-clients",
+    an_encoder_that_reaches_nobody_comes_back = "encoder-alone",
+    an_agent_that_was_killed_goes_on_above_its_old_epochs = "agent-killed",
+    an_agent_that_stood_still_comes_back = "agent-frozen",
+    home_is_killed_again_and_again = "home-killed-again-and-again",
+    home_and_next_are_killed_together = "home-and-next-killed",
+    a_rough_network_is_survived = "rough-network",
+}
