@@ -25,6 +25,9 @@ fn no_bytes_make_a_decoder_panic() {
     for target in TARGETS {
         let seeds = (target.seeds)();
         assert!(!seeds.is_empty(), "{} has nothing to start from", target.name);
+        if let Some(folder) = std::env::var_os("DECODER_CORPUS") {
+            write_seeds(&std::path::Path::new(&folder).join(target.name), &seeds);
+        }
         let machine = matches!(target.name, "node" | "membership" | "clients" | "port");
         let began = std::time::Instant::now();
         for seed in &seeds {
@@ -37,6 +40,14 @@ fn no_bytes_make_a_decoder_panic() {
             play(target, &format!("seed {number}"), &input);
         }
         println!("{:12} {:6} ms", target.name, began.elapsed().as_millis());
+    }
+}
+
+/// For `cargo fuzz`, which starts from files.
+fn write_seeds(folder: &std::path::Path, seeds: &[Vec<u8>]) {
+    std::fs::create_dir_all(folder).expect("the folder can be made");
+    for (number, seed) in seeds.iter().enumerate() {
+        std::fs::write(folder.join(format!("seed-{number}")), seed).expect("it can be written");
     }
 }
 
