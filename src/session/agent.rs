@@ -29,6 +29,9 @@ const REGISTER_DEADLINE: Duration = Duration::from_secs(2);
 /// With home and next both silent, home gets this long in all before others are asked: most
 /// likely it is this machine's own network.
 const BOTH_SILENT: Duration = Duration::from_secs(1);
+/// A node that was found mute is not gone to for this long, whoever proposes it: by then the
+/// others have noticed as well.
+const MUTE_KEEP: Duration = Duration::from_secs(4);
 /// After a refusal that trying again will hardly change, wait this long.
 const NAME_TAKEN_WAIT: Duration = Duration::from_secs(5);
 
@@ -81,6 +84,8 @@ pub struct Agent {
     carry_until: Option<Mono>,
     dialled_at: Option<Mono>,
     wait_until: Option<Mono>,
+    /// Nodes that fell silent, or did not answer a dial, and when.
+    mute: BTreeMap<NodeId, Mono>,
     media: BTreeSet<LegId>,
     was_home: bool,
     due: Option<Mono>,
@@ -112,6 +117,7 @@ impl Agent {
             carry_until: None,
             dialled_at: None,
             wait_until: None,
+            mute: BTreeMap::new(),
             media: BTreeSet::new(),
             was_home: false,
             due: Some(Mono(0)),
@@ -217,6 +223,10 @@ impl Agent {
 
     fn closed(&mut self, now: Mono, id: LegId, reason: &str, effects: &mut Vec<Effect>) {
         let Some(leg) = self.legs.remove(&id) else { return };
+        if let Some(node) = leg.node.filter(|_| !leg.welcomed || leg.pulse.silent(now)) {
+            self.mute.retain(|_, since| now.since(*since) < MUTE_KEEP);
+            self.mute.insert(node, now);
+        }
         if !leg.welcomed {
             self.book.failed(now, &leg.addr);
             if leg.purpose == Purpose::Next {
@@ -272,7 +282,7 @@ impl Agent {
                 self.peers_came(now, id, welcome.peers, effects);
             }
             NodeMessage::Peers(peers) => self.peers_came(now, id, peers, effects),
-            NodeMessage::Assign(assign) => self.assign(id, &assign, effects),
+            NodeMessage::Assign(assign) => self.assign(now, id, &assign, effects),
             NodeMessage::Registered(registered) => self.registered(now, id, &registered, effects),
             NodeMessage::Rejected(rejected) => self.rejected(now, id, rejected, effects),
             NodeMessage::Demand(demand) => {
@@ -315,16 +325,19 @@ impl Agent {
         }
     }
 
-    fn assign(&mut self, id: LegId, assign: &wire::Assign, effects: &mut Vec<Effect>) {
+    fn assign(&mut self, now: Mono, id: LegId, assign: &wire::Assign, effects: &mut Vec<Effect>) {
         self.floor = self.floor.max(assign.floor);
         let Some(leg) = self.legs.get_mut(&id) else { return };
         leg.asked = None;
         if self.home.is_some() {
             return;
         }
-        self.assigned = Some(assign.home);
+        // The node that is asked may not have noticed yet what this agent has: then it has to do.
+        let mute = |node| self.mute.get(&node).is_some_and(|at| now.since(*at) < MUTE_KEEP);
+        let home = if mute(assign.home) { leg.node.unwrap_or(assign.home) } else { assign.home };
+        self.assigned = Some(home);
         self.wanted_next = assign.next;
-        if leg.node == Some(assign.home) {
+        if leg.node == Some(home) {
             leg.purpose = Purpose::Home;
         } else if leg.node == assign.next {
             leg.purpose = Purpose::Next;
