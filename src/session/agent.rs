@@ -235,7 +235,12 @@ impl Agent {
                 effects,
             );
         } else if self.legs.is_empty() {
-            effects.push(Effect::Note(Note::Seeking(format!("{}: {reason}", leg.addr))));
+            // Whoever dialled in vain names the address itself.
+            let words = match reason.starts_with(&leg.addr) {
+                true => reason.to_owned(),
+                false => format!("{}: {reason}", leg.addr),
+            };
+            effects.push(Effect::Note(Note::Seeking(words)));
         }
     }
 
