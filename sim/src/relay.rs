@@ -161,8 +161,8 @@ impl World {
             MediaMessage::Subscribe(wish) => {
                 let via = self.nodes[ix].relay.sources.get(&wish.encoder).map(|s| s.via);
                 let via = via.map(|via| self.nodes[via].id);
-                let loops = wish.hops.contains(&me)
-                    || via.is_some_and(|via| wish.hops.contains(&via));
+                let loops =
+                    wish.hops.contains(&me) || via.is_some_and(|via| wish.hops.contains(&via));
                 if loops {
                     let reason = "it comes from there".to_owned();
                     let ended = MediaMessage::Ended(Ended { flow: wish.flow, reason });

@@ -450,6 +450,10 @@ impl Viewer {
         let (home, next) = (place.home, place.next);
         // Before the first frame the stream has to be woken, which may take a keyframe interval of
         // a camera; home is given as long as a silent one before others are asked.
+        // That counts from when home is known: it may be out of reach, or not let this viewer in.
+        if home.is_some() {
+            self.asked_at.get_or_insert(now);
+        }
         let since = self.fresh.or(self.asked_at);
         let stalled_for = since.map_or(Duration::ZERO, |at| now.since(at));
         let limit = if self.fresh.is_some() { self.stall_limit() } else { SETTLE };

@@ -13,6 +13,7 @@ use crate::harness::{PATIENCE, wait_until};
 
 const FAILED: Option<i32> = Some(1);
 const USAGE: Option<i32> = Some(2);
+const NO_SUCH_THING: Option<i32> = Some(3);
 const CONFLICT: Option<i32> = Some(4);
 const NOT_ALLOWED: Option<i32> = Some(5);
 const NO_NODE_ANSWERED: Option<i32> = Some(6);
@@ -185,6 +186,15 @@ fn commands_say_when_no_node_answers() {
     assert_says(&run(&["status", "--check", "--addr", &addr]), DOWN, &[&addr]);
     assert_says(&run(&["invite", "--addr", &addr]), NO_NODE_ANSWERED, &[&addr]);
     assert_says(&run(&["status", "--addr", "n1:https"]), USAGE, &["--addr", "HOST:PORT"]);
+}
+
+#[test]
+fn a_viewer_that_saw_nothing_says_why_and_fails() {
+    let view = |name: &str, addr: &str| run(&["view", name, "--addr", addr, "--for", "2s"]);
+    assert_says(&view("cam-1", &nobody()), NO_NODE_ANSWERED, &["no node answered", "--addr"]);
+    let mesh = Mesh::start(1);
+    let addr = mesh.addrs();
+    assert_says(&view("cam-1", &addr), NO_SUCH_THING, &["no encoder is called cam-1"]);
 }
 
 #[test]

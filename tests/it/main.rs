@@ -1,8 +1,11 @@
-//! Tests with real processes: this executable as nodes, encoders and viewers on loopback.
+//! Tests with real processes: this executable as nodes, encoders and viewers on loopback, and
+//! where addresses matter in network namespaces.
 
 mod bad_input;
 mod demo;
 mod harness;
 mod health;
+mod lan;
 mod mesh;
 mod source;
+mod whep;

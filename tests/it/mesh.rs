@@ -132,3 +132,149 @@ fn holds(folder: &str, words: &str) -> bool {
     let mut contents = files.filter_map(|file| std::fs::read(file.path()).ok());
     contents.any(|bytes| bytes.windows(words.len()).any(|window| window == words.as_bytes()))
 }
+
+#[test]
+fn sixteen_nodes_that_come_at_once_find_each_other() {
+    let mesh = Mesh::start(16);
+    for node in mesh.nodes() {
+        let downs = node.log().matches("node.down").count();
+        assert_eq!(downs, 0, "{} lost somebody for a while", node.name());
+    }
+}
+
+#[test]
+fn two_nodes_that_dial_each_other_end_with_one_link() {
+    let mut mesh = Mesh::start(2);
+    // Both remember both, and find nobody linked when they wake.
+    std::thread::sleep(REMEMBERED_AFTER);
+    for round in 1..=3 {
+        mesh.nodes().iter().for_each(|node| node.freeze());
+        std::thread::sleep(Duration::from_millis(200));
+        mesh.nodes().iter().for_each(|node| node.thaw());
+        mesh.node("n1").kill();
+        mesh.node("n2").kill();
+        mesh.restart_all();
+        mesh.wait_until_all_see_all();
+        for node in mesh.nodes() {
+            let view = node.view().expect("it answers");
+            let linked = view["nodes"].as_array().into_iter().flatten();
+            assert_eq!(linked.filter(|of| of["linked"] == true).count(), 2, "round {round}");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_slept_does_not_win_a_stream_back_though_its_successor_died() {
+    let mut mesh = Mesh::start(3);
+    let _encoder = Encoder::start(&mesh, "cam-1", &[]);
+    let viewer = Viewer::start(&mesh, "cam-1");
+    let first = mesh.nodes()[0].home_of("cam-1").expect("it has a home");
+    mesh.node(&first).freeze();
+    let awake = |mesh: &Mesh, first: &str| -> Option<String> {
+        mesh.others(first).next()?.home_of("cam-1").filter(|home| home != first)
+    };
+    wait_until(PATIENCE, "the stream has moved", || awake(&mesh, &first).is_some());
+    let second = awake(&mesh, &first).expect("it has");
+    let moved = Instant::now();
+    wait_until(PATIENCE, "the slept-through is down", || {
+        mesh.others(&first).all(|node| node.opinion_of(&first).as_deref() == Some("down"))
+    });
+    mesh.node(&second).kill();
+    mesh.node(&first).thaw();
+    let third = ["n1", "n2", "n3"].into_iter().find(|name| *name != first && *name != second);
+    let third = third.expect("three nodes");
+    wait_until(PATIENCE, "the stream is at the third", || {
+        [first.as_str(), third]
+            .iter()
+            .all(|name| mesh.node(name).home_of("cam-1").as_deref() == Some(third))
+    });
+    wait_until(PATIENCE, "the stream flows", || viewer.flows(STALL));
+    let gap = viewer.gap_since(moved);
+    assert!(gap < HEAL_WITHIN, "the picture stood still for {gap:?}");
+}
+
+#[test]
+fn the_last_node_serves_everything_and_the_first_to_return_does_so_again() {
+    let mut mesh = Mesh::start(3);
+    let _encoders = ["cam-1", "cam-2", "cam-3"].map(|name| Encoder::start(&mesh, name, &[]));
+    let viewers = ["cam-1", "cam-2", "cam-3"].map(|name| Viewer::start(&mesh, name));
+    let all_flow = |viewers: &[Viewer]| viewers.iter().all(|viewer| viewer.flows(STALL));
+    mesh.node("n1").kill();
+    mesh.node("n2").kill();
+    let killed = Instant::now();
+    wait_until(PATIENCE, "everything flows from n3", || {
+        all_flow(&viewers)
+            && ["cam-1", "cam-2", "cam-3"]
+                .iter()
+                .all(|name| mesh.nodes()[2].home_of(name).as_deref() == Some("n3"))
+    });
+    for viewer in &viewers {
+        let gap = viewer.gap_since(killed);
+        assert!(gap < HEAL_WITHIN, "a picture stood still for {gap:?}");
+    }
+    mesh.node("n3").kill();
+    wait_until(PATIENCE, "nothing flows", || {
+        viewers.iter().all(|viewer| !viewer.flows(Duration::from_secs(2)))
+    });
+    mesh.node("n2").restart();
+    wait_until(PATIENCE, "everything flows from n2", || {
+        all_flow(&viewers)
+            && ["cam-1", "cam-2", "cam-3"]
+                .iter()
+                .all(|name| mesh.nodes()[1].home_of(name).as_deref() == Some("n2"))
+    });
+}
+
+#[test]
+fn a_node_that_is_asked_to_stop_hands_its_streams_over_first() {
+    let mut mesh = Mesh::start(3);
+    let _encoder = Encoder::start(&mesh, "cam-1", &[]);
+    let viewer = Viewer::start(&mesh, "cam-1");
+    let home = mesh.nodes()[0].home_of("cam-1").expect("it has a home");
+    let asked = Instant::now();
+    assert!(mesh.node(&home).process().terminate().success());
+    wait_until(PATIENCE, "the stream flows from a new home", || {
+        let moved = mesh.others(&home).all(|node| node.home_of("cam-1").is_some_and(|h| h != home));
+        moved && viewer.flows(STALL)
+    });
+    let gap = viewer.gap_since(asked);
+    assert!(gap < STALL, "the picture stood still for {gap:?}");
+}
+
+#[test]
+fn an_encoder_sends_only_while_it_is_watched_and_starts_newcomers_at_once() {
+    let mesh = Mesh::start(1);
+    let node = &mesh.nodes()[0];
+    let received = || -> u64 {
+        let metrics = node.get("/metrics").body;
+        let lines = metrics.lines().filter(|l| l.starts_with("roost_relay_bytes_total"));
+        lines
+            .filter(|line| line.contains("direction=\"in\""))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum::<f64>() as u64
+    };
+    let _encoder = Encoder::start(&mesh, "cam-1", &["--gop", "4", "--ignore-keyframe-requests"]);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(received(), 0, "nobody watches");
+    let began = Instant::now();
+    let first = Viewer::start(&mesh, "cam-1");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(2), "the first picture took {took:?}");
+    // In the middle of a group of pictures: whoever comes now starts with what is kept.
+    std::thread::sleep(Duration::from_millis(1_500));
+    let began = Instant::now();
+    let second = Viewer::start(&mesh, "cam-1");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(2), "a newcomer's first picture took {took:?}");
+    assert!(received() > 0);
+    drop((first, second));
+    let mut last = received();
+    let mut since = Instant::now();
+    wait_until(PATIENCE, "nothing is sent any more", || {
+        let now = received();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_secs(2)
+    });
+}

@@ -48,6 +48,13 @@ impl Mesh {
         self.nodes.iter_mut().find(|node| node.name() == name).expect("the mesh has this node")
     }
 
+    /// Starts every node again, all at once, with nothing to join.
+    #[track_caller]
+    pub(crate) fn restart_all(&mut self) {
+        self.nodes.iter_mut().for_each(Node::relaunch);
+        self.nodes.iter_mut().for_each(Node::wait_for_ports);
+    }
+
     /// Every node but this one.
     pub(crate) fn others(&self, name: &str) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(move |node| node.name() != name)

@@ -5,6 +5,7 @@
 
 pub(crate) mod client;
 pub(crate) mod http;
+pub(crate) mod lan;
 pub(crate) mod mesh;
 pub(crate) mod node;
 pub(crate) mod process;

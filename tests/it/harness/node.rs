@@ -104,10 +104,22 @@ impl Node {
     /// Starts it again after its end, with the same data, on the same port, with nothing to join.
     #[track_caller]
     pub(crate) fn restart(&mut self) {
+        self.relaunch();
+        self.wait_for_ports();
+    }
+
+    /// The first half of [`Node::restart`]: does not wait for it.
+    #[track_caller]
+    pub(crate) fn relaunch(&mut self) {
         self.process.kill();
         self.options.listen = self.listen.to_string();
         self.options.more.clear();
         self.process = spawn(&self.options, self.folder.path());
+    }
+
+    /// The second half.
+    #[track_caller]
+    pub(crate) fn wait_for_ports(&mut self) {
         self.listen = wait_for_ports(&self.options, self.folder.path(), &mut self.process);
     }
 

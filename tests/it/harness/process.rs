@@ -29,6 +29,21 @@ pub(crate) fn roost() -> Command {
     command
 }
 
+/// The same command, run inside a network namespace: `ip` replaces itself by it, so that its
+/// process id and signals are the command's own.
+pub(crate) fn inside(namespace: &str, command: Command) -> Command {
+    let mut outer = Command::new("ip");
+    outer.args(["netns", "exec", namespace]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer.stdin(Stdio::null());
+    outer
+}
+
 /// How a command ended.
 #[derive(Debug)]
 pub(crate) struct Finished {
@@ -47,7 +62,14 @@ pub(crate) fn run(args: &[&str]) -> Finished {
 #[track_caller]
 pub(crate) fn run_within(deadline: Duration, args: &[&str]) -> Finished {
     let mut command = roost();
-    command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(args);
+    finish(deadline, command)
+}
+
+/// Runs any command to its end, within `deadline`.
+#[track_caller]
+pub(crate) fn finish(deadline: Duration, mut command: Command) -> Finished {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the executable starts");
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
@@ -60,8 +82,7 @@ pub(crate) fn run_within(deadline: Duration, args: &[&str]) -> Finished {
             let _ = child.kill();
             let _ = child.wait();
             panic!(
-                "`roost {}` did not end within {deadline:?}; it said:\n{}\n{}",
-                args.join(" "),
+                "{command:?} did not end within {deadline:?}; it said:\n{}\n{}",
                 stdout.join().unwrap_or_default(),
                 stderr.join().unwrap_or_default()
             );
@@ -104,9 +125,24 @@ impl Process {
     /// The same, with a choice for standard output.
     #[track_caller]
     pub(crate) fn start_with(name: &str, folder: &Path, args: &[String], stdout: Stdio) -> Self {
+        Self::start_in(None, name, folder, args, stdout)
+    }
+
+    /// The same, inside a network namespace.
+    #[track_caller]
+    pub(crate) fn start_in(
+        namespace: Option<&str>,
+        name: &str,
+        folder: &Path,
+        args: &[String],
+        stdout: Stdio,
+    ) -> Self {
         let log = folder.join(format!("{name}.log"));
         let errors = File::options().create(true).append(true).open(&log).expect("a log opens");
-        let mut command = roost();
+        let mut command = match namespace {
+            None => roost(),
+            Some(namespace) => inside(namespace, roost()),
+        };
         command.args(args).stdout(stdout).stderr(errors);
         let child = command.spawn().expect("the executable starts");
         Self { name: name.to_owned(), child, log }
