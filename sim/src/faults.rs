@@ -101,7 +101,7 @@ impl World {
         }
         self.expect_after(&item.fault, &hosts);
         if let Some(until) = item.until_ms {
-            self.queue.push((until * MS).max(self.now + 1), Ev::FaultEnds(index));
+            self.queue.push_first((until * MS).max(self.now + 1), Ev::FaultEnds(index));
         }
     }
 

@@ -61,6 +61,13 @@ impl<E> Queue<E> {
         self.heap.push(Reverse(Item { at, prio, seq: self.seq, event }));
     }
 
+    /// Comes before everything else of its instant and draws nothing: the order of the rest does
+    /// not depend on whether it is there.
+    pub(crate) fn push_first(&mut self, at: u64, event: E) {
+        self.seq += 1;
+        self.heap.push(Reverse(Item { at, prio: 0, seq: self.seq, event }));
+    }
+
     pub(crate) fn pop(&mut self) -> Option<(u64, E)> {
         let Reverse(item) = self.heap.pop()?;
         Some((item.at, item.event))

@@ -155,7 +155,7 @@ impl World {
             self.queue.push(BEGIN + late, Ev::StartBrowser(browser));
         }
         for (index, item) in self.plan.faults.iter().enumerate() {
-            self.queue.push(BEGIN + item.at_ms * MS, Ev::FaultBegins(index));
+            self.queue.push_first(BEGIN + item.at_ms * MS, Ev::FaultBegins(index));
         }
         self.queue.push(BEGIN + PROBE, Ev::Probe);
     }

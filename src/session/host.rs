@@ -82,6 +82,8 @@ struct Claim {
 struct Warm {
     session: SessionId,
     epoch: Epoch,
+    /// Outstanding question after a stall.
+    unconfirmed: Option<u64>,
     told: Option<wire::Demand>,
 }
 
@@ -263,6 +265,11 @@ impl Host {
                 let question = wire::Confirm { nonce, epoch: Some(claim.epoch) };
                 effects.push(Effect::Send(session, NodeMessage::Confirm(question)));
             }
+            if let Some(warm) = self.streams.get_mut(&encoder).and_then(|s| s.warm.as_mut()) {
+                warm.unconfirmed = Some(nonce);
+                let question = wire::Confirm { nonce, epoch: Some(warm.epoch) };
+                effects.push(Effect::Send(warm.session, NodeMessage::Confirm(question)));
+            }
             self.settle(world, encoder, effects);
         }
     }
@@ -371,10 +378,15 @@ impl Host {
         confirm: &wire::Confirm,
         effects: &mut Vec<Effect>,
     ) {
-        let Some((encoder, Role::Home)) = self.sessions.get(&id).and_then(|s| s.agent_of) else {
-            return;
-        };
+        let Some((encoder, _)) = self.sessions.get(&id).and_then(|s| s.agent_of) else { return };
         let Some(stream) = self.streams.get_mut(&encoder) else { return };
+        if let Some(warm) = stream.warm.as_mut().filter(|warm| warm.session == id) {
+            // Any answer proves that what comes on this leg is current again.
+            if warm.unconfirmed == Some(confirm.nonce) {
+                warm.unconfirmed = None;
+            }
+            return self.settle(world, encoder, effects);
+        }
         let Some(claim) = stream.home.as_mut().filter(|c| c.session == Some(id)) else { return };
         if claim.unconfirmed != Some(confirm.nonce) {
             return;

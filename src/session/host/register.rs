@@ -203,7 +203,7 @@ impl Host {
         }
         let name = register.name.clone();
         let stream = self.streams.entry(encoder).or_insert_with(|| Stream::new(name));
-        stream.warm = Some(Warm { session: id, epoch, told: None });
+        stream.warm = Some(Warm { session: id, epoch, unconfirmed: None, told: None });
         let registered = wire::Registered { role: register.role, epoch, next: None };
         effects.push(Effect::Send(id, NodeMessage::Registered(registered)));
         self.settle(world, encoder, effects);

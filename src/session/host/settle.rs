@@ -173,7 +173,7 @@ impl Stream {
                 return Route::Relay { via, feed, timeline };
             }
         }
-        match &self.warm {
+        match self.warm.as_ref().filter(|warm| warm.unconfirmed.is_none()) {
             Some(warm) => {
                 Route::Local { session: warm.session, feed, timeline: warm.epoch.instance }
             }
