@@ -215,7 +215,7 @@ impl World {
             Kind::Link(_) => self.link_gone(end, other.host, id, reason),
             Kind::Client { session, .. } if side == 1 => self.session_gone(end, session),
             Kind::Client { leg, .. } => self.leg_gone(end, leg, reason),
-            Kind::Media => self.media_gone(id, side),
+            Kind::Media => self.media_gone(end, other.host, id, side),
         }
         if self.conns.get(&id).is_some_and(|conn| conn.open == [false, false]) {
             self.conns.remove(&id);

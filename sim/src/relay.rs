@@ -207,9 +207,7 @@ impl World {
     }
 
     /// A media connection is gone at this side.
-    pub(crate) fn media_gone(&mut self, id: ConnId, side: usize) {
-        let Some(conn) = self.conns.get(&id) else { return };
-        let (end, peer) = (conn.ends[side], conn.ends[1 - side].host);
+    pub(crate) fn media_gone(&mut self, end: End, peer: usize, id: ConnId, side: usize) {
         let ix = end.host;
         if side == 1 {
             let flows: Vec<u32> = {
