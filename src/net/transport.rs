@@ -18,7 +18,7 @@ use quinn::congestion::{Controller, ControllerFactory};
 use quinn::{ConnectionId, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 
 use crate::admission::Keypair;
-use crate::wire::{ALPN_JOIN, ALPN_MESH};
+use crate::wire::{ALPN_JOIN, ALPN_MEDIA, ALPN_MESH};
 
 /// Largest application datagram, in bytes: it fits at QUIC's smallest packet size of 1,200 (which
 /// leaves 1,162), so it fits always, also after a path has shrunk.
@@ -27,12 +27,13 @@ pub const DATAGRAM_MAX: usize = 1160;
 /// Every connection is heard at least this often, in both directions.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
-/// A link or client that is silent for this long is gone.
-pub const LINK_IDLE: Duration = Duration::from_secs(10);
+/// A client that is silent for this long is gone.
+pub const CLIENT_IDLE: Duration = Duration::from_secs(10);
 
-/// A media connection between nodes that is silent for this long is gone: the subscriber has
-/// other ways to the stream and should take them.
-pub const MEDIA_IDLE: Duration = Duration::from_secs(3);
+/// A connection between nodes that is silent for this long is gone: three keep-alives in a row
+/// were lost. Whoever takes a stream over it has other ways, by a node that both can reach, and
+/// should take them.
+pub const LINK_IDLE: Duration = Duration::from_secs(3);
 
 /// Datagrams that wait in a link. Half a second of gossip at worst: a probe that waited longer
 /// would only mislead.
@@ -161,7 +162,7 @@ pub fn server_config(
 ) -> Result<quinn::ServerConfig, rustls::Error> {
     let mut config = quinn::ServerConfig::with_crypto(super::tls::server(keypair)?);
     config
-        .transport_config(Arc::new(class.transport(LINK_IDLE)))
+        .transport_config(Arc::new(class.transport(CLIENT_IDLE)))
         .max_incoming(super::handshake::UNVERIFIED_MAX)
         .incoming_buffer_size(16 << 10)
         .incoming_buffer_size_total(1 << 20);
@@ -174,7 +175,9 @@ pub fn client_config(
     keypair: Option<&Keypair>,
 ) -> Result<quinn::ClientConfig, rustls::Error> {
     let class = Class::of_alpn(alpn);
-    let idle = if alpn == crate::wire::ALPN_MEDIA { MEDIA_IDLE } else { LINK_IDLE };
+    // The shorter wish of the two sides counts, so it is the one that dials who decides.
+    let between_nodes = [ALPN_MESH, ALPN_MEDIA].contains(&alpn);
+    let idle = if between_nodes { LINK_IDLE } else { CLIENT_IDLE };
     let mut config = quinn::ClientConfig::new(super::tls::client(alpn, keypair)?);
     config
         .transport_config(Arc::new(class.transport(idle)))

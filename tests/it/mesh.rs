@@ -267,7 +267,8 @@ fn an_encoder_sends_only_while_it_is_watched_and_starts_newcomers_at_once() {
     let took = began.elapsed();
     assert!(took < Duration::from_secs(2), "a newcomer's first picture took {took:?}");
     assert!(received() > 0);
-    drop((first, second));
+    first.end();
+    second.end();
     let mut last = received();
     let mut since = Instant::now();
     wait_until(PATIENCE, "nothing is sent any more", || {

@@ -34,7 +34,7 @@ impl Encoder {
 /// `roost view NAME --output -`, with the time of everything that came out.
 #[derive(Debug)]
 pub(crate) struct Viewer {
-    _process: Process,
+    process: Process,
     arrivals: Arc<Mutex<Vec<(Instant, usize)>>>,
 }
 
@@ -63,11 +63,17 @@ impl Viewer {
                 noted.push((Instant::now(), read));
             }
         });
-        let viewer = Self { _process: process, arrivals };
+        let viewer = Self { process, arrivals };
         wait_until(PATIENCE, &format!("the viewer of {name} sees a picture"), || {
             viewer.last_arrival().is_some()
         });
         viewer
+    }
+
+    /// Stops watching, with a goodbye.
+    #[track_caller]
+    pub(crate) fn end(mut self) {
+        self.process.terminate();
     }
 
     /// When video came out last.
