@@ -140,15 +140,12 @@ impl Control {
                 self.member(now, membership::Event::Datagram { from, bytes }, effects);
             }
             Event::Rtt(rtts) => {
-                let longest = rtts.iter().map(|(_, rtt)| *rtt).max();
-                for (node, rtt) in rtts {
-                    if let Some(link) = self.links.get_mut(&node) {
-                        link.rtt = Some(rtt);
+                for (node, rtt) in &rtts {
+                    if let Some(link) = self.links.get_mut(node) {
+                        link.rtt = Some(*rtt);
                     }
                 }
-                if let Some(longest) = longest {
-                    self.member(now, membership::Event::Rtt(longest), effects);
-                }
+                self.member(now, membership::Event::Rtt(rtts), effects);
             }
             Event::Join { ticket, newcomer, join, statement } => {
                 self.join(now, ticket, newcomer, &join, &statement, effects);

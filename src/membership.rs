@@ -35,7 +35,7 @@ use crate::id::{Boot, NodeId};
 use crate::time::{Mono, Now, earlier};
 use identity::{Identity, LeanCodec, digest_packet};
 use swim::{Due, Rebirth};
-use timing::Pace;
+use timing::{Pace, Trips};
 
 pub use identity::{GOSSIP_ADDR_MAX, GOSSIP_ADDRS_MAX, PACKET_MAX};
 
@@ -116,8 +116,8 @@ pub enum Event {
     Linked(NodeId),
     /// A link is gone.
     Unlinked(NodeId),
-    /// The largest smoothed round trip over all links.
-    Rtt(Duration),
+    /// The smoothed round trip of every link, about once a second.
+    Rtt(Vec<(NodeId, Duration)>),
     /// This node stops: say goodbye. The machine does nothing else from then on.
     Leave,
     /// It is [`Membership::next_wake`].
@@ -209,6 +209,7 @@ pub struct Membership {
     timers: BTreeMap<(Mono, u8, u64), Due>,
     timer_count: u64,
     pace: Pace,
+    trips: Trips,
     rng: ChaCha8Rng,
     seen: BTreeMap<NodeId, Seen>,
     /// Identities that said goodbye.
@@ -249,6 +250,7 @@ impl Membership {
             timers: BTreeMap::new(),
             timer_count: 0,
             pace,
+            trips: Trips::default(),
             rng,
             seen: BTreeMap::new(),
             left: BTreeMap::new(),
@@ -298,8 +300,10 @@ impl Membership {
                 self.linked.remove(&node);
                 self.pulled.remove(&node);
             }
-            Event::Rtt(rtt) => {
-                if self.pace.observe(now, rtt) {
+            Event::Rtt(trips) => {
+                if let Some(rtt) = self.trips.observe(&trips)
+                    && self.pace.observe(now, rtt)
+                {
                     self.rebirth(now, Rebirth::Retimed, effects);
                 }
             }

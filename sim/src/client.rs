@@ -249,7 +249,9 @@ impl World {
         let wake = machine.next_wake();
         for effect in effects {
             match effect {
-                viewer::Effect::Dial { leg, node, addr } => self.dial_client(host, leg, node, &addr),
+                viewer::Effect::Dial { leg, node, addr } => {
+                    self.dial_client(host, leg, node, &addr)
+                }
                 viewer::Effect::Close(leg) => self.close_leg(host, leg),
                 viewer::Effect::Send(leg, bytes) => self.leg_send(host, leg, Cargo::Message(bytes)),
                 viewer::Effect::Datagram(leg, bytes) => {
@@ -439,11 +441,7 @@ impl World {
             return;
         }
         state.conn = Some(id);
-        let hello = ClientHello {
-            agent: "sim".into(),
-            version: String::new(),
-            credential: None,
-        };
+        let hello = ClientHello { agent: "sim".into(), version: String::new(), credential: None };
         self.send(id, 0, Cargo::Message(ClientMessage::Hello(hello).encode()));
         if let Some(ix) = self.encoder_at(host) {
             self.agent_event(ix, agent::Event::Connected { leg, node });

@@ -215,7 +215,7 @@ impl World {
             Kind::Link(_) => self.link_gone(end, other.host, id, reason),
             Kind::Client { session, .. } if side == 1 => self.session_gone(end, session),
             Kind::Client { leg, .. } => self.leg_gone(end, leg, reason),
-            Kind::Media => self.media_gone(id, side),
+            Kind::Media => self.media_gone(end, other.host, id, side),
         }
         if self.conns.get(&id).is_some_and(|conn| conn.open == [false, false]) {
             self.conns.remove(&id);
@@ -308,8 +308,8 @@ impl World {
     pub(crate) fn reset(&mut self, id: ConnId, side: usize) {
         let Some(conn) = self.conns.get(&id) else { return };
         let (here, there) = (conn.ends[side], conn.ends[1 - side]);
-        let path = !self.net.blocked(here.host, there.host)
-            && !self.net.blocked(there.host, here.host);
+        let path =
+            !self.net.blocked(here.host, there.host) && !self.net.blocked(there.host, here.host);
         let awake = !self.hosts[here.host].frozen && !self.hosts[there.host].frozen;
         if conn.open[side] && !conn.open[1 - side] && path && awake && self.lives(here) {
             self.side_gone(id, side, "reset by peer");

@@ -41,9 +41,7 @@ impl World {
             Who::NotNode(not) => nodes.filter(|ix| *ix != not).collect(),
             Who::Nodes => nodes.collect(),
             Who::Encoder(e) => within(e, self.plan.encoders, self.plan.nodes),
-            Who::Viewer(v) => {
-                within(v, self.plan.viewers, self.plan.nodes + self.plan.encoders)
-            }
+            Who::Viewer(v) => within(v, self.plan.viewers, self.plan.nodes + self.plan.encoders),
             Who::Encoders => (0..self.plan.encoders).map(|e| self.host_of_encoder(e)).collect(),
             Who::Viewers => (0..self.plan.viewers).map(|v| self.host_of_viewer(v)).collect(),
         }

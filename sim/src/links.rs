@@ -56,13 +56,7 @@ impl World {
         self.node_event(from.host, Event::DialFailed { node, addr });
     }
 
-    pub(crate) fn link_hello(
-        &mut self,
-        from: End,
-        to: usize,
-        node: Option<NodeId>,
-        addr: String,
-    ) {
+    pub(crate) fn link_hello(&mut self, from: End, to: usize, node: Option<NodeId>, addr: String) {
         let ix = from.host;
         let failed = Ev::LinkFailed { from, node, addr: addr.clone() };
         if !self.lives(from) || !self.reach(ix, to) {

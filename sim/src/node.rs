@@ -71,8 +71,7 @@ pub(crate) fn addr_of(ix: usize) -> String {
 pub(crate) fn index_of(addr: &str) -> Option<usize> {
     let (ip, _) = addr.split_once(':')?;
     let mut parts = ip.split('.').skip(2);
-    let (high, low): (usize, usize) =
-        (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let (high, low): (usize, usize) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     (high * 250 + low).checked_sub(1)
 }
 
@@ -437,9 +436,9 @@ impl World {
             let text = match route {
                 Route::None => "nowhere".into(),
                 Route::Local { session, .. } => format!("session {}", session.0),
-                Route::Relay { via, .. } => self.index.get(via).map_or(String::new(), |via| {
-                    format!("relay from n{via}")
-                }),
+                Route::Relay { via, .. } => {
+                    self.index.get(via).map_or(String::new(), |via| format!("relay from n{via}"))
+                }
             };
             format!("n{ix} takes {} from {text}", encoder.short())
         });

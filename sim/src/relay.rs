@@ -161,8 +161,8 @@ impl World {
             MediaMessage::Subscribe(wish) => {
                 let via = self.nodes[ix].relay.sources.get(&wish.encoder).map(|s| s.via);
                 let via = via.map(|via| self.nodes[via].id);
-                let loops = wish.hops.contains(&me)
-                    || via.is_some_and(|via| wish.hops.contains(&via));
+                let loops =
+                    wish.hops.contains(&me) || via.is_some_and(|via| wish.hops.contains(&via));
                 if loops {
                     let reason = "it comes from there".to_owned();
                     let ended = MediaMessage::Ended(Ended { flow: wish.flow, reason });
@@ -207,9 +207,7 @@ impl World {
     }
 
     /// A media connection is gone at this side.
-    pub(crate) fn media_gone(&mut self, id: ConnId, side: usize) {
-        let Some(conn) = self.conns.get(&id) else { return };
-        let (end, peer) = (conn.ends[side], conn.ends[1 - side].host);
+    pub(crate) fn media_gone(&mut self, end: End, peer: usize, id: ConnId, side: usize) {
         let ix = end.host;
         if side == 1 {
             let flows: Vec<u32> = {

@@ -33,31 +33,96 @@ pub(crate) enum Ev {
     StartClient(usize),
     StartBrowser(usize),
     /// A host's machine is due.
-    Wake { end: End, at: u64 },
-    Deliver { conn: ConnId, to: usize, cargo: Cargo },
-    Idle { conn: ConnId, side: usize, since: u64 },
-    Reset { conn: ConnId, side: usize },
+    Wake {
+        end: End,
+        at: u64,
+    },
+    Deliver {
+        conn: ConnId,
+        to: usize,
+        cargo: Cargo,
+    },
+    Idle {
+        conn: ConnId,
+        side: usize,
+        since: u64,
+    },
+    Reset {
+        conn: ConnId,
+        side: usize,
+    },
     /// A side closes after it had time to say what it had to say.
-    CloseConn { conn: ConnId, side: usize },
-    LinkHello { from: End, to: usize, node: Option<NodeId>, addr: String },
+    CloseConn {
+        conn: ConnId,
+        side: usize,
+    },
+    LinkHello {
+        from: End,
+        to: usize,
+        node: Option<NodeId>,
+        addr: String,
+    },
     LinkDecide(Box<LinkDecide>),
-    LinkFailed { from: End, node: Option<NodeId>, addr: String },
-    JoinAsk { from: End },
-    JoinArrive { from: End, to: usize },
-    JoinAnswer { from: End, admissions: Vec<Admission>, members: Vec<(NodeId, Vec<String>)> },
-    ClientHello { from: End, leg: LegId, to: usize },
-    LegFailed { end: End, leg: LegId },
-    MediaDial { from: End, via: usize },
-    MediaUp { from: End, to: usize },
-    SubscribeAgain { end: End, via: usize, flow: u32 },
+    LinkFailed {
+        from: End,
+        node: Option<NodeId>,
+        addr: String,
+    },
+    JoinAsk {
+        from: End,
+    },
+    JoinArrive {
+        from: End,
+        to: usize,
+    },
+    JoinAnswer {
+        from: End,
+        admissions: Vec<Admission>,
+        members: Vec<(NodeId, Vec<String>)>,
+    },
+    ClientHello {
+        from: End,
+        leg: LegId,
+        to: usize,
+    },
+    LegFailed {
+        end: End,
+        leg: LegId,
+    },
+    MediaDial {
+        from: End,
+        via: usize,
+    },
+    MediaUp {
+        from: End,
+        to: usize,
+    },
+    SubscribeAgain {
+        end: End,
+        via: usize,
+        flow: u32,
+    },
     /// A hub's number of viewers may have changed.
-    Viewers { end: End, encoder: EncoderId },
-    KeyframeWanted { end: End, encoder: EncoderId },
+    Viewers {
+        end: End,
+        encoder: EncoderId,
+    },
+    KeyframeWanted {
+        end: End,
+        encoder: EncoderId,
+    },
     /// Round trips are measured.
-    Refresh { end: End },
+    Refresh {
+        end: End,
+    },
     /// A camera takes a picture.
-    Tick { end: End },
-    Leased { end: End, counter: u64 },
+    Tick {
+        end: End,
+    },
+    Leased {
+        end: End,
+        counter: u64,
+    },
     BrowserMoves(usize),
     FaultBegins(usize),
     FaultEnds(usize),

@@ -216,8 +216,11 @@ impl Mesh {
             }
             Happening::RoundTrips => {
                 for index in 0..self.nodes.len() {
-                    if !self.nodes[index].machine.linked.is_empty() && !self.nodes[index].frozen {
-                        self.deliver_locally(index, Event::Rtt(2 * self.net.delay.1));
+                    let linked = &self.nodes[index].machine.linked;
+                    if !linked.is_empty() && !self.nodes[index].frozen {
+                        let trip = 2 * self.net.delay.1;
+                        let trips = linked.keys().map(|node| (*node, trip)).collect();
+                        self.deliver_locally(index, Event::Rtt(trips));
                     }
                 }
                 self.push(MS(1000), Happening::RoundTrips);

@@ -1,11 +1,13 @@
 //! How fast members are probed, by how far apart they are.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
 use foca::{Config, PeriodicParams};
 
 use super::identity::PACKET_MAX;
+use crate::id::NodeId;
 use crate::time::Mono;
 
 /// A round trip that is shorter than the threshold of a faster timing by this factor is believed.
@@ -58,6 +60,32 @@ const TIMINGS: [Timing; 4] = [
     timing(1500, 700, 4000, 100),
     timing(4000, 1800, 10_000, 200),
 ];
+
+/// Measurements of each link's round trip that are remembered; there is one a second.
+const TRIPS_KEPT: usize = 5;
+
+/// What links measured lately. A node that stood still for a moment, or was cut off, answers late
+/// what waited for it, and its links' smoothed round trips are long for some seconds after: each
+/// link counts by its shortest of late, so that nodes which stumble one after another do not look
+/// like a mesh whose members are far apart.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Trips {
+    of: BTreeMap<NodeId, VecDeque<Duration>>,
+}
+
+impl Trips {
+    /// Takes in the smoothed round trip of every link that there is; the longest of their
+    /// shortest, if there is any link.
+    pub(super) fn observe(&mut self, trips: &[(NodeId, Duration)]) -> Option<Duration> {
+        self.of.retain(|node, _| trips.iter().any(|(of, _)| of == node));
+        for &(node, trip) in trips {
+            let kept = self.of.entry(node).or_default();
+            kept.truncate(TRIPS_KEPT - 1);
+            kept.push_front(trip);
+        }
+        self.of.values().filter_map(|kept| kept.iter().min().copied()).max()
+    }
+}
 
 /// The timing in force and the wish to change it.
 #[derive(Debug, Clone)]
@@ -160,5 +188,19 @@ mod tests {
         assert_eq!(pace.timing(), Pace::new().timing());
         assert_eq!(seconds(&mut pace, &mut now, u64::MAX), Some(3));
         assert_eq!(pace.timing().suspect, MS(10_000));
+    }
+    #[test]
+    fn nodes_that_stumble_in_turn_are_not_far_away() {
+        let mut trips = Trips::default();
+        let (a, b, far) = (NodeId([1; 16]), NodeId([2; 16]), NodeId([3; 16]));
+        trips.observe(&[(a, MS(2)), (b, MS(2))]);
+        for late in [a, a, b, b, a, a, b] {
+            let trip = |node: NodeId| (node, if node == late { MS(200) } else { MS(3) });
+            assert!(trips.observe(&[trip(a), trip(b)]).is_some_and(|longest| longest <= MS(3)));
+        }
+        for _ in 0..3 {
+            assert_eq!(trips.observe(&[(a, MS(2)), (far, MS(300))]), Some(MS(300)));
+        }
+        assert_eq!(trips.observe(&[]), None);
     }
 }

@@ -14,6 +14,7 @@ use crate::session::{LINGER, PING_WATCHED, SILENCE_WATCHED};
 use crate::time::{Mono, earlier};
 use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, Role};
 
+mod carry;
 mod seek;
 mod types;
 
@@ -28,6 +29,9 @@ const REGISTER_DEADLINE: Duration = Duration::from_secs(2);
 /// With home and next both silent, home gets this long in all before others are asked: most
 /// likely it is this machine's own network.
 const BOTH_SILENT: Duration = Duration::from_secs(1);
+/// A node that was found mute is not gone to for this long, whoever proposes it: by then the
+/// others have noticed as well.
+const MUTE_KEEP: Duration = Duration::from_secs(4);
 /// After a refusal that trying again will hardly change, wait this long.
 const NAME_TAKEN_WAIT: Duration = Duration::from_secs(5);
 
@@ -80,6 +84,8 @@ pub struct Agent {
     carry_until: Option<Mono>,
     dialled_at: Option<Mono>,
     wait_until: Option<Mono>,
+    /// Nodes that fell silent, or did not answer a dial, and when.
+    mute: BTreeMap<NodeId, Mono>,
     media: BTreeSet<LegId>,
     was_home: bool,
     due: Option<Mono>,
@@ -111,6 +117,7 @@ impl Agent {
             carry_until: None,
             dialled_at: None,
             wait_until: None,
+            mute: BTreeMap::new(),
             media: BTreeSet::new(),
             was_home: false,
             due: Some(Mono(0)),
@@ -216,6 +223,10 @@ impl Agent {
 
     fn closed(&mut self, now: Mono, id: LegId, reason: &str, effects: &mut Vec<Effect>) {
         let Some(leg) = self.legs.remove(&id) else { return };
+        if let Some(node) = leg.node.filter(|_| !leg.welcomed || leg.pulse.silent(now)) {
+            self.mute.retain(|_, since| now.since(*since) < MUTE_KEEP);
+            self.mute.insert(node, now);
+        }
         if !leg.welcomed {
             self.book.failed(now, &leg.addr);
             if leg.purpose == Purpose::Next {
@@ -271,7 +282,7 @@ impl Agent {
                 self.peers_came(now, id, welcome.peers, effects);
             }
             NodeMessage::Peers(peers) => self.peers_came(now, id, peers, effects),
-            NodeMessage::Assign(assign) => self.assign(id, &assign, effects),
+            NodeMessage::Assign(assign) => self.assign(now, id, &assign, effects),
             NodeMessage::Registered(registered) => self.registered(now, id, &registered, effects),
             NodeMessage::Rejected(rejected) => self.rejected(now, id, rejected, effects),
             NodeMessage::Demand(demand) => {
@@ -314,16 +325,19 @@ impl Agent {
         }
     }
 
-    fn assign(&mut self, id: LegId, assign: &wire::Assign, effects: &mut Vec<Effect>) {
+    fn assign(&mut self, now: Mono, id: LegId, assign: &wire::Assign, effects: &mut Vec<Effect>) {
         self.floor = self.floor.max(assign.floor);
         let Some(leg) = self.legs.get_mut(&id) else { return };
         leg.asked = None;
         if self.home.is_some() {
             return;
         }
-        self.assigned = Some(assign.home);
+        // The node that is asked may not have noticed yet what this agent has: then it has to do.
+        let mute = |node| self.mute.get(&node).is_some_and(|at| now.since(*at) < MUTE_KEEP);
+        let home = if mute(assign.home) { leg.node.unwrap_or(assign.home) } else { assign.home };
+        self.assigned = Some(home);
         self.wanted_next = assign.next;
-        if leg.node == Some(assign.home) {
+        if leg.node == Some(home) {
             leg.purpose = Purpose::Home;
         } else if leg.node == assign.next {
             leg.purpose = Purpose::Next;
@@ -503,76 +517,6 @@ impl Agent {
         self.register_waiting(now, effects);
         self.pace(now, effects);
         self.send_media(effects);
-    }
-
-    /// Heartbeats at the pace that is called for.
-    fn pace(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        if self.nudged_until.is_some_and(|until| until <= now) {
-            self.nudged_until = None;
-        }
-        if self.carry_until.is_some_and(|until| until <= now) {
-            self.carry_until = None;
-        }
-        let fast = !self.media.is_empty() || self.nudged_until.is_some();
-        let mut dead = Vec::new();
-        for (&id, leg) in self.legs.iter_mut().filter(|(_, leg)| leg.welcomed) {
-            leg.pulse.set_fast(now, fast && leg.purpose != Purpose::Ask);
-            if let Some(number) = leg.pulse.ping(now) {
-                effects.push(Effect::Datagram(id, Heartbeat::Ping(number).encode()));
-            }
-            let spare = self.home != Some(id);
-            if spare && now.since(leg.pulse.heard) > BOTH_SILENT.max(leg.pulse.limit()) {
-                dead.push(id);
-            }
-        }
-        for id in dead {
-            effects.push(Effect::Close(id));
-            self.closed(now, id, "silent", effects);
-        }
-    }
-
-    fn send_media(&mut self, effects: &mut Vec<Effect>) {
-        let legs: BTreeSet<LegId> = self
-            .legs
-            .iter()
-            .filter(|(id, leg)| match leg.purpose {
-                _ if self.home == Some(**id) => leg.demand.watched || self.carry_until.is_some(),
-                Purpose::Next => leg.demand.also,
-                // Make before break: until the new home holds, the old one is served as well.
-                Purpose::Old => leg.demand.watched,
-                Purpose::Ask | Purpose::Home => false,
-            })
-            .map(|(&id, _)| id)
-            .collect();
-        // Between two homes the source runs on, so that its pictures so far are kept.
-        let between = legs.is_empty() && self.carry_until.is_some();
-        if legs != self.media && !between {
-            if legs.is_empty() != self.media.is_empty() {
-                effects.push(Effect::Note(Note::Watched(!legs.is_empty())));
-            }
-            self.media = legs.clone();
-            effects.push(Effect::Media(legs));
-        }
-    }
-
-    /// Home holds: legs that served to find it, or were home before, are closed.
-    fn drop_others(&mut self, effects: &mut Vec<Effect>) {
-        let wanted = self.wanted_next;
-        let drop: Vec<LegId> = self
-            .legs
-            .iter()
-            .filter(|(id, leg)| {
-                let next = leg.node.is_some() && leg.node == wanted;
-                self.home != Some(**id) && (leg.purpose == Purpose::Old || !next)
-            })
-            .map(|(&id, _)| id)
-            .collect();
-        for id in drop {
-            let reason = "home is elsewhere".to_owned();
-            send(id, ClientMessage::Goodbye(wire::Goodbye { reason }), effects);
-            effects.push(Effect::Close(id));
-            self.legs.remove(&id);
-        }
     }
 
     fn label(&self, node: Option<NodeId>) -> String {

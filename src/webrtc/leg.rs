@@ -155,6 +155,8 @@ impl Prepared {
         }
         let words = reason.words(leg.established);
         tracing::debug!(reason = %words, "a browser's leg ended");
+        // The place is free before anyone hears of the end.
+        drop(place);
         // A driver that does not read any more learns it from the end of the channel.
         let _ = leg.events.try_send(LegEvent::Closed(words));
     }

@@ -153,6 +153,11 @@ class Node:
         view = self.view(timeout)
         return {node["name"]: node["state"] for node in view["nodes"]} if view else {}
 
+    def ups(self, timeout=2.0):
+        """How many nodes it believes to be up; their names may come later."""
+        view = self.view(timeout)
+        return sum(node["state"] == "up" for node in view["nodes"]) if view else 0
+
     def metric(self, name):
         """A metric's value, summed over its labels."""
         total = 0.0

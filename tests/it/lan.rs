@@ -222,3 +222,56 @@ fn a_camera_of_ffmpeg_reaches_a_viewer_through_a_pipe() {
         assert!(fed.stderr.contains("standard input has ended"), "{fed:?}");
     });
 }
+
+#[test]
+fn noise_on_the_ports_disturbs_nobody() {
+    let Some(mut lan) = Lan::start() else { return };
+    let nodes = lan.nodes(2);
+    let (camera, client, stranger) = (lan.host("camera"), lan.host("client"), lan.host("stranger"));
+    let string = nodes[0].0.invite(&["--client"]);
+    let _encoder = camera.encode("cam-1", &string, &nodes[1].0);
+    let targets: Vec<String> = nodes.iter().map(|(host, _)| host.address().to_owned()).collect();
+    std::thread::scope(|scope| {
+        let noise = scope.spawn(|| stranger.program("python3", &["-c", NOISE, &targets.join(",")]));
+        let report = client.watch("cam-1", &string, "5s", &[]);
+        let noise = noise.join().expect("it ends");
+        assert_eq!(noise.code, Some(0), "{noise:?}");
+        assert!(report["frames"].as_u64() > Some(60), "{report}");
+        assert_eq!((gaps(&report), &report["lost"]), (vec![], &Value::from(0)), "{report}");
+    });
+    assert!(all_up(&nodes));
+    for (host, node) in &nodes {
+        assert!(!node.log().contains("node.down"), "{}", host.name());
+        let drops = host.program("curl", &["-s", "http://127.0.0.1:9443/metrics"]).stdout;
+        let counted = drops.lines().filter(|line| line.starts_with("roost_net_events_total{"));
+        let counted: f64 = counted.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum();
+        assert!(counted > 100.0, "drops are counted: {counted}");
+    }
+}
+
+/// Five seconds of noise: random and truncated datagrams with every first byte, binding requests
+/// of STUN, the beginnings of QUIC handshakes, connections that say nothing and offers that never
+/// end.
+const NOISE: &str = r#"
+import os, random, socket, struct, sys, time
+targets = sys.argv[1].split(",")
+random.seed(1)
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+held = []
+end = time.time() + 5
+while time.time() < end:
+    for target in targets:
+        at = (target, 9443)
+        for first in range(256):
+            udp.sendto(bytes([first]) + os.urandom(random.choice([0, 1, 19, 100, 1199])), at)
+        for _ in range(100):
+            attribute = struct.pack("!HH", 6, 8) + os.urandom(8)
+            udp.sendto(struct.pack("!HHI", 1, len(attribute), 0x2112A442) + os.urandom(12) + attribute, at)
+            udp.sendto(b"\xc3\0\0\0\1\x08" + os.urandom(8) + b"\0\0\x44\x9e" + os.urandom(1180), at)
+            udp.sendto(b"\xc3\x1a\x2a\x3a\x4a\x08" + os.urandom(1200), at)
+        if len(held) < 100:
+            tcp = socket.create_connection(at, 2)
+            tcp.sendall(random.choice([b"\x16\3\1", os.urandom(50), b"POST /whep/cam-1 HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\nv=0"]))
+            held.append(tcp)
+    time.sleep(0.05)
+"#;

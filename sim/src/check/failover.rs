@@ -21,7 +21,8 @@ pub(crate) struct Expected {
 impl World {
     /// A fault is about to end homes: whose viewers must not notice for long?
     pub(super) fn expect_pictures(&mut self, fault: &Fault, hosts: &[usize]) {
-        if !matches!(fault, Fault::Crash(_) | Fault::Freeze(_)) || !self.calm_for(8 * SEC) {
+        let sudden = matches!(fault, Fault::Crash(_) | Fault::Freeze(_));
+        if !sudden || self.active.len() > 1 || !self.calm_for(8 * SEC) {
             return;
         }
         let limit = if self.plan.net.is_near() { HEALED } else { HEALED + 2 * SEC };

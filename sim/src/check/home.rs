@@ -85,10 +85,10 @@ impl World {
             format!("n{a} and n{b} both claim {} for {ms} ms, though linked", encoder.short())
         });
         self.checks.rivals = now_rivals;
-        if let Some(text) = late {
-            if self.net.loss.is_empty() {
-                self.fail("rivals", text);
-            }
+        if let Some(text) = late
+            && self.net.loss.is_empty()
+        {
+            self.fail("rivals", text);
         }
     }
 

@@ -74,9 +74,10 @@ impl World {
                 && !self.runs(expected.dead)
                 && self.net.loss.is_empty()
                 && self.net.latency.is_empty();
-            let knows = self.nodes[expected.observer].control.as_ref().is_some_and(|control| {
-                !control.alive().contains(&self.nodes[expected.dead].id)
-            });
+            let knows = self.nodes[expected.observer]
+                .control
+                .as_ref()
+                .is_some_and(|control| !control.alive().contains(&self.nodes[expected.dead].id));
             if !still || knows {
                 return false;
             }
@@ -125,11 +126,8 @@ impl World {
             };
             let seen = control.alive().clone();
             if seen != live {
-                let text = format!(
-                    "n{ix} sees [{}], but [{}] run",
-                    names(seen),
-                    names(live.clone())
-                );
+                let text =
+                    format!("n{ix} sees [{}], but [{}] run", names(seen), names(live.clone()));
                 self.fail("members", text);
                 return;
             }

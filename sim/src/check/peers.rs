@@ -9,12 +9,8 @@ use crate::world::World;
 impl World {
     /// Every agent's list names exactly the live nodes as up.
     pub(super) fn check_peers(&mut self) {
-        let live: BTreeSet<NodeId> = self
-            .nodes
-            .iter()
-            .filter(|node| node.control.is_some())
-            .map(|node| node.id)
-            .collect();
+        let live: BTreeSet<NodeId> =
+            self.nodes.iter().filter(|node| node.control.is_some()).map(|node| node.id).collect();
         if live.is_empty() {
             return;
         }

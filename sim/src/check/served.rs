@@ -30,8 +30,7 @@ impl World {
             }
             let steady = |node: &usize| {
                 let since = self.checks.reached.get(&(host, *node));
-                since.is_some_and(|since| self.now >= since + limit)
-                    && self.can_serve(host, *node)
+                since.is_some_and(|since| self.now >= since + limit) && self.can_serve(host, *node)
             };
             if let Some(node) = (0..self.plan.nodes).find(steady) {
                 let text = format!(

@@ -115,7 +115,9 @@ pub fn membership(data: &[u8]) {
             kind::DATAGRAM => membership::Event::Datagram { from, bytes: body.to_vec() },
             kind::UP => membership::Event::Linked(from),
             kind::DOWN => membership::Event::Unlinked(from),
-            kind::CLIENT => membership::Event::Rtt(Duration::from_millis(u64::from(who) * 8)),
+            kind::CLIENT => {
+                membership::Event::Rtt(vec![(from, Duration::from_millis(u64::from(who) * 8))])
+            }
             kind::CLIENT_DATAGRAM => membership::Event::Leave,
             _ => {
                 wait(&mut machine, &mut now, body, Membership::next_wake, |machine, now| {

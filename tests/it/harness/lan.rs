@@ -186,7 +186,7 @@ impl Host {
 
     /// A test picture from here, once this node knows its home.
     #[track_caller]
-    pub(crate) fn encode(&self, name: &str, addr: &str, seen_by: &Host) -> Process {
+    pub(crate) fn encode(&self, name: &str, addr: &str, seen_by: &Self) -> Process {
         let state = self.folder.path().join(format!("state-{name}")).display().to_string();
         let args = ["encode", name, "--test", "--addr", addr, "--state", &state];
         let process = self.start(name, &args);
@@ -204,7 +204,7 @@ impl Host {
     }
 
     /// Is deaf to `to` from now on.
-    pub(crate) fn ignore(&self, to: &Host) {
+    pub(crate) fn ignore(&self, to: &Self) {
         let rule =
             ["nft", "add", "rule", "inet", "cut", "input", "ip", "saddr", &to.address, "drop"];
         must(&[&["ip", "netns", "exec", &self.namespace], &rule[..]].concat());

@@ -1,0 +1,231 @@
+// The player page on hosts with addresses of their own. The browser trusts the certificate of one
+// node only, and reads the time out of the picture. Needs root, for network namespaces.
+
+import assert from "node:assert/strict";
+import { execFileSync, spawn } from "node:child_process";
+import { createHash, X509Certificate } from "node:crypto";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { chmod, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { chromium } from "playwright-core";
+import { ROOST, until, watchfulPage } from "./lib.mjs";
+
+const skip = process.getuid() !== 0 && "network namespaces need root";
+const PYTHON = process.env.ROOST_PYTHON ?? new URL("../../target/venv/bin/python", import.meta.url).pathname;
+const noPython = !existsSync(PYTHON) && "tests/run installs the other player";
+const GAP_LIMIT_MS = 1000; // the promise for the slowest of a hundred
+const GOP_MS = 4000; // what may be replayed at most
+const prefix = `web${process.pid}`;
+const folder = await mkdtemp(join(tmpdir(), "roost-lan-"));
+const hosts = new Map();
+const processes = [];
+let chrome;
+let string;
+
+const ip = (...args) => execFileSync("ip", args);
+
+function host(name) {
+  const number = hosts.size + 1;
+  const space = `${prefix}-${name}`;
+  const address = `10.92.0.${number}`;
+  ip("netns", "add", space);
+  ip("-n", space, "link", "set", "lo", "up");
+  ip("-n", prefix, "link", "add", `p${number}`, "type", "veth", "peer", "name", "eth0", "netns", space);
+  ip("-n", prefix, "link", "set", `p${number}`, "master", "br0", "up");
+  ip("-n", space, "addr", "add", `${address}/24`, "dev", "eth0");
+  ip("-n", space, "link", "set", "eth0", "up");
+  const chain = "add table inet cut\nadd chain inet cut input { type filter hook input priority 0; policy accept; }\n";
+  execFileSync("ip", ["netns", "exec", space, "nft", "-f", "-"], { input: chain });
+  hosts.set(name, { name, space, address, process: null });
+}
+
+function run(at, program, ...args) {
+  const child = spawn("ip", ["netns", "exec", hosts.get(at).space, program, ...args], { stdio: ["ignore", "pipe", "ignore"] });
+  processes.push(child);
+  return child;
+}
+
+async function output(at, ...args) {
+  const child = run(at, ROOST, ...args);
+  let text = "";
+  child.stdout.on("data", (data) => (text += data));
+  const [code] = await once(child, "close");
+  return code === 0 ? text.trim() : null;
+}
+
+const view = async (at) => JSON.parse((await output(at, "status", "--json")) ?? "null");
+
+async function startNode(name, ...more) {
+  hosts.get(name).process = run(name, ROOST, "node", "--name", name, "--data", join(folder, name), ...more);
+  await until(`${name} answers`, () => view(name));
+}
+
+const whole = () =>
+  until("all see all", async () => {
+    const views = await Promise.all(["n1", "n2", "n3"].map(view));
+    return views.every((v) => v && v.nodes.length === 3 && v.nodes.every((node) => node.state === "up"));
+  });
+
+const home = async (at) => (await view(at))?.encoders.find((encoder) => encoder.name === "cam")?.home_name;
+
+/** `at` is deaf to `to` from now on. */
+const ignore = (at, to) =>
+  ip("netns", "exec", hosts.get(at).space, "nft", "add", "rule", "inet", "cut", "input", "ip", "saddr", hosts.get(to).address, "drop");
+
+function heal() {
+  for (const { space } of hosts.values()) ip("netns", "exec", space, "nft", "flush", "chain", "inet", "cut", "input");
+}
+
+before(async () => {
+  if (skip) return;
+  ip("netns", "add", prefix);
+  ip("-n", prefix, "link", "add", "br0", "type", "bridge");
+  ip("-n", prefix, "link", "set", "br0", "up");
+  for (const name of ["n1", "n2", "n3", "camera", "browser"]) host(name);
+  await startNode("n1");
+  const invitation = await output("n1", "invite", "--uses", "2");
+  await Promise.all(["n2", "n3"].map((name) => startNode(name, "--join", invitation)));
+  await whole();
+  string = await output("n1", "invite", "--client");
+  run("camera", ROOST, "encode", "cam", "--test", "--addr", string, "--state", join(folder, "cam"));
+  await until("the stream has a home", () => home("n1"));
+  // One node's key is trusted, as if a person had clicked through for that address alone.
+  const certificate = new X509Certificate(await readFile(join(folder, "n1", "web.crt")));
+  const key = certificate.publicKey.export({ type: "spki", format: "der" });
+  const wrapper = join(folder, "chromium");
+  const program = process.env.CHROMIUM ?? "/usr/bin/chromium";
+  await writeFile(wrapper, `#!/bin/sh\nexec ip netns exec ${hosts.get("browser").space} ${program} "$@"\n`);
+  await chmod(wrapper, 0o755);
+  chrome = await chromium.launch({
+    executablePath: wrapper,
+    args: [
+      "--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required",
+      `--ignore-certificate-errors-spki-list=${createHash("sha256").update(key).digest("base64")}`,
+    ],
+  });
+});
+
+after(async () => {
+  await chrome?.close();
+  for (const child of processes) {
+    if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL");
+  }
+  for (const { space } of hosts.values()) ip("netns", "del", space);
+  if (!skip) ip("netns", "del", prefix);
+  await rm(folder, { recursive: true, force: true });
+});
+
+/** A page at n1 that reads the clock of every picture it shows. */
+async function openPage() {
+  const { page, complaints } = await watchfulPage(chrome);
+  await page.goto(`https://${hosts.get("n1").address}:9443/watch/cam?token=${encodeURIComponent(string)}`);
+  const code = await readFile(new URL("clock.js", import.meta.url), "utf8");
+  await page.evaluate(`{
+    ${code.replaceAll("export ", "")}
+    const video = document.querySelector("video");
+    const canvas = document.createElement("canvas");
+    const seen = (window.seen = { video, pictures: 0, pauses: [], jumps: [], age: null });
+    let last = null;
+    video.requestVideoFrameCallback(function look(now) {
+      const clock = readClock(video, canvas);
+      if (clock) {
+        seen.pictures++;
+        seen.age = age(clock.ms);
+        if (last && now - last.now > 150) seen.pauses.push(Math.round(now - last.now));
+        if (last && ((clock.ms - last.ms) | 0) < 0) seen.jumps.push((clock.ms - last.ms) | 0);
+        last = { now, ms: clock.ms };
+      }
+      video.requestVideoFrameCallback(look);
+    });
+  }`);
+  await settled(page);
+  return { page, complaints };
+}
+
+const settled = (page) =>
+  until("a picture moves and a leg stands by", () =>
+    page.evaluate(() => {
+      const { player } = window.roost;
+      return window.seen.pictures > 5 && player.stalledAt === null && player.standby?.ready;
+    }));
+
+const blows = {
+  "is killed": (at) => hosts.get(at).process.kill("SIGKILL"),
+  "is frozen": (at) => hosts.get(at).process.kill("SIGSTOP"),
+  "is cut off": (at) => {
+    for (const other of hosts.keys()) if (other !== at) ignore(at, other), ignore(other, at);
+  },
+  "hears nobody": (at) => {
+    for (const other of hosts.keys()) if (other !== at) ignore(at, other);
+  },
+  "is heard by nobody": (at) => {
+    for (const other of hosts.keys()) if (other !== at) ignore(other, at);
+  },
+  "loses the encoder": (at) => (ignore(at, "camera"), ignore("camera", at)),
+  "loses the browser": (at) => (ignore(at, "browser"), ignore("browser", at)),
+};
+
+for (const [what, strike] of Object.entries(blows)) {
+  test(`the picture goes on when its home ${what}`, { skip }, async () => {
+    const { page, complaints } = await openPage();
+    const at = await home("n1");
+    await until("the picture comes from home", async () => (await page.evaluate(() => window.roost.stats.via)) === at);
+    await settled(page);
+    await page.evaluate(() => Object.assign(window.seen, { pauses: [], jumps: [], pictures: 0 }));
+    strike(at);
+    await until("the picture comes from elsewhere", async () => (await page.evaluate(() => window.roost.stats.via)) !== at);
+    await settled(page);
+    if (what === "is killed") await startNode(at);
+    hosts.get(at).process.kill("SIGCONT");
+    heal();
+    await whole();
+    // A node that wakes up has two seconds to do harm.
+    await new Promise((wake) => setTimeout(wake, 2000));
+    const seen = await page.evaluate(() => ({ ...window.seen, same: window.seen.video === document.querySelector("video"), video: null }));
+    assert.ok(seen.same, "the same <video>");
+    assert.ok(Math.max(0, ...seen.pauses) < GAP_LIMIT_MS, `pauses of ${seen.pauses} ms`);
+    assert.ok(Math.min(0, ...seen.jumps) > -GOP_MS && seen.jumps.length <= 1, `jumped by ${seen.jumps} ms`);
+    assert.ok(seen.age < GAP_LIMIT_MS, `the picture is ${seen.age} ms old`);
+    assert.deepEqual(complaints, []);
+    await page.context().close();
+  });
+}
+
+test("a player of another make is led home from any node and plays", { skip: skip || noPython }, async () => {
+  const at = await home("n1");
+  const script = new URL("whep.py", import.meta.url).pathname;
+  for (const name of ["n1", "n2", "n3"]) {
+    const url = `https://${hosts.get(name).address}:9443/whep/cam`;
+    const child = run("browser", PYTHON, script, url, string);
+    let text = "";
+    child.stdout.on("data", (data) => (text += data));
+    await once(child, "close");
+    const { first_ms, ...report } = JSON.parse(text || "null");
+    const { frames } = report;
+    assert.deepEqual(report, { status: 201, redirected: name !== at, frames, size: [320, 192], ended: 200, again: 404 });
+    assert.ok(frames > 20, `${frames} pictures in two seconds`);
+    assert.ok(first_ms < 2000, `${first_ms} ms until the first`);
+  }
+});
+
+test("a page without a credential says so", { skip }, async () => {
+  const { page } = await watchfulPage(chrome);
+  await page.goto(`https://${hosts.get("n1").address}:9443/watch/cam`);
+  const words = page.locator(".words");
+  await until("it is not allowed", async () => /^Not allowed: .*roost invite --client/.test((await words.textContent()) ?? ""));
+  await page.context().close();
+});
+
+test("a page whose nodes are all gone is served by the first that it trusts", { skip }, async () => {
+  const { page } = await openPage();
+  for (const name of ["n1", "n2", "n3"]) hosts.get(name).process.kill("SIGKILL");
+  await until("it says so", () => page.evaluate(() => window.roost.player.words));
+  await startNode("n1");
+  await until("the picture is back", async () => (await page.evaluate(() => window.roost.player.words)) === null, 30_000);
+  assert.equal(await page.evaluate(() => window.roost.stats.via), "n1");
+  assert.ok(await page.evaluate(() => window.seen.video === document.querySelector("video")));
+  await page.context().close();
+});
