@@ -85,6 +85,7 @@ struct Door {
     webrtc: WebRtc,
     leg: Accepted,
     ufrag: String,
+    closed: bool,
 }
 
 impl Door {
@@ -100,19 +101,18 @@ impl Door {
         drop(entered);
         let ufrag = leg.answer_sdp.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:"));
         let ufrag = ufrag.expect("every answer names one").to_owned();
-        Self { runtime, webrtc, leg, ufrag }
+        Self { runtime, webrtc, leg, ufrag, closed: false }
     }
 
     /// A leg ends for a reason, and says it; a task that panicked says nothing.
     fn is_open(&mut self) -> bool {
         use tokio::sync::mpsc::error::TryRecvError;
-        let mut closed = false;
         loop {
             match self.leg.events.try_recv() {
-                Ok(event) => closed |= matches!(event, LegEvent::Closed(_)),
-                Err(TryRecvError::Empty) => return !closed,
+                Ok(event) => self.closed |= matches!(event, LegEvent::Closed(_)),
+                Err(TryRecvError::Empty) => return !self.closed,
                 Err(TryRecvError::Disconnected) => {
-                    assert!(closed, "a leg's task ended without a word");
+                    assert!(self.closed, "a leg's task ended without a word");
                     return false;
                 }
             }
