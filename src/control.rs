@@ -177,11 +177,12 @@ impl Control {
                     host.viewers(world, encoder, viewers, out);
                 });
             }
-            Event::KeyframeWanted(encoder) => {
-                self.host(now, effects, |host, world, out| {
-                    host.keyframe_wanted(world, encoder, out);
-                });
-            }
+            Event::KeyframeWanted(encoder) => self.host(now, effects, |host, world, out| {
+                host.keyframe_wanted(world.now.mono, encoder, out);
+            }),
+            Event::KeyframeArrived(encoder) => self.host(now, effects, |host, world, out| {
+                host.keyframe_arrived(world.now.mono, encoder, out);
+            }),
             Event::Leave => self.leave(now, effects),
         }
         self.finish(now, effects);

@@ -1,13 +1,15 @@
 //! Frames over QUIC datagrams: a flow id, then one RTP packet
-//! (draft-ietf-avtcore-rtp-over-quic).
+//! (draft-ietf-avtcore-rtp-over-quic); in the other direction requests for packets that are missing.
 
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::hub::Live;
-use crate::media::Packet;
+use crate::media::{CLOCK_RATE, Nack, Packet};
 use crate::wire;
 
 /// RTP payload type of video between nodes and native clients; any dynamic one would do.
@@ -17,13 +19,23 @@ const PAYLOAD_TYPE: u8 = 96;
 const BURST_PACKETS: usize = 32;
 const BURST_PAUSE: Duration = Duration::from_millis(1);
 
-/// Sends what a stream starts with, then what follows, until either end is gone.
+/// Frames that are kept so that packets of them can be sent again, by their age in the stream's
+/// own time: longer than anyone waits for a packet.
+pub const KEPT: Duration = Duration::from_secs(2);
+/// Requests for packets that wait while a flow sends; beyond it they are dropped, and come again.
+pub const ASKS_QUEUE: usize = 16;
+
+/// Sends what a stream starts with, then what follows, and again what is asked for, until either
+/// end is gone. `resent` counts packets.
 pub async fn send(
     connection: &quinn::Connection,
     flow: u32,
     start: Vec<Live>,
     mut frames: mpsc::Receiver<Live>,
+    mut asks: mpsc::Receiver<Nack>,
+    resent: &AtomicU64,
 ) -> Result<(), quinn::SendDatagramError> {
+    let mut kept = VecDeque::new();
     let mut sent = 0;
     for live in start {
         for packet in &live.frame.packets {
@@ -33,13 +45,56 @@ pub async fn send(
                 tokio::time::sleep(BURST_PAUSE).await;
             }
         }
+        keep(&mut kept, live);
     }
-    while let Some(live) = frames.recv().await {
-        for packet in &live.frame.packets {
-            connection.send_datagram_wait(datagram(flow, live.timeline, packet)).await?;
+    loop {
+        tokio::select! {
+            live = frames.recv() => {
+                let Some(live) = live else { return Ok(()) };
+                for packet in &live.frame.packets {
+                    connection.send_datagram_wait(datagram(flow, live.timeline, packet)).await?;
+                }
+                keep(&mut kept, live);
+            }
+            Some(nack) = asks.recv() => {
+                for (timeline, packet) in asked_for(&kept, &nack) {
+                    connection.send_datagram_wait(datagram(flow, timeline, packet)).await?;
+                    resent.fetch_add(1, Ordering::Relaxed);
+                }
+            }
         }
     }
-    Ok(())
+}
+
+fn keep(kept: &mut VecDeque<Live>, live: Live) {
+    let span = KEPT.as_secs() as u32 * CLOCK_RATE;
+    let newest = (live.timeline, live.frame.timestamp());
+    // Frames of another timeline cannot be asked for any more.
+    while kept.front().is_some_and(|old| {
+        old.timeline != newest.0 || newest.1.wrapping_sub(old.frame.timestamp()) > span
+    }) {
+        kept.pop_front();
+    }
+    kept.push_back(live);
+}
+
+/// The packets of a request that are still there, oldest first, with their timelines.
+fn asked_for<'a>(
+    kept: &'a VecDeque<Live>,
+    nack: &'a Nack,
+) -> impl Iterator<Item = (u64, &'a Packet)> {
+    kept.iter()
+        .filter(|live| ssrc(live.timeline) == nack.ssrc)
+        .flat_map(|live| live.frame.packets.iter().map(|packet| (live.timeline, packet)))
+        .filter(|(_, packet)| nack.sequences.contains(&packet.sequence))
+}
+
+/// A request for packets of a flow, as a datagram.
+pub fn request(flow: u32, nack: &Nack) -> Bytes {
+    let mut out = Vec::new();
+    wire::put_varint(flow, &mut out);
+    nack.write(&mut out);
+    out.into()
 }
 
 /// One packet as a datagram. The timeline's low half travels as SSRC.
@@ -63,4 +118,36 @@ pub fn ssrc_of(packet: &[u8]) -> Option<u32> {
 /// Whether timestamp `a` is later than `b`, over the wrap of 32 bits.
 pub fn is_after(a: u32, b: u32) -> bool {
     a.wrapping_sub(b).wrapping_sub(1) < u32::MAX / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::media::Frame;
+
+    fn live(timeline: u64, number: u16) -> Live {
+        let packet = Packet {
+            sequence: number,
+            timestamp: u32::from(number) * 9_000,
+            marker: true,
+            payload: [0x41].into(),
+        };
+        Live { timeline, frame: Arc::new(Frame { packets: vec![packet], keyframe: false }) }
+    }
+
+    #[test]
+    fn packets_of_the_last_two_seconds_can_be_asked_for_again() {
+        let mut kept = VecDeque::new();
+        (1..=40).for_each(|number| keep(&mut kept, live(7, number)));
+        let ask = |ssrc| Nack { ssrc, sequences: vec![3, 20, 21, 40, 41] };
+        let found = |kept: &VecDeque<Live>, nack: &Nack| {
+            asked_for(kept, nack).map(|(_, packet)| packet.sequence).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&kept, &ask(7)), [20, 21, 40]);
+        assert!(found(&kept, &ask(8)).is_empty(), "another start of the agent");
+        keep(&mut kept, live(8, 1));
+        assert_eq!(kept.len(), 1, "nobody can ask for those before");
+    }
 }

@@ -12,8 +12,9 @@ use crate::flow::is_after;
 use crate::id::EncoderId;
 use crate::media::{Frame, gop::GopCache};
 
-/// Frames that wait for one slow receiver before it is skipped to the next keyframe: two
-/// seconds at 30 fps; what is older is better skipped than shown.
+/// Frames that wait for one slow receiver, two seconds at 30 fps. Beyond it the receiver is behind:
+/// it gets what it lacks of the group of pictures as it makes room, and goes on with the next
+/// group when that begins.
 pub const QUEUE_FRAMES: usize = 64;
 
 /// A group of pictures whose newest is older than this is not shown to a newcomer: the stream was
@@ -32,6 +33,8 @@ pub enum HubEvent {
     },
     /// A receiver needs a keyframe.
     Keyframe(EncoderId),
+    /// A keyframe came, whether or not it was asked for.
+    KeyframeArrived(EncoderId),
 }
 
 /// All streams of a node.
@@ -62,6 +65,14 @@ pub struct HubCounters {
     pub frames_dropped: AtomicU64,
     /// Frames refused because their source is not (or no longer) the stream's route.
     pub frames_stale: AtomicU64,
+    /// Packets that came in, from agents and from other nodes.
+    pub packets_in: AtomicU64,
+    /// Packets that were given up: asked for again, they did not come in time.
+    pub packets_lost: AtomicU64,
+    /// Packets that were missing and asked for again.
+    pub packets_asked: AtomicU64,
+    /// Packets that were sent once more because somebody missed them.
+    pub packets_resent: AtomicU64,
 }
 
 /// One stream.
@@ -87,8 +98,8 @@ struct Inner {
 struct Receiver {
     frames: mpsc::Sender<Live>,
     viewers: Arc<AtomicU32>,
-    /// Lost a frame: waits for the next keyframe.
-    skipping: bool,
+    /// Frames that it lacks; beginning with the first of these it gets nothing out of turn.
+    behind: u64,
     /// Timeline and timestamp of the newest frame it got: after a change of feed the group of
     /// pictures comes again, and what it has seen it must not see twice.
     newest: Option<(u64, u32)>,
@@ -173,23 +184,22 @@ impl Hub {
             if inner.pushed.is_none_or(|at| at.elapsed() > FRESH) {
                 inner.cache.reset();
             }
-            let frames = inner.cache.frames();
-            let start: Vec<Live> =
-                frames.into_iter().map(|frame| Live { timeline, frame }).collect();
+            let frames = inner.cache.frames().iter().cloned();
+            let start: Vec<Live> = frames.map(|frame| Live { timeline, frame }).collect();
             let receiver = Receiver {
                 frames: sender,
                 viewers: viewers.clone(),
-                skipping: start.is_empty(),
+                behind: 0,
                 newest: start.last().map(|live| (timeline, live.frame.timestamp())),
             };
             inner.receivers.insert(number, receiver);
+            self.tell_viewers(&inner);
             (number, start)
         };
-        self.count_out(&start);
-        self.tell_viewers();
         if start.is_empty() {
             self.request_keyframe();
         }
+        self.count_out(&start);
         Subscription { start, frames, ticket: Ticket { hub: self.clone(), number, viewers } }
     }
 
@@ -213,47 +223,24 @@ impl Hub {
     /// feed are counted and dropped.
     pub fn push(&self, feed: u64, frame: Arc<Frame>) {
         let counters = &self.shared.counters;
-        let mut wants_keyframe = false;
-        {
-            let mut inner = lock(&self.inner);
-            if inner.feed != feed || feed == 0 {
-                counters.frames_stale.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
-            counters.frames_in.fetch_add(1, Ordering::Relaxed);
-            counters.bytes_in.fetch_add(frame.size() as u64, Ordering::Relaxed);
-            inner.cache.push(frame.clone());
-            inner.pushed = Some(Instant::now());
-            wants_keyframe |= inner.cache.wants_keyframe() && !inner.receivers.is_empty();
-            let timeline = inner.timeline;
-            let stamp = frame.timestamp();
-            for receiver in inner.receivers.values_mut() {
-                match receiver.newest {
-                    Some((line, newest)) if line == timeline && !is_after(stamp, newest) => {
-                        continue;
-                    }
-                    Some((line, _)) if line != timeline => receiver.skipping = true,
-                    _ => {}
-                }
-                if receiver.skipping && !frame.keyframe {
-                    counters.frames_dropped.fetch_add(1, Ordering::Relaxed);
-                    wants_keyframe = true;
-                    continue;
-                }
-                let live = Live { timeline, frame: frame.clone() };
-                receiver.skipping = receiver.frames.try_send(live).is_err();
-                if !receiver.skipping {
-                    receiver.newest = Some((timeline, stamp));
-                }
-                let counter =
-                    if receiver.skipping { &counters.frames_dropped } else { &counters.frames_out };
-                counter.fetch_add(1, Ordering::Relaxed);
-                if !receiver.skipping {
-                    counters.bytes_out.fetch_add(frame.size() as u64, Ordering::Relaxed);
-                }
-            }
+        let mut locked = lock(&self.inner);
+        let inner = &mut *locked;
+        if inner.feed != feed || feed == 0 {
+            counters.frames_stale.fetch_add(1, Ordering::Relaxed);
+            return;
         }
-        if wants_keyframe {
+        counters.frames_in.fetch_add(1, Ordering::Relaxed);
+        counters.bytes_in.fetch_add(frame.size() as u64, Ordering::Relaxed);
+        inner.cache.push(frame.clone());
+        inner.pushed = Some(Instant::now());
+        if frame.keyframe && !inner.receivers.is_empty() {
+            let _ = self.shared.events.send(HubEvent::KeyframeArrived(self.encoder));
+        }
+        let mut lacking = false;
+        for receiver in inner.receivers.values_mut() {
+            lacking |= receiver.offer(inner.timeline, &frame, &inner.cache, counters);
+        }
+        if lacking || inner.cache.wants_keyframe() && !inner.receivers.is_empty() {
             self.request_keyframe();
         }
     }
@@ -266,14 +253,12 @@ impl Hub {
 
     /// Viewers at this node and behind relays from it.
     pub fn viewers(&self) -> u32 {
-        let inner = lock(&self.inner);
-        let counts = inner.receivers.values().map(|r| r.viewers.load(Ordering::Relaxed));
-        // Other nodes say how many sit behind them: any number at all.
-        counts.fold(0, u32::saturating_add)
+        lock(&self.inner).viewers()
     }
 
-    fn tell_viewers(&self) {
-        let (encoder, viewers) = (self.encoder, self.viewers());
+    /// Under the lock, so that numbers are told in the order in which they were true.
+    fn tell_viewers(&self, inner: &Inner) {
+        let (encoder, viewers) = (self.encoder, inner.viewers());
         let _ = self.shared.events.send(HubEvent::Viewers { encoder, viewers });
     }
 
@@ -282,6 +267,58 @@ impl Hub {
         counters.frames_out.fetch_add(frames.len() as u64, Ordering::Relaxed);
         let bytes = frames.iter().map(|live| live.frame.size() as u64).sum();
         counters.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Inner {
+    fn viewers(&self) -> u32 {
+        let counts = self.receivers.values().map(|r| r.viewers.load(Ordering::Relaxed));
+        // Other nodes say how many sit behind them: any number at all.
+        counts.fold(0, u32::saturating_add)
+    }
+}
+
+impl Receiver {
+    /// Gives it the newest frame, or, if it is behind, as much as it has room for of what it
+    /// lacks. True if only a keyframe can help it.
+    fn offer(
+        &mut self,
+        timeline: u64,
+        frame: &Arc<Frame>,
+        cache: &GopCache,
+        counters: &HubCounters,
+    ) -> bool {
+        let seen = self.newest.filter(|(line, _)| *line == timeline).map(|(_, stamp)| stamp);
+        if seen.is_some_and(|seen| !is_after(frame.timestamp(), seen)) {
+            return false;
+        }
+        if frame.keyframe {
+            counters.frames_dropped.fetch_add(self.behind, Ordering::Relaxed);
+            self.behind = 0;
+        }
+        self.behind += 1;
+        if self.behind == 1 && (frame.keyframe || seen.is_some()) {
+            self.give(timeline, frame, counters);
+            return false;
+        }
+        let group = cache.frames();
+        for lacked in group.iter().filter(|f| seen.is_none_or(|s| is_after(f.timestamp(), s))) {
+            if !self.give(timeline, lacked, counters) {
+                break;
+            }
+        }
+        group.is_empty()
+    }
+
+    fn give(&mut self, timeline: u64, frame: &Arc<Frame>, counters: &HubCounters) -> bool {
+        let fits = self.frames.try_send(Live { timeline, frame: frame.clone() }).is_ok();
+        if fits {
+            self.behind = self.behind.saturating_sub(1);
+            self.newest = Some((timeline, frame.timestamp()));
+            counters.frames_out.fetch_add(1, Ordering::Relaxed);
+            counters.bytes_out.fetch_add(frame.size() as u64, Ordering::Relaxed);
+        }
+        fits
     }
 }
 
@@ -306,15 +343,16 @@ impl Ticket {
     /// Says how many viewers are behind this place.
     pub fn set_viewers(&self, viewers: u32) {
         if self.viewers.swap(viewers, Ordering::Relaxed) != viewers {
-            self.hub.tell_viewers();
+            self.hub.tell_viewers(&lock(&self.hub.inner));
         }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        lock(&self.hub.inner).receivers.remove(&self.number);
-        self.hub.tell_viewers();
+        let mut inner = lock(&self.hub.inner);
+        inner.receivers.remove(&self.number);
+        self.hub.tell_viewers(&inner);
     }
 }
 
@@ -332,10 +370,14 @@ mod tests {
     const ENCODER: EncoderId = EncoderId([1; 16]);
 
     fn frame(number: u32, keyframe: bool) -> Arc<Frame> {
+        frame_at(number, number * 6000, keyframe)
+    }
+
+    fn frame_at(number: u32, timestamp: u32, keyframe: bool) -> Arc<Frame> {
         let payload = if keyframe { [0x65] } else { [0x41] };
         let packet = Packet {
             sequence: number as u16,
-            timestamp: number * 6000,
+            timestamp,
             marker: true,
             payload: payload.as_slice().into(),
         };
@@ -350,9 +392,11 @@ mod tests {
     }
 
     fn numbers(frames: &mut mpsc::Receiver<Live>) -> Vec<u32> {
-        std::iter::from_fn(|| frames.try_recv().ok())
-            .map(|live| live.frame.timestamp() / 6000)
-            .collect()
+        stamps(frames).into_iter().map(|stamp| stamp / 6000).collect()
+    }
+
+    fn stamps(frames: &mut mpsc::Receiver<Live>) -> Vec<u32> {
+        std::iter::from_fn(|| frames.try_recv().ok()).map(|live| live.frame.timestamp()).collect()
     }
 
     #[test]
@@ -402,19 +446,57 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_that_is_too_slow_goes_on_with_the_next_keyframe() {
-        let (hubs, hub, mut events) = hub();
+    fn a_receiver_that_is_behind_catches_up_in_order_as_it_makes_room() {
+        let (hubs, hub, _events) = hub();
+        hub.set_feed(1, 7);
+        let (_, mut frames, _ticket) = hub.subscribe().split();
+        // A whole group at once, as after its encoder has moved.
+        let count = 3 * QUEUE_FRAMES as u32;
+        let quick = |n| frame_at(n, n * 100, n == 0);
+        (0..count).for_each(|n| hub.push(1, quick(n)));
+        let mut got = stamps(&mut frames);
+        assert_eq!(got.len(), QUEUE_FRAMES);
+        (count..count + 3).for_each(|n| {
+            hub.push(1, quick(n));
+            got.extend(stamps(&mut frames));
+        });
+        assert_eq!(got, (0..count + 3).map(|n| n * 100).collect::<Vec<_>>());
+        assert_eq!(hubs.counters().frames_dropped.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_receiver_that_is_behind_goes_on_with_the_next_group_when_it_begins() {
+        let (hubs, hub, _events) = hub();
         hub.set_feed(1, 7);
         let (_, mut frames, _ticket) = hub.subscribe().split();
         let full = QUEUE_FRAMES as u32;
         (0..full + 3).for_each(|n| hub.push(1, frame(n, n == 0)));
         assert_eq!(numbers(&mut frames).len(), QUEUE_FRAMES);
-        hub.push(1, frame(full + 3, false));
         hub.push(1, frame(full + 4, true));
         assert_eq!(numbers(&mut frames), [full + 4]);
-        assert_eq!(hubs.counters().frames_dropped.load(Ordering::Relaxed), 4);
+        assert_eq!(hubs.counters().frames_dropped.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_receiver_that_is_behind_a_group_that_is_not_kept_waits_for_a_keyframe() {
+        let (_hubs, hub, mut events) = hub();
+        hub.set_feed(1, 7);
+        let (_, mut frames, _ticket) = hub.subscribe().split();
+        let full = QUEUE_FRAMES as u32;
+        (0..full + 1).for_each(|n| hub.push(1, frame(n, n == 0)));
+        while events.try_recv().is_ok() {}
+        // Five seconds later: longer than what is kept.
+        hub.push(1, frame(full + 75, false));
+        numbers(&mut frames);
+        hub.push(1, frame(full + 76, false));
+        assert!(numbers(&mut frames).is_empty(), "what follows does not fit what it has");
         let told: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
         assert!(told.contains(&HubEvent::Keyframe(ENCODER)));
+        hub.push(1, frame(full + 77, true));
+        hub.push(1, frame(full + 78, false));
+        assert_eq!(numbers(&mut frames), [full + 77, full + 78]);
+        let told: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+        assert_eq!(told, [HubEvent::KeyframeArrived(ENCODER)]);
     }
 
     #[test]

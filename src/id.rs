@@ -111,6 +111,18 @@ pub struct Epoch {
     pub instance: u64,
 }
 
+impl Epoch {
+    /// The highest counter that is taken from anyone. An agent that moved a thousand times a second
+    /// would need 34 years to get there; who says more is wrong, and would otherwise put the
+    /// encoder's own agent out of counters.
+    pub const COUNTER_MAX: u64 = 1 << 40;
+
+    /// Whether anyone can have come to this epoch.
+    pub fn plausible(self) -> bool {
+        self.counter <= Self::COUNTER_MAX
+    }
+}
+
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:04x}", self.counter, self.instance & 0xffff)

@@ -501,6 +501,9 @@ impl World {
         let end = self.end_of(ix);
         let Some(hub) = self.nodes[ix].hubs.get_mut(&frame.encoder) else { return };
         let (to, wants) = hub.push(self.now, feed, frame);
+        if frame.key && !to.is_empty() {
+            self.queue.push(self.now, Ev::KeyframeArrived { end, encoder: frame.encoder });
+        }
         if wants {
             self.queue.push(self.now, Ev::KeyframeWanted { end, encoder: frame.encoder });
         }

@@ -162,7 +162,7 @@ impl World {
                 let via = self.nodes[ix].relay.sources.get(&wish.encoder).map(|s| s.via);
                 let via = via.map(|via| self.nodes[via].id);
                 let loops =
-                    wish.hops.contains(&me) || via.is_some_and(|via| wish.hops.contains(&via));
+                    via.is_some_and(|via| wish.hops.contains(&me) || wish.hops.contains(&via));
                 if loops {
                     let reason = "it comes from there".to_owned();
                     let ended = MediaMessage::Ended(Ended { flow: wish.flow, reason });

@@ -107,6 +107,10 @@ pub(crate) enum Ev {
         end: End,
         encoder: EncoderId,
     },
+    KeyframeArrived {
+        end: End,
+        encoder: EncoderId,
+    },
     KeyframeWanted {
         end: End,
         encoder: EncoderId,
@@ -318,6 +322,9 @@ impl World {
             Ev::KeyframeWanted { end, encoder } if self.awake(end) => {
                 self.node_event(end.host, roost::control::Event::KeyframeWanted(encoder));
             }
+            Ev::KeyframeArrived { end, encoder } if self.awake(end) => {
+                self.node_event(end.host, roost::control::Event::KeyframeArrived(encoder));
+            }
             Ev::Refresh { end } => self.refresh(end),
             Ev::Tick { end } => self.tick(end),
             Ev::Leased { end, counter } if self.lives(end) => self.leased(end, counter),
@@ -332,6 +339,7 @@ impl World {
             Ev::MediaDial { from: end, .. }
             | Ev::SubscribeAgain { end, .. }
             | Ev::Viewers { end, .. }
+            | Ev::KeyframeArrived { end, .. }
             | Ev::KeyframeWanted { end, .. } => {
                 if self.lives(end) {
                     self.queue.push(self.now + 50 * MS, event);

@@ -17,7 +17,7 @@ use crate::net::{
     HANDSHAKE_TIMEOUT, MessageReader, MessageWriter, connect_any, lost_reason, resolve, tls,
     transport,
 };
-use crate::wire::{ALPN_CLIENT, ClientHello, ClientMessage, NodeMessage, ServerHello};
+use crate::wire::{ALPN_CLIENT, ClientHello, ClientMessage, NodeMessage};
 
 pub use crate::net::DialError;
 
@@ -174,8 +174,6 @@ pub struct Connected {
     pub node: NodeId,
     /// Of which mesh.
     pub mesh: MeshId,
-    /// What it said.
-    pub server: ServerHello,
     /// For datagrams and streams.
     pub connection: quinn::Connection,
     /// For [`ClientMessage`]s; the hello is sent.
@@ -215,9 +213,7 @@ impl ClientEndpoint {
             .await
             .unwrap_or_else(|_elapsed| Err(DialError::Broken("no hello in time".into())));
         match result {
-            Ok((node, mesh, server, send, recv)) => {
-                Ok(Connected { node, mesh, server, connection, send, recv })
-            }
+            Ok((node, mesh, send, recv)) => Ok(Connected { node, mesh, connection, send, recv }),
             Err(error) => {
                 connection.close(crate::net::close::REFUSED, b"not the node that was expected");
                 Err(error)
@@ -231,7 +227,7 @@ impl ClientEndpoint {
     }
 }
 
-type Greeted = (NodeId, MeshId, ServerHello, MessageWriter, MessageReader);
+type Greeted = (NodeId, MeshId, MessageWriter, MessageReader);
 
 async fn greet(
     connection: &quinn::Connection,
@@ -257,7 +253,7 @@ async fn greet(
     }
     recv.trust();
     send.write(&ClientMessage::Hello(hello)).await.map_err(DialError::Broken)?;
-    Ok((node, mesh, server, send, recv))
+    Ok((node, mesh, send, recv))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tokio::sync::mpsc;
 
@@ -13,6 +14,7 @@ use super::source::{self, Sample, SourceEvent, SourceHandle, SourceSpec, Wish};
 use crate::directory::SourceState;
 use crate::flow;
 use crate::hub::{Live, QUEUE_FRAMES};
+use crate::media::Nack;
 use crate::media::gop::GopCache;
 use crate::media::packetise::Packetiser;
 use crate::node::Clock;
@@ -83,6 +85,7 @@ pub async fn run(config: EncodeConfig, shutdown: impl Future<Output = ()>) -> Re
         disk: Disk::start(store, config.name, leased_tx),
         record,
         dropped: 0,
+        resent: Arc::default(),
         native_only: None,
         refused: None,
         next: None,
@@ -104,6 +107,8 @@ struct Driver {
     disk: Disk,
     record: AgentRecord,
     dropped: u64,
+    /// Packets that nodes asked for again.
+    resent: Arc<AtomicU64>,
     /// Why browsers cannot play what the source sends.
     native_only: Option<String>,
     /// What was told last of these kinds.
@@ -114,6 +119,7 @@ struct Driver {
 /// Media to one leg.
 struct Sender {
     frames: mpsc::Sender<Live>,
+    asks: mpsc::Sender<Nack>,
     skipping: bool,
 }
 
@@ -185,8 +191,13 @@ impl Driver {
             Input::Closed(leg, reason) => self.handle(agent::Event::Closed { leg, reason }),
             Input::Message(leg, bytes) => self.handle(agent::Event::Message(leg, bytes)),
             Input::Heartbeat(leg, body) => self.handle(agent::Event::Datagram(leg, body)),
-            // Nodes send no media to agents.
-            Input::Packet(..) => {}
+            // Nodes send no media to agents, but ask for what they miss.
+            Input::Packet(leg, bytes) => {
+                if let (Some(sender), Some(nack)) = (self.senders.get(&leg), Nack::read(&bytes)) {
+                    // Full: it will ask again.
+                    let _ = sender.asks.try_send(nack);
+                }
+            }
         }
     }
 
@@ -268,15 +279,17 @@ impl Driver {
             }
             let Some(connection) = self.legs.connection(leg) else { continue };
             let timeline = self.timeline;
-            let frames = self.cache.frames().into_iter();
+            let frames = self.cache.frames().iter().cloned();
             let start: Vec<Live> = frames.map(|frame| Live { timeline, frame }).collect();
             let skipping = start.is_empty();
-            let (sender, queue) = mpsc::channel(QUEUE_FRAMES);
+            let (frames, queue) = mpsc::channel(QUEUE_FRAMES);
+            let (asks, asked) = mpsc::channel(flow::ASKS_QUEUE);
+            let resent = self.resent.clone();
             tokio::spawn(async move {
                 // The connection's end comes as an event of its own.
-                let _ = flow::send(&connection, FLOW_VIDEO, start, queue).await;
+                let _ = flow::send(&connection, FLOW_VIDEO, start, queue, asked, &resent).await;
             });
-            self.senders.insert(leg, Sender { frames: sender, skipping });
+            self.senders.insert(leg, Sender { frames, asks, skipping });
         }
         match (running, legs.is_empty()) {
             (_, true) => {

@@ -12,16 +12,16 @@ use super::legs::{Input, Legs};
 use super::{Event, Gap, Report};
 use crate::flow;
 use crate::id::NodeId;
-use crate::media::Packet;
 use crate::media::assemble::{Assembled, Assembler};
 use crate::media::clock::read_clock_sei;
 use crate::media::depacketise::unpack;
 use crate::media::h264::push_annex_b;
+use crate::media::{Nack, Packet};
 use crate::node::Clock;
 use crate::session::leg::LegId;
 use crate::session::viewer::{self, Effect, Lacks, Note, Viewer};
 use crate::time::Mono;
-use crate::wire::{ClientHello, PeerList};
+use crate::wire::{ClientHello, FLOW_VIDEO, PeerList};
 
 /// A pause between frames counts as a gap from here on, or from three frame intervals if that is
 /// more: what a person notices.
@@ -279,7 +279,16 @@ impl Driver {
         if *of != ssrc {
             (*of, *assembler) = (ssrc, Assembler::new());
         }
-        for assembled in assembler.push(packet) {
+        let (now, connection) = (self.clock.now().mono, self.legs.connection(leg));
+        let trip = connection.as_ref().map_or(Duration::ZERO, quinn::Connection::rtt);
+        let frames = assembler.push(now, trip, packet);
+        let sequences = assembler.ask(now, trip);
+        if let (false, Some(connection)) = (sequences.is_empty(), connection) {
+            let request = flow::request(FLOW_VIDEO, &Nack { ssrc, sequences });
+            // One that does not fit is one that is lost.
+            let _ = connection.send_datagram(request);
+        }
+        for assembled in frames {
             self.frame(leg, ssrc, &assembled)?;
         }
         Ok(())

@@ -88,6 +88,8 @@ pub enum Event {
     Viewers(EncoderId, u32),
     /// A receiver at this node needs a keyframe.
     KeyframeWanted(EncoderId),
+    /// A keyframe came to this node.
+    KeyframeArrived(EncoderId),
     /// Go, gracefully.
     Leave,
 }

@@ -460,7 +460,7 @@ fn what_is_over_a_limit_is_refused_and_counted() {
 fn the_largest_delta_fits_into_one_message() {
     let largest = Entry {
         name: "x".repeat(NAME_MAX),
-        epoch: Epoch { counter: u64::MAX, instance: u64::MAX },
+        epoch: Epoch { counter: Epoch::COUNTER_MAX, instance: u64::MAX },
         next: Some(node(255)),
         source: SourceState::NoSignal("y".repeat(REASON_MAX)),
         viewers: u32::MAX,

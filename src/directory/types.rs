@@ -169,6 +169,7 @@ pub(super) fn header_fits(header: &Header) -> bool {
 /// Whether an entry is within its limits.
 pub(super) fn entry_fits(entry: &Entry) -> bool {
     entry.name.len() <= NAME_MAX
+        && entry.epoch.plausible()
         && match &entry.source {
             SourceState::Ready => true,
             SourceState::NoSignal(reason) | SourceState::NativeOnly(reason) => {

@@ -1,20 +1,38 @@
-//! Packets, as a network delivers them, back into frames.
+//! Packets, as a network delivers them, back into frames, and which to ask for again.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::depacketise::{begins_picture, holds_picture, is_keyframe};
+use super::nack::ASK_MAX;
 use super::{Frame, Packet};
+use crate::time::Mono;
 
 /// Packets of one frame, at most: 4 MB of payload, which is all that the group-of-pictures cache
 /// would take.
 pub const MAX_FRAME_PACKETS: usize = 4096;
 
-/// A missing packet is given up once one that is this many numbers later is here: networks that
-/// reorder do so by a few packets, and waiting longer only delays what follows.
+/// A packet this many numbers before the newest is another numbering rather than reordering:
+/// networks that reorder do so by a few packets.
 pub const REORDER_PACKETS: u64 = 32;
 
-/// A missing packet is given up once this many frames wait behind it.
-pub const REORDER_FRAMES: usize = 2;
+/// A missing packet is waited for at least this long: until it was asked for with two frames of
+/// 15 a second, and came.
+pub const PATIENCE_MIN: Duration = Duration::from_millis(150);
+
+/// A missing packet is waited for at most this long, whatever the round trip: a picture that is
+/// later than that is worse than one with a flaw.
+pub const PATIENCE_MAX: Duration = Duration::from_millis(800);
+
+/// A packet is asked for at most this often.
+pub const ASKS_MAX: u8 = 4;
+
+/// From one request for a packet to the next, at least, and more with a longer round trip.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Missing packets that are remembered; of a larger hole the rest is given up at once. Some two
+/// seconds of a stream of 2 Mbit/s.
+pub const HOLES_MAX: usize = 512;
 
 /// A jump of the sequence number beyond this is another numbering, not loss (RFC 3550 §A.1).
 pub const MAX_GAP: u64 = 3_000;
@@ -52,6 +70,16 @@ pub struct Assembled {
     pub frame: Frame,
     /// No packet of it is missing, as far as one can tell.
     pub complete: bool,
+    /// Packets before or in it that were given up.
+    pub lost: u64,
+}
+
+/// A packet that is missing.
+#[derive(Debug, Clone, Copy)]
+struct Hole {
+    since: Mono,
+    asked: Option<Mono>,
+    asks: u8,
 }
 
 /// Puts the packets of one stream back into frames, in order.
@@ -61,6 +89,7 @@ pub struct Assembler {
     /// The number that follows the last packet that was handed on or given up.
     next: Option<u64>,
     waiting: BTreeMap<u64, Packet>,
+    holes: BTreeMap<u64, Hole>,
     /// A frame was handed on: from here on, what is missing before one is loss.
     joined: bool,
     /// Packets that never came, or came after they were given up.
@@ -73,6 +102,8 @@ pub struct Assembler {
     pub oversize: u64,
     /// How often the numbering began anew.
     pub restarts: u64,
+    /// Packets that were asked for, each time counted.
+    pub asked: u64,
 }
 
 impl Assembler {
@@ -82,7 +113,8 @@ impl Assembler {
     }
 
     /// Takes a packet and returns the frames that it completes or makes hopeless, in order.
-    pub fn push(&mut self, packet: Packet) -> Vec<Assembled> {
+    /// `trip` is the round trip to whoever would send a missing one again.
+    pub fn push(&mut self, now: Mono, trip: Duration, packet: Packet) -> Vec<Assembled> {
         let mut out = Vec::new();
         let before = self.numbers;
         let mut number = self.numbers.unwrap(packet.sequence);
@@ -90,6 +122,7 @@ impl Assembler {
             self.flush(&mut out);
             self.restarts += 1;
             self.numbers = Unwrapper::default();
+            self.holes.clear();
             self.next = None;
             self.joined = false;
             number = self.numbers.unwrap(packet.sequence);
@@ -108,10 +141,32 @@ impl Assembler {
             None if !begins_picture(&packet.payload) => self.next = Some(number - 1),
             None => self.next = Some(number),
         }
+        let from = before.highest.map_or(0, |highest| highest + 1).max(self.next.unwrap_or(number));
+        let room = HOLES_MAX.saturating_sub(self.holes.len());
+        let hole = Hole { since: now, asked: None, asks: 0 };
+        self.holes.extend((from..number).rev().take(room).map(|number| (number, hole)));
+        self.holes.remove(&number);
         self.waiting.insert(number, packet);
-        while let Some(assembled) = self.take(false) {
+        let patience = (trip * 5 / 2 + 2 * ASK_AGAIN).clamp(PATIENCE_MIN, PATIENCE_MAX);
+        while let Some(assembled) = self.take(Some((now, patience))) {
             out.extend(assembled);
         }
+        out
+    }
+
+    /// Sequence numbers to ask for now, at most [`ASK_MAX`]; each again after a round trip.
+    pub fn ask(&mut self, now: Mono, trip: Duration) -> Vec<u16> {
+        let again = ASK_AGAIN.max(trip * 5 / 4);
+        let mut out = Vec::new();
+        for (number, hole) in &mut self.holes {
+            let due = hole.asked.is_none_or(|asked| now.since(asked) >= again);
+            if due && hole.asks < ASKS_MAX && out.len() < ASK_MAX {
+                hole.asked = Some(now);
+                hole.asks += 1;
+                out.push(*number as u16);
+            }
+        }
+        self.asked += out.len() as u64;
         out
     }
 
@@ -123,21 +178,21 @@ impl Assembler {
     }
 
     fn flush(&mut self, out: &mut Vec<Assembled>) {
-        while let Some(assembled) = self.take(true) {
+        while let Some(assembled) = self.take(None) {
             out.extend(assembled);
         }
     }
 
-    /// Takes the oldest frame off the waiting packets if it is whole or hopeless. The inner
-    /// `None` is a frame that was dropped.
-    fn take(&mut self, force: bool) -> Option<Option<Assembled>> {
+    /// Takes the oldest frame off the waiting packets if it is whole or hopeless, by this time and
+    /// patience (`None`: without any). The inner `None` is a frame that was dropped.
+    fn take(&mut self, patience: Option<(Mono, Duration)>) -> Option<Option<Assembled>> {
         let next = self.next?;
         let (&newest, tail) = self.waiting.last_key_value()?;
         let (&first, head) = self.waiting.first_key_value()?;
         let timestamp = head.timestamp;
         let contiguous = newest - next + 1 == self.waiting.len() as u64;
         if contiguous
-            && !force
+            && patience.is_some()
             && tail.timestamp == timestamp
             && !tail.marker
             && self.waiting.len() < MAX_FRAME_PACKETS
@@ -170,10 +225,12 @@ impl Assembler {
         let whole = missing.is_none() && ended;
         if !whole {
             let hole = missing.or(torn.then_some(last + 1));
-            let hopeless = hole.is_some_and(|hole| newest - hole >= REORDER_PACKETS)
-                || self.frames_waiting() > REORDER_FRAMES
-                || packets >= MAX_FRAME_PACKETS;
-            if !(force || hopeless) {
+            let gone = |hole| match (self.holes.get(&hole), patience) {
+                (Some(hole), Some((now, patience))) => now.since(hole.since) >= patience,
+                _ => true,
+            };
+            let hopeless = hole.is_some_and(gone) || self.waiting.len() >= MAX_FRAME_PACKETS;
+            if patience.is_some() && !hopeless {
                 return None;
             }
         }
@@ -183,28 +240,18 @@ impl Assembler {
         let mut rest = self.waiting.split_off(&(last + 1));
         std::mem::swap(&mut rest, &mut self.waiting);
         let from = if self.joined { next } else { first };
-        self.lost += last + 1 - from - packets as u64;
+        let lost = last + 1 - from - packets as u64;
+        self.lost += lost;
         self.joined = true;
         self.next = Some(last + 1);
+        self.holes = self.holes.split_off(&(last + 1));
         if packets >= MAX_FRAME_PACKETS {
             self.oversize += packets as u64;
             return Some(None);
         }
         let packets: Vec<Packet> = rest.into_values().collect();
         let keyframe = packets.iter().any(|packet| is_keyframe(&packet.payload));
-        Some(Some(Assembled { frame: Frame { packets, keyframe }, complete }))
-    }
-
-    fn frames_waiting(&self) -> usize {
-        let mut frames = 0;
-        let mut previous = None;
-        for packet in self.waiting.values() {
-            if previous != Some(packet.timestamp) {
-                frames += 1;
-                previous = Some(packet.timestamp);
-            }
-        }
-        frames
+        Some(Some(Assembled { frame: Frame { packets, keyframe }, complete, lost }))
     }
 }
 
@@ -233,11 +280,18 @@ mod tests {
             .collect()
     }
 
+    const TRIP: Duration = Duration::from_millis(10);
+
+    fn at(ms: u64) -> Mono {
+        Mono(ms * 1_000_000)
+    }
+
+    /// One packet each 40 ms.
     fn run(packets: impl IntoIterator<Item = Packet>) -> (Vec<Assembled>, Assembler) {
         let mut assembler = Assembler::new();
         let mut out = Vec::new();
-        for packet in packets {
-            out.extend(assembler.push(packet));
+        for (number, packet) in packets.into_iter().enumerate() {
+            out.extend(assembler.push(at(number as u64 * 40), TRIP, packet));
         }
         (out, assembler)
     }
@@ -250,10 +304,10 @@ mod tests {
     fn a_frame_is_handed_on_with_its_last_packet() {
         let sent = frames(65_535, &[3]);
         let mut assembler = Assembler::new();
-        assert!(assembler.push(sent[0].packets[0].clone()).is_empty());
-        assert!(assembler.push(sent[0].packets[1].clone()).is_empty());
-        let got = assembler.push(sent[0].packets[2].clone());
-        assert_eq!(got, [Assembled { frame: sent[0].clone(), complete: true }]);
+        assert!(assembler.push(at(0), TRIP, sent[0].packets[0].clone()).is_empty());
+        assert!(assembler.push(at(1), TRIP, sent[0].packets[1].clone()).is_empty());
+        let got = assembler.push(at(2), TRIP, sent[0].packets[2].clone());
+        assert_eq!(got, [Assembled { frame: sent[0].clone(), complete: true, lost: 0 }]);
     }
 
     #[test]
@@ -268,6 +322,56 @@ mod tests {
         );
         assert!(got.iter().all(|got| got.complete));
         assert_eq!(assembler.lost, 0);
+    }
+
+    #[test]
+    fn a_packet_that_is_missing_is_asked_for_until_it_comes_and_holds_up_what_follows() {
+        let sent = frames(65_534, &[3, 3, 3]);
+        let mut all = packets(&sent);
+        let missing = all.remove(4);
+        let mut assembler = Assembler::new();
+        let mut got = Vec::new();
+        for packet in all {
+            got.extend(assembler.push(at(100), TRIP, packet));
+        }
+        assert_eq!(got.len(), 1, "the others wait for it");
+        assert_eq!(assembler.ask(at(100), TRIP), [2]);
+        assert!(assembler.ask(at(119), TRIP).is_empty(), "the answer is on its way");
+        assert_eq!(assembler.ask(at(120), TRIP), [2]);
+        assert!(assembler.ask(at(120), Duration::from_millis(300)).is_empty());
+        got.extend(assembler.push(at(130), TRIP, missing));
+        assert_eq!(got.len(), 3);
+        assert!(got.iter().all(|got| got.complete && got.lost == 0));
+        assert!(assembler.ask(at(500), TRIP).is_empty());
+        assert_eq!((assembler.lost, assembler.asked), (0, 2));
+    }
+
+    #[test]
+    fn a_packet_that_does_not_come_is_given_up_in_the_end() {
+        let sent = frames(10, &[1, 1, 1, 1, 1]);
+        for (trip, patience) in [(1, 150), (100, 290), (2_000, 800)] {
+            let trip = Duration::from_millis(trip);
+            let mut assembler = Assembler::new();
+            assembler.push(at(0), trip, sent[0].packets[0].clone());
+            assert!(assembler.push(at(50), trip, sent[2].packets[0].clone()).is_empty());
+            let asked = (50..3_000).filter(|ms| !assembler.ask(at(*ms), trip).is_empty()).count();
+            assert!(asked <= usize::from(ASKS_MAX), "{asked}");
+            let early = assembler.push(at(49 + patience), trip, sent[3].packets[0].clone());
+            assert!(early.is_empty());
+            let late = assembler.push(at(50 + patience), trip, sent[4].packets[0].clone());
+            assert_eq!(late.iter().map(|late| late.lost).collect::<Vec<_>>(), [1, 0, 0]);
+        }
+    }
+
+    #[test]
+    fn a_hole_that_is_too_large_to_be_mended_is_passed_over_at_once() {
+        let sent = frames(10, &[1, 700, 1]);
+        let mut assembler = Assembler::new();
+        assembler.push(at(0), TRIP, sent[0].packets[0].clone());
+        let got = assembler.push(at(50), TRIP, sent[2].packets[0].clone());
+        assert_eq!(got.len(), 1);
+        let asked = assembler.ask(at(50), TRIP);
+        assert!(asked.is_empty(), "{asked:?}");
     }
 
     #[test]
@@ -339,13 +443,53 @@ mod tests {
                 marker: false,
                 payload: [0x41, 0xc0].as_slice().into(),
             };
-            assert!(assembler.push(packet).is_empty());
+            assert!(assembler.push(at(0), TRIP, packet).is_empty());
             assert!(assembler.waiting.len() <= MAX_FRAME_PACKETS);
         }
         assert_eq!(assembler.oversize, 2 * MAX_FRAME_PACKETS as u64);
     }
 
     proptest! {
+        #[test]
+        fn with_a_sender_that_answers_no_loss_spoils_anything(
+            slices in prop::collection::vec(1usize..5, 1..60),
+            first: u16,
+            trip in 1u64..250,
+            lost in prop::collection::vec(0u8..10, 300),
+        ) {
+            // 25 frames a second; one packet in ten is lost, requests and answers are not.
+            let sent = frames(first, &slices);
+            let trip = Duration::from_millis(trip);
+            let mut assembler = Assembler::new();
+            let mut due: BTreeMap<Mono, Vec<Packet>> = BTreeMap::new();
+            let mut count = 0;
+            for (number, frame) in sent.iter().enumerate() {
+                for packet in &frame.packets {
+                    count += 1;
+                    if number == 0 || lost.get(count).is_none_or(|fate| *fate != 0) {
+                        due.entry(at(number as u64 * 40)).or_default().push(packet.clone());
+                    }
+                }
+            }
+            let mut got = Vec::new();
+            while let Some((now, arrived)) = due.pop_first() {
+                for packet in arrived {
+                    got.extend(assembler.push(now, trip, packet));
+                    for asked in assembler.ask(now, trip) {
+                        let packet = packets(&sent).into_iter().find(|p| p.sequence == asked);
+                        due.entry(now + trip).or_default().extend(packet);
+                    }
+                }
+            }
+            got.extend(assembler.finish());
+            // Nothing tells of what is lost behind the last packet that came.
+            prop_assert!(got.len() + 1 >= sent.len() || assembler.lost == 0);
+            for (got, sent) in got.iter().zip(&sent) {
+                prop_assert!(!got.complete || got.frame == *sent);
+                prop_assert_eq!(got.lost, 0);
+            }
+        }
+
         #[test]
         fn every_packet_comes_out_once_and_in_order_or_is_counted(
             slices in prop::collection::vec(1usize..5, 1..30),
@@ -372,6 +516,7 @@ mod tests {
             let dropped = before - all.len();
             let (mut got, mut assembler) = run(all);
             got.extend(assembler.finish());
+            prop_assert_eq!(got.iter().map(|got| got.lost).sum::<u64>(), assembler.lost);
             let numbers: Vec<u16> = got
                 .iter()
                 .flat_map(|got| got.frame.packets.iter())

@@ -48,8 +48,8 @@ impl GopCache {
     }
 
     /// The frames that a newcomer is sent, oldest first; empty until a keyframe came.
-    pub fn frames(&self) -> Vec<Arc<Frame>> {
-        self.frames.clone()
+    pub fn frames(&self) -> &[Arc<Frame>] {
+        &self.frames
     }
 
     /// Nothing is here to start a newcomer with.

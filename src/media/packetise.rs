@@ -103,11 +103,14 @@ fn fragment(nal: &[u8], payloads: &mut Vec<Vec<u8>>) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
     use crate::media::assemble::Assembler;
     use crate::media::depacketise::{is_keyframe, unpack};
+    use crate::time::Mono;
 
     fn sizes(frame: &Frame) -> Vec<usize> {
         frame.packets.iter().map(|packet| packet.payload.len()).collect()
@@ -190,7 +193,7 @@ mod tests {
                     prop_assert!(packet.payload.len() <= MAX_PAYLOAD);
                     prop_assert_eq!(packet.sequence, sequence);
                     sequence = sequence.wrapping_add(1);
-                    out.extend(assembler.push(packet.clone()));
+                    out.extend(assembler.push(Mono(0), Duration::ZERO, packet.clone()));
                 }
                 prop_assert_eq!(
                     frame.packets.iter().any(|packet| is_keyframe(&packet.payload)),

@@ -67,7 +67,7 @@ pub(super) async fn accept(inner: Arc<Inner>) {
 }
 
 /// A place of an unverified connection; free again when dropped.
-struct Place {
+pub struct Place {
     inner: Arc<Inner>,
     ip: IpAddr,
     _one_of_all: OwnedSemaphorePermit,
@@ -83,6 +83,12 @@ impl Place {
         }
         *here += 1;
         Some(Self { inner: inner.clone(), ip, _one_of_all: permit })
+    }
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place").field("ip", &self.ip).finish_non_exhaustive()
     }
 }
 
@@ -122,11 +128,12 @@ async fn welcome(inner: Arc<Inner>, incoming: Incoming, place: Place) {
         }
     };
     let alpn = tls::alpn(&connection).unwrap_or_default();
+    let mut place = Some(place);
     let result = match alpn.as_slice() {
         ALPN_MESH => inner.accept_link(&connection, deadline).await,
         ALPN_MEDIA => inner.accept_media(&connection, deadline).await,
         ALPN_JOIN => inner.accept_join(&connection, deadline).await,
-        ALPN_CLIENT => inner.accept_client(&connection, deadline).await,
+        ALPN_CLIENT => inner.accept_client(&connection, deadline, &mut place).await,
         // rustls agrees to nothing else.
         _ => Err(Turned::Away("unknown protocol".into())),
     };
@@ -354,17 +361,20 @@ impl Inner {
         &self,
         connection: &Connection,
         deadline: Instant,
+        place: &mut Option<Place>,
     ) -> Result<(), Turned> {
         let own = self.hello(false).map_err(Turned::Away)?;
         let (mut send, recv) =
             by(deadline, async { open_bi(connection).await.map_err(Turned::Gave) }).await?;
-        let hello = ServerHello { mesh: own.mesh, chain: own.chain, name: self.name.clone() };
+        let hello = ServerHello { mesh: own.mesh, chain: own.chain };
         send.write(&NodeMessage::Hello(hello)).await.map_err(Turned::Gave)?;
         let client = ClientConn {
             remote: canonical(connection.remote_address()),
             connection: connection.clone(),
             send,
             recv: recv.counted(self.counters.clone()),
+            // Until it has shown a credential it is as much of a stranger as before.
+            place: place.take().ok_or_else(|| Turned::Gave("it has no place".into()))?,
         };
         by(deadline, async {
             self.tell(NetEvent::Client(client)).await;

@@ -38,7 +38,7 @@ use crate::wire;
 pub use counters::NetCounters;
 pub(crate) use dial::{connect_any, resolve};
 pub use handshake::{
-    HANDSHAKE_TIMEOUT, JOIN_TIMEOUT, RETRY_ABOVE, UNVERIFIED_MAX, UNVERIFIED_PER_ADDRESS,
+    HANDSHAKE_TIMEOUT, JOIN_TIMEOUT, Place, RETRY_ABOVE, UNVERIFIED_MAX, UNVERIFIED_PER_ADDRESS,
 };
 pub use link::{
     ANSWER_TIMEOUT, ASK_MAX, GOSSIP_AT_ONCE, GOSSIP_MAX, LINGER, LINK_QUEUE, LINK_QUEUE_BYTES,
@@ -202,6 +202,8 @@ pub struct ClientConn {
     pub send: MessageWriter,
     /// For [`wire::ClientMessage`]s. Call [`MessageReader::trust`] once the client is somebody.
     pub recv: MessageReader,
+    /// Its place among the connections of strangers: to be dropped once the client is somebody.
+    pub place: Place,
 }
 
 /// How a link is doing.

@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::media::{Ingest, Turning};
+use super::media::{Ingest, Serving, Turning};
 use crate::control::Event;
+use crate::flow;
 use crate::hub::Hubs;
 use crate::id::{EncoderId, SessionId};
-use crate::net::{ClientConn, MessageReader, MessageWriter, close};
+use crate::media::{Nack, nack};
+use crate::net::{ClientConn, MessageReader, MessageWriter, Place, close};
 use crate::wire::{ApiMessage, ApiRequest, ApiResponse, FLOW_HEARTBEAT, FLOW_VIDEO, take_varint};
 
 /// Messages that wait for one client; one that does not read them is closed.
@@ -42,6 +44,7 @@ struct Shared {
     sessions: Mutex<BTreeMap<SessionId, Client>>,
     last: AtomicU64,
     turning: Arc<Turning>,
+    hubs: Hubs,
     events: mpsc::Sender<Event>,
     api: mpsc::Sender<ApiCall>,
     overflows: AtomicU64,
@@ -51,13 +54,16 @@ struct Client {
     out: mpsc::Sender<Vec<u8>>,
     connection: quinn::Connection,
     ingest: Arc<Ingest>,
-    serving: BTreeMap<EncoderId, (std::time::Instant, tokio::task::AbortHandle)>,
+    serving: BTreeMap<EncoderId, Serving>,
     principal: Arc<Mutex<Option<String>>>,
+    /// Among strangers, until it has shown a credential.
+    place: Option<Place>,
 }
 
 impl Clients {
     pub(super) fn new(
         turning: Arc<Turning>,
+        hubs: Hubs,
         events: mpsc::Sender<Event>,
         api: mpsc::Sender<ApiCall>,
     ) -> Self {
@@ -66,6 +72,7 @@ impl Clients {
                 sessions: Mutex::default(),
                 last: AtomicU64::new(0),
                 turning,
+                hubs,
                 events,
                 api,
                 overflows: AtomicU64::new(0),
@@ -76,8 +83,8 @@ impl Clients {
     /// Serves a client until its connection ends.
     pub(super) async fn serve(self, conn: ClientConn) {
         let session = SessionId(self.shared.last.fetch_add(1, Ordering::Relaxed) + 1);
-        let ClientConn { remote, connection, send, recv } = conn;
-        let ingest = Arc::new(Ingest::new(self.shared.turning.clone()));
+        let ClientConn { remote, connection, send, recv, place } = conn;
+        let ingest = Arc::new(Ingest::new(self.shared.turning.clone(), self.shared.hubs.clone()));
         let principal = Arc::new(Mutex::new(None));
         let (out, queue) = mpsc::channel(OUT_QUEUE);
         let client = Client {
@@ -86,6 +93,7 @@ impl Clients {
             ingest: ingest.clone(),
             serving: BTreeMap::new(),
             principal: principal.clone(),
+            place: Some(place),
         };
         self.sessions().insert(session, client);
         let events = self.shared.events.clone();
@@ -94,8 +102,7 @@ impl Clients {
             return;
         }
         let writer = tokio::spawn(write(send, queue));
-        let datagrams =
-            tokio::spawn(datagrams(connection.clone(), session, ingest, events.clone()));
+        let datagrams = tokio::spawn(self.clone().datagrams(connection.clone(), session, ingest));
         let api = tokio::spawn(api(connection.clone(), principal, self.shared.api.clone()));
         read(recv, session, &events).await;
         connection.close(close::DONE, b"the client's stream ended");
@@ -127,9 +134,6 @@ impl Clients {
     /// Ends a session; what was sent before is delivered first.
     pub(super) fn close(&self, session: SessionId, reason: &str) {
         let Some(client) = self.sessions().remove(&session) else { return };
-        for (_, task) in client.serving.values() {
-            task.abort();
-        }
         let (connection, reason) = (client.connection.clone(), reason.to_owned());
         drop(client);
         tokio::spawn(async move {
@@ -141,7 +145,9 @@ impl Clients {
 
     /// The client may use the API from now on.
     pub(super) fn welcomed(&self, session: SessionId, principal: String) {
-        if let Some(client) = self.sessions().get(&session) {
+        if let Some(client) = self.sessions().get_mut(&session) {
+            client.place = None;
+            client.ingest.open();
             *client.principal.lock().unwrap_or_else(PoisonError::into_inner) = Some(principal);
         }
     }
@@ -150,21 +156,48 @@ impl Clients {
         self.sessions().get(&session).map(|client| client.ingest.clone())
     }
 
-    pub(super) fn serve_stream(&self, session: SessionId, encoder: EncoderId, hubs: &Hubs) {
+    pub(super) fn serve_stream(&self, session: SessionId, encoder: EncoderId) {
         if let Some(client) = self.sessions().get_mut(&session) {
-            let task = super::media::serve(hubs, encoder, client.connection.clone());
-            let since = std::time::Instant::now();
-            if let Some((_, before)) = client.serving.insert(encoder, (since, task)) {
-                before.abort();
-            }
+            let connection = client.connection.clone();
+            let serving = Serving::start(&self.shared.hubs, encoder, connection);
+            client.serving.insert(encoder, serving);
         }
     }
 
     pub(super) fn stop_stream(&self, session: SessionId, encoder: EncoderId) {
-        if let Some(client) = self.sessions().get_mut(&session)
-            && let Some((_, task)) = client.serving.remove(&encoder)
-        {
-            task.abort();
+        if let Some(client) = self.sessions().get_mut(&session) {
+            client.serving.remove(&encoder);
+        }
+    }
+
+    /// What comes in datagrams: heartbeats, an agent's media, and a viewer's requests for packets.
+    async fn datagrams(
+        self,
+        connection: quinn::Connection,
+        session: SessionId,
+        ingest: Arc<Ingest>,
+    ) {
+        while let Ok(datagram) = connection.read_datagram().await {
+            match take_varint(&datagram) {
+                Some((FLOW_HEARTBEAT, body)) => {
+                    // Full means that control is behind: a heartbeat more would not help it.
+                    let event = Event::ClientDatagram(session, body.to_vec());
+                    let _ = self.shared.events.try_send(event);
+                }
+                Some((FLOW_VIDEO, bytes)) if nack::is_rtcp(bytes) => {
+                    let Some(nack) = Nack::read(bytes) else { continue };
+                    if let Some(client) = self.sessions().get(&session) {
+                        client.serving.values().for_each(|serving| serving.ask(&nack));
+                    }
+                }
+                Some((FLOW_VIDEO, packet)) => {
+                    if let Some(nack) = ingest.packet(packet, connection.rtt()) {
+                        // One that does not fit is one that is lost.
+                        let _ = connection.send_datagram(flow::request(FLOW_VIDEO, &nack));
+                    }
+                }
+                Some(_) | None => {}
+            }
         }
     }
 
@@ -189,7 +222,7 @@ impl Clients {
             let who = client.principal.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let who = who.unwrap_or_default();
             let serving = client.serving.iter();
-            out.extend(serving.map(|(&id, (since, _))| (id, session, who.clone(), *since)));
+            out.extend(serving.map(|(&id, serving)| (id, session, who.clone(), serving.since)));
         }
         out
     }
@@ -201,9 +234,6 @@ impl Clients {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        for (_, task) in self.serving.values() {
-            task.abort();
-        }
         self.ingest.detach();
     }
 }
@@ -223,24 +253,6 @@ async fn write(mut send: MessageWriter, mut queue: mpsc::Receiver<Vec<u8>>) {
         }
     }
     send.finish();
-}
-
-async fn datagrams(
-    connection: quinn::Connection,
-    session: SessionId,
-    ingest: Arc<Ingest>,
-    events: mpsc::Sender<Event>,
-) {
-    while let Ok(datagram) = connection.read_datagram().await {
-        match take_varint(&datagram) {
-            Some((FLOW_HEARTBEAT, body)) => {
-                // Full means that control is behind: a heartbeat more would not help it.
-                let _ = events.try_send(Event::ClientDatagram(session, body.to_vec()));
-            }
-            Some((FLOW_VIDEO, packet)) => ingest.packet(packet),
-            Some(_) | None => {}
-        }
-    }
 }
 
 async fn api(

@@ -182,6 +182,7 @@ impl Driver {
                 self.handle(Event::Viewers(encoder, viewers));
             }
             HubEvent::Keyframe(encoder) => self.handle(Event::KeyframeWanted(encoder)),
+            HubEvent::KeyframeArrived(encoder) => self.handle(Event::KeyframeArrived(encoder)),
         }
     }
 
@@ -213,9 +214,7 @@ impl Driver {
                 Effect::ClientDatagram(session, bytes) => self.clients.datagram(session, bytes),
                 Effect::ClientClose(session, reason) => self.clients.close(session, &reason),
                 Effect::Route(encoder, route) => self.route(encoder, route),
-                Effect::Serve(session, encoder) => {
-                    self.clients.serve_stream(session, encoder, &self.hubs);
-                }
+                Effect::Serve(session, encoder) => self.clients.serve_stream(session, encoder),
                 Effect::Unserve(session, encoder) => self.clients.stop_stream(session, encoder),
                 Effect::RelayKeyframe(encoder) => self.relays.keyframe(encoder),
                 Effect::Stalled => self.clients.forget_media(),

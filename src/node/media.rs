@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
+
 use crate::flow;
 use crate::hub::{Hub, Hubs};
 use crate::id::EncoderId;
-use crate::media::Packet;
 use crate::media::assemble::Assembler;
 use crate::media::gop::GopCache;
+use crate::media::{Nack, Packet};
+use crate::time::Mono;
 use crate::wire::FLOW_VIDEO;
 
 /// Media is not believed while the control loop has not turned for this long: the process may
@@ -33,9 +36,14 @@ impl Turning {
         self.last_ms.store(self.elapsed_ms(), Ordering::Relaxed);
     }
 
-    fn late(&self) -> bool {
+    /// The node stood still a moment ago: what waits in its sockets may be old.
+    pub(super) fn late(&self) -> bool {
         let last = self.last_ms.load(Ordering::Relaxed);
         u128::from(self.elapsed_ms().saturating_sub(last)) > LOOP_LATE.as_millis()
+    }
+
+    pub(super) fn now(&self) -> Mono {
+        Mono(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
     fn elapsed_ms(&self) -> u64 {
@@ -50,28 +58,42 @@ impl Turning {
 pub(super) struct Ingest {
     inner: Mutex<Inner>,
     turning: Arc<Turning>,
-    /// Frames dropped because this node had stood still.
+    hubs: Hubs,
+    /// Frames dropped because this node had stood still, and packets of nobody.
     pub(super) stale: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// The client has shown a credential.
+    open: bool,
     assembler: Assembler,
     early: GopCache,
     target: Option<(Arc<Hub>, u64)>,
 }
 
 impl Ingest {
-    pub(super) fn new(turning: Arc<Turning>) -> Self {
-        Self { inner: Mutex::default(), turning, stale: AtomicU64::new(0) }
+    pub(super) fn new(turning: Arc<Turning>, hubs: Hubs) -> Self {
+        Self { inner: Mutex::default(), turning, hubs, stale: AtomicU64::new(0) }
     }
 
-    /// One RTP packet, as it came.
-    pub(super) fn packet(&self, bytes: &[u8]) {
-        let Some(packet) = Packet::parse(bytes) else { return };
+    /// One RTP packet, as it came; `trip` is the round trip to its sender. Returns what to ask
+    /// the sender for.
+    pub(super) fn packet(&self, bytes: &[u8], trip: Duration) -> Option<Nack> {
+        let (ssrc, packet) = (flow::ssrc_of(bytes)?, Packet::parse(bytes)?);
+        let (now, counters) = (self.turning.now(), self.hubs.counters());
+        counters.packets_in.fetch_add(1, Ordering::Relaxed);
         let mut inner = self.lock();
-        for assembled in inner.assembler.push(packet) {
+        if !inner.open {
+            self.stale.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        for assembled in inner.assembler.push(now, trip, packet) {
             let frame = Arc::new(assembled.frame);
+            if assembled.lost > 0 {
+                counters.packets_lost.fetch_add(assembled.lost, Ordering::Relaxed);
+                inner.target.iter().for_each(|(hub, _)| hub.request_keyframe());
+            }
             if self.turning.late() {
                 self.stale.fetch_add(1, Ordering::Relaxed);
                 continue;
@@ -81,6 +103,14 @@ impl Ingest {
                 None => inner.early.push(frame),
             }
         }
+        let sequences = inner.assembler.ask(now, trip);
+        counters.packets_asked.fetch_add(sequences.len() as u64, Ordering::Relaxed);
+        (!sequences.is_empty()).then_some(Nack { ssrc, sequences })
+    }
+
+    /// The client is somebody: what it sends is taken from now on.
+    pub(super) fn open(&self) {
+        self.lock().open = true;
     }
 
     /// From now on frames go to this hub, those that came early first.
@@ -88,7 +118,7 @@ impl Ingest {
         let mut inner = self.lock();
         hub.set_feed(feed, timeline);
         for frame in inner.early.frames() {
-            hub.push(feed, frame);
+            hub.push(feed, frame.clone());
         }
         inner.early.reset();
         inner.target = Some((hub, feed));
@@ -111,17 +141,37 @@ impl Ingest {
     }
 }
 
-/// Sends a stream to a native viewer until the returned task is aborted.
-pub(super) fn serve(
-    hubs: &Hubs,
-    encoder: EncoderId,
-    connection: quinn::Connection,
-) -> tokio::task::AbortHandle {
-    let subscription = hubs.hub(encoder).subscribe();
-    let task = tokio::spawn(async move {
-        let (start, frames, _ticket) = subscription.split();
-        // The connection's end is told elsewhere; there is nobody to send to any more.
-        let _ = flow::send(&connection, FLOW_VIDEO, start, frames).await;
-    });
-    task.abort_handle()
+/// A stream on its way to a native viewer; ends when dropped.
+#[derive(Debug)]
+pub(super) struct Serving {
+    pub(super) since: Instant,
+    asks: mpsc::Sender<Nack>,
+    task: tokio::task::AbortHandle,
+}
+
+impl Serving {
+    pub(super) fn start(hubs: &Hubs, encoder: EncoderId, connection: quinn::Connection) -> Self {
+        let subscription = hubs.hub(encoder).subscribe();
+        let (asks, asked) = mpsc::channel(flow::ASKS_QUEUE);
+        let hubs = hubs.clone();
+        let task = tokio::spawn(async move {
+            let (start, frames, _ticket) = subscription.split();
+            let resent = &hubs.counters().packets_resent;
+            // The connection's end is told elsewhere; there is nobody to send to any more.
+            let _ = flow::send(&connection, FLOW_VIDEO, start, frames, asked, resent).await;
+        });
+        Self { since: Instant::now(), asks, task: task.abort_handle() }
+    }
+
+    /// The viewer misses packets, of this stream or of another one.
+    pub(super) fn ask(&self, nack: &Nack) {
+        // Full: it will ask again.
+        let _ = self.asks.try_send(nack.clone());
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }

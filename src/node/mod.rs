@@ -184,7 +184,8 @@ impl Node {
         let (left_tx, left) = watch::channel(false);
         let hubs = Hubs::new(hub_tx);
         let turning = Arc::new(media::Turning::new());
-        let clients = clients::Clients::new(turning.clone(), event_tx.clone(), api_tx);
+        let clients =
+            clients::Clients::new(turning.clone(), hubs.clone(), event_tx.clone(), api_tx);
         let clock = Clock::new();
         let seed = random();
         let born = control::Config {
@@ -210,7 +211,7 @@ impl Node {
             net: net.clone(),
             hubs: hubs.clone(),
             clients: clients.clone(),
-            relays: relay::Relays::new(id, net.clone(), hubs.clone()),
+            relays: relay::Relays::new(id, net.clone(), hubs.clone(), turning.clone()),
             roster: shared_roster.clone(),
             store: drive::Writer::start(store),
             reports,

@@ -1,18 +1,20 @@
 //! Streams between nodes: one media connection to each node that something is taken from,
 //! however many streams and viewers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::media::Turning;
 use crate::flow;
 use crate::hub::{Hub, Hubs, Ticket};
 use crate::id::{EncoderId, NodeId};
-use crate::media::Packet;
 use crate::media::assemble::Assembler;
+use crate::media::{Nack, Packet};
 use crate::net::{MediaConn, Net};
 use crate::wire::{self, MediaMessage, take_varint};
 
@@ -43,6 +45,7 @@ struct Shared {
     me: NodeId,
     net: Net,
     hubs: Hubs,
+    turning: Arc<Turning>,
     state: Mutex<State>,
 }
 
@@ -50,8 +53,8 @@ struct Shared {
 struct State {
     sources: BTreeMap<EncoderId, Source>,
     links: BTreeMap<NodeId, mpsc::UnboundedSender<Command>>,
-    /// Nodes that take a stream through this one.
-    downstream: BTreeMap<EncoderId, BTreeSet<NodeId>>,
+    /// Nodes that take a stream through this one, each by so many flows.
+    downstream: BTreeMap<EncoderId, BTreeMap<NodeId, usize>>,
     last_flow: u32,
 }
 
@@ -63,8 +66,8 @@ enum Command {
 }
 
 impl Relays {
-    pub(super) fn new(me: NodeId, net: Net, hubs: Hubs) -> Self {
-        Self { shared: Arc::new(Shared { me, net, hubs, state: Mutex::default() }) }
+    pub(super) fn new(me: NodeId, net: Net, hubs: Hubs, turning: Arc<Turning>) -> Self {
+        Self { shared: Arc::new(Shared { me, net, hubs, turning, state: Mutex::default() }) }
     }
 
     /// Takes a stream from another node, or (`None`) from none any more.
@@ -112,7 +115,8 @@ impl Relays {
 
     fn hops(&self, encoder: EncoderId) -> Vec<NodeId> {
         let state = self.state();
-        let downstream = state.downstream.get(&encoder).into_iter().flatten().copied();
+        let downstream =
+            state.downstream.get(&encoder).into_iter().flat_map(BTreeMap::keys).copied();
         std::iter::once(self.shared.me).chain(downstream).collect()
     }
 
@@ -123,29 +127,35 @@ impl Relays {
     /// Serves a node that takes streams from this one, until it goes.
     pub(super) async fn give(self, mut conn: MediaConn) {
         let mut flows: BTreeMap<u32, FlowOut> = BTreeMap::new();
-        while let Ok(message) = conn.recv.read::<MediaMessage>().await {
+        loop {
+            let message = tokio::select! {
+                message = conn.recv.read::<MediaMessage>() => message,
+                datagram = conn.connection.read_datagram() => match datagram {
+                    Ok(bytes) => {
+                        give_again(&flows, &bytes);
+                        continue;
+                    }
+                    Err(_) => break,
+                },
+            };
+            let Ok(message) = message else { break };
             match message {
                 MediaMessage::Subscribe(wish) => {
-                    let loops = {
-                        let mut state = self.state();
-                        let source = state.sources.get(&wish.encoder);
-                        let loops = wish.hops.contains(&self.shared.me)
-                            || source.is_some_and(|source| wish.hops.contains(&source.via));
-                        if !loops {
-                            state.downstream.entry(wish.encoder).or_default().extend(&wish.hops);
-                        }
-                        loops
+                    let refusal = match flows.len() >= FLOWS_MAX {
+                        true => Some("too many streams"),
+                        false => (!self.accept(&wish)).then_some("it comes from there"),
                     };
-                    if loops || flows.len() >= FLOWS_MAX {
-                        let reason = if loops { "it comes from there" } else { "too many streams" };
+                    if let Some(reason) = refusal {
                         let ended = wire::Ended { flow: wish.flow, reason: reason.into() };
                         if conn.send.write(&MediaMessage::Ended(ended)).await.is_err() {
                             break;
                         }
                         continue;
                     }
-                    let hub = self.shared.hubs.hub(wish.encoder);
-                    flows.insert(wish.flow, FlowOut::start(&hub, &wish, &conn.connection));
+                    let flow = FlowOut::start(&self.shared.hubs, &wish, &conn.connection);
+                    if let Some(before) = flows.insert(wish.flow, flow) {
+                        self.forget_hops(&before);
+                    }
                 }
                 MediaMessage::Unsubscribe(wire::Unsubscribe { flow }) => {
                     if let Some(flow) = flows.remove(&flow) {
@@ -170,15 +180,46 @@ impl Relays {
         }
     }
 
+    /// Whether a stream may be given to these nodes; then they are remembered as taking it through
+    /// this one. Who takes it from nobody makes no loop, whatever the others still believe.
+    fn accept(&self, wish: &wire::Subscribe) -> bool {
+        let mut state = self.state();
+        let loops = state.sources.get(&wish.encoder).is_some_and(|source| {
+            wish.hops.contains(&self.shared.me) || wish.hops.contains(&source.via)
+        });
+        if !loops {
+            let downstream = state.downstream.entry(wish.encoder).or_default();
+            for hop in &wish.hops {
+                *downstream.entry(*hop).or_default() += 1;
+            }
+        }
+        !loops
+    }
+
     fn forget_hops(&self, flow: &FlowOut) {
         let mut state = self.state();
         let encoder = flow.ticket.hub().encoder();
-        if let Some(nodes) = state.downstream.get_mut(&encoder) {
-            nodes.retain(|node| !flow.hops.contains(node));
-            if nodes.is_empty() {
-                state.downstream.remove(&encoder);
+        let Some(downstream) = state.downstream.get_mut(&encoder) else { return };
+        for hop in &flow.hops {
+            if let Some(flows) = downstream.get_mut(hop) {
+                *flows -= 1;
+                if *flows == 0 {
+                    downstream.remove(hop);
+                }
             }
         }
+        if downstream.is_empty() {
+            state.downstream.remove(&encoder);
+        }
+    }
+}
+
+/// Hands a request for packets on to the flow that it is about.
+fn give_again(flows: &BTreeMap<u32, FlowOut>, bytes: &[u8]) {
+    let Some((flow, rest)) = take_varint(bytes) else { return };
+    if let (Some(flow), Some(nack)) = (flows.get(&flow), Nack::read(rest)) {
+        // Full: it will be asked again.
+        let _ = flow.asks.try_send(nack);
     }
 }
 
@@ -186,18 +227,21 @@ impl Relays {
 struct FlowOut {
     ticket: Ticket,
     hops: Vec<NodeId>,
+    asks: mpsc::Sender<Nack>,
     task: tokio::task::AbortHandle,
 }
 
 impl FlowOut {
-    fn start(hub: &Arc<Hub>, wish: &wire::Subscribe, connection: &quinn::Connection) -> Self {
-        let (start, frames, ticket) = hub.subscribe().split();
+    fn start(hubs: &Hubs, wish: &wire::Subscribe, connection: &quinn::Connection) -> Self {
+        let (start, frames, ticket) = hubs.hub(wish.encoder).subscribe().split();
         ticket.set_viewers(wish.viewers);
-        let (connection, number) = (connection.clone(), wish.flow);
+        let (asks, asked) = mpsc::channel(flow::ASKS_QUEUE);
+        let (hubs, connection, number) = (hubs.clone(), connection.clone(), wish.flow);
         let task = tokio::spawn(async move {
-            let _ = flow::send(&connection, number, start, frames).await;
+            let resent = &hubs.counters().packets_resent;
+            let _ = flow::send(&connection, number, start, frames, asked, resent).await;
         });
-        Self { ticket, hops: wish.hops.clone(), task: task.abort_handle() }
+        Self { ticket, hops: wish.hops.clone(), asks, task: task.abort_handle() }
     }
 }
 
@@ -230,7 +274,14 @@ async fn take_from(relays: Relays, via: NodeId, mut commands: mpsc::UnboundedRec
                     Some(command) => { apply(&relays, &mut flows, command); }
                     None => return,
                 },
-                () = tokio::time::sleep_until(idle_since + IDLE) => return,
+                () = tokio::time::sleep_until(idle_since + IDLE) => {
+                    // Under the lock that commands are sent under, so that none is lost.
+                    let mut state = relays.state();
+                    if commands.is_empty() {
+                        state.links.remove(&via);
+                        return;
+                    }
+                }
             }
             continue;
         }
@@ -266,7 +317,12 @@ async fn run(
         };
         tokio::select! {
             datagram = connection.read_datagram() => match datagram {
-                Ok(bytes) => take_datagram(flows, &bytes),
+                Ok(bytes) => {
+                    if let Some((flow, nack)) = take_datagram(relays, flows, &bytes, connection.rtt()) {
+                        // One that does not fit is one that is lost.
+                        let _ = connection.send_datagram(flow::request(flow, &nack));
+                    }
+                }
                 Err(_) => return,
             },
             message = recv.read::<MediaMessage>() => match message {
@@ -352,15 +408,37 @@ fn subscribe(relays: &Relays, flow: u32, taken: &FlowIn) -> MediaMessage {
     MediaMessage::Subscribe(wire::Subscribe { encoder, flow, hops, viewers })
 }
 
-fn take_datagram(flows: &mut BTreeMap<u32, FlowIn>, bytes: &[u8]) {
-    let Some((flow, packet)) = take_varint(bytes) else { return };
-    let Some(flow) = flows.get_mut(&flow) else { return };
+/// Takes a packet to its hub. Returns what to ask the other side for, and on which flow.
+fn take_datagram(
+    relays: &Relays,
+    flows: &mut BTreeMap<u32, FlowIn>,
+    bytes: &[u8],
+    trip: Duration,
+) -> Option<(u32, Nack)> {
+    let (number, packet) = take_varint(bytes)?;
+    let flow = flows.get_mut(&number)?;
+    let ssrc = flow::ssrc(flow.source.timeline);
     // A packet of another start of the agent than the route says comes too early or too late.
-    if flow::ssrc_of(packet) != Some(flow::ssrc(flow.source.timeline)) {
-        return;
+    if flow::ssrc_of(packet) != Some(ssrc) {
+        return None;
     }
-    let Some(packet) = Packet::parse(packet) else { return };
-    for assembled in flow.assembler.push(packet) {
+    let packet = Packet::parse(packet)?;
+    let Shared { turning, hubs, .. } = &*relays.shared;
+    let (now, counters) = (turning.now(), hubs.counters());
+    counters.packets_in.fetch_add(1, Ordering::Relaxed);
+    for assembled in flow.assembler.push(now, trip, packet) {
+        if assembled.lost > 0 {
+            counters.packets_lost.fetch_add(assembled.lost, Ordering::Relaxed);
+            flow.hub.request_keyframe();
+        }
+        if turning.late() {
+            // This node stood still: what waited in its socket is old.
+            counters.frames_stale.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
         flow.hub.push(flow.source.feed, Arc::new(assembled.frame));
     }
+    let sequences = flow.assembler.ask(now, trip);
+    counters.packets_asked.fetch_add(sequences.len() as u64, Ordering::Relaxed);
+    (!sequences.is_empty()).then_some((number, Nack { ssrc, sequences }))
 }

@@ -32,6 +32,9 @@ const BOTH_SILENT: Duration = Duration::from_secs(1);
 /// A node that was found mute is not gone to for this long, whoever proposes it: by then the
 /// others have noticed as well.
 const MUTE_KEEP: Duration = Duration::from_secs(4);
+/// After the second refusal in a row wait this long before the next try, then twice as long each
+/// time, up to 32 times.
+const REJECTED_WAIT: Duration = Duration::from_millis(150);
 /// After a refusal that trying again will hardly change, wait this long.
 const NAME_TAKEN_WAIT: Duration = Duration::from_secs(5);
 
@@ -88,6 +91,8 @@ pub struct Agent {
     mute: BTreeMap<NodeId, Mono>,
     media: BTreeSet<LegId>,
     was_home: bool,
+    /// Registrations refused in a row.
+    rejections: u32,
     due: Option<Mono>,
     leaving: bool,
 }
@@ -120,6 +125,7 @@ impl Agent {
             mute: BTreeMap::new(),
             media: BTreeSet::new(),
             was_home: false,
+            rejections: 0,
             due: Some(Mono(0)),
             leaving: false,
             config,
@@ -326,7 +332,7 @@ impl Agent {
     }
 
     fn assign(&mut self, now: Mono, id: LegId, assign: &wire::Assign, effects: &mut Vec<Effect>) {
-        self.floor = self.floor.max(assign.floor);
+        self.heed_floor(assign.floor);
         let Some(leg) = self.legs.get_mut(&id) else { return };
         leg.asked = None;
         if self.home.is_some() {
@@ -359,6 +365,7 @@ impl Agent {
                 leg.registered = true;
                 leg.asked = None;
                 self.was_home = true;
+                self.rejections = 0;
                 self.wanted_next = registered.next;
                 if let (true, Some(node)) = (first, node) {
                     let (name, epoch) = (self.label(Some(node)), self.epoch);
@@ -391,7 +398,13 @@ impl Agent {
         let superseded = self.was_home
             && rejected.floor > self.epoch
             && rejected.floor.instance != self.config.instance;
-        self.floor = self.floor.max(rejected.floor);
+        self.heed_floor(rejected.floor);
+        self.rejections += 1;
+        if self.rejections > 1 {
+            // The first may be due to an epoch that was too low, which is mended at once.
+            let doublings = (self.rejections - 2).min(5);
+            self.wait_until = Some(now + REJECTED_WAIT * (1 << doublings));
+        }
         let Some(leg) = self.legs.get_mut(&id) else { return };
         leg.asked = None;
         leg.registered = false;
@@ -425,12 +438,10 @@ impl Agent {
             let reason = format!("{} said goodbye: {reason}", self.label(node));
             self.lose_home(now, node, reason, effects);
         } else {
+            // Home hears of it from the node itself, and chooses another next.
+            self.book.failed(now, &leg.addr);
             self.legs.remove(&id);
             effects.push(Effect::Close(id));
-            if let (Some(node), Some(home)) = (node, self.home) {
-                let report = wire::NextUnreachable { node };
-                send(home, ClientMessage::NextUnreachable(report), effects);
-            }
         }
     }
 
@@ -491,6 +502,12 @@ impl Agent {
         };
         send(id, ClientMessage::Register(register), effects);
         self.lease(effects);
+    }
+
+    fn heed_floor(&mut self, floor: Epoch) {
+        if floor.plausible() {
+            self.floor = self.floor.max(floor);
+        }
     }
 
     /// Keeps the lease on disk well ahead of the epochs in use.

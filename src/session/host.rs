@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::directory::SourceState;
 use crate::id::{EncoderId, Epoch, NodeId, SessionId};
+use crate::media::{GateEvent, KeyframeGate};
 use crate::session::{FOLLOWS_MAX, HELLO_DEADLINE, LINGER, SESSIONS_MAX};
 use crate::time::{Mono, earlier};
 use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, Role, WireError};
@@ -13,12 +14,12 @@ use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, Role, Wi
 mod follow;
 mod register;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use types::{Counters, Effect, Route, World};
 
-/// Keyframe requests go to one encoder at most this often: a keyframe costs ten ordinary frames.
-pub const KEYFRAME_INTERVAL: Duration = Duration::from_millis(300);
 /// An assignment counts as load of its node until the directory shows it, at most this long.
 const IN_FLIGHT: Duration = Duration::from_secs(5);
 /// An encoder whose agent vanished stays listed, without a signal, for this long.
@@ -59,7 +60,7 @@ struct Stream {
     viewers: u32,
     watched_until: Option<Mono>,
     route: Route,
-    keyframe_at: Option<Mono>,
+    keyframes: KeyframeGate,
 }
 
 /// This node is home.
@@ -155,7 +156,7 @@ impl Host {
                 }
             }
             ClientMessage::Keyframe(request) => {
-                self.keyframe_wanted(world, request.encoder, effects);
+                self.keyframe_wanted(world.now.mono, request.encoder, effects);
             }
             ClientMessage::Confirmed(confirm) => self.confirmed(world, session, &confirm, effects),
             ClientMessage::Follow(follow) => self.follow(world, session, follow.name, effects),
@@ -204,18 +205,28 @@ impl Host {
     }
 
     /// Somebody needs a keyframe of this stream.
-    pub fn keyframe_wanted(
+    pub fn keyframe_wanted(&mut self, now: Mono, encoder: EncoderId, effects: &mut Vec<Effect>) {
+        self.keyframe(now, encoder, GateEvent::Wanted, effects);
+    }
+
+    /// A keyframe of this stream came.
+    pub fn keyframe_arrived(&mut self, now: Mono, encoder: EncoderId, effects: &mut Vec<Effect>) {
+        self.keyframe(now, encoder, GateEvent::Arrived, effects);
+    }
+
+    fn keyframe(
         &mut self,
-        world: &World<'_>,
+        now: Mono,
         encoder: EncoderId,
+        event: GateEvent,
         effects: &mut Vec<Effect>,
     ) {
         let Some(stream) = self.streams.get_mut(&encoder) else { return };
-        let due = stream.keyframe_at.is_none_or(|at| world.now.mono >= at + KEYFRAME_INTERVAL);
-        if !due || stream.route == Route::None {
+        let unwanted = stream.route == Route::None || stream.viewers == 0;
+        let event = if unwanted { GateEvent::Idle } else { event };
+        if !stream.keyframes.handle(now, event) {
             return;
         }
-        stream.keyframe_at = Some(world.now.mono);
         self.counters.keyframes += 1;
         effects.push(match stream.route {
             Route::Local { session, .. } => {
@@ -270,6 +281,13 @@ impl Host {
                 let question = wire::Confirm { nonce, epoch: Some(warm.epoch) };
                 effects.push(Effect::Send(warm.session, NodeMessage::Confirm(question)));
             }
+            // What waits on a relay's connection is as old: the stream is asked for anew.
+            if let Some(stream) = self.streams.get_mut(&encoder)
+                && matches!(stream.route, Route::Relay { .. })
+            {
+                stream.route = Route::None;
+                effects.push(Effect::Route(encoder, Route::None));
+            }
             self.settle(world, encoder, effects);
         }
     }
@@ -312,8 +330,11 @@ impl Host {
             .map(|session| session.opened + HELLO_DEADLINE)
             .min();
         let streams = self.streams.values().filter_map(|stream| {
-            let orphaned = stream.home.as_ref().and_then(|claim| claim.orphaned);
-            earlier(stream.watched_until, orphaned)
+            let claim = stream.home.as_ref();
+            let orphaned = claim.and_then(|claim| claim.orphaned);
+            let reachable = claim.and_then(|claim| claim.unreachable.values().min().copied());
+            let session = earlier(earlier(stream.watched_until, orphaned), reachable);
+            earlier(session, stream.keyframes.next_wake())
         });
         earlier(hello, streams.min())
     }
@@ -333,7 +354,12 @@ impl Host {
             effects.push(Effect::Close(id, "no hello came in time".into()));
         }
         for encoder in self.streams.keys().copied().collect::<Vec<_>>() {
+            self.keyframe(now, encoder, GateEvent::Wake, effects);
             let Some(stream) = self.streams.get_mut(&encoder) else { continue };
+            let reachable_again = stream
+                .home
+                .as_ref()
+                .is_some_and(|claim| claim.unreachable.values().any(|until| *until <= now));
             let linger_over = stream.watched_until.is_some_and(|until| until <= now);
             let orphan_over = stream
                 .home
@@ -346,7 +372,7 @@ impl Host {
             if orphan_over {
                 stream.home = None;
             }
-            if linger_over || orphan_over {
+            if linger_over || orphan_over || reachable_again {
                 self.settle(world, encoder, effects);
             }
         }
@@ -460,7 +486,7 @@ impl Stream {
             viewers: 0,
             watched_until: None,
             route: Route::None,
-            keyframe_at: None,
+            keyframes: KeyframeGate::new(),
         }
     }
 }

@@ -8,7 +8,9 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use crate::id::NodeId;
-use crate::session::{PING_IDLE, PING_WATCHED, SILENCE_IDLE, SILENCE_WATCHED, SILENCE_WATCHED_MAX};
+use crate::session::{
+    PING_DOUBTED, PING_IDLE, PING_WATCHED, SILENCE_IDLE, SILENCE_WATCHED, SILENCE_WATCHED_MAX,
+};
 use crate::time::Mono;
 use crate::wire::PeerList;
 
@@ -84,8 +86,7 @@ impl Pulse {
 
     /// The number of the ping that is due now, if one is.
     pub fn ping(&mut self, now: Mono) -> Option<u64> {
-        let due = self.pinged.is_none_or(|at| now >= at + self.interval());
-        due.then(|| {
+        (self.pinged.is_none() || now >= self.ping_due()).then(|| {
             self.pinged = Some(now);
             self.number += 1;
             self.number
@@ -109,12 +110,16 @@ impl Pulse {
 
     /// When to look again.
     pub fn next_wake(&self) -> Mono {
-        let ping = self.pinged.map_or(self.heard, |at| at + self.interval());
-        ping.min(self.heard.max(self.fast_since.unwrap_or_default()) + self.limit())
+        self.ping_due().min(self.heard.max(self.fast_since.unwrap_or_default()) + self.limit())
     }
 
-    fn interval(&self) -> Duration {
-        if self.fast_since.is_some() { PING_WATCHED } else { PING_IDLE }
+    fn ping_due(&self) -> Mono {
+        let Some(pinged) = self.pinged else { return self.heard };
+        if self.fast_since.is_some() {
+            return pinged + PING_WATCHED;
+        }
+        let unanswered = self.heard + PING_IDLE + PING_DOUBTED * 2;
+        (pinged + PING_IDLE).min(unanswered.max(pinged + PING_DOUBTED))
     }
 }
 
@@ -265,6 +270,24 @@ mod tests {
             pulse.hear(at(ms));
         }
         assert_eq!(pulse.limit(), SILENCE_WATCHED);
+    }
+
+    #[test]
+    fn an_idle_leg_is_pinged_rarely_until_an_answer_is_overdue() {
+        let mut pulse = Pulse::new(at(0));
+        let mut pings = Vec::new();
+        while !pulse.silent(pulse.next_wake()) {
+            let now = pulse.next_wake();
+            if pulse.ping(now).is_some() {
+                pings.push(now.since(at(0)).as_millis());
+                if pings.len() == 2 {
+                    pulse.hear(now);
+                }
+            }
+        }
+        assert_eq!(pings[..3], [0, 3_000, 6_000]);
+        // The last answer came at three seconds.
+        assert_eq!(pings[3..], [7_000, 7_500, 8_000, 8_500, 9_000, 9_500, 10_000, 10_500]);
     }
 
     #[test]

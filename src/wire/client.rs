@@ -83,8 +83,6 @@ pub struct ServerHello {
     pub mesh: MeshId,
     /// The node's admission and those above it; its TLS key must be that of `chain[0]`.
     pub chain: Chain,
-    /// The node's name.
-    pub name: String,
 }
 
 /// The client may stay.

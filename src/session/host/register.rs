@@ -1,7 +1,7 @@
 //! Who may stay, who is told to go where, and who becomes home or next here.
 
 use super::{AGENT_GONE, Claim, Counters, Effect, Host, IN_FLIGHT, Stream, Warm, World};
-use crate::directory::SourceState;
+use crate::directory::{ENTRIES_MAX, SourceState};
 use crate::id::{EncoderId, NodeId, SessionId, valid_name};
 use crate::placement;
 use crate::wire::{self, NodeMessage, Role};
@@ -73,6 +73,15 @@ impl Host {
             let reason = "a name is 1 to 64 of a-z, 0-9, '.', '_' and '-'".to_owned();
             return reject(reason, true, &mut self.counters);
         }
+        if !register.epoch.plausible() {
+            let reason = format!("epoch {} is higher than any can be", register.epoch);
+            return reject(reason, false, &mut self.counters);
+        }
+        let other = self.sessions.get(&id).and_then(|session| session.agent_of);
+        if other.is_some_and(|(encoder, _)| encoder != register.encoder) {
+            let reason = "a connection speaks for one encoder; use another for each".to_owned();
+            return reject(reason, true, &mut self.counters);
+        }
         if let Some(holder) = name_holder(world, &register.name)
             && holder != register.encoder
         {
@@ -95,7 +104,15 @@ impl Host {
                     let reason = format!("epoch {} is not above {floor}", register.epoch);
                     return reject(reason, false, &mut self.counters);
                 }
+                if held.is_none() && self.homes() >= ENTRIES_MAX {
+                    let reason = format!("this node is home to {ENTRIES_MAX} encoders already");
+                    return reject(reason, false, &mut self.counters);
+                }
                 self.become_home(world, id, register, effects);
+            }
+            Role::Next | Role::Also if register.epoch < floor => {
+                let reason = format!("epoch {} is below {floor}", register.epoch);
+                reject(reason, false, &mut self.counters);
             }
             Role::Next | Role::Also => self.stand_by(world, id, register, effects),
         }
@@ -110,6 +127,17 @@ impl Host {
     ) {
         let encoder = register.encoder;
         let floor = world.directory.floor(encoder);
+        self.in_flight.retain(|(_, _, until)| *until > world.now.mono);
+        if let Some(rival) = rival(world, register) {
+            self.counters.rejected += 1;
+            let reason = format!(
+                "another start of this encoder is at home at {}; this one waits until it is gone",
+                rival.short()
+            );
+            let rejected = wire::Rejected { role: Role::Ask, floor, name_taken: true, reason };
+            effects.push(Effect::Send(id, NodeMessage::Rejected(rejected)));
+            return;
+        }
         // The agent says `home` only of one that it lost: it would not ask otherwise.
         let avoid: Vec<NodeId> = register.home.into_iter().collect();
         let standing = world
@@ -172,6 +200,15 @@ impl Host {
             stream.warm = None;
         }
         let before = stream.home.take();
+        if let Some(other) = before.as_ref().and_then(|claim| claim.session).filter(|s| *s != id) {
+            // Whoever spoke for it here before must not go on believing that it is at home.
+            let (floor, reason) = (register.epoch, "it is at home over another connection".into());
+            let rejected = wire::Rejected { role: Role::Home, floor, name_taken: false, reason };
+            effects.push(Effect::Send(other, NodeMessage::Rejected(rejected)));
+            if let Some(session) = self.sessions.get_mut(&other) {
+                session.agent_of = None;
+            }
+        }
         stream.home = Some(Claim {
             session: Some(id),
             epoch: register.epoch,
@@ -208,6 +245,16 @@ impl Host {
         effects.push(Effect::Send(id, NodeMessage::Registered(registered)));
         self.settle(world, encoder, effects);
     }
+}
+
+/// Where a later start of the same encoder is at home, whose agent is there.
+fn rival(world: &World<'_>, register: &wire::Register) -> Option<NodeId> {
+    let (node, entry) =
+        world.directory.home(register.encoder, &|node| world.alive.contains(&node))?;
+    let gone = entry.source == SourceState::NoSignal(AGENT_GONE.into());
+    let later = entry.epoch.instance != register.epoch.instance
+        && entry.epoch.counter > register.epoch.counter;
+    (later && !gone).then_some(node)
 }
 
 /// Who holds a name now: the encoder with a live claim and a connected agent.

@@ -4,6 +4,7 @@
 use super::{Effect, Host, Route, Stream, World};
 use crate::directory::Entry;
 use crate::id::{EncoderId, NodeId};
+use crate::media::KeyframeGate;
 use crate::placement::{self, Candidate};
 use crate::time::Mono;
 use crate::wire::{self, NodeMessage, Role};
@@ -52,18 +53,22 @@ impl Host {
         let Some(claim) = self.streams.get_mut(&encoder).and_then(|s| s.home.as_mut()) else {
             return;
         };
-        claim.unreachable.retain(|_, until| *until > world.now.mono);
-        let fits = |node: &NodeId| {
-            *node != world.me
-                && !claim.unreachable.contains_key(node)
-                && world.candidates.iter().any(|candidate| candidate.node == *node)
+        let now = world.now.mono;
+        // A node that went down since is another matter once it is back.
+        claim.unreachable.retain(|node, until| *until > now && world.alive.contains(node));
+        let candidate = |node: &NodeId| {
+            *node != world.me && world.candidates.iter().any(|candidate| candidate.node == *node)
         };
+        let fits = |node: &NodeId| candidate(node) && !claim.unreachable.contains_key(node);
         if claim.next.as_ref().is_some_and(fits) {
             return;
         }
         let usable: Vec<Candidate> =
             world.candidates.iter().filter(|c| fits(&c.node)).cloned().collect();
-        claim.next = placement::next(encoder, world.me, &usable);
+        // A next that could not be reached a moment ago is better than none.
+        claim.next = placement::next(encoder, world.me, &usable)
+            .or(claim.next.filter(candidate))
+            .or_else(|| placement::next(encoder, world.me, world.candidates));
     }
 
     pub(super) fn publish(
@@ -111,7 +116,7 @@ impl Host {
         }
         self.last_feed = feed;
         stream.route = route.clone();
-        stream.keyframe_at = None;
+        stream.keyframes = KeyframeGate::new();
         effects.push(Effect::Route(encoder, route));
     }
 

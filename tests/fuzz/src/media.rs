@@ -8,7 +8,10 @@ use roost::media::clock::{self, clock_sei, read_clock, read_clock_sei};
 use roost::media::depacketise::{is_bidirectional, is_keyframe, to_annex_b, unpack};
 use roost::media::gop::{GopCache, MAX_BYTES};
 use roost::media::h264::{AccessUnit, AccessUnits, Slice, Sps, annex_b};
-use roost::media::{Assembler, GateEvent, KeyframeGate, MAX_PAYLOAD, Packet, Packetiser, Rewriter};
+use roost::media::nack::ASK_MAX;
+use roost::media::{
+    Assembler, GateEvent, KeyframeGate, MAX_PAYLOAD, Nack, Packet, Packetiser, Rewriter,
+};
 use roost::time::Mono;
 
 use super::chunks;
@@ -27,12 +30,18 @@ pub fn rtp(data: &[u8]) {
             2 => rewriter.skip(),
             _ => {}
         }
+        if let Some(nack) = Nack::read(body) {
+            assert!(nack.sequences.len() <= ASK_MAX);
+        }
         let Some(packet) = Packet::parse(body) else { continue };
         assert!(!packet.payload.is_empty());
         let _ = (is_keyframe(&packet.payload), is_bidirectional(&packet.payload));
         let _ = roost::flow::ssrc_of(body);
         let _ = rewriter.rewrite(&packet);
-        for assembled in assembler.push(packet) {
+        let trip = Duration::from_millis(u64::from(what));
+        let frames = assembler.push(now, trip, packet);
+        assert!(assembler.ask(now, trip).len() <= ASK_MAX);
+        for assembled in frames {
             let frame = assembled.frame;
             assert!(!frame.packets.is_empty() && frame.packets.len() < MAX_FRAME_PACKETS);
             let unpacked = unpack(&frame);
@@ -75,7 +84,7 @@ pub fn h264(data: &[u8]) {
         let Some(frame) = packetiser.packetise(unit, time) else { continue };
         for packet in frame.packets {
             assert!(!packet.payload.is_empty() && packet.payload.len() <= MAX_PAYLOAD);
-            assembler.push(packet);
+            assembler.push(Mono(0), Duration::ZERO, packet);
         }
     }
 }

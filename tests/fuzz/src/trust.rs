@@ -97,7 +97,7 @@ pub fn handshakes() -> Vec<Vec<u8>> {
     let forged = roster.admit(&stranger, [7; 32], InviteId([1; 16]));
     let admissions = roster.admissions().cloned().chain([forged]).collect();
     let members = vec![(me, vec!["192.0.2.1:9443".to_owned()])];
-    let server = ServerHello { mesh, chain: chain_of(me), name: "n1".into() };
+    let server = ServerHello { mesh, chain: chain_of(me) };
     let credential = issue_credential(&founder(), mesh, InviteId([2; 16]), WALL + 1);
     let client = ClientHello {
         agent: "roost view".into(),

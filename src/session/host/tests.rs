@@ -1,0 +1,279 @@
+//! One node's side of its clients, with the rest of the node as a stand-in.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::admission::{Keypair, Roster};
+use crate::directory::{Directory, Header};
+use crate::id::Boot;
+use crate::placement::Candidate;
+use crate::time::Now;
+use crate::wire::PeerList;
+
+const CAM: EncoderId = EncoderId([7; 16]);
+
+fn node(number: u8) -> NodeId {
+    NodeId([number; 16])
+}
+
+/// Node 1, with nodes 2 and 3 beside it.
+struct Trial {
+    host: Host,
+    directory: Directory,
+    roster: Roster,
+    alive: BTreeSet<NodeId>,
+    candidates: Vec<Candidate>,
+    ms: u64,
+}
+
+impl Trial {
+    fn new(nodes: u8) -> Self {
+        let alive: BTreeSet<NodeId> = (1..=nodes).map(node).collect();
+        let candidate = |&node: &NodeId| Candidate { node, weight: 1.0, load: 0 };
+        Self {
+            host: Host::default(),
+            directory: Directory::new(node(1), Boot(1)),
+            roster: Roster::found(&Keypair::from_seed([1; 32]), [0; 16]),
+            candidates: alive.iter().map(candidate).collect(),
+            alive,
+            ms: 1000,
+        }
+    }
+
+    fn call(
+        &mut self,
+        call: impl FnOnce(&mut Host, &mut World<'_>, &mut Vec<Effect>),
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let mut world = World {
+            now: Now { mono: Mono(self.ms * 1_000_000), wall: self.ms },
+            me: node(1),
+            directory: &mut self.directory,
+            roster: &self.roster,
+            alive: &self.alive,
+            linked: &self.alive,
+            candidates: &self.candidates,
+            peers: &PeerList::default(),
+        };
+        call(&mut self.host, &mut world, &mut effects);
+        effects
+    }
+
+    fn say(&mut self, session: u64, message: ClientMessage) -> Vec<Effect> {
+        let bytes = message.encode();
+        self.call(|host, world, out| host.message(world, SessionId(session), &bytes, out))
+    }
+
+    /// A local client that has said hello.
+    fn welcome(&mut self, session: u64) {
+        self.call(|host, world, out| host.opened(world, SessionId(session), true, out));
+        let hello = wire::ClientHello { agent: "t".into(), version: "0".into(), credential: None };
+        self.say(session, ClientMessage::Hello(hello));
+    }
+
+    fn register(&mut self, session: u64, role: Role, epoch: Epoch) -> Vec<Effect> {
+        let register = wire::Register {
+            encoder: CAM,
+            name: "cam".into(),
+            role,
+            epoch,
+            source: SourceState::Ready,
+            home: None,
+        };
+        self.say(session, ClientMessage::Register(register))
+    }
+
+    fn home(&mut self, session: u64, epoch: Epoch) -> Vec<Effect> {
+        self.welcome(session);
+        self.register(session, Role::Home, epoch)
+    }
+
+    fn wake(&mut self) -> Vec<Effect> {
+        self.call(|host, world, out| host.wake(world, out))
+    }
+
+    fn next(&self) -> Option<NodeId> {
+        self.directory.entry(node(1), CAM).and_then(|entry| entry.next)
+    }
+
+    fn unreachable(&mut self, node: NodeId) {
+        self.say(1, ClientMessage::NextUnreachable(wire::NextUnreachable { node }));
+    }
+}
+
+fn epoch(counter: u64) -> Epoch {
+    Epoch { counter, instance: 1 }
+}
+
+fn rejection(effects: &[Effect], session: u64) -> Option<&wire::Rejected> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Send(to, NodeMessage::Rejected(rejected)) if to.0 == session => Some(rejected),
+        _ => None,
+    })
+}
+
+fn keyframes(effects: &[Effect]) -> usize {
+    let keyframe = |e: &&Effect| matches!(e, Effect::Send(_, NodeMessage::Keyframe(_)));
+    effects.iter().filter(keyframe).count()
+}
+
+#[test]
+fn a_next_that_cannot_be_reached_is_replaced_and_kept_when_there_is_no_other() {
+    let mut trial = Trial::new(3);
+    trial.home(1, epoch(1));
+    let first = trial.next().unwrap();
+    trial.unreachable(first);
+    let second = trial.next().unwrap();
+    assert_ne!(first, second);
+    trial.unreachable(second);
+    assert_eq!(trial.next(), Some(second), "one of them is better than none");
+    // The first may do again, once its time is up, when the second goes.
+    trial.ms += 31_000;
+    let due = trial.host.next_wake().unwrap();
+    assert!(due.0 <= trial.ms * 1_000_000, "nothing else would wake it");
+    trial.wake();
+    trial.candidates.retain(|candidate| candidate.node != second);
+    trial.call(|host, world, out| host.nodes_changed(world, out));
+    assert_eq!(trial.next(), Some(first));
+}
+
+#[test]
+fn a_next_that_went_down_and_came_back_is_as_good_as_new() {
+    let mut trial = Trial::new(3);
+    trial.home(1, epoch(1));
+    let first = trial.next().unwrap();
+    trial.unreachable(first);
+    let second = trial.next().unwrap();
+    for there in [false, true] {
+        match there {
+            true => trial.alive.insert(first),
+            false => trial.alive.remove(&first),
+        };
+        trial.call(|host, world, out| host.nodes_changed(world, out));
+    }
+    trial.unreachable(second);
+    assert_eq!(trial.next(), Some(first));
+}
+
+#[test]
+fn an_epoch_that_nobody_can_have_is_refused_and_leaves_no_trace() {
+    let mut trial = Trial::new(2);
+    let effects = trial.home(1, epoch(u64::MAX));
+    assert!(rejection(&effects, 1).is_some());
+    assert_eq!(trial.directory.floor(CAM), Epoch::default());
+    trial.register(1, Role::Home, epoch(1));
+    assert_eq!(trial.host.homes(), 1);
+}
+
+#[test]
+fn a_connection_speaks_for_one_encoder() {
+    let mut trial = Trial::new(2);
+    trial.home(1, epoch(1));
+    let register = wire::Register {
+        encoder: EncoderId([8; 16]),
+        name: "other".into(),
+        role: Role::Home,
+        epoch: epoch(1),
+        source: SourceState::Ready,
+        home: None,
+    };
+    let effects = trial.say(1, ClientMessage::Register(register));
+    assert!(rejection(&effects, 1).is_some());
+    trial.call(|host, world, out| host.closed(world, SessionId(1), out));
+    assert_eq!(trial.host.homes(), 0, "nothing is left behind");
+}
+
+#[test]
+fn an_agent_that_is_displaced_at_its_own_home_is_told() {
+    let mut trial = Trial::new(2);
+    trial.home(1, epoch(1));
+    let later = Epoch { counter: 2, instance: 2 };
+    let effects = trial.home(2, later);
+    assert_eq!(rejection(&effects, 1).map(|rejected| rejected.floor), Some(later));
+}
+
+#[test]
+fn a_superseded_start_of_an_encoder_does_not_take_it_back() {
+    let mut trial = Trial::new(2);
+    trial.home(1, epoch(1));
+    trial.home(2, Epoch { counter: 2, instance: 2 });
+    let effects = trial.register(1, Role::Ask, epoch(1));
+    assert!(rejection(&effects, 1).is_some_and(|rejected| rejected.name_taken), "{effects:?}");
+    // Until the other one is gone.
+    trial.call(|host, world, out| host.closed(world, SessionId(2), out));
+    let effects = trial.register(1, Role::Ask, epoch(1));
+    let assigned = |e: &Effect| matches!(e, Effect::Send(_, NodeMessage::Assign(_)));
+    assert!(effects.iter().any(assigned), "{effects:?}");
+}
+
+#[test]
+fn nobody_stands_by_under_an_epoch_that_is_over() {
+    let mut trial = Trial::new(2);
+    trial.home(1, epoch(5));
+    trial.welcome(2);
+    let effects = trial.register(2, Role::Next, epoch(4));
+    assert!(rejection(&effects, 2).is_some());
+}
+
+#[test]
+fn a_wish_for_a_keyframe_waits_its_time_and_is_repeated_until_one_comes() {
+    let mut trial = Trial::new(2);
+    trial.home(1, epoch(1));
+    trial.call(|host, world, out| host.viewers(world, CAM, 1, out));
+    let wish = |host: &mut Host, world: &mut World<'_>, out: &mut Vec<Effect>| {
+        host.keyframe_wanted(world.now.mono, CAM, out);
+    };
+    assert_eq!(keyframes(&trial.call(wish)), 1);
+    trial.call(|host, world, out| host.keyframe_arrived(world.now.mono, CAM, out));
+    trial.ms += 100;
+    assert_eq!(keyframes(&trial.call(wish)), 0, "too soon");
+    let due = trial.host.next_wake().unwrap();
+    trial.ms = due.0 / 1_000_000;
+    assert_eq!(keyframes(&trial.wake()), 1, "but not forgotten");
+    trial.ms += 600;
+    assert_eq!(keyframes(&trial.wake()), 1, "the request may be lost");
+    trial.call(|host, world, out| host.keyframe_arrived(world.now.mono, CAM, out));
+    trial.ms += 10_000;
+    assert_eq!(keyframes(&trial.wake()), 0);
+}
+
+#[test]
+fn a_node_that_stood_still_asks_for_what_it_relays_anew() {
+    let mut trial = Trial::new(2);
+    // Home is node 2, which says so.
+    let entry = crate::directory::Entry {
+        name: "cam".into(),
+        epoch: epoch(1),
+        next: None,
+        source: SourceState::Ready,
+        viewers: 0,
+    };
+    let mut other = Directory::new(node(2), Boot(1));
+    other.put_header(Header {
+        name: "n2".into(),
+        addrs: Vec::new(),
+        links: BTreeSet::from([node(1)]),
+        draining: false,
+    });
+    other.put_entry(CAM, Some(entry));
+    let (now, mut out) = (Now { mono: Mono(1), wall: 1 }, Vec::new());
+    other.handle(now, crate::directory::Event::Linked(node(1)), &mut out);
+    other.flush(&mut out);
+    for effect in out {
+        if let crate::directory::Effect::Delta { delta, .. } = effect {
+            let event = crate::directory::Event::Delta { from: node(2), delta };
+            trial.directory.handle(now, event, &mut Vec::new());
+        }
+    }
+    trial.call(|host, world, out| host.viewers(world, CAM, 1, out));
+    let effects = trial.call(|host, world, out| host.stalled(world, out));
+    let routes: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Route(_, Route::None) => Some(0),
+            Effect::Route(_, Route::Relay { feed, .. }) => Some(*feed),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(routes, [0, 2], "another feed: what waits of the first is not taken");
+}
