@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::admission::{Admission, Keypair, PublicKey, Roster};
 use crate::cluster::NodeReport;
 use crate::directory::{self, Directory, Header};
+use crate::grow::Later;
 use crate::id::{Boot, NodeId};
 use crate::membership::{self, Membership};
 use crate::peering::{self, Peering};
@@ -541,6 +542,7 @@ impl Control {
             addrs: self.addrs.clone(),
             links: self.linked.clone(),
             draining: self.leaving.is_some(),
+            later: Later::default(),
         });
         self.recount();
         let mut nodes: Vec<Peer> = self
@@ -551,6 +553,7 @@ impl Control {
                 name: self.label(admission.node),
                 addrs: self.addrs_of(admission.node),
                 up: self.alive.contains(&admission.node) && !self.draining(admission.node),
+                later: Later::default(),
             })
             .filter(|peer| !peer.addrs.is_empty())
             .collect();

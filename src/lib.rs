@@ -5,6 +5,7 @@ pub mod admission;
 pub mod cluster;
 pub mod control;
 pub mod directory;
+pub mod grow;
 pub mod id;
 pub mod media;
 pub mod membership;

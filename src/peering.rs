@@ -6,6 +6,8 @@
 //! known to be up, rarely for those that are down, and often again for the addresses that the
 //! operator gave while there is no link at all.
 
+pub mod tie;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

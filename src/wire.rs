@@ -32,7 +32,7 @@ pub const ALPN_CLIENT: &[u8] = b"roost-client/1";
 pub const ALPN_MEDIA: &[u8] = b"roost-media/1";
 
 /// Largest message on a stream, in bytes: a directory of 10,000 encoders fits in one.
-pub const MAX_MESSAGE: usize = 4 << 20;
+pub const MAX_MESSAGE: usize = 8 << 20;
 /// Bytes of length prefix on a stream.
 pub const LENGTH_PREFIX: usize = 4;
 

@@ -8,7 +8,7 @@ use std::process::Command;
 
 /// Top-level modules from the bottom up. A module imports from its own layer and those below.
 const LAYERS: &[&[&str]] = &[
-    &["id", "time"],
+    &["grow", "id", "time"],
     &["media", "cluster", "directory", "placement", "membership", "accounts", "peering"],
     &["admission", "wire"],
     &["session"],
@@ -21,6 +21,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// The deciding half: no clock, no socket, no disk, no task, no thread, no hash order.
 const PURE: &[&str] = &[
+    "grow",
     "id",
     "time",
     "media",
@@ -54,6 +55,13 @@ const BANNED: &[(&str, &str)] = &[
     ("TcpStream", "sockets belong to drivers"),
     ("TcpListener", "sockets belong to drivers"),
     ("UdpSocket", "sockets belong to drivers"),
+    ("std::net::", "addresses are text to the deciding half"),
+    ("std::io", "input and output belong to drivers"),
+    ("redb::", "the disk belongs to drivers"),
+    ("axum", "HTTP belongs to drivers"),
+    ("hyper", "HTTP belongs to drivers"),
+    ("chitchat", "its tasks and clock belong to drivers"),
+    ("retina", "cameras belong to drivers"),
     ("std::fs", "the disk belongs to drivers"),
     ("std::env", "the environment belongs to the command line"),
     ("std::thread", "threads belong to drivers"),
@@ -112,6 +120,24 @@ fn the_deciding_half_is_pure() {
             for (name, why) in BANNED {
                 if mentions(line, name) {
                     wrong.push(format!("{}:{number}: `{name}`: {why}", file.path.display()));
+                }
+            }
+        }
+    }
+    none_of(&wrong);
+}
+
+/// What the simulator runs is what decides; it has drivers of its own.
+#[test]
+fn the_simulator_imports_the_deciding_half_alone() {
+    let mut wrong = Vec::new();
+    for file in sources("sim/src") {
+        for (number, line) in file.code_lines() {
+            for target in line.match_indices("roost::").filter_map(|(at, _)| word(&line[at + 7..]))
+            {
+                if layer(target).is_some() && !PURE.contains(&target) {
+                    let path = file.path.display();
+                    wrong.push(format!("{path}:{number}: `{target}` does not decide"));
                 }
             }
         }

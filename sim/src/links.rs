@@ -1,10 +1,10 @@
 //! Links between nodes as `net` makes them: handshakes that check admissions, and one link per
-//! pair by the rules of `net::tie`.
+//! pair by the rules of `peering::tie`.
 
 use roost::admission::Roster;
 use roost::control::{Control, Event};
 use roost::id::{Boot, NodeId};
-use roost::net::tie::{self, Existing, Verdict};
+use roost::peering::tie::{self, Existing, Verdict};
 
 use crate::conn::{Cargo, ConnId, End, Kind, LinkHello};
 use crate::net::{MS, SEC};

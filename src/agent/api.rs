@@ -299,7 +299,13 @@ mod tests {
         assert_eq!(answered.as_deref(), Ok("good GET /api/v1/cluster"));
 
         let addrs = vec![good.clone()];
-        let peer = Peer { node: NodeId([8; 16]), name: "good".into(), addrs, up: true };
+        let peer = Peer {
+            node: NodeId([8; 16]),
+            name: "good".into(),
+            addrs,
+            up: true,
+            later: crate::grow::Later::default(),
+        };
         let (_dying_node, dying) = serve("dying", None, vec![peer]);
         let answered = body(&target(&[&dying]), "GET").await;
         assert_eq!(answered.as_deref(), Ok("good GET /api/v1/cluster"));

@@ -3,6 +3,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
+use crate::grow::{LATER_MAX, Later};
 use crate::id::NAME_MAX;
 use crate::wire::{LinkMessage, MAX_MESSAGE, Message};
 
@@ -27,6 +28,7 @@ fn entry(name: &str, counter: u64) -> Entry {
         next: None,
         source: SourceState::Ready,
         viewers: 0,
+        later: Later::default(),
     }
 }
 
@@ -464,12 +466,14 @@ fn the_largest_delta_fits_into_one_message() {
         next: Some(node(255)),
         source: SourceState::NoSignal("y".repeat(REASON_MAX)),
         viewers: u32::MAX,
+        later: Later(vec![0; LATER_MAX]),
     };
     let header = Header {
         name: "x".repeat(NAME_MAX),
         addrs: vec!["z".repeat(ADDR_MAX); ADDRS_MAX],
         links: (0..ORIGINS_MAX as u16).map(|n| NodeId(encoder(n).0)).collect(),
         draining: true,
+        later: Later::default(),
     };
     assert!(header_fits(&header) && entry_fits(&largest));
     let entries = (0..ENTRIES_MAX).map(|n| (encoder(n as u16), Some(largest.clone())));

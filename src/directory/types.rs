@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::grow::growing;
 use crate::id::{Boot, EncoderId, Epoch, NAME_MAX, NodeId};
 
-/// Most entries of one origin: a full replacement with every field at its longest (3.9 MB) still
-/// fits into one wire message of 4 MiB.
+/// Most entries of one origin: a full replacement with every field at its longest (5.3 MB) still
+/// fits into one wire message of 8 MiB.
 pub const ENTRIES_MAX: usize = 10_000;
 /// Tombstones kept per origin. A node that missed more removals gets everything anew.
 pub const TOMBSTONES_MAX: usize = 4_096;
@@ -25,21 +26,26 @@ pub const REASON_MAX: usize = 256;
 /// Encoders whose highest epoch is remembered after nobody claims them: the entries of a full
 /// mesh and a half, at some 5 MB.
 pub const FLOORS_MAX: usize = 65_536;
-/// What a node says of itself in the directory: small, and pushed at once when it changes.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Header {
-    /// Label for people.
-    pub name: String,
-    /// `host:port` under which clients and nodes reach it, best first.
-    pub addrs: Vec<String>,
-    /// Nodes it has a working link to.
-    pub links: BTreeSet<NodeId>,
-    /// Takes no new encoders.
-    pub draining: bool,
+
+growing! {
+    /// What a node says of itself in the directory: small, and pushed at once when it changes.
+    #[derive(Debug, Clone, PartialEq, Eq, Default)]
+    pub struct Header {
+        /// Label for people.
+        pub name: String,
+        /// `host:port` under which clients and nodes reach it, best first.
+        pub addrs: Vec<String>,
+        /// Nodes it has a working link to.
+        pub links: BTreeSet<NodeId>,
+        /// Takes no new encoders.
+        pub draining: bool,
+    }
 }
 
-/// What state an encoder's source is in.
+/// What state an encoder's source is in. Written as a number and words: a state of a newer version
+/// is shown as no signal, with its words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u32, String)", into = "(u32, String)")]
 pub enum SourceState {
     /// Ready, sends when asked to.
     Ready,
@@ -49,19 +55,41 @@ pub enum SourceState {
     NativeOnly(String),
 }
 
-/// A node's claim to be an encoder's home.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// The encoder's name, a label.
-    pub name: String,
-    /// Which claim is newer.
-    pub epoch: Epoch,
-    /// Where it goes when this home dies.
-    pub next: Option<NodeId>,
-    /// Its source.
-    pub source: SourceState,
-    /// Viewers of this stream at this home, relays of other nodes counted with their viewers.
-    pub viewers: u32,
+impl From<(u32, String)> for SourceState {
+    fn from((state, words): (u32, String)) -> Self {
+        match state {
+            0 => Self::Ready,
+            2 => Self::NativeOnly(words),
+            _ => Self::NoSignal(words),
+        }
+    }
+}
+
+impl From<SourceState> for (u32, String) {
+    fn from(state: SourceState) -> Self {
+        match state {
+            SourceState::Ready => (0, String::new()),
+            SourceState::NoSignal(words) => (1, words),
+            SourceState::NativeOnly(words) => (2, words),
+        }
+    }
+}
+
+growing! {
+    /// A node's claim to be an encoder's home.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Entry {
+        /// The encoder's name, a label.
+        pub name: String,
+        /// Which claim is newer.
+        pub epoch: Epoch,
+        /// Where it goes when this home dies.
+        pub next: Option<NodeId>,
+        /// Its source.
+        pub source: SourceState,
+        /// Viewers of this stream at this home, relays of other nodes counted with their viewers.
+        pub viewers: u32,
+    }
 }
 
 /// How far a reader has each origin: (boot, sequence).

@@ -14,11 +14,11 @@ use tokio::time::timeout;
 
 use super::message::{MessageReader, MessageWriter, ReceiveError, lost_reason};
 use super::mux::canonical;
-use super::tie::{self, Existing, Verdict};
 use super::transport::{DATAGRAM_MAX, LINK_RECEIVE_WINDOW};
 use super::{AskError, DialError, Inner, LinkStats, NetEvent, close, close_with, locked};
 use crate::admission::Admission;
 use crate::id::{Boot, NodeId};
+use crate::peering::tie::{self, Existing, Verdict};
 use crate::wire::{Handshake, Keep, MAX_MESSAGE};
 
 /// Messages that wait for a link's stream: some seconds of a busy directory.

@@ -13,7 +13,6 @@ pub mod join;
 mod link;
 mod message;
 pub mod mux;
-pub mod tie;
 pub mod tls;
 pub mod transport;
 

@@ -204,6 +204,7 @@ fn an_agent_knows_itself_again() {
         name: "north".into(),
         addrs: vec!["192.0.2.1:9443".into()],
         up: true,
+        later: crate::grow::Later::default(),
     };
     first.record.peers = PeerList { nodes: vec![peer] };
     first.record.leased = 1_000;

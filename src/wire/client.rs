@@ -7,6 +7,7 @@ use super::link::Goodbye;
 use super::{Message, WireError, decode_body, encode_body, messages};
 use crate::admission::Chain;
 use crate::directory;
+use crate::grow::growing;
 use crate::id::{EncoderId, Epoch, MeshId, NodeId};
 
 messages! {
@@ -99,17 +100,19 @@ pub struct PeerList {
     pub nodes: Vec<Peer>,
 }
 
-/// One node as clients know it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Peer {
-    /// Which node.
-    pub node: NodeId,
-    /// Its label.
-    pub name: String,
-    /// `host:port`, best first.
-    pub addrs: Vec<String>,
-    /// Believed alive by the node that made the list.
-    pub up: bool,
+growing! {
+    /// One node as clients know it.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Peer {
+        /// Which node.
+        pub node: NodeId,
+        /// Its label.
+        pub name: String,
+        /// `host:port`, best first.
+        pub addrs: Vec<String>,
+        /// Believed alive by the node that made the list.
+        pub up: bool,
+    }
 }
 
 /// What an agent asks of a node.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::grow::Later;
 use crate::id::EncoderId;
 use crate::wire::{Assign, Demand, Keyframe, Peer, Registered, Welcome};
 
@@ -21,6 +22,7 @@ impl Trial {
             name: name.into(),
             addrs: vec![format!("{name}:1")],
             up: true,
+            later: Later::default(),
         };
         let config = Config {
             encoder: EncoderId([7; 16]),

@@ -3,6 +3,7 @@
 
 use super::{Effect, Host, Route, Stream, World};
 use crate::directory::Entry;
+use crate::grow::Later;
 use crate::id::{EncoderId, NodeId};
 use crate::media::KeyframeGate;
 use crate::placement::{self, Candidate};
@@ -84,6 +85,7 @@ impl Host {
             next: claim.next,
             source: claim.source.clone(),
             viewers: stream.viewers,
+            later: Later::default(),
         });
         let before = world.directory.entry(world.me, encoder);
         if before == entry.as_ref() {

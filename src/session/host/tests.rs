@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::admission::{Keypair, Roster};
 use crate::directory::{Directory, Header};
+use crate::grow::Later;
 use crate::id::Boot;
 use crate::placement::Candidate;
 use crate::time::Now;
@@ -247,6 +248,7 @@ fn a_node_that_stood_still_asks_for_what_it_relays_anew() {
         next: None,
         source: SourceState::Ready,
         viewers: 0,
+        later: Later::default(),
     };
     let mut other = Directory::new(node(2), Boot(1));
     other.put_header(Header {
@@ -254,6 +256,7 @@ fn a_node_that_stood_still_asks_for_what_it_relays_anew() {
         addrs: Vec::new(),
         links: BTreeSet::from([node(1)]),
         draining: false,
+        later: Later::default(),
     });
     other.put_entry(CAM, Some(entry));
     let (now, mut out) = (Now { mono: Mono(1), wall: 1 }, Vec::new());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use roost::admission::{Keypair, Roster};
 use roost::control::{Config, Control, Effect, Event};
 use roost::directory::{Delta, Entry, SourceState};
+use roost::grow::Later;
 use roost::id::{Boot, EncoderId, Epoch, InviteId, NodeId, SessionId};
 use roost::membership;
 use roost::session::leg::LegId;
@@ -470,6 +471,7 @@ pub fn node_scripts() -> Vec<Vec<u8>> {
         next: None,
         source: SourceState::Ready,
         viewers: u32::MAX,
+        later: Later::default(),
     };
     let entries = (1..4).map(|n| (EncoderId([n; 16]), Some(entry.clone()))).collect();
     let boot = Boot(1 << 62);

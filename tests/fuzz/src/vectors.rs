@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roost::admission::{AdmissionDigest, Invitation, Keypair, Roster, mesh_id};
 use roost::directory::{Delta, Digest, Entry, Header, SourceState};
+use roost::grow::Later;
 use roost::id::{Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
 use roost::media::Packet;
 use roost::wire::{
@@ -104,12 +105,14 @@ fn delta() -> Delta {
         next: Some(NEXT),
         source: SourceState::Ready,
         viewers: 1,
+        later: Later::default(),
     };
     let header = Header {
         name: "n1".into(),
         addrs: vec!["a:1".into()],
         links: BTreeSet::from([NEXT]),
         draining: false,
+        later: Later::default(),
     };
     let entries = vec![(ENCODER, Some(entry)), (EncoderId([0x55; 16]), None)];
     Delta { origin: NODE, boot: Boot(2), from: 129, to: 130, header: Some(header), entries }
