@@ -82,6 +82,20 @@ hex_id! {
     InviteId
 }
 
+hex_id! {
+    /// An account for life, random.
+    AccountId
+}
+hex_id! {
+    /// A record of the ledger for life; of a node or an encoder it is their own id.
+    RecordId
+}
+hex_id! {
+    /// Who numbers writes to the ledger: drawn at the first write after a start, and never again
+    /// used after the process ends, so that no number is given twice.
+    ActorId
+}
+
 /// The text is not 32 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an id is 32 hexadecimal digits")]

@@ -1,0 +1,689 @@
+//! The ledger of one node: all records, and how every node comes to have them.
+//!
+//! A change is written to disk, then it counts, then it is acknowledged and pushed to every link.
+//! Nodes that have the same writes say so in a digest; otherwise one asks for what it lacks by
+//! naming what it has. One commit is under way at a time, and what comes meanwhile goes into the
+//! next: a commit costs a flush of the disk, whatever it holds.
+//!
+//! Actors that no longer write are *retired*: a record of kind *baseline* names them, and once
+//! every member has that record nobody lists them any more. Removed records are forgotten once
+//! every member has seen the removal. A store that did not take part in either is *below* what
+//! the others remember and takes over everything: see [`Answer::Below`].
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crdts::CvRDT;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use super::clock::hash_upto;
+use super::{
+    ACTOR_WRITES, Answer, BATCH_WRITES, Batch, CHUNK_BYTES, Clock, Counters, Dot, Effect, Event,
+    Everything, Expect, Key, Kind, Loaded, Note, RECORDS_MAX, Receipt, Record, Refusal, Row, Stamp,
+    WAIT_MAX, WAITS_MAX, WRITES_MAX, Write, hash,
+};
+use crate::id::{ActorId, NodeId};
+use crate::time::{Mono, Now, earlier};
+
+mod collect;
+mod sync;
+
+/// A digest goes to one link after another this often: repair of what a push did not bring.
+const REPAIR_INTERVAL: Duration = Duration::from_secs(2);
+/// What may be forgotten or retired is looked for this often.
+const COLLECT_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a node may take to answer; then another is asked.
+const PULL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// See the [module](self).
+#[cfg_attr(test, derive(Clone))]
+pub struct Ledger {
+    me: NodeId,
+    rng: ChaCha8Rng,
+    /// As encoded: a decoded record takes ten times as much.
+    records: BTreeMap<Key, Box<[u8]>>,
+    bytes: usize,
+    /// Which record each write of an actor that is not retired was to.
+    index: BTreeMap<ActorId, BTreeMap<u64, Key>>,
+    /// The writes that are here, but for those of retired actors.
+    clock: Clock,
+    meta: BTreeMap<ActorId, Meta>,
+    /// Removed records that will be forgotten.
+    dead: BTreeSet<Key>,
+    /// Actors that baselines name, with their last writes.
+    named: BTreeMap<ActorId, u64>,
+    state: u64,
+    retired_hash: u64,
+    /// Who numbers this node's writes, and the last number given.
+    actor: Option<(ActorId, u64)>,
+    overtaken: BTreeSet<ActorId>,
+    members: BTreeSet<NodeId>,
+    peers: BTreeMap<NodeId, Peer>,
+    queue: VecDeque<(u64, Write)>,
+    incoming: VecDeque<Incoming>,
+    incoming_bytes: usize,
+    flight: Option<Flight>,
+    waits: BTreeMap<u64, Wait>,
+    pull: Option<Pull>,
+    /// Everything was taken over from somebody; what is not among it goes.
+    taken: Option<Taken>,
+    pulled_last: NodeId,
+    repaired_last: NodeId,
+    repair_at: Option<Mono>,
+    collect_at: Option<Mono>,
+    collect_due: bool,
+    counters: Counters,
+}
+
+/// What is known of an actor besides its writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Meta {
+    floor: u64,
+    own: bool,
+    /// Its last write, once it is retired.
+    retired: Option<u64>,
+}
+
+/// What is known of another node.
+#[derive(Debug, Clone, Default)]
+struct Peer {
+    linked: bool,
+    /// What it said it has.
+    known: Clock,
+    /// The writes that it has by its last digest.
+    digest: Option<u64>,
+    /// Of a digest after which everything was asked for that was behind it.
+    drained: u64,
+    /// It said that it has something that is not here.
+    ahead: bool,
+    /// Who numbers its writes, as it said last.
+    actor: Option<Option<ActorId>>,
+}
+
+#[cfg_attr(test, derive(Clone))]
+struct Incoming {
+    from: NodeId,
+    records: Vec<(Key, Vec<u8>)>,
+    answer: Option<Answer>,
+    bytes: usize,
+}
+
+/// A question to another node that is not answered to the end.
+#[cfg_attr(test, derive(Clone))]
+struct Pull {
+    from: NodeId,
+    asked: Mono,
+    /// The digest that led to it.
+    digest: Option<u64>,
+    all: Option<Taken>,
+    /// The last record of the last answer.
+    cursor: Option<Key>,
+}
+
+/// Everything that another node has, as far as it came.
+#[derive(Clone, Default)]
+struct Taken {
+    what: Everything,
+    keys: BTreeSet<Key>,
+}
+
+#[cfg_attr(test, derive(Clone))]
+struct Wait {
+    dot: (ActorId, u64),
+    tag: u64,
+    want: u32,
+    until: Mono,
+}
+
+/// A commit in the making.
+#[derive(Default)]
+struct Draft {
+    records: BTreeMap<Key, Record>,
+    changed: BTreeSet<Key>,
+    forgotten: Vec<Key>,
+    clock: Clock,
+    meta: BTreeMap<ActorId, Meta>,
+    /// Actors of whom something changed.
+    touched: BTreeSet<ActorId>,
+    after: After,
+}
+
+/// What follows once a commit is on disk.
+#[derive(Clone, Default)]
+struct After {
+    written: Vec<(u64, Write, ActorId, u64)>,
+    push: BTreeSet<Key>,
+    forward: Vec<(NodeId, BTreeSet<Key>)>,
+    acks: BTreeMap<NodeId, BTreeSet<ActorId>>,
+    answers: Vec<(NodeId, Answer)>,
+    reentered: Option<usize>,
+}
+
+/// A commit that is being written.
+#[cfg_attr(test, derive(Clone))]
+struct Flight {
+    batch: Batch,
+    clock: Clock,
+    meta: BTreeMap<ActorId, Meta>,
+    after: After,
+}
+
+impl Ledger {
+    /// A node's ledger with what its store holds. `seed` is random, and never the same twice.
+    pub fn new(me: NodeId, seed: [u8; 32], loaded: Loaded) -> Self {
+        let mut ledger = Self {
+            me,
+            rng: ChaCha8Rng::from_seed(seed),
+            records: BTreeMap::new(),
+            bytes: 0,
+            index: BTreeMap::new(),
+            clock: Clock::default(),
+            meta: BTreeMap::new(),
+            dead: BTreeSet::new(),
+            named: BTreeMap::new(),
+            state: 0,
+            retired_hash: 0,
+            actor: None,
+            overtaken: BTreeSet::new(),
+            members: BTreeSet::from([me]),
+            peers: BTreeMap::new(),
+            queue: VecDeque::new(),
+            incoming: VecDeque::new(),
+            incoming_bytes: 0,
+            flight: None,
+            waits: BTreeMap::new(),
+            pull: None,
+            taken: None,
+            pulled_last: me,
+            repaired_last: me,
+            repair_at: None,
+            collect_at: None,
+            collect_due: false,
+            counters: Counters::default(),
+        };
+        for (actor, row) in loaded.actors {
+            let retired = row.retired.then_some(row.seen.upto);
+            if retired.is_none() {
+                ledger.clock.merge(actor, &row.seen);
+            }
+            ledger.set_meta(actor, Meta { floor: row.floor, own: row.own, retired });
+        }
+        for (key, bytes) in loaded.records {
+            ledger.put(key, bytes);
+        }
+        ledger
+    }
+
+    /// One event in, effects out.
+    pub fn handle(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Write { ticket, write } => self.on_write(ticket, write, effects),
+            Event::Persisted(result) => self.on_persisted(now.mono, result, effects),
+            Event::Members(members) => {
+                self.peers.retain(|node, peer| peer.linked || members.contains(node));
+                self.members = members;
+            }
+            Event::Linked(node) => self.on_linked(now.mono, node, effects),
+            Event::Unlinked(node) => self.on_unlinked(now.mono, node, effects),
+            Event::Digest(from, digest) => self.on_digest(now.mono, from, digest, effects),
+            Event::Want(from, want) => self.on_want(now.mono, from, want, effects),
+            Event::Records(from, records) => self.on_records(from, records),
+            Event::Have(from, have) => self.on_have(from, &have, effects),
+            Event::Compare(from, compare) => self.on_compare(from, &compare, effects),
+            Event::Wake => self.on_wake(now.mono, effects),
+        }
+        self.commit(now, effects);
+    }
+
+    /// When to call [`Ledger::handle`] with [`Event::Wake`].
+    pub fn next_wake(&self) -> Option<Mono> {
+        let pull = self.pull.as_ref().map(|pull| pull.asked + PULL_PATIENCE);
+        let waits = self.waits.values().map(|wait| Some(wait.until));
+        let times = [self.repair_at, self.collect_at, pull].into_iter();
+        times.chain(waits).fold(None, earlier)
+    }
+
+    fn on_wake(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let over: Vec<u64> = self
+            .waits
+            .iter()
+            .filter(|(_, wait)| wait.until <= now)
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for ticket in over {
+            if let Some(wait) = self.waits.remove(&ticket) {
+                self.answer(ticket, &wait, effects);
+            }
+        }
+        if self.collect_at.is_some_and(|at| at <= now) {
+            self.collect_at = Some(now + COLLECT_INTERVAL);
+            self.collect_due = true;
+        }
+        self.repair(now, effects);
+    }
+
+    // -- what is known --------------------------------------------------------------------------
+
+    /// A record, removed or not.
+    pub fn get(&self, key: Key) -> Option<Record> {
+        Record::decode(self.records.get(&key)?).ok()
+    }
+
+    /// All records of a kind in order of id, removed or not.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (Key, Record)> {
+        let of_kind = self.records.iter().filter(move |(key, _)| key.kind == kind);
+        of_kind.filter_map(|(key, bytes)| Some((*key, Record::decode(bytes).ok()?)))
+    }
+
+    /// How many records there are, removed ones included.
+    pub fn count(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Bytes of all records.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Actors that are listed in requests.
+    pub fn listed(&self) -> usize {
+        self.clock.actors().count()
+    }
+
+    /// Whether a write is here and on disk.
+    pub fn has(&self, version: (ActorId, u64)) -> bool {
+        let (actor, seq) = version;
+        let retired = self.meta.get(&actor).and_then(|meta| meta.retired);
+        retired.is_some_and(|last| seq <= last) || self.clock.has(actor, seq)
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    // -- writing --------------------------------------------------------------------------------
+
+    fn on_write(&mut self, ticket: u64, write: Write, effects: &mut Vec<Effect>) {
+        if self.queue.len() >= WRITES_MAX || self.waits.len() >= WAITS_MAX {
+            self.refuse(ticket, Refusal::Busy, effects);
+        } else {
+            self.queue.push_back((ticket, write));
+        }
+    }
+
+    fn refuse(&mut self, ticket: u64, refusal: Refusal, effects: &mut Vec<Effect>) {
+        self.counters.refused += 1;
+        effects.push(Effect::Written { ticket, result: Err(refusal) });
+    }
+
+    /// Begins a commit with what waits, unless one is under way.
+    fn commit(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        while self.flight.is_none() {
+            let idle = self.queue.is_empty() && self.incoming.is_empty();
+            if idle && self.taken.is_none() && !self.collect_due {
+                return;
+            }
+            let mut draft = Draft { clock: self.clock.clone(), ..Draft::default() };
+            if let Some(taken) = self.taken.take() {
+                self.take_over(taken, &mut draft);
+            }
+            let mut bytes = 0;
+            while bytes < CHUNK_BYTES
+                && let Some(incoming) = self.incoming.pop_front()
+            {
+                bytes += incoming.bytes;
+                self.incoming_bytes -= incoming.bytes;
+                self.merge_in(incoming, &mut draft, effects);
+            }
+            if std::mem::take(&mut self.collect_due) {
+                self.collect(&mut draft);
+            }
+            for _ in 0..BATCH_WRITES {
+                let Some((ticket, write)) = self.queue.pop_front() else { break };
+                if let Err(refusal) = self.do_write(now, ticket, write, &mut draft) {
+                    self.refuse(ticket, refusal, effects);
+                }
+            }
+            self.launch(draft, effects);
+            if let Some(flight) = self.flight.take_if(|flight| flight.batch == Batch::default()) {
+                // Nothing to write down.
+                self.land(now.mono, flight, effects);
+            }
+        }
+    }
+
+    fn do_write(
+        &mut self,
+        now: Now,
+        ticket: u64,
+        write: Write,
+        draft: &mut Draft,
+    ) -> Result<(), Refusal> {
+        let mut record = self.drafted(draft, write.key).clone();
+        match write.expect {
+            Expect::Absent if record.exists() => return Err(Refusal::Exists),
+            Expect::Present | Expect::Tag(_) if !record.exists() => return Err(Refusal::Missing),
+            Expect::Tag(tag) if record.tag() != tag => return Err(Refusal::Changed),
+            _ => {}
+        }
+        if write.key.kind.collected() && record.is_deleted() {
+            return Err(Refusal::Gone);
+        }
+        if record.dots().len() == 0 && self.records.len() >= RECORDS_MAX {
+            return Err(Refusal::TooMany);
+        }
+        let by = Stamp { account: write.account, node: self.me, wall: now.wall };
+        let (actor, last) = match self.actor {
+            Some((actor, last)) if last < ACTOR_WRITES => (actor, last),
+            _ => (ActorId(self.rng.random()), 0),
+        };
+        let salt: [u8; 16] = self.rng.random();
+        let nonce = hash(&[&salt, &now.wall.to_le_bytes(), &now.mono.0.to_le_bytes()]);
+        let [a, b, c, d, ..] = nonce.to_le_bytes();
+        let dot = Dot { actor, seq: last + 1, nonce: [a, b, c, d] };
+        record.apply(dot, by, &write.changes)?;
+        self.actor = Some((actor, last + 1));
+        draft.records.insert(write.key, record);
+        draft.changed.insert(write.key);
+        draft.clock.add(actor, dot.seq);
+        draft.touched.insert(actor);
+        let meta = self.drafted_meta(draft, actor);
+        draft.meta.insert(actor, Meta { own: true, ..meta });
+        draft.after.push.insert(write.key);
+        draft.after.written.push((ticket, write, actor, dot.seq));
+        Ok(())
+    }
+
+    fn drafted<'a>(&self, draft: &'a mut Draft, key: Key) -> &'a mut Record {
+        draft.records.entry(key).or_insert_with(|| self.get(key).unwrap_or_default())
+    }
+
+    fn drafted_meta(&self, draft: &Draft, actor: ActorId) -> Meta {
+        let meta = draft.meta.get(&actor).or_else(|| self.meta.get(&actor));
+        meta.copied().unwrap_or_default()
+    }
+
+    /// Notes a write that a drafted record includes.
+    fn note(&self, draft: &mut Draft, actor: ActorId, seq: u64) {
+        let meta = self.drafted_meta(draft, actor);
+        match meta.retired {
+            Some(last) if seq <= last => return,
+            Some(last) => {
+                // It writes again: its machine was set back.
+                draft.clock.raise(actor, last);
+                draft.meta.insert(actor, Meta { retired: None, ..meta });
+            }
+            None => {}
+        }
+        if draft.clock.add(actor, seq) {
+            draft.touched.insert(actor);
+        }
+    }
+
+    fn merge_in(&mut self, incoming: Incoming, draft: &mut Draft, effects: &mut Vec<Effect>) {
+        let Incoming { from, records, answer, .. } = incoming;
+        // Of everything, the end says what was seen: numbers in the order of records would leave
+        // thousands of gaps meanwhile.
+        let all = self.pull.as_ref().is_some_and(|pull| pull.all.is_some());
+        let noted = answer.is_none() || !all;
+        let mut new = BTreeSet::new();
+        for (key, bytes) in records {
+            let Ok(other) = Record::decode(&bytes) else {
+                self.counters.malformed += 1;
+                continue;
+            };
+            let record = self.drafted(draft, key);
+            let unseen: Vec<Dot> = other.dots().filter(|dot| !record.includes(dot)).collect();
+            let dots: Vec<Dot> = other.dots().collect();
+            let forgotten = record.dots().len() == 0
+                && key.kind.collected()
+                && !other.is_deleted()
+                && dots.iter().any(|dot| self.is_forgotten(dot));
+            if unseen.is_empty() {
+                self.counters.duplicates += 1;
+            } else {
+                record.merge(other);
+                draft.changed.insert(key);
+                new.insert(key);
+                self.counters.merged += 1;
+            }
+            if forgotten {
+                // It was removed, and comes with a store that did not hear of it.
+                self.queue.push_front(collect::delete(key));
+            }
+            for dot in unseen {
+                let index = self.index.get(&dot.actor);
+                let clash = index.is_some_and(|index| index.contains_key(&dot.seq));
+                self.counters.clashes += u64::from(clash);
+                let own = self
+                    .actor
+                    .is_some_and(|(own, last)| own == dot.actor && (clash || dot.seq > last));
+                if own {
+                    self.be_overtaken(from, dot.actor, effects);
+                }
+            }
+            for dot in dots.iter().filter(|_| noted) {
+                self.note(draft, dot.actor, dot.seq);
+                if answer.is_none() {
+                    draft.after.acks.entry(from).or_default().insert(dot.actor);
+                }
+            }
+        }
+        match answer {
+            Some(answer) => draft.after.answers.push((from, answer)),
+            None if new.is_empty() => {}
+            None => draft.after.forward.push((from, new)),
+        }
+    }
+
+    /// Whether the record of a write was here and is not any more.
+    fn is_forgotten(&self, dot: &Dot) -> bool {
+        let known = |index: &BTreeMap<u64, Key>| index.contains_key(&dot.seq);
+        self.has((dot.actor, dot.seq)) && !self.index.get(&dot.actor).is_some_and(known)
+    }
+
+    /// Others know writes of this node that it does not: it takes them over, and a new actor.
+    fn be_overtaken(&mut self, peer: NodeId, actor: ActorId, effects: &mut Vec<Effect>) {
+        if self.actor.is_some_and(|(own, _)| own == actor) {
+            self.actor = None;
+        }
+        if self.overtaken.insert(actor) {
+            effects.push(Effect::Note(Note::Overtaken { peer }));
+        }
+    }
+
+    /// Has a draft written down.
+    fn launch(&mut self, draft: Draft, effects: &mut Vec<Effect>) {
+        let Draft { records, changed, forgotten, clock, meta, mut touched, after } = draft;
+        touched.extend(meta.keys());
+        let records = records.into_iter().filter(|(key, _)| changed.contains(key));
+        let records = records.map(|(key, record)| (key, record.encode())).collect();
+        let row = |actor: &ActorId| {
+            let meta = meta.get(actor).or_else(|| self.meta.get(actor));
+            let Meta { floor, own, retired } = meta.copied().unwrap_or_default();
+            let mut seen = clock.seen(*actor);
+            if let Some(last) = retired {
+                seen.upto = last;
+            }
+            (*actor, Row { seen, floor, own, retired: retired.is_some() })
+        };
+        let batch = Batch { records, forgotten, actors: touched.iter().map(row).collect() };
+        if batch != Batch::default() {
+            effects.push(Effect::Persist(batch.clone()));
+        }
+        self.flight = Some(Flight { batch, clock, meta, after });
+    }
+
+    fn on_persisted(&mut self, now: Mono, result: Result<(), String>, effects: &mut Vec<Effect>) {
+        let Some(flight) = self.flight.take() else { return };
+        match result {
+            Ok(()) => {
+                self.counters.commits += 1;
+                self.land(now, flight, effects);
+            }
+            Err(reason) => {
+                self.counters.disk_refused += 1;
+                // Whether its numbers reached the disk is not known: they are not used again.
+                self.actor = None;
+                self.pull = None;
+                for (ticket, ..) in flight.after.written {
+                    self.refuse(ticket, Refusal::Disk(reason.clone()), effects);
+                }
+                effects.push(Effect::Note(Note::Disk(reason)));
+            }
+        }
+    }
+
+    /// A commit is on disk: now it counts.
+    fn land(&mut self, now: Mono, flight: Flight, effects: &mut Vec<Effect>) {
+        let Flight { batch, clock, meta, after } = flight;
+        self.clock = clock;
+        for (actor, meta) in meta {
+            self.set_meta(actor, meta);
+        }
+        for key in batch.forgotten {
+            self.remove(key);
+            effects.push(Effect::Changed(key));
+        }
+        for (key, bytes) in batch.records {
+            self.put(key, bytes);
+            effects.push(Effect::Changed(key));
+        }
+        for (ticket, write, actor, seq) in after.written {
+            self.counters.written += 1;
+            let bytes = self.records.get(&write.key).map_or(&[][..], |bytes| bytes);
+            let wait = Wait {
+                dot: (actor, seq),
+                tag: hash(&[bytes]),
+                want: write.wait,
+                until: now + write.patience.min(WAIT_MAX),
+            };
+            if self.nodes_with(wait.dot) >= wait.want {
+                self.answer(ticket, &wait, effects);
+            } else {
+                self.waits.insert(ticket, wait);
+            }
+        }
+        for records in self.chunks(&after.push) {
+            effects.push(Effect::Push(records));
+        }
+        for (from, keys) in after.forward {
+            for records in self.chunks(&keys) {
+                effects.push(Effect::Forward(from, records));
+            }
+        }
+        for (to, actors) in after.acks {
+            let upto = actors.into_iter().map(|actor| (actor, self.clock.upto(actor))).collect();
+            effects.push(Effect::Have(to, super::Have { upto }));
+        }
+        if let Some(removed) = after.reentered {
+            self.counters.reentered += 1;
+            effects.push(Effect::Note(Note::Reentered { removed }));
+        }
+        for (from, answer) in after.answers {
+            self.answered(now, from, answer, effects);
+        }
+        self.pull_next(now, effects);
+    }
+
+    fn answer(&mut self, ticket: u64, wait: &Wait, effects: &mut Vec<Effect>) {
+        let nodes = self.nodes_with(wait.dot);
+        let receipt =
+            Receipt { version: wait.dot, tag: wait.tag, nodes, enough: nodes >= wait.want };
+        effects.push(Effect::Written { ticket, result: Ok(receipt) });
+    }
+
+    /// Nodes that have a write of this node on disk, this one included.
+    fn nodes_with(&self, (actor, seq): (ActorId, u64)) -> u32 {
+        let others = self.peers.values().filter(|peer| peer.known.has(actor, seq)).count();
+        u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1)
+    }
+
+    /// Answers whoever waited for as many nodes as have its write now.
+    fn recount(&mut self, effects: &mut Vec<Effect>) {
+        let enough: Vec<u64> = self
+            .waits
+            .iter()
+            .filter(|(_, wait)| self.nodes_with(wait.dot) >= wait.want)
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for ticket in enough {
+            if let Some(wait) = self.waits.remove(&ticket) {
+                self.answer(ticket, &wait, effects);
+            }
+        }
+    }
+
+    // -- keeping --------------------------------------------------------------------------------
+
+    fn put(&mut self, key: Key, bytes: Vec<u8>) {
+        let Ok(record) = Record::decode(&bytes) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        self.weigh(key);
+        for dot in record.dots() {
+            if self.meta.get(&dot.actor).is_none_or(|meta| meta.retired < Some(dot.seq)) {
+                self.index.entry(dot.actor).or_default().insert(dot.seq, key);
+            }
+        }
+        if key.kind == Kind::BASELINE {
+            self.named.extend(collect::names(&record));
+        }
+        if key.kind.collected() && record.is_deleted() {
+            self.dead.insert(key);
+        } else {
+            self.dead.remove(&key);
+        }
+        self.bytes += bytes.len();
+        self.records.insert(key, bytes.into());
+        self.state ^= self.weight(key);
+    }
+
+    fn remove(&mut self, key: Key) {
+        self.weigh(key);
+        self.dead.remove(&key);
+        let Some(bytes) = self.records.remove(&key) else { return };
+        let Ok(record) = Record::decode(&bytes) else { return };
+        for dot in record.dots() {
+            if let Some(index) = self.index.get_mut(&dot.actor)
+                && index.get(&dot.seq) == Some(&key)
+            {
+                index.remove(&dot.seq);
+            }
+        }
+    }
+
+    /// Takes a record out of what is summed up over all.
+    fn weigh(&mut self, key: Key) {
+        self.state ^= self.weight(key);
+        self.bytes -= self.records.get(&key).map_or(0, |bytes| bytes.len());
+    }
+
+    /// What a record adds to [`super::Digest::state`]. One that will be forgotten adds nothing:
+    /// some have forgotten it already.
+    fn weight(&self, key: Key) -> u64 {
+        match self.records.get(&key) {
+            Some(bytes) if !self.dead.contains(&key) => {
+                hash(&[&key.kind.0.to_le_bytes(), &key.id.0, bytes])
+            }
+            _ => 0,
+        }
+    }
+
+    fn set_meta(&mut self, actor: ActorId, meta: Meta) {
+        let hash_of = |meta: Option<&Meta>| {
+            meta.and_then(|meta| meta.retired).map_or(0, |last| hash_upto(actor, last))
+        };
+        self.retired_hash ^= hash_of(self.meta.get(&actor)) ^ hash_of(Some(&meta));
+        if meta.retired.is_some() {
+            self.index.remove(&actor);
+        }
+        self.meta.insert(actor, meta);
+    }
+}
+
+#[cfg(test)]
+mod tests;

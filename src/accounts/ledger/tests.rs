@@ -1,0 +1,672 @@
+use proptest::prelude::*;
+use rand::seq::IndexedRandom as _;
+
+use super::super::{Change, Digest, Seen};
+use super::*;
+use crate::id::{AccountId, RecordId};
+
+const MS: u64 = 1_000_000;
+
+fn node(n: usize) -> NodeId {
+    NodeId([n as u8 + 1; 16])
+}
+
+fn key(kind: Kind, n: u16) -> Key {
+    let mut id = [0; 16];
+    id[..2].copy_from_slice(&n.to_be_bytes());
+    Key { kind, id: RecordId(id) }
+}
+
+fn set(key: Key, value: u64) -> Write {
+    change(key, Change::Set(1, value.to_le_bytes().to_vec()))
+}
+
+fn change(key: Key, change: Change) -> Write {
+    Write {
+        key,
+        changes: vec![change],
+        account: AccountId([7; 16]),
+        expect: Expect::Any,
+        wait: 0,
+        patience: Duration::from_secs(1),
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Disk {
+    records: BTreeMap<Key, Vec<u8>>,
+    actors: BTreeMap<ActorId, Row>,
+}
+
+impl Disk {
+    fn write(&mut self, batch: Batch) {
+        batch.forgotten.iter().for_each(|key| drop(self.records.remove(key)));
+        self.records.extend(batch.records);
+        self.actors.extend(batch.actors);
+    }
+
+    fn load(&self) -> Loaded {
+        Loaded {
+            records: self.records.clone().into_iter().collect(),
+            actors: self.actors.clone().into_iter().collect(),
+        }
+    }
+}
+
+/// Nodes with disks, joined by links that keep order.
+struct Net {
+    rng: ChaCha8Rng,
+    now: Now,
+    nodes: Vec<Option<Ledger>>,
+    disks: Vec<Disk>,
+    writing: Vec<Option<Batch>>,
+    up: BTreeSet<(usize, usize)>,
+    wires: BTreeMap<(usize, usize), VecDeque<Event>>,
+    tickets: u64,
+    answers: BTreeMap<u64, (usize, Result<Receipt, Refusal>)>,
+    notes: Vec<(usize, Note)>,
+    sent: usize,
+    bytes: usize,
+}
+
+impl Net {
+    fn new(count: usize, seed: u64) -> Self {
+        let mut net = Self {
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            now: Now { mono: Mono(1_000_000_000), wall: 1_800_000_000_000 },
+            nodes: (0..count).map(|_| None).collect(),
+            disks: vec![Disk::default(); count],
+            writing: vec![None; count],
+            up: BTreeSet::new(),
+            wires: BTreeMap::new(),
+            tickets: 0,
+            answers: BTreeMap::new(),
+            notes: Vec::new(),
+            sent: 0,
+            bytes: 0,
+        };
+        (0..count).for_each(|at| net.start(at));
+        net
+    }
+
+    fn linked(count: usize, seed: u64) -> Self {
+        let mut net = Self::new(count, seed);
+        net.link_all();
+        net.settle();
+        net
+    }
+
+    fn start(&mut self, at: usize) {
+        let seed = self.rng.random();
+        let mut ledger = Ledger::new(node(at), seed, self.disks[at].load());
+        let members = (0..self.nodes.len()).map(node).collect();
+        ledger.handle(self.now, Event::Members(members), &mut Vec::new());
+        self.nodes[at] = Some(ledger);
+    }
+
+    fn at(&self, at: usize) -> &Ledger {
+        self.nodes[at].as_ref().unwrap()
+    }
+
+    fn crash(&mut self, at: usize) {
+        self.nodes[at] = None;
+        (0..self.nodes.len()).for_each(|other| self.unlink(at, other));
+        // What was being written may be there or not.
+        if let Some(batch) = self.writing[at].take()
+            && self.rng.random()
+        {
+            self.disks[at].write(batch);
+        }
+    }
+
+    fn link(&mut self, a: usize, b: usize) {
+        if a == b || self.nodes[a].is_none() || self.nodes[b].is_none() {
+            return;
+        }
+        if self.up.insert((a.min(b), a.max(b))) {
+            self.handle(a, Event::Linked(node(b)));
+            self.handle(b, Event::Linked(node(a)));
+        }
+    }
+
+    fn link_all(&mut self) {
+        for a in 0..self.nodes.len() {
+            (0..a).for_each(|b| self.link(a, b));
+        }
+    }
+
+    fn unlink(&mut self, a: usize, b: usize) {
+        if self.up.remove(&(a.min(b), a.max(b))) {
+            self.wires.remove(&(a, b));
+            self.wires.remove(&(b, a));
+            self.handle(a, Event::Unlinked(node(b)));
+            self.handle(b, Event::Unlinked(node(a)));
+        }
+    }
+
+    fn write(&mut self, at: usize, write: Write) -> u64 {
+        self.tickets += 1;
+        let ticket = self.tickets;
+        self.handle(at, Event::Write { ticket, write });
+        ticket
+    }
+
+    fn handle(&mut self, at: usize, event: Event) {
+        let Some(ledger) = &mut self.nodes[at] else { return };
+        let mut effects = Vec::new();
+        ledger.handle(self.now, event, &mut effects);
+        let links: Vec<usize> = (0..self.nodes.len())
+            .filter(|to| self.up.contains(&(at.min(*to), at.max(*to))))
+            .collect();
+        for effect in effects {
+            let mut send = |to: usize, event: Event| {
+                if links.contains(&to) {
+                    self.sent += 1;
+                    self.bytes += match &event {
+                        Event::Digest(_, x) => postcard::to_stdvec(x).unwrap().len(),
+                        Event::Want(_, x) => postcard::to_stdvec(x).unwrap().len(),
+                        Event::Records(_, x) => postcard::to_stdvec(x).unwrap().len(),
+                        Event::Have(_, x) => postcard::to_stdvec(x).unwrap().len(),
+                        Event::Compare(_, x) => postcard::to_stdvec(x).unwrap().len(),
+                        _ => 0,
+                    };
+                    self.wires.entry((at, to)).or_default().push_back(event);
+                }
+            };
+            let ix = |id: NodeId| usize::from(id.0[0]) - 1;
+            let me = node(at);
+            match effect {
+                Effect::Persist(batch) => {
+                    assert!(self.writing[at].replace(batch).is_none(), "one commit at a time");
+                }
+                Effect::Written { ticket, result } => {
+                    self.answers.insert(ticket, (at, result));
+                }
+                Effect::Digest(to, x) => send(ix(to), Event::Digest(me, x)),
+                Effect::Want(to, x) => send(ix(to), Event::Want(me, x)),
+                Effect::Records(to, x) => send(ix(to), Event::Records(me, x)),
+                Effect::Have(to, x) => send(ix(to), Event::Have(me, x)),
+                Effect::Compare(to, x) => send(ix(to), Event::Compare(me, x)),
+                Effect::Push(x) => {
+                    links.iter().for_each(|to| send(*to, Event::Records(me, x.clone())));
+                }
+                Effect::Forward(from, x) => {
+                    for to in links.iter().filter(|to| {
+                        let (a, b) = (ix(from), **to);
+                        a != b && !self.up.contains(&(a.min(b), a.max(b)))
+                    }) {
+                        send(*to, Event::Records(me, x.clone()));
+                    }
+                }
+                Effect::Changed(_) => {}
+                Effect::Note(note) => self.notes.push((at, note)),
+            }
+        }
+    }
+
+    fn persist(&mut self, at: usize) {
+        if let Some(batch) = self.writing[at].take() {
+            self.disks[at].write(batch);
+            self.handle(at, Event::Persisted(Ok(())));
+        }
+    }
+
+    fn deliver(&mut self) -> bool {
+        let waiting: Vec<_> =
+            self.wires.iter().filter(|(_, wire)| !wire.is_empty()).map(|(way, _)| *way).collect();
+        let Some(way) = waiting.choose(&mut self.rng) else { return false };
+        let event = self.wires.get_mut(way).and_then(VecDeque::pop_front).unwrap();
+        self.handle(way.1, event);
+        true
+    }
+
+    /// Until nothing is under way.
+    fn drain(&mut self) {
+        for _ in 0..1_000_000 {
+            let moved = self.deliver();
+            let writing = (0..self.nodes.len()).filter(|at| self.writing[*at].is_some()).count();
+            (0..self.nodes.len()).for_each(|at| self.persist(at));
+            if !moved && writing == 0 {
+                return;
+            }
+        }
+        panic!("nodes talk without end");
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now = Now { mono: Mono(self.now.mono.0 + ms * MS), wall: self.now.wall + ms };
+        for at in 0..self.nodes.len() {
+            let due = self.nodes[at].as_ref().and_then(Ledger::next_wake);
+            if due.is_some_and(|due| due <= self.now.mono) {
+                self.handle(at, Event::Wake);
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..4 * self.nodes.len() + 8 {
+            self.drain();
+            self.pass(2_000);
+        }
+        self.drain();
+    }
+
+    fn digests(&self) -> Vec<Digest> {
+        let all = self.nodes.iter().flatten();
+        all.map(|ledger| Digest { actor: None, ..ledger.digest() }).collect()
+    }
+
+    fn check_equal(&self) {
+        let digests = self.digests();
+        assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{digests:?}");
+    }
+
+    /// Equal writes mean equal records, at every moment.
+    fn check_law(&self) {
+        let digests = self.digests();
+        for a in &digests {
+            for b in &digests {
+                assert!(a.clock != b.clock || a.state == b.state, "equal writes, other records");
+            }
+        }
+    }
+
+    fn check_versions(&self) {
+        let versions = self.answers.values().filter_map(|(_, result)| result.as_ref().ok());
+        let versions: Vec<_> = versions.map(|receipt| receipt.version).collect();
+        let set: BTreeSet<_> = versions.iter().collect();
+        assert_eq!(set.len(), versions.len(), "a number was given twice");
+    }
+}
+
+/// Writes, deliveries, cuts, crashes, and with `back` also disks that are set back.
+fn chaos(seed: u64, back: bool) {
+    let mut net = Net::linked(4, seed);
+    let mut backups = net.disks.clone();
+    for _ in 0..400 {
+        let (at, other) = (net.rng.random_range(0..4), net.rng.random_range(0..4));
+        match net.rng.random_range(0..100) {
+            0..25 => {
+                let kinds = [Kind::ACCOUNT, Kind::ROOM];
+                let kind = kinds[net.rng.random_range(0..2)];
+                let key = key(kind, net.rng.random_range(0..6));
+                let what = match net.rng.random_range(0..10) {
+                    0 => Change::Delete,
+                    1 => Change::Restore,
+                    2 => Change::Disable,
+                    3 => Change::Add(2, vec![net.rng.random_range(0..3)]),
+                    4 => Change::Remove(2, vec![net.rng.random_range(0..3)]),
+                    _ => Change::Set(1, net.tickets.to_le_bytes().to_vec()),
+                };
+                net.write(at, change(key, what));
+            }
+            25..60 => drop(net.deliver()),
+            60..80 => net.persist(at),
+            80..82 if net.writing[at].is_some() => {
+                // The disk refuses; what it was given may be there all the same.
+                let batch = net.writing[at].take().unwrap();
+                if net.rng.random() {
+                    net.disks[at].write(batch);
+                    net.crash(at);
+                } else {
+                    net.handle(at, Event::Persisted(Err("disk full".into())));
+                }
+            }
+            82..85 => net.unlink(at, other),
+            85..89 => net.link(at, other),
+            89..92 => net.crash(at),
+            92..95 if net.nodes[at].is_none() => net.start(at),
+            95 => backups[at] = net.disks[at].clone(),
+            96 if back => {
+                net.crash(at);
+                net.disks[at] = backups[at].clone();
+                net.start(at);
+            }
+            97 => net.pass(31_000),
+            _ => net.pass(300),
+        }
+        if !back {
+            net.check_law();
+        }
+    }
+    for at in 0..4 {
+        if net.nodes[at].is_none() {
+            net.start(at);
+        }
+    }
+    net.link_all();
+    net.settle();
+    net.check_equal();
+    net.check_versions();
+    if back {
+        return;
+    }
+    for (_, result) in net.answers.values() {
+        let Ok(receipt) = result else { continue };
+        assert!(net.nodes.iter().flatten().all(|ledger| ledger.has(receipt.version)));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn no_acknowledged_write_is_lost_and_nodes_end_equal(seed: u64) {
+        chaos(seed, false);
+    }
+
+    #[test]
+    fn a_store_that_was_set_back_never_reuses_a_number(seed: u64) {
+        chaos(seed, true);
+    }
+}
+
+#[test]
+fn a_write_counts_once_it_is_on_disk() {
+    let mut net = Net::linked(2, 1);
+    let ticket = net.write(0, set(key(Kind::ACCOUNT, 1), 5));
+    assert!(net.at(0).get(key(Kind::ACCOUNT, 1)).is_none());
+    assert!(!net.answers.contains_key(&ticket) && net.wires.values().all(VecDeque::is_empty));
+    net.persist(0);
+    let receipt = net.answers[&ticket].1.clone().unwrap();
+    assert_eq!((receipt.nodes, receipt.enough), (1, true));
+    let record = net.at(0).get(key(Kind::ACCOUNT, 1)).unwrap();
+    assert_eq!(receipt.tag, record.tag());
+    let by = record.values(1)[0].by.unwrap();
+    assert_eq!((by.account, by.node), (AccountId([7; 16]), node(0)));
+    net.drain();
+    assert!(net.at(1).has(receipt.version));
+}
+
+#[test]
+fn whoever_waits_for_others_hears_when_they_have_it_or_time_is_up() {
+    let mut net = Net::linked(3, 2);
+    let three = Write { wait: 3, ..set(key(Kind::ROOM, 1), 1) };
+    let ticket = net.write(0, three.clone());
+    net.persist(0);
+    assert!(!net.answers.contains_key(&ticket));
+    net.drain();
+    assert_eq!(net.answers[&ticket].1.as_ref().unwrap().nodes, 3);
+    net.crash(2);
+    let ticket = net.write(0, three);
+    net.drain();
+    assert!(!net.answers.contains_key(&ticket));
+    net.pass(1_001);
+    let receipt = net.answers[&ticket].1.clone().unwrap();
+    assert_eq!((receipt.nodes, receipt.enough), (2, false));
+}
+
+#[test]
+fn a_write_that_expects_another_state_is_refused() {
+    let mut net = Net::linked(1, 3);
+    let k = key(Kind::ROOM, 1);
+    let with = |expect| Write { expect, ..set(k, 1) };
+    let mut ask = |write| {
+        let ticket = net.write(0, write);
+        net.drain();
+        net.answers[&ticket].1.clone()
+    };
+    assert_eq!(ask(with(Expect::Present)), Err(Refusal::Missing));
+    let tag = ask(with(Expect::Absent)).unwrap().tag;
+    assert_eq!(ask(with(Expect::Absent)), Err(Refusal::Exists));
+    let next = ask(with(Expect::Tag(tag))).unwrap().tag;
+    assert_eq!(ask(with(Expect::Tag(tag))), Err(Refusal::Changed));
+    assert!(ask(with(Expect::Tag(next))).is_ok());
+}
+
+#[test]
+fn a_full_disk_refuses_the_write_and_keeps_what_was_there() {
+    let mut net = Net::linked(2, 4);
+    let k = key(Kind::ROOM, 1);
+    net.write(0, set(k, 1));
+    net.drain();
+    let before = net.at(0).digest();
+    let ticket = net.write(0, set(k, 2));
+    net.writing[0] = None;
+    net.handle(0, Event::Persisted(Err("no space".into())));
+    assert_eq!(net.answers[&ticket].1, Err(Refusal::Disk("no space".into())));
+    assert_eq!((before.clock, before.state), (net.at(0).digest().clock, net.at(0).digest().state));
+    net.write(0, set(k, 3));
+    net.settle();
+    net.check_equal();
+    net.check_versions();
+}
+
+#[test]
+fn concurrent_writes_are_shown_as_a_conflict_until_one_settles_it() {
+    let mut net = Net::linked(2, 5);
+    let k = key(Kind::ACCOUNT, 1);
+    net.unlink(0, 1);
+    net.write(0, set(k, 1));
+    net.write(1, set(k, 2));
+    net.drain();
+    net.link_all();
+    net.settle();
+    net.check_equal();
+    assert_eq!(net.at(0).get(k).unwrap().values(1).len(), 2);
+    net.write(1, set(k, 3));
+    net.settle();
+    let record = net.at(0).get(k).unwrap();
+    assert_eq!(record.values(1).len(), 1);
+    assert_eq!(record.value(1), Some(&3u64.to_le_bytes()[..]));
+}
+
+#[test]
+fn nodes_in_a_line_get_everything() {
+    let mut net = Net::new(4, 6);
+    for at in 1..4 {
+        net.link(at - 1, at);
+    }
+    net.settle();
+    net.write(0, set(key(Kind::ROOM, 1), 1));
+    net.drain();
+    assert!(net.at(3).get(key(Kind::ROOM, 1)).is_some(), "pushed on from node to node");
+}
+
+#[test]
+fn a_machine_that_was_set_back_is_found_out_and_both_writes_are_kept() {
+    let mut net = Net::linked(2, 7);
+    let k = key(Kind::ACCOUNT, 1);
+    net.write(0, set(k, 1));
+    net.settle();
+    let (memory, disk) = (net.at(0).clone(), net.disks[0].clone());
+    net.write(0, set(k, 2));
+    net.settle();
+    net.unlink(0, 1);
+    net.nodes[0] = Some(memory);
+    net.disks[0] = disk;
+    net.handle(0, Event::Unlinked(node(1)));
+    // The generator was set back, too: the clock is not.
+    net.pass(5);
+    net.write(0, set(k, 3));
+    net.drain();
+    net.link_all();
+    net.settle();
+    net.check_equal();
+    let record = net.at(1).get(k).unwrap();
+    let values: BTreeSet<_> = record.values(1).iter().map(|v| v.value[0]).collect();
+    assert_eq!(values, [2, 3].into());
+    assert!(net.at(0).counters().clashes + net.at(1).counters().clashes > 0);
+    let ticket = net.write(0, set(k, 4));
+    net.settle();
+    net.check_equal();
+    assert_ne!(net.answers[&ticket].1.as_ref().unwrap().version.1, 3, "a new actor");
+}
+
+#[test]
+fn a_folder_of_yesterday_is_told_and_takes_over_what_it_wrote() {
+    let mut net = Net::linked(2, 8);
+    net.write(0, set(key(Kind::ACCOUNT, 1), 1));
+    net.settle();
+    let yesterday = net.disks[0].clone();
+    net.write(0, set(key(Kind::ACCOUNT, 2), 1));
+    net.settle();
+    net.crash(0);
+    net.disks[0] = yesterday;
+    net.start(0);
+    net.write(0, set(key(Kind::ACCOUNT, 3), 1));
+    net.drain();
+    net.link_all();
+    net.settle();
+    net.check_equal();
+    net.check_versions();
+    assert!(net.at(0).get(key(Kind::ACCOUNT, 2)).is_some());
+    assert!(net.at(1).get(key(Kind::ACCOUNT, 3)).is_some());
+    assert!(net.notes.contains(&(0, Note::Overtaken { peer: node(1) })));
+}
+
+#[test]
+fn what_was_removed_is_forgotten_and_does_not_come_back_with_an_old_store() {
+    let mut net = Net::linked(3, 9);
+    let (gone, account) = (key(Kind::ROOM, 1), key(Kind::ACCOUNT, 1));
+    for k in [gone, account, key(Kind::ROOM, 2)] {
+        net.write(0, set(k, 1));
+    }
+    net.settle();
+    let yesterday = net.disks[2].clone();
+    for k in [gone, account] {
+        net.write(1, change(k, Change::Delete));
+    }
+    net.settle();
+    net.pass(31_000);
+    net.settle();
+    net.check_equal();
+    for at in 0..3 {
+        assert!(net.at(at).get(gone).is_none(), "forgotten at {at}");
+        assert!(!net.disks[at].records.contains_key(&gone));
+        assert!(net.at(at).get(account).unwrap().is_deleted(), "accounts are never forgotten");
+    }
+    net.crash(2);
+    net.disks[2] = yesterday;
+    net.start(2);
+    net.write(2, set(gone, 9));
+    net.write(2, set(key(Kind::ROOM, 3), 9));
+    net.drain();
+    assert!(net.at(2).get(gone).unwrap().exists());
+    net.link_all();
+    net.settle();
+    net.check_equal();
+    for at in 0..3 {
+        assert!(net.at(at).get(gone).is_none_or(|record| !record.exists()));
+        assert!(net.at(at).get(key(Kind::ROOM, 3)).unwrap().exists());
+    }
+    assert!(net.notes.iter().any(|(at, note)| *at == 2 && matches!(note, Note::Reentered { .. })));
+}
+
+#[test]
+fn a_member_that_is_away_keeps_everything_from_being_forgotten() {
+    let mut net = Net::linked(3, 10);
+    let k = key(Kind::ROOM, 1);
+    net.write(0, set(k, 1));
+    net.settle();
+    net.crash(2);
+    net.write(1, change(k, Change::Delete));
+    for _ in 0..5 {
+        net.pass(31_000);
+        net.settle();
+    }
+    assert!(net.at(0).get(k).unwrap().is_deleted());
+    net.start(2);
+    net.link_all();
+    net.settle();
+    net.check_equal();
+    assert!(net.notes.is_empty(), "{:?}", net.notes);
+}
+
+#[test]
+fn a_thousand_restarts_do_not_make_requests_grow() {
+    let mut net = Net::linked(3, 11);
+    for n in 0..1_000 {
+        let at = n % 3;
+        net.crash(at);
+        net.start(at);
+        net.link_all();
+        net.write(at, set(key(Kind::ACCOUNT, n as u16), 1));
+        net.drain();
+        net.pass(2_001);
+        net.drain();
+        if n % 10 == 0 {
+            net.pass(31_000);
+            net.drain();
+        }
+    }
+    net.settle();
+    net.check_equal();
+    let listed = (0..3).map(|at| net.at(at).listed()).max().unwrap();
+    assert!(listed <= 100, "{listed} actors are listed");
+    assert!(net.notes.is_empty(), "{:?}", net.notes);
+    // A newcomer gets everything all the same.
+    net.crash(2);
+    net.disks[2] = Disk::default();
+    net.start(2);
+    net.link_all();
+    net.settle();
+    net.check_equal();
+    assert!(net.at(2).count() >= 1_000);
+}
+
+/// A mesh of two with `count` accounts.
+fn filled(count: u16) -> Net {
+    let mut net = Net::linked(2, 12);
+    for n in 0..count {
+        let changes = vec![
+            Change::Set(1, format!("account-{n}").into_bytes()),
+            Change::Set(2, b"somebody who looks at cameras".to_vec()),
+            Change::Set(3, vec![3; 16]),
+            Change::Set(4, vec![4; 97]),
+        ];
+        net.write(0, Write { changes, ..set(key(Kind::ACCOUNT, n), 0) });
+        if n % 200 == 0 {
+            net.persist(0);
+        }
+    }
+    net.settle();
+    net
+}
+
+#[test]
+fn catching_up_costs_the_difference() {
+    let mut net = filled(10_000);
+    for missed in [1u16, 1_000] {
+        net.unlink(0, 1);
+        net.drain();
+        for n in 0..missed {
+            net.write(0, set(key(Kind::ACCOUNT, n * 7), u64::from(n)));
+            net.drain();
+        }
+        let changed = (0..missed).map(|n| net.at(0).records[&key(Kind::ACCOUNT, n * 7)].len());
+        let difference: usize = changed.sum();
+        net.bytes = 0;
+        net.link_all();
+        net.drain();
+        net.check_equal();
+        println!("{missed} missed: {difference} B of records, {} B sent", net.bytes);
+        assert!(net.bytes <= difference * 3 / 2 + 4_096);
+    }
+    net.bytes = 0;
+    net.pass(2_001);
+    net.drain();
+    println!("idle: {} B for two digests", net.bytes);
+    assert!(net.bytes <= 200);
+}
+
+#[test]
+fn records_stay_small() {
+    let net = filled(1_000);
+    let each = net.at(0).bytes() / net.at(0).count();
+    println!("{each} B each, of which {} B are values", 11 + 29 + 16 + 97);
+    assert!(each <= 153 + 100);
+}
+
+#[test]
+fn a_clock_that_is_not_one_is_survived() {
+    let mut net = Net::linked(2, 13);
+    let seen = Seen { upto: u64::MAX, beyond: vec![u64::MAX, 0, 5] };
+    let want = super::super::Want {
+        clock: vec![(ActorId([3; 16]), seen)],
+        retired: 7,
+        ..Default::default()
+    };
+    net.handle(0, Event::Want(node(1), want));
+    net.drain();
+}
