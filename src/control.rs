@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::admission::{Admission, Keypair, PublicKey, Roster};
+use crate::accounts::{self, Ledger};
+use crate::admission::{Admission, Keypair, Roster};
 use crate::cluster::NodeReport;
 use crate::directory::{self, Directory, Header};
 use crate::grow::Later;
@@ -18,7 +19,9 @@ use crate::session::host::{self, Host, World};
 use crate::time::{Mono, Now, earlier};
 use crate::wire::{self, LinkMessage, Message, NodeMessage, Peer, PeerList, WireError};
 
+mod admit;
 mod leave;
+mod ledger;
 mod types;
 mod view;
 
@@ -48,6 +51,7 @@ pub struct Control {
     peering: Peering,
     directory: Directory,
     host: Host,
+    ledger: Ledger,
     reports: BTreeMap<NodeId, NodeReport>,
     links: BTreeMap<NodeId, Link>,
     linked: BTreeSet<NodeId>,
@@ -91,6 +95,7 @@ impl Control {
             peering: Peering::new(me, config.seed),
             directory: Directory::new(me, salted(config.boot, &config.seed)),
             host: Host::default(),
+            ledger: ledger::born(me, config.seed, config.ledger),
             reports: BTreeMap::new(),
             links: BTreeMap::new(),
             linked: BTreeSet::new(),
@@ -106,6 +111,7 @@ impl Control {
             counters: Counters::default(),
         };
         control.member_effects(now, member_effects, effects);
+        control.tell_members(now, effects);
         control.peer(now, peering::Event::Seeds(config.seeds), effects);
         for (node, addrs) in config.remembered {
             if control.roster.contains(node) && node != me {
@@ -131,6 +137,7 @@ impl Control {
                     self.peer(now, peering::Event::LinkDown { node }, effects);
                     self.member(now, membership::Event::Unlinked(node), effects);
                     self.entries(now, directory::Event::Unlinked(node), effects);
+                    self.account(now, accounts::Event::Unlinked(node), effects);
                 }
             }
             Event::DialFailed { node, addr } => {
@@ -184,6 +191,12 @@ impl Control {
             Event::KeyframeArrived(encoder) => self.host(now, effects, |host, world, out| {
                 host.keyframe_arrived(world.now.mono, encoder, out);
             }),
+            Event::Write { ticket, write } => {
+                self.account(now, accounts::Event::Write { ticket, write }, effects);
+            }
+            Event::Persisted(result) => {
+                self.account(now, accounts::Event::Persisted(result), effects);
+            }
             Event::Leave => self.leave(now, effects),
         }
         self.finish(now, effects);
@@ -212,6 +225,11 @@ impl Control {
     /// Who is alive.
     pub fn membership(&self) -> &Membership {
         &self.membership
+    }
+
+    /// What people decided.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// This node's clients.
@@ -268,6 +286,9 @@ impl Control {
         if due(self.directory.next_wake()) {
             self.entries(now, directory::Event::Wake, effects);
         }
+        if due(self.ledger.next_wake()) {
+            self.account(now, accounts::Event::Wake, effects);
+        }
         if due(self.host.next_wake()) {
             self.host(now, effects, |host, world, out| host.wake(world, out));
         }
@@ -288,7 +309,7 @@ impl Control {
         learned: Vec<Admission>,
         effects: &mut Vec<Effect>,
     ) {
-        self.adopt(learned, Some(node), effects);
+        self.adopt(now, learned, Some(node), effects);
         self.links.insert(node, Link { addrs, rtt: None });
         self.linked.insert(node);
         self.nodes_dirty = true;
@@ -297,6 +318,7 @@ impl Control {
         self.peer(now, peering::Event::LinkUp { node }, effects);
         self.member(now, membership::Event::Linked(node), effects);
         self.entries(now, directory::Event::Linked(node), effects);
+        self.account(now, accounts::Event::Linked(node), effects);
     }
 
     fn message(&mut self, now: Now, from: NodeId, bytes: &[u8], effects: &mut Vec<Effect>) {
@@ -315,7 +337,7 @@ impl Control {
                 }
             }
             Ok(LinkMessage::Admissions(wire::Admissions(list))) => {
-                self.adopt(list, Some(from), effects);
+                self.adopt(now, list, Some(from), effects);
             }
             Ok(LinkMessage::AdmissionDigest(digest)) => {
                 if digest != self.roster.digest() {
@@ -325,50 +347,10 @@ impl Control {
                 }
             }
             Ok(LinkMessage::Goodbye(_)) => {}
+            Ok(message) => self.ledger_message(now, from, message, effects),
             Err(WireError::UnknownTag(_)) => self.counters.unknown_tags += 1,
             Err(_) => self.counters.malformed += 1,
         }
-    }
-
-    /// Takes what is new into the roster, has it written down and hands it on.
-    fn adopt(&mut self, list: Vec<Admission>, from: Option<NodeId>, effects: &mut Vec<Effect>) {
-        let new = self.roster.adopt(list);
-        if new.is_empty() {
-            return;
-        }
-        self.nodes_dirty = true;
-        effects.push(Effect::Admissions(new.clone()));
-        let message = LinkMessage::Admissions(wire::Admissions(new)).encode();
-        for &node in self.linked.iter().filter(|node| Some(**node) != from) {
-            effects.push(Effect::Send(node, message.clone()));
-        }
-    }
-
-    fn join(
-        &mut self,
-        now: Now,
-        ticket: u64,
-        newcomer: PublicKey,
-        join: &wire::Join,
-        statement: &[u8],
-        effects: &mut Vec<Effect>,
-    ) {
-        let again = self.roster.member_with_key(&newcomer).is_some();
-        let verdict = self.roster.check_invite(&join.invite, &join.proof, statement, now.wall);
-        if let (false, Err(refusal)) = (again, verdict) {
-            self.counters.refused += 1;
-            effects.push(Effect::RefuseJoin { ticket, reason: refusal.to_string() });
-            return;
-        }
-        if !again {
-            let admission = self.roster.admit(&self.keypair, newcomer, join.invite.id);
-            self.counters.admitted += 1;
-            effects.push(Effect::Note(Note::Admitted(admission.node)));
-            self.adopt(vec![admission], None, effects);
-        }
-        let members = self.alive.iter().map(|&node| (node, self.addrs_of(node))).collect();
-        let admissions = self.roster.admissions().cloned().collect();
-        effects.push(Effect::Admit { ticket, admitted: wire::Admitted { admissions, members } });
     }
 
     fn member(&mut self, now: Now, event: membership::Event, effects: &mut Vec<Effect>) {
@@ -530,6 +512,7 @@ impl Control {
             self.peering.next_wake(),
             self.directory.next_wake(),
             self.host.next_wake(),
+            self.ledger.next_wake(),
             self.remember_at,
         ];
         self.due = machines.into_iter().fold(Some(now.mono + TICK), earlier);

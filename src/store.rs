@@ -1,5 +1,5 @@
 //! What survives a restart, in one folder. Of a node: `roost.redb` (schema version, mesh,
-//! admissions, remembered members, boot counter), `boot` (the same counter once more, for when
+//! admissions, remembered members, boot counter, ledger), `boot` (the same counter once more, for when
 //! the database is lost), `node.key`, and `lock`. Of native agents: one file each, see
 //! [`AgentStore`].
 //!
@@ -8,6 +8,7 @@
 
 mod agent;
 mod files;
+mod ledger;
 
 pub use agent::{AgentRecord, AgentStore, LoadedAgent};
 
@@ -387,7 +388,8 @@ fn try_open(path: &Path) -> Result<Database, Trouble> {
     let all = || {
         meta(&db, "mesh")?;
         read_admissions(&db)?;
-        read_members(&db)
+        read_members(&db)?;
+        ledger::load(&db)
     };
     all().map_err(|error| trouble(path, error))?;
     Ok(db)
@@ -438,6 +440,7 @@ fn read_schema(db: &Database) -> Result<u32, redb::Error> {
     }
     tx.open_table(ADMISSIONS)?;
     tx.open_table(MEMBERS)?;
+    ledger::create(&tx)?;
     tx.commit()?;
     Ok(found)
 }

@@ -5,6 +5,7 @@ mod check;
 mod client;
 mod conn;
 mod faults;
+mod ledger;
 mod links;
 mod media;
 mod net;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::RngExt as _;
+use roost::accounts::Batch;
 use roost::admission::{Admission, Invitation, Keypair, Roster};
 use roost::control::{Config, Control, Effect, Event, Note};
 use roost::id::{Boot, EncoderId, InviteId, NodeId, SessionId};
@@ -11,6 +12,7 @@ use roost::session::host::Route;
 use roost::wire::{self, FLOW_VIDEO, join_statement, take_varint};
 
 use crate::conn::{Cargo, ConnId, End};
+use crate::ledger::Books;
 use crate::links::LinkRecord;
 use crate::media::{Frame, Hub, Ingest, Receiver};
 use crate::net::{MS, SEC};
@@ -31,6 +33,7 @@ pub(crate) struct Disk {
     pub(crate) boot: u64,
     pub(crate) admissions: Vec<Admission>,
     pub(crate) remembered: Vec<(NodeId, Vec<String>)>,
+    pub(crate) books: Books,
 }
 
 /// A native client at this node.
@@ -45,6 +48,8 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) addr: String,
     pub(crate) disk: Disk,
+    /// What is being written.
+    pub(crate) writing: Option<Batch>,
     pub(crate) control: Option<Control>,
     pub(crate) links: BTreeMap<usize, LinkRecord>,
     pub(crate) decisions: u64,
@@ -83,6 +88,7 @@ impl Node {
             keypair,
             addr: addr_of(ix),
             disk: Disk::default(),
+            writing: None,
             control: None,
             links: BTreeMap::new(),
             decisions: 0,
@@ -149,6 +155,7 @@ impl World {
             boot: Boot(node.disk.boot),
             roster,
             remembered: node.disk.remembered.clone(),
+            ledger: node.disk.books.load(),
             seeds: if ix == 0 { Vec::new() } else { vec![addr_of(0)] },
             seed,
         };
@@ -250,6 +257,12 @@ impl World {
                     self.nodes[ix].joins.remove(&ticket);
                     self.fail("admission", format!("n{ix} refuses a newcomer: {reason}"));
                 }
+                Effect::Persist(batch) => self.persist(ix, batch),
+                Effect::Written { ticket, result } => match result {
+                    Ok(receipt) => self.acked(ix, ticket, receipt),
+                    Err(_) => drop(self.checks.edits.remove(&ticket)),
+                },
+                Effect::RecordChanged(_) => {}
                 Effect::Remember(members) => self.nodes[ix].disk.remembered = members,
                 Effect::GossipWith(_) | Effect::ViewChanged | Effect::ClientWelcomed(..) => {}
                 Effect::ClientSend(session, bytes) => {
@@ -286,6 +299,7 @@ impl World {
             Note::Down(node) => format!("down {}", self.name_of(*node)),
             Note::NodeLeft(node) => format!("left {}", self.name_of(*node)),
             Note::Admitted(node) => format!("admitted {}", self.name_of(*node)),
+            Note::Ledger(note) => format!("ledger: {note:?}"),
             Note::Stalled(late) => format!("stalled {} ms", late.as_millis()),
         };
         self.trace.add(self.now, ix, ix, text.as_bytes());
@@ -317,6 +331,10 @@ impl World {
 
     /// The process is gone.
     pub(crate) fn kill(&mut self, ix: usize) {
+        if ix < self.plan.nodes {
+            self.tear(ix);
+            self.edits_lost(ix);
+        }
         self.hosts[ix].up = false;
         self.hosts[ix].inbox.clear();
         self.touch(ix);

@@ -26,6 +26,9 @@ pub struct Plan {
     /// How many viewers that stay at one node, as a browser does; likewise.
     #[serde(default)]
     pub browsers: usize,
+    /// How many changes people make to the ledger.
+    #[serde(default)]
+    pub writes: usize,
     /// How the network is without faults.
     #[serde(default)]
     pub net: Net,
@@ -181,6 +184,7 @@ impl Plan {
             encoders,
             viewers: encoders,
             browsers: 0,
+            writes: 0,
             net: Net::default(),
             join: Join::Admitted,
             burst_ms: burst(),
@@ -225,6 +229,7 @@ impl Plan {
             let until_ms = Some(at + span);
             plan.faults.push(Item { at_ms: at, until_ms, fault });
         }
+        plan.writes = rng.random_range(0..=80);
         plan
     }
 

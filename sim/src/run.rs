@@ -157,6 +157,7 @@ impl World {
         for (index, item) in self.plan.faults.iter().enumerate() {
             self.queue.push_first(BEGIN + item.at_ms * MS, Ev::FaultBegins(index));
         }
+        self.schedule_edits();
         self.queue.push(BEGIN + PROBE, Ev::Probe);
     }
 }

@@ -128,6 +128,12 @@ pub(crate) enum Ev {
         counter: u64,
     },
     BrowserMoves(usize),
+    /// Somebody makes a change.
+    Edit(usize),
+    /// A commit is on disk.
+    Persisted {
+        end: End,
+    },
     FaultBegins(usize),
     FaultEnds(usize),
     Probe,
@@ -329,6 +335,8 @@ impl World {
             Ev::Tick { end } => self.tick(end),
             Ev::Leased { end, counter } if self.lives(end) => self.leased(end, counter),
             Ev::BrowserMoves(browser) => self.browser_moves(browser),
+            Ev::Edit(edit) => self.edit(edit),
+            Ev::Persisted { end } if self.awake(end) => self.persisted(end),
             Ev::FaultBegins(index) => self.fault_begins(index),
             Ev::FaultEnds(index) => self.fault_ends(index),
             Ev::Probe => {
@@ -339,6 +347,7 @@ impl World {
             Ev::MediaDial { from: end, .. }
             | Ev::SubscribeAgain { end, .. }
             | Ev::Viewers { end, .. }
+            | Ev::Persisted { end }
             | Ev::KeyframeArrived { end, .. }
             | Ev::KeyframeWanted { end, .. } => {
                 if self.lives(end) {

@@ -6,28 +6,29 @@
 //! next: a commit costs a flush of the disk, whatever it holds.
 //!
 //! Actors that no longer write are *retired*: a record of kind *baseline* names them, and once
-//! every member has that record nobody lists them any more. Removed records are forgotten once
-//! every member has seen the removal. A store that did not take part in either is *below* what
+//! every member has that record nobody lists them any more. Removed records are forgotten, but for
+//! their ids, once every member has seen the removal. A store that did not take part in either is *below* what
 //! the others remember and takes over everything: see [`Answer::Below`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crdts::CvRDT;
-use rand::{RngExt as _, SeedableRng as _};
+use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::clock::hash_upto;
 use super::{
-    ACTOR_WRITES, Answer, BATCH_WRITES, Batch, CHUNK_BYTES, Clock, Counters, Dot, Effect, Event,
-    Everything, Expect, Key, Kind, Loaded, Note, RECORDS_MAX, Receipt, Record, Refusal, Row, Stamp,
-    WAIT_MAX, WAITS_MAX, WRITES_MAX, Write, hash,
+    Answer, Clock, Counters, Effect, Event, Everything, Key, Kind, Loaded, Receipt, Record,
+    Refusal, WAITS_MAX, WRITES_MAX, Write, hash,
 };
 use crate::id::{ActorId, NodeId};
 use crate::time::{Mono, Now, earlier};
 
 mod collect;
+mod commit;
 mod sync;
+
+use commit::Flight;
 
 /// A digest goes to one link after another this often: repair of what a push did not bring.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(2);
@@ -51,6 +52,8 @@ pub struct Ledger {
     meta: BTreeMap<ActorId, Meta>,
     /// Removed records that will be forgotten.
     dead: BTreeSet<Key>,
+    /// Those that were: nobody makes a record of the same id.
+    graveyard: BTreeSet<Key>,
     /// Actors that baselines name, with their last writes.
     named: BTreeMap<ActorId, u64>,
     state: u64,
@@ -68,6 +71,8 @@ pub struct Ledger {
     pull: Option<Pull>,
     /// Everything was taken over from somebody; what is not among it goes.
     taken: Option<Taken>,
+    /// Records are here whose writes are not noted: taking over everything was begun, not ended.
+    partial: bool,
     pulled_last: NodeId,
     repaired_last: NodeId,
     repair_at: Option<Mono>,
@@ -136,39 +141,6 @@ struct Wait {
     until: Mono,
 }
 
-/// A commit in the making.
-#[derive(Default)]
-struct Draft {
-    records: BTreeMap<Key, Record>,
-    changed: BTreeSet<Key>,
-    forgotten: Vec<Key>,
-    clock: Clock,
-    meta: BTreeMap<ActorId, Meta>,
-    /// Actors of whom something changed.
-    touched: BTreeSet<ActorId>,
-    after: After,
-}
-
-/// What follows once a commit is on disk.
-#[derive(Clone, Default)]
-struct After {
-    written: Vec<(u64, Write, ActorId, u64)>,
-    push: BTreeSet<Key>,
-    forward: Vec<(NodeId, BTreeSet<Key>)>,
-    acks: BTreeMap<NodeId, BTreeSet<ActorId>>,
-    answers: Vec<(NodeId, Answer)>,
-    reentered: Option<usize>,
-}
-
-/// A commit that is being written.
-#[cfg_attr(test, derive(Clone))]
-struct Flight {
-    batch: Batch,
-    clock: Clock,
-    meta: BTreeMap<ActorId, Meta>,
-    after: After,
-}
-
 impl Ledger {
     /// A node's ledger with what its store holds. `seed` is random, and never the same twice.
     pub fn new(me: NodeId, seed: [u8; 32], loaded: Loaded) -> Self {
@@ -181,6 +153,7 @@ impl Ledger {
             clock: Clock::default(),
             meta: BTreeMap::new(),
             dead: BTreeSet::new(),
+            graveyard: loaded.forgotten.into_iter().collect(),
             named: BTreeMap::new(),
             state: 0,
             retired_hash: 0,
@@ -195,6 +168,7 @@ impl Ledger {
             waits: BTreeMap::new(),
             pull: None,
             taken: None,
+            partial: false,
             pulled_last: me,
             repaired_last: me,
             repair_at: None,
@@ -318,276 +292,6 @@ impl Ledger {
         effects.push(Effect::Written { ticket, result: Err(refusal) });
     }
 
-    /// Begins a commit with what waits, unless one is under way.
-    fn commit(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        while self.flight.is_none() {
-            let idle = self.queue.is_empty() && self.incoming.is_empty();
-            if idle && self.taken.is_none() && !self.collect_due {
-                return;
-            }
-            let mut draft = Draft { clock: self.clock.clone(), ..Draft::default() };
-            if let Some(taken) = self.taken.take() {
-                self.take_over(taken, &mut draft);
-            }
-            let mut bytes = 0;
-            while bytes < CHUNK_BYTES
-                && let Some(incoming) = self.incoming.pop_front()
-            {
-                bytes += incoming.bytes;
-                self.incoming_bytes -= incoming.bytes;
-                self.merge_in(incoming, &mut draft, effects);
-            }
-            if std::mem::take(&mut self.collect_due) {
-                self.collect(&mut draft);
-            }
-            for _ in 0..BATCH_WRITES {
-                let Some((ticket, write)) = self.queue.pop_front() else { break };
-                if let Err(refusal) = self.do_write(now, ticket, write, &mut draft) {
-                    self.refuse(ticket, refusal, effects);
-                }
-            }
-            self.launch(draft, effects);
-            if let Some(flight) = self.flight.take_if(|flight| flight.batch == Batch::default()) {
-                // Nothing to write down.
-                self.land(now.mono, flight, effects);
-            }
-        }
-    }
-
-    fn do_write(
-        &mut self,
-        now: Now,
-        ticket: u64,
-        write: Write,
-        draft: &mut Draft,
-    ) -> Result<(), Refusal> {
-        let mut record = self.drafted(draft, write.key).clone();
-        match write.expect {
-            Expect::Absent if record.exists() => return Err(Refusal::Exists),
-            Expect::Present | Expect::Tag(_) if !record.exists() => return Err(Refusal::Missing),
-            Expect::Tag(tag) if record.tag() != tag => return Err(Refusal::Changed),
-            _ => {}
-        }
-        if write.key.kind.collected() && record.is_deleted() {
-            return Err(Refusal::Gone);
-        }
-        if record.dots().len() == 0 && self.records.len() >= RECORDS_MAX {
-            return Err(Refusal::TooMany);
-        }
-        let by = Stamp { account: write.account, node: self.me, wall: now.wall };
-        let (actor, last) = match self.actor {
-            Some((actor, last)) if last < ACTOR_WRITES => (actor, last),
-            _ => (ActorId(self.rng.random()), 0),
-        };
-        let salt: [u8; 16] = self.rng.random();
-        let nonce = hash(&[&salt, &now.wall.to_le_bytes(), &now.mono.0.to_le_bytes()]);
-        let [a, b, c, d, ..] = nonce.to_le_bytes();
-        let dot = Dot { actor, seq: last + 1, nonce: [a, b, c, d] };
-        record.apply(dot, by, &write.changes)?;
-        self.actor = Some((actor, last + 1));
-        draft.records.insert(write.key, record);
-        draft.changed.insert(write.key);
-        draft.clock.add(actor, dot.seq);
-        draft.touched.insert(actor);
-        let meta = self.drafted_meta(draft, actor);
-        draft.meta.insert(actor, Meta { own: true, ..meta });
-        draft.after.push.insert(write.key);
-        draft.after.written.push((ticket, write, actor, dot.seq));
-        Ok(())
-    }
-
-    fn drafted<'a>(&self, draft: &'a mut Draft, key: Key) -> &'a mut Record {
-        draft.records.entry(key).or_insert_with(|| self.get(key).unwrap_or_default())
-    }
-
-    fn drafted_meta(&self, draft: &Draft, actor: ActorId) -> Meta {
-        let meta = draft.meta.get(&actor).or_else(|| self.meta.get(&actor));
-        meta.copied().unwrap_or_default()
-    }
-
-    /// Notes a write that a drafted record includes.
-    fn note(&self, draft: &mut Draft, actor: ActorId, seq: u64) {
-        let meta = self.drafted_meta(draft, actor);
-        match meta.retired {
-            Some(last) if seq <= last => return,
-            Some(last) => {
-                // It writes again: its machine was set back.
-                draft.clock.raise(actor, last);
-                draft.meta.insert(actor, Meta { retired: None, ..meta });
-            }
-            None => {}
-        }
-        if draft.clock.add(actor, seq) {
-            draft.touched.insert(actor);
-        }
-    }
-
-    fn merge_in(&mut self, incoming: Incoming, draft: &mut Draft, effects: &mut Vec<Effect>) {
-        let Incoming { from, records, answer, .. } = incoming;
-        // Of everything, the end says what was seen: numbers in the order of records would leave
-        // thousands of gaps meanwhile.
-        let all = self.pull.as_ref().is_some_and(|pull| pull.all.is_some());
-        let noted = answer.is_none() || !all;
-        let mut new = BTreeSet::new();
-        for (key, bytes) in records {
-            let Ok(other) = Record::decode(&bytes) else {
-                self.counters.malformed += 1;
-                continue;
-            };
-            let record = self.drafted(draft, key);
-            let unseen: Vec<Dot> = other.dots().filter(|dot| !record.includes(dot)).collect();
-            let dots: Vec<Dot> = other.dots().collect();
-            let forgotten = record.dots().len() == 0
-                && key.kind.collected()
-                && !other.is_deleted()
-                && dots.iter().any(|dot| self.is_forgotten(dot));
-            if unseen.is_empty() {
-                self.counters.duplicates += 1;
-            } else {
-                record.merge(other);
-                draft.changed.insert(key);
-                new.insert(key);
-                self.counters.merged += 1;
-            }
-            if forgotten {
-                // It was removed, and comes with a store that did not hear of it.
-                self.queue.push_front(collect::delete(key));
-            }
-            for dot in unseen {
-                let index = self.index.get(&dot.actor);
-                let clash = index.is_some_and(|index| index.contains_key(&dot.seq));
-                self.counters.clashes += u64::from(clash);
-                let own = self
-                    .actor
-                    .is_some_and(|(own, last)| own == dot.actor && (clash || dot.seq > last));
-                if own {
-                    self.be_overtaken(from, dot.actor, effects);
-                }
-            }
-            for dot in dots.iter().filter(|_| noted) {
-                self.note(draft, dot.actor, dot.seq);
-                if answer.is_none() {
-                    draft.after.acks.entry(from).or_default().insert(dot.actor);
-                }
-            }
-        }
-        match answer {
-            Some(answer) => draft.after.answers.push((from, answer)),
-            None if new.is_empty() => {}
-            None => draft.after.forward.push((from, new)),
-        }
-    }
-
-    /// Whether the record of a write was here and is not any more.
-    fn is_forgotten(&self, dot: &Dot) -> bool {
-        let known = |index: &BTreeMap<u64, Key>| index.contains_key(&dot.seq);
-        self.has((dot.actor, dot.seq)) && !self.index.get(&dot.actor).is_some_and(known)
-    }
-
-    /// Others know writes of this node that it does not: it takes them over, and a new actor.
-    fn be_overtaken(&mut self, peer: NodeId, actor: ActorId, effects: &mut Vec<Effect>) {
-        if self.actor.is_some_and(|(own, _)| own == actor) {
-            self.actor = None;
-        }
-        if self.overtaken.insert(actor) {
-            effects.push(Effect::Note(Note::Overtaken { peer }));
-        }
-    }
-
-    /// Has a draft written down.
-    fn launch(&mut self, draft: Draft, effects: &mut Vec<Effect>) {
-        let Draft { records, changed, forgotten, clock, meta, mut touched, after } = draft;
-        touched.extend(meta.keys());
-        let records = records.into_iter().filter(|(key, _)| changed.contains(key));
-        let records = records.map(|(key, record)| (key, record.encode())).collect();
-        let row = |actor: &ActorId| {
-            let meta = meta.get(actor).or_else(|| self.meta.get(actor));
-            let Meta { floor, own, retired } = meta.copied().unwrap_or_default();
-            let mut seen = clock.seen(*actor);
-            if let Some(last) = retired {
-                seen.upto = last;
-            }
-            (*actor, Row { seen, floor, own, retired: retired.is_some() })
-        };
-        let batch = Batch { records, forgotten, actors: touched.iter().map(row).collect() };
-        if batch != Batch::default() {
-            effects.push(Effect::Persist(batch.clone()));
-        }
-        self.flight = Some(Flight { batch, clock, meta, after });
-    }
-
-    fn on_persisted(&mut self, now: Mono, result: Result<(), String>, effects: &mut Vec<Effect>) {
-        let Some(flight) = self.flight.take() else { return };
-        match result {
-            Ok(()) => {
-                self.counters.commits += 1;
-                self.land(now, flight, effects);
-            }
-            Err(reason) => {
-                self.counters.disk_refused += 1;
-                // Whether its numbers reached the disk is not known: they are not used again.
-                self.actor = None;
-                self.pull = None;
-                for (ticket, ..) in flight.after.written {
-                    self.refuse(ticket, Refusal::Disk(reason.clone()), effects);
-                }
-                effects.push(Effect::Note(Note::Disk(reason)));
-            }
-        }
-    }
-
-    /// A commit is on disk: now it counts.
-    fn land(&mut self, now: Mono, flight: Flight, effects: &mut Vec<Effect>) {
-        let Flight { batch, clock, meta, after } = flight;
-        self.clock = clock;
-        for (actor, meta) in meta {
-            self.set_meta(actor, meta);
-        }
-        for key in batch.forgotten {
-            self.remove(key);
-            effects.push(Effect::Changed(key));
-        }
-        for (key, bytes) in batch.records {
-            self.put(key, bytes);
-            effects.push(Effect::Changed(key));
-        }
-        for (ticket, write, actor, seq) in after.written {
-            self.counters.written += 1;
-            let bytes = self.records.get(&write.key).map_or(&[][..], |bytes| bytes);
-            let wait = Wait {
-                dot: (actor, seq),
-                tag: hash(&[bytes]),
-                want: write.wait,
-                until: now + write.patience.min(WAIT_MAX),
-            };
-            if self.nodes_with(wait.dot) >= wait.want {
-                self.answer(ticket, &wait, effects);
-            } else {
-                self.waits.insert(ticket, wait);
-            }
-        }
-        for records in self.chunks(&after.push) {
-            effects.push(Effect::Push(records));
-        }
-        for (from, keys) in after.forward {
-            for records in self.chunks(&keys) {
-                effects.push(Effect::Forward(from, records));
-            }
-        }
-        for (to, actors) in after.acks {
-            let upto = actors.into_iter().map(|actor| (actor, self.clock.upto(actor))).collect();
-            effects.push(Effect::Have(to, super::Have { upto }));
-        }
-        if let Some(removed) = after.reentered {
-            self.counters.reentered += 1;
-            effects.push(Effect::Note(Note::Reentered { removed }));
-        }
-        for (from, answer) in after.answers {
-            self.answered(now, from, answer, effects);
-        }
-        self.pull_next(now, effects);
-    }
-
     fn answer(&mut self, ticket: u64, wait: &Wait, effects: &mut Vec<Effect>) {
         let nodes = self.nodes_with(wait.dot);
         let receipt =
@@ -625,6 +329,7 @@ impl Ledger {
         };
         self.weigh(key);
         for dot in record.dots() {
+            self.partial |= !self.has((dot.actor, dot.seq));
             if self.meta.get(&dot.actor).is_none_or(|meta| meta.retired < Some(dot.seq)) {
                 self.index.entry(dot.actor).or_default().insert(dot.seq, key);
             }

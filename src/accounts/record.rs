@@ -125,6 +125,9 @@ pub enum TooMuch {
     Record,
 }
 
+/// Values of a field, each with its dot's index.
+type Values<'a> = Vec<(u32, &'a [u8])>;
+
 /// How a record is written: every name once, and everything in order, so that equal states are
 /// equal bytes.
 #[derive(Serialize, Deserialize)]
@@ -134,7 +137,7 @@ struct Form<'a> {
     dots: Vec<(u32, u64, [u8; 4])>,
     stamps: Vec<(u32, u32, u64)>,
     #[serde(borrow)]
-    registers: Vec<(u16, Vec<(u32, &'a [u8])>)>,
+    registers: Vec<(u16, Values<'a>)>,
     #[serde(borrow)]
     sets: Vec<(u16, &'a [u8], Vec<u32>)>,
 }
@@ -188,7 +191,8 @@ impl Record {
         if bytes.len() > RECORD_BYTES_MAX {
             return Err(Malformed);
         }
-        let (form, later) = postcard::take_from_bytes::<Form<'_>>(bytes).map_err(|_| Malformed)?;
+        let (form, later) =
+            postcard::take_from_bytes::<Form<'_>>(bytes).map_err(|_not_one| Malformed)?;
         let at = |ix: &u32| *ix as usize;
         let dots = form.dots.iter().map(|(actor, seq, nonce)| {
             let actor = *form.actors.get(at(actor))?;

@@ -27,6 +27,8 @@ pub const RECORD_BYTES_MAX: usize = 4 << 20;
 /// Most records, beyond which new ones are refused: 100,000 accounts and as much of everything
 /// else, at some 40 MB. What others acknowledged is taken all the same.
 pub const RECORDS_MAX: usize = 200_000;
+/// Ids of forgotten records that are kept, at some 40 bytes each. Beyond it removed records stay.
+pub const FORGOTTEN_MAX: usize = 200_000;
 /// Values of a field that are shown when it was changed at many nodes at once. The others are
 /// counted; a write settles them all. A merge drops none: which ones would depend on its order.
 pub const SIBLINGS_MAX: usize = 8;
@@ -206,7 +208,7 @@ pub enum Refusal {
 pub struct Batch {
     /// New states.
     pub records: Vec<(Key, Vec<u8>)>,
-    /// Records that are forgotten.
+    /// Records that are forgotten, but for their ids.
     pub forgotten: Vec<Key>,
     /// What is known of actors' writes.
     pub actors: Vec<(ActorId, Row)>,
@@ -232,6 +234,8 @@ pub struct Loaded {
     pub records: Vec<(Key, Vec<u8>)>,
     /// All actors.
     pub actors: Vec<(ActorId, Row)>,
+    /// Ids of records that were forgotten.
+    pub forgotten: Vec<Key>,
 }
 
 /// What happens to a [`Ledger`](super::Ledger).
@@ -354,4 +358,27 @@ pub struct Counters {
     pub collected: u64,
     /// Times that everything was taken over from another node.
     pub reentered: u64,
+}
+
+impl Counters {
+    /// All of them by name.
+    pub fn rows(&self) -> [(&'static str, u64); 15] {
+        [
+            ("written", self.written),
+            ("refused", self.refused),
+            ("commits", self.commits),
+            ("disk_refused", self.disk_refused),
+            ("merged", self.merged),
+            ("duplicates", self.duplicates),
+            ("malformed", self.malformed),
+            ("dropped", self.dropped),
+            ("digests", self.digests),
+            ("wants", self.wants),
+            ("unanswered", self.unanswered),
+            ("clashes", self.clashes),
+            ("compared", self.compared),
+            ("collected", self.collected),
+            ("reentered", self.reentered),
+        ]
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::accounts;
 use crate::admission::{Admission, Keypair, PublicKey, Roster};
 use crate::cluster::NodeReport;
 use crate::id::{Boot, EncoderId, NodeId, SessionId};
@@ -25,6 +26,8 @@ pub struct Config {
     pub remembered: Vec<(NodeId, Vec<String>)>,
     /// Addresses given on the command line.
     pub seeds: Vec<String>,
+    /// The ledger as the disk has it.
+    pub ledger: accounts::Loaded,
     /// Seed of this start's randomness.
     pub seed: [u8; 32],
 }
@@ -90,6 +93,15 @@ pub enum Event {
     KeyframeWanted(EncoderId),
     /// A keyframe came to this node.
     KeyframeArrived(EncoderId),
+    /// Somebody wants the ledger changed.
+    Write {
+        /// Names the change in [`Effect::Written`].
+        ticket: u64,
+        /// What.
+        write: accounts::Write,
+    },
+    /// The last [`Effect::Persist`] is on disk, or why it is not.
+    Persisted(Result<(), String>),
     /// Go, gracefully.
     Leave,
 }
@@ -124,6 +136,17 @@ pub enum Effect {
         /// What, why, what next.
         reason: String,
     },
+    /// Write this into the ledger on disk, in one step, and say [`Event::Persisted`].
+    Persist(accounts::Batch),
+    /// What came of a change of the ledger.
+    Written {
+        /// Of [`Event::Write`].
+        ticket: u64,
+        /// On disk here, or why not.
+        result: Result<accounts::Receipt, accounts::Refusal>,
+    },
+    /// A record of the ledger is another now.
+    RecordChanged(accounts::Key),
     /// Live members with their addresses, for the next start.
     Remember(Vec<(NodeId, Vec<String>)>),
     /// Gossip reports with this member.
@@ -167,6 +190,8 @@ pub enum Note {
     Admitted(NodeId),
     /// This node stood still for this long.
     Stalled(Duration),
+    /// Something happened to the ledger.
+    Ledger(accounts::Note),
 }
 
 /// What happened since the node started; host and directory have counters of their own.

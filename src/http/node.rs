@@ -468,6 +468,13 @@ fn counters(node: &Node) -> Vec<CounterSample> {
     let (control, host) = (&totals.control, &totals.host);
     let mesh = [("malformed", control.malformed), ("unknown_tag", control.unknown_tags)];
     add("link_messages_dropped", "Messages of members that were not used.", "cause", &mesh);
+    let rows = totals.ledger.rows();
+    add(
+        "ledger_events",
+        "Changes and records of the ledger by what became of them.",
+        "what",
+        &rows,
+    );
     let joins = [("admitted", control.admitted), ("refused", control.refused)];
     add("joins", "Newcomers.", "result", &joins);
     add("members_down", "Members declared down.", "by", &[("this_node", control.downs)]);

@@ -9,9 +9,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Clock;
 use super::clients::Clients;
+use super::ledger;
 use super::media::Turning;
 use super::relay::{Relays, Source};
 use super::report::Reports;
+use crate::accounts;
 use crate::admission::{Admission, Roster};
 use crate::cluster::ClusterView;
 use crate::control::{self, Control, Effect, Event, Note};
@@ -39,6 +41,8 @@ pub struct Totals {
     pub host: host::Counters,
     /// Of the directory.
     pub directory: directory::Counters,
+    /// Of the ledger.
+    pub ledger: accounts::Counters,
     /// Of membership.
     pub membership: membership::Counters,
     /// Of the reports' gossip, by name.
@@ -55,6 +59,7 @@ pub(super) struct Inboxes {
     pub(super) net: mpsc::Receiver<NetEvent>,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) hubs: mpsc::UnboundedReceiver<HubEvent>,
+    pub(super) calls: mpsc::Receiver<ledger::Call>,
 }
 
 pub(super) struct Driver {
@@ -71,6 +76,8 @@ pub(super) struct Driver {
     pub(super) attached: BTreeMap<EncoderId, SessionId>,
     pub(super) joins: BTreeMap<u64, oneshot::Sender<Result<wire::Admitted, String>>>,
     pub(super) last_join: u64,
+    pub(super) writes: BTreeMap<u64, oneshot::Sender<Result<accounts::Receipt, accounts::Refusal>>>,
+    pub(super) last_write: u64,
     pub(super) asks: mpsc::Sender<(NodeId, wire::Ask, oneshot::Sender<Vec<u8>>)>,
     pub(super) view: Arc<ArcSwap<ClusterView>>,
     pub(super) changes: watch::Sender<u64>,
@@ -107,6 +114,7 @@ impl Driver {
                         self.handle(event);
                     }
                 }
+                Some(call) = inboxes.calls.recv() => self.call(call),
                 Some(event) = inboxes.hubs.recv() => self.hub_event(event),
                 Some(reports) = self.reports.changed() => self.handle(Event::Reports(reports)),
                 () = tokio::time::sleep_until(wake) => self.handle(Event::Wake),
@@ -125,7 +133,7 @@ impl Driver {
         }
     }
 
-    fn handle(&mut self, event: Event) {
+    pub(super) fn handle(&mut self, event: Event) {
         let mut effects = Vec::new();
         self.control.handle(self.clock.now(), event, &mut effects);
         self.carry_out(effects);
@@ -208,6 +216,13 @@ impl Driver {
                     }
                 }
                 Effect::Remember(members) => self.store.remember(members),
+                Effect::Persist(batch) => self.store.ledger(batch),
+                Effect::Written { ticket, result } => {
+                    if let Some(answer) = self.writes.remove(&ticket) {
+                        let _ = answer.send(result);
+                    }
+                }
+                Effect::RecordChanged(_) => {}
                 Effect::GossipWith(node) => self.reports.member_up(node),
                 Effect::ClientWelcomed(session, who) => self.clients.welcomed(session, who),
                 Effect::ClientSend(session, bytes) => self.clients.send(session, bytes),
@@ -274,6 +289,7 @@ impl Driver {
             control: *self.control.counters(),
             host: self.control.clients().counters,
             directory: self.control.directory().counters(),
+            ledger: self.control.ledger().counters(),
             membership: *self.control.membership().counters(),
             gossip: self.reports.counters(),
             sessions: self.control.clients().sessions(),
@@ -299,6 +315,7 @@ impl Driver {
             Note::Admitted(node) => {
                 tracing::info!(event = "node.admitted", peer = %node, "node admitted");
             }
+            Note::Ledger(note) => ledger::tell(note),
             Note::Stalled(late) => {
                 let (dur_ms, limit) = (late.as_millis(), session::SILENCE_WATCHED.as_millis());
                 tracing::warn!(event = "node.stalled", dur_ms, limit, "this node stood still");
@@ -314,13 +331,14 @@ pub(super) struct Writer {
 }
 
 enum Job {
+    Ledger(accounts::Batch),
     Admissions(Vec<Admission>),
     Remember(Vec<(NodeId, Vec<String>)>),
     Answer(oneshot::Sender<Result<wire::Admitted, String>>, wire::Admitted),
 }
 
 impl Writer {
-    pub(super) fn start(store: Store) -> Self {
+    pub(super) fn start(store: Store, events: mpsc::Sender<Event>) -> Self {
         let (jobs, queue) = std::sync::mpsc::channel();
         let size = Arc::new(std::sync::atomic::AtomicU64::new(store.size().unwrap_or(0)));
         let shown = size.clone();
@@ -329,7 +347,7 @@ impl Writer {
             .spawn(move || {
                 let mut trouble = None;
                 for job in queue {
-                    if let Err(error) = write(&store, job, trouble.as_deref()) {
+                    if let Err(error) = write(&store, job, trouble.as_deref(), &events) {
                         tracing::error!(err = %error, "the store refuses a write");
                         trouble = Some(error.to_string());
                     } else {
@@ -345,6 +363,10 @@ impl Writer {
 
     fn admissions(&self, new: Vec<Admission>) {
         let _ = self.jobs.send(Job::Admissions(new));
+    }
+
+    fn ledger(&self, batch: accounts::Batch) {
+        let _ = self.jobs.send(Job::Ledger(batch));
     }
 
     fn remember(&self, members: Vec<(NodeId, Vec<String>)>) {
@@ -365,8 +387,19 @@ impl Writer {
     }
 }
 
-fn write(store: &Store, job: Job, trouble: Option<&str>) -> Result<(), StoreError> {
+fn write(
+    store: &Store,
+    job: Job,
+    trouble: Option<&str>,
+    events: &mpsc::Sender<Event>,
+) -> Result<(), StoreError> {
     match job {
+        Job::Ledger(batch) => {
+            let written = store.write_ledger(&batch).map_err(|error| error.to_string());
+            // Nobody hears it if the node is stopping.
+            let _ = events.blocking_send(Event::Persisted(written));
+            Ok(())
+        }
         Job::Admissions(new) => store.add_admissions(&new),
         Job::Remember(members) => store.remember(&members),
         Job::Answer(answer, admitted) => {

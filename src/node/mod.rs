@@ -3,6 +3,7 @@
 
 mod clients;
 mod drive;
+mod ledger;
 mod media;
 mod relay;
 mod report;
@@ -103,6 +104,7 @@ struct Shared {
     hubs: Hubs,
     clients: clients::Clients,
     events: mpsc::Sender<control::Event>,
+    calls: mpsc::Sender<ledger::Call>,
     view: Arc<ArcSwap<ClusterView>>,
     changes: watch::Receiver<u64>,
     totals: Arc<ArcSwap<Totals>>,
@@ -123,7 +125,7 @@ impl Node {
     /// Opens the folder and the UDP port, joins if asked to, and starts.
     pub async fn start(config: NodeConfig) -> Result<(Self, Doors), NodeError> {
         let born = Born::from_disk(&config)?;
-        let Born { store, keypair, mut roster, boot, mut remembered } = born;
+        let Born { store, keypair, mut roster, boot, mut remembered, ledger } = born;
         let mut seeds = Vec::new();
         match config.join {
             Some(Join::Invitation(invitation)) if roster.is_none() => {
@@ -182,6 +184,7 @@ impl Node {
         let (ask_tx, asks) = mpsc::channel(256);
         let (change_tx, changes) = watch::channel(0);
         let (left_tx, left) = watch::channel(false);
+        let (calls, called) = ledger::calls();
         let hubs = Hubs::new(hub_tx);
         let turning = Arc::new(media::Turning::new());
         let clients =
@@ -196,6 +199,7 @@ impl Node {
             roster,
             remembered,
             seeds,
+            ledger,
             seed,
         };
         let mut effects = Vec::new();
@@ -213,12 +217,14 @@ impl Node {
             clients: clients.clone(),
             relays: relay::Relays::new(id, net.clone(), hubs.clone(), turning.clone()),
             roster: shared_roster.clone(),
-            store: drive::Writer::start(store),
+            store: drive::Writer::start(store, event_tx.clone()),
             reports,
             turning,
             attached: std::collections::BTreeMap::new(),
             joins: std::collections::BTreeMap::new(),
             last_join: 0,
+            writes: std::collections::BTreeMap::new(),
+            last_write: 0,
             asks: ask_tx,
             view: view.clone(),
             changes: change_tx,
@@ -226,7 +232,7 @@ impl Node {
             left: left_tx,
             view_dirty: true,
         };
-        let inboxes = drive::Inboxes { net: net_events, events, hubs: hub_events };
+        let inboxes = drive::Inboxes { net: net_events, events, hubs: hub_events, calls: called };
         tokio::spawn(driver.run(inboxes, effects));
         let shared = Shared {
             id,
@@ -239,6 +245,7 @@ impl Node {
             hubs,
             clients,
             events: event_tx,
+            calls,
             view,
             changes,
             totals,
@@ -391,6 +398,7 @@ struct Born {
     roster: Option<Roster>,
     boot: crate::id::Boot,
     remembered: Vec<(NodeId, Vec<String>)>,
+    ledger: crate::accounts::Loaded,
 }
 
 impl Born {
@@ -415,7 +423,8 @@ impl Born {
         });
         let roster = roster.filter(|roster| roster.contains(keypair.node()));
         let remembered = store.members().map_err(stored)?;
-        Ok(Self { store, keypair, roster, boot, remembered })
+        let ledger = store.ledger().map_err(stored)?;
+        Ok(Self { store, keypair, roster, boot, remembered, ledger })
     }
 }
 

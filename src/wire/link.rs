@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Message, WireError, decode_body, encode_body, messages};
+use crate::accounts;
 use crate::admission::{Admission, AdmissionDigest};
 use crate::directory;
 use crate::id::EncoderId;
@@ -22,6 +23,16 @@ messages! {
         5 = AdmissionDigest(AdmissionDigest),
         /// This link is going away on purpose.
         6 = Goodbye(Goodbye),
+        /// What the sender has of the ledger, in a few bytes.
+        16 = LedgerDigest(accounts::Digest),
+        /// Asks for what the sender lacks of it.
+        17 = LedgerWant(accounts::Want),
+        /// Records of it.
+        18 = LedgerRecords(accounts::Records),
+        /// What of it was written down.
+        19 = LedgerHave(accounts::Have),
+        /// Hashes of its parts.
+        20 = LedgerCompare(accounts::Compare),
     }
 }
 

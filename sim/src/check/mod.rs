@@ -2,13 +2,15 @@
 
 mod failover;
 mod home;
+mod ledger;
 mod members;
 mod peers;
 mod served;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use roost::accounts::{Change, Key};
 use roost::id::{EncoderId, Epoch};
 
 use crate::net::{MS, SEC};
@@ -47,6 +49,12 @@ pub(crate) struct Checks {
     pub(crate) unserved: BTreeMap<usize, u64>,
     /// Since when two nodes that are linked both claim an encoder.
     pub(crate) rivals: BTreeMap<(usize, usize, EncoderId), u64>,
+    /// Changes that were asked for: of which node in which life, and what.
+    pub(crate) edits: BTreeMap<u64, (usize, u64, Key, Change)>,
+    /// Changes that were acknowledged.
+    pub(crate) acked: Vec<ledger::Acked>,
+    /// Records that somebody may have enabled or not.
+    pub(crate) unsure: BTreeSet<Key>,
     /// Numbers worth telling.
     pub(crate) measured: BTreeMap<&'static str, Measure>,
 }
@@ -119,6 +127,7 @@ impl World {
         self.check_members();
         self.check_one_home();
         self.check_peers();
+        self.check_ledger();
         self.check_all_see();
     }
 

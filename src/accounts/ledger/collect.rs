@@ -3,8 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use super::super::{Change, Expect, Key, Kind, RETIRE_AT, RETIRE_MAX, Record, WAIT_MAX, Write};
-use super::{Draft, Ledger, Meta, Taken};
+use super::super::{
+    Change, Expect, FORGOTTEN_MAX, Key, Kind, RETIRE_AT, RETIRE_MAX, Record, WAIT_MAX, Write,
+};
+use super::commit::Draft;
+use super::{Ledger, Meta, Taken};
 use crate::id::{AccountId, ActorId, NodeId, RecordId};
 
 /// Where a [`Kind::BASELINE`] names its actors.
@@ -12,7 +15,7 @@ const ACTORS: u16 = 1;
 /// Removed records that are looked at in one round.
 const ROUND: usize = 1_024;
 /// A ticket that nobody waits for.
-const NOBODY: u64 = u64::MAX;
+pub(super) const NOBODY: u64 = u64::MAX;
 
 /// The actors that a baseline names, with their last writes.
 pub(super) fn names(record: &Record) -> Vec<(ActorId, u64)> {
@@ -54,7 +57,8 @@ impl Ledger {
     }
 
     fn forget_dead(&mut self, draft: &mut Draft) {
-        for key in self.dead.iter().copied().take(ROUND).collect::<Vec<_>>() {
+        let room = FORGOTTEN_MAX.saturating_sub(self.graveyard.len());
+        for key in self.dead.iter().copied().take(ROUND.min(room)).collect::<Vec<_>>() {
             let Some(record) = self.get(key).filter(|_| !draft.changed.contains(&key)) else {
                 continue;
             };
@@ -156,6 +160,13 @@ impl Ledger {
             let meta = self.drafted_meta(draft, actor);
             draft.meta.insert(actor, Meta { retired: Some(last), floor: last, ..meta });
             draft.clock.drop_actor(actor);
+        }
+        // What came later than that is here, too.
+        for key in keys {
+            let dots = self.get(key).map(|record| record.dots().collect::<Vec<_>>());
+            for dot in dots.into_iter().flatten() {
+                self.note(draft, dot.actor, dot.seq);
+            }
         }
         draft.after.reentered = Some(draft.forgotten.len() + self.queue.len() - before);
     }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use rand::seq::IndexedRandom as _;
 
-use super::super::{Change, Digest, Seen};
+use super::super::{Batch, Change, Digest, Expect, Note, Row, Seen};
 use super::*;
 use crate::id::{AccountId, RecordId};
 
@@ -36,6 +36,7 @@ fn change(key: Key, change: Change) -> Write {
 struct Disk {
     records: BTreeMap<Key, Vec<u8>>,
     actors: BTreeMap<ActorId, Row>,
+    forgotten: BTreeSet<Key>,
 }
 
 impl Disk {
@@ -43,12 +44,14 @@ impl Disk {
         batch.forgotten.iter().for_each(|key| drop(self.records.remove(key)));
         self.records.extend(batch.records);
         self.actors.extend(batch.actors);
+        self.forgotten.extend(batch.forgotten);
     }
 
     fn load(&self) -> Loaded {
         Loaded {
             records: self.records.clone().into_iter().collect(),
             actors: self.actors.clone().into_iter().collect(),
+            forgotten: self.forgotten.iter().copied().collect(),
         }
     }
 }
@@ -551,6 +554,29 @@ fn what_was_removed_is_forgotten_and_does_not_come_back_with_an_old_store() {
         assert!(net.at(at).get(key(Kind::ROOM, 3)).unwrap().exists());
     }
     assert!(net.notes.iter().any(|(at, note)| *at == 2 && matches!(note, Note::Reentered { .. })));
+}
+
+#[test]
+fn an_id_that_was_forgotten_is_not_given_again() {
+    let mut net = Net::linked(2, 14);
+    let k = key(Kind::ROOM, 1);
+    net.write(0, set(k, 1));
+    net.write(0, change(k, Change::Delete));
+    net.settle();
+    // The other node starts anew, and so has not forgotten it yet when this one has.
+    net.handle(0, Event::Wake);
+    net.pass(31_000);
+    net.crash(1);
+    net.persist(0);
+    assert!(net.at(0).get(k).is_none());
+    net.start(0);
+    let ticket = net.write(0, set(k, 2));
+    net.drain();
+    assert_eq!(net.answers[&ticket].1, Err(Refusal::Gone));
+    net.start(1);
+    net.link_all();
+    net.settle();
+    net.check_equal();
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! survives being encoded, numbers grow, limits hold.
 
 pub mod chunks;
+pub mod ledger;
 pub mod machines;
 pub mod media;
 pub mod rehearsal;
@@ -31,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "node", run: machines::node, seeds: rehearsal::node_scripts },
     Target { name: "membership", run: machines::membership, seeds: rehearsal::member_scripts },
     Target { name: "directory", run: machines::directory, seeds: rehearsal::node_scripts },
+    Target { name: "ledger", run: ledger::ledger, seeds: ledger::scripts },
     Target { name: "clients", run: machines::clients, seeds: rehearsal::client_scripts },
     Target { name: "admission", run: trust::admission, seeds: trust::chains },
     Target { name: "strings", run: trust::strings, seeds: trust::texts },

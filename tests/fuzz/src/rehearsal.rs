@@ -67,6 +67,7 @@ fn config(which: usize) -> Config {
         roster: roster(),
         remembered: Vec::new(),
         seeds: Vec::new(),
+        ledger: roost::accounts::Loaded::default(),
         seed: [which as u8 + 1; 32],
     }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use roost::accounts;
 use roost::admission::{AdmissionDigest, Invitation, Keypair, Roster, mesh_id};
 use roost::directory::{Delta, Digest, Entry, Header, SourceState};
 use roost::grow::Later;
-use roost::id::{Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
+use roost::id::{AccountId, ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
 use roost::media::Packet;
 use roost::wire::{
     self, Answer, ApiMessage, ApiRequest, Ask, AskViewers, ClientHello, ClientMessage, Demand,
@@ -37,6 +38,21 @@ pub(crate) fn all() -> Vec<(&'static str, String)> {
     framed("LinkMessage DirectoryDelta", LinkMessage::DirectoryDelta(delta()).frame());
     let digest = AdmissionDigest { count: 3, hash: [0x44; 16] };
     framed("LinkMessage AdmissionDigest: 3, 44..", LinkMessage::AdmissionDigest(digest).frame());
+    let actor = ActorId(NODE.0);
+    let digest = accounts::Digest { clock: 5, state: 6, actor: Some(actor) };
+    framed("LinkMessage LedgerDigest: 5, 6, actor 11..", LinkMessage::LedgerDigest(digest).frame());
+    let have = accounts::Have { upto: vec![(actor, 300)] };
+    framed("LinkMessage LedgerHave: 11.. up to 300", LinkMessage::LedgerHave(have).frame());
+    let mut record = accounts::Record::default();
+    let dot = accounts::Dot { actor, seq: 2, nonce: [1, 2, 3, 4] };
+    let by = accounts::Stamp { account: AccountId(ENCODER.0), node: NEXT, wall: 1000 };
+    let changes = [accounts::Change::Set(1, b"cam".to_vec()), accounts::Change::Disable];
+    let _ = record.apply(dot, by, &changes);
+    framed(
+        "a record: field 1 is \"cam\", disabled; actor 11.., number 2, nonce 01020304, account \
+         33.., node 22.., at 1000",
+        record.encode(),
+    );
     framed("Ask Viewers: of 33..", Ask::Viewers(AskViewers { encoder: Some(ENCODER) }).frame());
     let failed = Failed { status: 409, reason: "no".into(), retry_after: Some(2) };
     framed("Answer Failed: 409, \"no\", again in 2 s", Answer::Failed(failed).frame());

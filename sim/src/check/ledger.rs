@@ -1,0 +1,94 @@
+//! The ledger: what was acknowledged is everywhere in the end, equal writes mean equal records,
+//! and what was revoked stays so unless somebody who saw it undid it.
+
+use roost::accounts::{Change, Key, Receipt};
+use roost::control::Control;
+use roost::id::ActorId;
+
+use crate::world::World;
+
+/// A change that was acknowledged.
+#[derive(Debug)]
+pub(crate) struct Acked {
+    version: (ActorId, u64),
+    key: Key,
+    change: Change,
+    /// A disabling that an enabling has seen.
+    undone: bool,
+}
+
+impl World {
+    pub(crate) fn acked(&mut self, ix: usize, ticket: u64, receipt: Receipt) {
+        let Some((_, _, key, change)) = self.checks.edits.remove(&ticket) else { return };
+        let Some(ledger) = self.nodes[ix].control.as_ref().map(Control::ledger) else { return };
+        let version = receipt.version;
+        if !ledger.has(version) {
+            self.fail("acknowledged", format!("n{ix} acknowledges what is not on its disk"));
+            return;
+        }
+        let twice = self.checks.acked.iter().any(|acked| acked.version == version);
+        if change == Change::Enable {
+            for acked in self.checks.acked.iter_mut().filter(|acked| acked.key == key) {
+                acked.undone |= acked.change == Change::Disable && ledger.has(acked.version);
+            }
+        }
+        self.checks.acked.push(Acked { version, key, change, undone: false });
+        self.measure("changes acknowledged", 1);
+        if twice {
+            self.fail("numbers", format!("n{ix} gives number {} twice", version.1));
+        }
+    }
+
+    /// An enabling that was under way when its node died may count or not.
+    pub(crate) fn edits_lost(&mut self, ix: usize) {
+        let life = self.hosts[ix].life;
+        let unsure = &mut self.checks.unsure;
+        self.checks.edits.retain(|_, (at, of, key, change)| {
+            let lost = *at == ix && *of == life;
+            if lost && *change == Change::Enable {
+                unsure.insert(*key);
+            }
+            !lost
+        });
+    }
+
+    pub(crate) fn check_law(&mut self, ix: usize) {
+        let digest = |control: &Control| control.ledger().digest();
+        let Some(mine) = self.nodes[ix].control.as_ref().map(digest) else { return };
+        let others = self.nodes.iter().filter_map(|node| node.control.as_ref());
+        if others.map(digest).any(|theirs| theirs.clock == mine.clock && theirs.state != mine.state)
+        {
+            self.fail("law", format!("n{ix} and another have equal writes and other records"));
+        }
+    }
+
+    pub(super) fn check_ledger(&mut self) {
+        let mut found = None;
+        let mut first = None;
+        for (ix, node) in self.nodes.iter().enumerate() {
+            let Some(ledger) = node.control.as_ref().map(Control::ledger) else { continue };
+            let digest = (ledger.digest().clock, ledger.digest().state);
+            if *first.get_or_insert(digest) != digest {
+                found = Some(("converged", format!("n{ix} has another ledger than the first")));
+            }
+            for acked in &self.checks.acked {
+                let (actor, seq) = acked.version;
+                if !ledger.has(acked.version) {
+                    let text = format!("n{ix} lacks change {seq} of {}", actor.short());
+                    found = Some(("acknowledged", text));
+                }
+                let standing = acked.change == Change::Disable && !acked.undone;
+                if standing && !self.checks.unsure.contains(&acked.key) {
+                    let off = ledger.get(acked.key).is_none_or(|record| record.is_off());
+                    if !off {
+                        let text = format!("n{ix} has undone what nobody undid, change {seq}");
+                        found = Some(("revoked", text));
+                    }
+                }
+            }
+        }
+        if let Some((checker, text)) = found {
+            self.fail(checker, text);
+        }
+    }
+}

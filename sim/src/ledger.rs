@@ -1,0 +1,112 @@
+//! The ledger's driver, and people who change it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::RngExt as _;
+use roost::accounts::{Batch, Change, Expect, Key, Kind, Loaded, Row, Write};
+use roost::control::Event;
+use roost::id::{AccountId, ActorId, RecordId};
+
+use crate::conn::End;
+use crate::net::MS;
+use crate::rng::{For, stream};
+use crate::world::{Ev, World};
+
+/// A commit takes between these.
+const COMMIT: (u64, u64) = (MS / 2, 20 * MS);
+/// Records that are changed: few, so that changes meet.
+const RECORDS: u8 = 6;
+/// The field that is written.
+const FIELD: u16 = 1;
+
+/// A node's ledger on disk.
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    records: BTreeMap<Key, Vec<u8>>,
+    actors: BTreeMap<ActorId, Row>,
+    forgotten: BTreeSet<Key>,
+}
+
+impl Books {
+    fn write(&mut self, batch: Batch) {
+        for key in &batch.forgotten {
+            self.records.remove(key);
+        }
+        self.records.extend(batch.records);
+        self.actors.extend(batch.actors);
+        self.forgotten.extend(batch.forgotten);
+    }
+
+    pub(crate) fn load(&self) -> Loaded {
+        let records = self.records.iter().map(|(key, bytes)| (*key, bytes.clone()));
+        let actors = self.actors.iter().map(|(actor, row)| (*actor, row.clone()));
+        let forgotten = self.forgotten.iter().copied().collect();
+        Loaded { records: records.collect(), actors: actors.collect(), forgotten }
+    }
+}
+
+impl World {
+    /// People make their changes at random moments until the last fault is over.
+    pub(crate) fn schedule_edits(&mut self) {
+        for edit in 0..self.plan.writes {
+            let mut rng = stream(self.plan.seed, For::Edit(edit));
+            let at = rng.random_range(0..self.plan.healed_ms().max(1)) * MS;
+            self.queue.push(at, Ev::Edit(edit));
+        }
+    }
+
+    pub(crate) fn edit(&mut self, edit: usize) {
+        let mut rng = stream(self.plan.seed, For::Edit(edit));
+        let _when: u64 = rng.random();
+        let ix = rng.random_range(0..self.plan.nodes);
+        let kind = if rng.random_bool(0.7) { Kind::ACCOUNT } else { Kind::ROOM };
+        let key = Key { kind, id: RecordId([rng.random_range(0..RECORDS); 16]) };
+        let change = match rng.random_range(0..10) {
+            0..4 => Change::Set(FIELD, edit.to_le_bytes().to_vec()),
+            4 => Change::Add(2, vec![rng.random_range(0..3)]),
+            5 => Change::Remove(2, vec![rng.random_range(0..3)]),
+            6 | 7 => Change::Disable,
+            8 => Change::Enable,
+            _ => Change::Delete,
+        };
+        if !self.runs(ix) || self.nodes[ix].control.is_none() {
+            return;
+        }
+        let ticket = edit as u64;
+        self.checks.edits.insert(ticket, (ix, self.hosts[ix].life, key, change.clone()));
+        let write = Write {
+            key,
+            changes: vec![change],
+            account: AccountId([1; 16]),
+            expect: Expect::Any,
+            wait: 0,
+            patience: std::time::Duration::ZERO,
+        };
+        self.trace.say(self.now, || format!("n{ix} is asked for change {ticket}"));
+        self.node_event(ix, Event::Write { ticket, write });
+    }
+
+    pub(crate) fn persist(&mut self, ix: usize, batch: Batch) {
+        let took = self.hosts[ix].rng.random_range(COMMIT.0..COMMIT.1);
+        if self.nodes[ix].writing.replace(batch).is_some() {
+            self.fail("ledger", format!("n{ix} writes twice at once"));
+        }
+        let end = self.end_of(ix);
+        self.queue.push(self.now + took, Ev::Persisted { end });
+    }
+
+    pub(crate) fn persisted(&mut self, end: End) {
+        let Some(batch) = self.nodes[end.host].writing.take() else { return };
+        self.nodes[end.host].disk.books.write(batch);
+        self.node_event(end.host, Event::Persisted(Ok(())));
+        self.check_law(end.host);
+    }
+
+    /// The process dies: what was being written is there or it is not.
+    pub(crate) fn tear(&mut self, ix: usize) {
+        let Some(batch) = self.nodes[ix].writing.take() else { return };
+        if self.hosts[ix].rng.random() {
+            self.nodes[ix].disk.books.write(batch);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The ledger's share of the coordinator.
+
+use super::{Control, Effect, Note};
+use crate::accounts::{self, Ledger, Loaded, Records};
+use crate::id::NodeId;
+use crate::time::Now;
+use crate::wire::{LinkMessage, Message};
+
+/// Gives the ledger a stream of randomness of its own.
+pub(super) fn born(me: NodeId, mut seed: [u8; 32], loaded: Loaded) -> Ledger {
+    seed[0] ^= 1;
+    Ledger::new(me, seed, loaded)
+}
+
+impl Control {
+    pub(super) fn tell_members(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let members = self.roster.admissions().map(|admission| admission.node).collect();
+        self.account(now, accounts::Event::Members(members), effects);
+    }
+
+    pub(super) fn ledger_message(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        message: LinkMessage,
+        effects: &mut Vec<Effect>,
+    ) {
+        let event = match message {
+            LinkMessage::LedgerDigest(digest) => accounts::Event::Digest(from, digest),
+            LinkMessage::LedgerWant(want) => accounts::Event::Want(from, want),
+            LinkMessage::LedgerRecords(records) => accounts::Event::Records(from, records),
+            LinkMessage::LedgerHave(have) => accounts::Event::Have(from, have),
+            LinkMessage::LedgerCompare(compare) => accounts::Event::Compare(from, compare),
+            _ => return,
+        };
+        self.account(now, event, effects);
+    }
+
+    pub(super) fn account(&mut self, now: Now, event: accounts::Event, effects: &mut Vec<Effect>) {
+        let mut out = Vec::new();
+        self.ledger.handle(now, event, &mut out);
+        for effect in out {
+            let (to, message) = match effect {
+                accounts::Effect::Digest(to, digest) => (to, LinkMessage::LedgerDigest(digest)),
+                accounts::Effect::Want(to, want) => (to, LinkMessage::LedgerWant(want)),
+                accounts::Effect::Records(to, records) => (to, LinkMessage::LedgerRecords(records)),
+                accounts::Effect::Have(to, have) => (to, LinkMessage::LedgerHave(have)),
+                accounts::Effect::Compare(to, compare) => (to, LinkMessage::LedgerCompare(compare)),
+                accounts::Effect::Push(records) => {
+                    self.push_records(records, |_| true, effects);
+                    continue;
+                }
+                accounts::Effect::Forward(from, records) => {
+                    let reached = self.directory.header(from).map(|header| header.links.clone());
+                    let lacks = |node| {
+                        node != from && reached.as_ref().is_none_or(|set| !set.contains(&node))
+                    };
+                    self.push_records(records, lacks, effects);
+                    continue;
+                }
+                accounts::Effect::Persist(batch) => {
+                    effects.push(Effect::Persist(batch));
+                    continue;
+                }
+                accounts::Effect::Written { ticket, result } => {
+                    effects.push(Effect::Written { ticket, result });
+                    continue;
+                }
+                accounts::Effect::Changed(key) => {
+                    effects.push(Effect::RecordChanged(key));
+                    continue;
+                }
+                accounts::Effect::Note(note) => {
+                    effects.push(Effect::Note(Note::Ledger(note)));
+                    continue;
+                }
+            };
+            effects.push(Effect::Send(to, message.encode()));
+        }
+    }
+
+    fn push_records(
+        &self,
+        records: Records,
+        to: impl Fn(NodeId) -> bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let bytes = LinkMessage::LedgerRecords(records).encode();
+        let links = self.linked.iter().copied().filter(|node| to(*node));
+        effects.extend(links.map(|node| Effect::Send(node, bytes.clone())));
+    }
+}
