@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::cluster::ClusterView;
-use crate::id::{EncoderId, NodeId};
+use crate::id::{EncoderId, NodeId, RecordId};
 use crate::webrtc::{Feed, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
@@ -152,6 +153,20 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Viewers of `encoder`, or of all, at every node.
     async fn viewers(&self, encoder: Option<EncoderId>) -> ViewersView;
+
+    /// Changes the ledger; answers when it is on disk.
+    async fn write(&self, write: Write) -> Result<Receipt, Refusal>;
+
+    /// A record of the ledger, removed or not.
+    async fn record(&self, key: Key) -> Option<Record>;
+
+    /// Some records of a kind that exist, in order of id, after one.
+    async fn records(
+        &self,
+        kind: Kind,
+        after: Option<RecordId>,
+        limit: usize,
+    ) -> Vec<(Key, Record)>;
 
     /// Numbers for `/metrics`.
     fn metrics(&self) -> MetricsSnapshot;

@@ -11,8 +11,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::backend::*;
 use super::*;
+use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
-use crate::id::{Boot, EncoderId, Epoch, MeshId, NodeId};
+use crate::id::{Boot, EncoderId, Epoch, MeshId, NodeId, RecordId};
 use crate::webrtc::{Feed, Outlet, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
@@ -197,6 +198,18 @@ impl Backend for FakeNode {
 
     async fn viewers(&self, _encoder: Option<EncoderId>) -> ViewersView {
         ViewersView::default()
+    }
+
+    async fn write(&self, _write: Write) -> Result<Receipt, Refusal> {
+        Err(Refusal::Busy)
+    }
+
+    async fn record(&self, _key: Key) -> Option<Record> {
+        None
+    }
+
+    async fn records(&self, _: Kind, _: Option<RecordId>, _: usize) -> Vec<(Key, Record)> {
+        Vec::new()
     }
 
     fn metrics(&self) -> MetricsSnapshot {

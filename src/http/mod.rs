@@ -14,6 +14,7 @@ mod metrics;
 mod node;
 pub mod place;
 pub mod problem;
+mod records;
 pub mod server;
 #[cfg(test)]
 mod tests;
@@ -66,6 +67,11 @@ pub fn router(backend: Arc<dyn Backend>, counters: Arc<ServerCounters>) -> Route
         .route("/api/v1/encoders", get(api::encoders))
         .route("/api/v1/encoders/{encoder}", get(api::encoder))
         .route("/api/v1/viewers", get(api::viewers))
+        .route("/api/v1/accounts", get(records::accounts))
+        .route(
+            "/api/v1/accounts/{id}",
+            get(records::account).put(records::put_account).delete(records::delete_account),
+        )
         .route("/api/v1/invitations", post(api::invite))
         .route("/api/v1/events", get(events::mesh))
         .route("/api/v1/streams/{name}/events", get(events::stream))

@@ -20,9 +20,10 @@ use super::backend::{
     ViewerView, ViewersView,
 };
 use super::{ServerCounters, leg, router, serve, tls};
+use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::admission::Enrolment;
 use crate::cluster::{ClusterView, EncoderState};
-use crate::id::{EncoderId, NodeId};
+use crate::id::{EncoderId, NodeId, RecordId};
 use crate::net::RtcSocket;
 use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError};
 use crate::session::HOLD;
@@ -427,6 +428,24 @@ impl Backend for Live {
             }
         }
         all
+    }
+
+    async fn write(&self, write: Write) -> Result<Receipt, Refusal> {
+        self.node.write(write).await
+    }
+
+    async fn record(&self, key: Key) -> Option<Record> {
+        self.node.read_ledger(move |ledger| ledger.get(key)).await?
+    }
+
+    async fn records(
+        &self,
+        kind: Kind,
+        after: Option<RecordId>,
+        limit: usize,
+    ) -> Vec<(Key, Record)> {
+        let page = self.node.read_ledger(move |ledger| ledger.page(kind, after, limit)).await;
+        page.unwrap_or_default()
     }
 
     fn metrics(&self) -> MetricsSnapshot {

@@ -6,6 +6,7 @@ mod demo;
 mod harness;
 mod health;
 mod lan;
+mod ledger;
 mod mesh;
 mod source;
 mod whep;
