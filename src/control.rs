@@ -48,6 +48,9 @@ pub struct Control {
     peering: Peering,
     directory: Directory,
     host: Host,
+    /// Its next wake-up has to be asked for again.
+    host_called: bool,
+    host_due: Option<Mono>,
     reports: BTreeMap<NodeId, NodeReport>,
     links: BTreeMap<NodeId, Link>,
     linked: BTreeSet<NodeId>,
@@ -91,6 +94,8 @@ impl Control {
             peering: Peering::new(me, config.seed),
             directory: Directory::new(me, salted(config.boot, &config.seed)),
             host: Host::default(),
+            host_called: false,
+            host_due: None,
             reports: BTreeMap::new(),
             links: BTreeMap::new(),
             linked: BTreeSet::new(),
@@ -168,7 +173,11 @@ impl Control {
                 });
             }
             Event::ClientDatagram(session, body) => {
-                self.host(now, effects, |host, _, out| host.heartbeat(session, &body, out));
+                // Most of what comes, and it changes nothing: what follows is not worked out.
+                if let Some(pong) = self.host.heartbeat(session, &body) {
+                    effects.push(Effect::ClientDatagram(session, pong));
+                }
+                return;
             }
             Event::ClientClosed(session) => {
                 self.host(now, effects, |host, world, out| host.closed(world, session, out));
@@ -268,7 +277,7 @@ impl Control {
         if due(self.directory.next_wake()) {
             self.entries(now, directory::Event::Wake, effects);
         }
-        if due(self.host.next_wake()) {
+        if due(self.host_due) {
             self.host(now, effects, |host, world, out| host.wake(world, out));
         }
         if due(self.remember_at) {
@@ -490,13 +499,13 @@ impl Control {
             peers: &self.peers,
         };
         call(&mut self.host, &mut world, &mut out);
+        self.host_called = true;
         for effect in out {
             effects.push(match effect {
                 host::Effect::Send(session, message) => {
                     Effect::ClientSend(session, NodeMessage::encode(&message))
                 }
                 host::Effect::Welcomed(session, who) => Effect::ClientWelcomed(session, who),
-                host::Effect::Datagram(session, bytes) => Effect::ClientDatagram(session, bytes),
                 host::Effect::Close(session, reason) => Effect::ClientClose(session, reason),
                 host::Effect::Route(encoder, route) => Effect::Route(encoder, route),
                 host::Effect::Serve(session, encoder) => Effect::Serve(session, encoder),
@@ -525,11 +534,15 @@ impl Control {
         self.directory.flush(&mut out);
         self.directory_effects(now, out, effects);
         self.proceed_leaving(now, effects);
+        if std::mem::take(&mut self.host_called) {
+            // It looks at every client.
+            self.host_due = self.host.next_wake();
+        }
         let machines = [
             self.membership.next_wake(),
             self.peering.next_wake(),
             self.directory.next_wake(),
-            self.host.next_wake(),
+            self.host_due,
             self.remember_at,
         ];
         self.due = machines.into_iter().fold(Some(now.mono + TICK), earlier);

@@ -143,7 +143,8 @@ async fn welcome(inner: Arc<Inner>, incoming: Incoming, place: Place) {
         Ok(()) => {}
         Err(Turned::Away(reason)) => {
             inner.counters.handshakes_refused.add(1);
-            tracing::info!("{remote} is refused: {reason}");
+            // Counted; strangers do not write the log.
+            tracing::debug!("{remote} is refused: {reason}");
             close_with(&connection, close::REFUSED, &reason);
         }
         Err(Turned::NoKey) => {

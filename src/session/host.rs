@@ -170,12 +170,13 @@ impl Host {
         }
     }
 
-    /// A datagram on flow 0 of a client, the flow id already read off.
-    pub fn heartbeat(&mut self, session: SessionId, body: &[u8], effects: &mut Vec<Effect>) {
-        if let (Some(Heartbeat::Ping(number)), Some(_)) =
-            (Heartbeat::decode(body), self.sessions.get(&session))
-        {
-            effects.push(Effect::Datagram(session, Heartbeat::Pong(number).encode()));
+    /// A datagram on flow 0 of a client, the flow id already read off. The answer, if any.
+    pub fn heartbeat(&self, session: SessionId, body: &[u8]) -> Option<Vec<u8>> {
+        match Heartbeat::decode(body)? {
+            Heartbeat::Ping(number) if self.sessions.contains_key(&session) => {
+                Some(Heartbeat::Pong(number).encode())
+            }
+            Heartbeat::Ping(_) | Heartbeat::Pong(_) => None,
         }
     }
 

@@ -63,8 +63,6 @@ pub enum Effect {
     Welcomed(SessionId, String),
     /// On the session's ordered stream.
     Send(SessionId, NodeMessage),
-    /// In a datagram.
-    Datagram(SessionId, Vec<u8>),
     /// End the session.
     Close(SessionId, String),
     /// A stream's frames come from here now.
