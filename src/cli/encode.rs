@@ -37,8 +37,8 @@ pub(crate) struct Encode {
     /// Let the test picture ignore keyframe requests, as many cameras do
     #[arg(long, conflicts_with_all = ["rtsp", "h264"])]
     ignore_keyframe_requests: bool,
-    /// Frames per second of the file, if it does not say so itself
-    #[arg(long, value_name = "N", requires = "h264",
+    /// Frames per second: of the test picture [default: 15], or of a file that does not say so
+    #[arg(long, value_name = "N", conflicts_with = "rtsp",
           value_parser = clap::value_parser!(u16).range(1..=240))]
     fps: Option<u16>,
     /// User name at the camera
@@ -92,6 +92,7 @@ impl Encode {
         Ok(SourceSpec::Test {
             name: self.name.clone(),
             gop: Duration::from_secs(self.gop.into()),
+            fps: self.fps.map(u32::from),
             obeys_keyframe_requests: !self.ignore_keyframe_requests,
         })
     }

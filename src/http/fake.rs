@@ -18,6 +18,9 @@ use crate::wire::{Failed, Offer, SdpAnswer};
 
 pub(super) const CAM: EncoderId = EncoderId([9; 16]);
 
+/// Sessions per fake node.
+pub(super) const MAX_LEGS: usize = 4;
+
 /// What all fake nodes share.
 pub(super) struct FakeMesh {
     pub(super) nodes: Mutex<Vec<Arc<FakeNode>>>,
@@ -89,7 +92,7 @@ impl FakeMesh {
     async fn start_node(self: Arc<Self>, number: usize) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let candidate = listener.local_addr().unwrap();
-        let webrtc = WebRtc::new(Arc::new(Nowhere), &[candidate]).unwrap();
+        let webrtc = WebRtc::with_limit(Arc::new(Nowhere), &[candidate], MAX_LEGS).unwrap();
         let address = listener.local_addr().unwrap();
         let node = Arc::new(FakeNode {
             mesh: self.clone(),
@@ -135,6 +138,10 @@ impl Backend for FakeNode {
     fn view(&self) -> Arc<ClusterView> {
         let mut view = self.mesh.view.lock().unwrap().clone();
         view.node = self.id;
+        for node in self.mesh.nodes.lock().unwrap().iter() {
+            let seen = view.nodes.iter_mut().find(|seen| seen.node == node.id).unwrap();
+            seen.draining = node.draining();
+        }
         Arc::new(view)
     }
 
@@ -160,7 +167,7 @@ impl Backend for FakeNode {
     }
 
     fn resolve(&self, name: &str) -> Option<EncoderId> {
-        (name == "cam").then_some(CAM)
+        self.mesh.view.lock().unwrap().by_name(name).map(|encoder| encoder.id)
     }
 
     fn webrtc(&self) -> &WebRtc {

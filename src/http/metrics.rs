@@ -260,7 +260,12 @@ impl NodeCollector {
         };
         let offers = labelled(
             "result",
-            &[("accepted", &c.accepted), ("refused", &c.refused), ("full", &c.full)],
+            &[
+                ("accepted", &c.accepted),
+                ("refused", &c.refused),
+                ("full", &c.full),
+                ("leaving", &c.leaving),
+            ],
         );
         out.counters("webrtc_offers", "Offers by what became of them", &offers)?;
         let dropped = labelled(

@@ -1,7 +1,7 @@
 //! The node behind HTTP: [`Backend`] over a running [`Node`], and the two served together.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -111,6 +111,10 @@ fn failed(error: std::io::Error) -> NodeError {
 
 /// The addresses at which browsers find the UDP port: those that are advertised, resolved.
 async fn candidates(node: &Node, bound: SocketAddr) -> Vec<SocketAddr> {
+    candidates_of(advertised(node).await, bound)
+}
+
+async fn advertised(node: &Node) -> Vec<SocketAddr> {
     let mut found = Vec::new();
     for addr in node.addrs() {
         match tokio::net::lookup_host(addr).await {
@@ -118,14 +122,21 @@ async fn candidates(node: &Node, bound: SocketAddr) -> Vec<SocketAddr> {
             Err(error) => tracing::warn!(addr, err = %error, "an advertised address is unknown"),
         }
     }
-    if bound.ip().is_unspecified() {
-        found.push(SocketAddr::new([127, 0, 0, 1].into(), bound.port()));
-    } else {
-        found.push(bound);
-    }
-    found.sort();
-    found.dedup();
     found
+}
+
+/// Best first, as they are advertised. Loopback comes last, and only if it is listened on: it
+/// serves this machine's own browsers.
+fn candidates_of(advertised: Vec<SocketAddr>, bound: SocketAddr) -> Vec<SocketAddr> {
+    let everywhere = bound.ip().is_unspecified();
+    let own = if everywhere { ([127, 0, 0, 1], bound.port()).into() } else { bound };
+    let mut all = advertised;
+    all.push(own);
+    all.retain(|address| !address.ip().is_loopback() || everywhere || *address == bound);
+    all.sort_by_key(|address| address.ip().is_loopback());
+    let mut seen = BTreeSet::new();
+    all.retain(|address| seen.insert(*address));
+    all
 }
 
 /// WebRTC's way out through the shared port.
@@ -322,9 +333,7 @@ impl Backend for Live {
     }
 
     fn resolve(&self, name: &str) -> Option<EncoderId> {
-        let view = self.node.view();
-        let named = view.encoders.iter().filter(|encoder| encoder.name == name);
-        named.min_by_key(|encoder| encoder.state == EncoderState::Lost).map(|encoder| encoder.id)
+        self.node.view().by_name(name).map(|encoder| encoder.id)
     }
 
     fn webrtc(&self) -> &WebRtc {
@@ -523,4 +532,31 @@ fn counters(node: &Node) -> Vec<CounterSample> {
         out.push(CounterSample { name: "net_events", help, labels, value });
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browsers_are_given_addresses_best_first_and_loopback_last() {
+        let list = |text: &str| text.split(' ').map(|a| a.parse().unwrap()).collect::<Vec<_>>();
+        for (advertised, bound, expected) in [
+            (
+                "192.168.1.2:9 10.0.0.1:9 192.168.1.2:9",
+                "0.0.0.0:9",
+                "192.168.1.2:9 10.0.0.1:9 127.0.0.1:9",
+            ),
+            ("127.0.0.1:9 192.168.1.2:9", "0.0.0.0:9", "192.168.1.2:9 127.0.0.1:9"),
+            ("203.0.113.1:7 127.0.0.1:9", "10.0.0.1:9", "203.0.113.1:7 10.0.0.1:9"),
+            ("127.0.0.1:9", "127.0.0.1:9", "127.0.0.1:9"),
+        ] {
+            let bound = bound.parse().unwrap();
+            assert_eq!(
+                candidates_of(list(advertised), bound),
+                list(expected),
+                "{advertised} {bound}"
+            );
+        }
+    }
 }

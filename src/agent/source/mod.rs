@@ -89,6 +89,8 @@ pub enum SourceSpec {
         name: String,
         /// Time between keyframes.
         gop: Duration,
+        /// Pictures per second, if not the usual number.
+        fps: Option<u32>,
         /// Whether a request brings a keyframe; many cameras ignore them.
         obeys_keyframe_requests: bool,
     },
@@ -115,10 +117,11 @@ impl fmt::Debug for SourceSpec {
     /// Without credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Test { name, gop, obeys_keyframe_requests } => f
+            Self::Test { name, gop, fps, obeys_keyframe_requests } => f
                 .debug_struct("Test")
                 .field("name", name)
                 .field("gop", gop)
+                .field("fps", fps)
                 .field("obeys_keyframe_requests", obeys_keyframe_requests)
                 .finish(),
             Self::Rtsp { url, .. } => {
@@ -155,8 +158,8 @@ pub fn open(spec: SourceSpec) -> Result<SourceHandle, SourceError> {
     let (sender, wishes) = mpsc::channel(QUEUE_WISHES);
     let outlet = Outlet::new(events);
     match spec {
-        SourceSpec::Test { name, gop, obeys_keyframe_requests } => {
-            test::open(&name, gop, obeys_keyframe_requests, outlet, wishes)?;
+        SourceSpec::Test { name, gop, fps, obeys_keyframe_requests } => {
+            test::open(&name, gop, fps, obeys_keyframe_requests, outlet, wishes)?;
         }
         SourceSpec::Rtsp { url, user, password } => {
             rtsp::open(rtsp::Camera::new(&url, user, password)?, outlet, wishes);
