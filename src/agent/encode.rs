@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::Event;
 use super::dial::Target;
 use super::legs::{Input, Legs};
-use super::source::{self, Sample, SourceEvent, SourceHandle, SourceSpec, Wish};
+use super::source::{self, Sample, SourceEvent, SourceHandle, SourceSpec, Wish, Wishes};
 use crate::directory::SourceState;
 use crate::flow;
 use crate::hub::{Live, QUEUE_FRAMES};
@@ -99,7 +99,7 @@ struct Driver {
     cache: GopCache,
     senders: BTreeMap<LegId, Sender>,
     stamps: Stamps,
-    wishes: mpsc::Sender<Wish>,
+    wishes: Wishes,
     events: mpsc::UnboundedSender<Event>,
     disk: Disk,
     record: AgentRecord,
@@ -289,8 +289,7 @@ impl Driver {
     }
 
     fn wish(&self, wish: Wish) {
-        // A source that does not read its wishes is ending; that comes as an event of its own.
-        let _ = self.wishes.try_send(wish);
+        self.wishes.send(wish);
     }
 
     fn note(&mut self, note: Note) {

@@ -111,7 +111,7 @@ async fn a_camera_is_drained_until_it_is_wanted_and_starts_with_a_keyframe() {
     let silent = timeout(Duration::from_millis(600), source.events.recv()).await;
     assert!(silent.is_err(), "nobody watches: {silent:?}");
 
-    source.wishes.send(Wish::Run).await.expect("open");
+    source.wishes.send(Wish::Run);
     let mut last: Option<Sample> = None;
     for at in 0..25 {
         let next = sample(&mut source).await;
@@ -128,10 +128,10 @@ async fn a_camera_is_drained_until_it_is_wanted_and_starts_with_a_keyframe() {
         last = Some(next);
     }
 
-    source.wishes.send(Wish::Pause).await.expect("open");
+    source.wishes.send(Wish::Pause);
     let quiet = Duration::from_millis(300);
     while timeout(quiet, source.events.recv()).await.is_ok() {}
-    source.wishes.send(Wish::Run).await.expect("open");
+    source.wishes.send(Wish::Run);
     assert!(sample(&mut source).await.unit.keyframe);
 }
 
@@ -140,7 +140,7 @@ async fn a_camera_that_goes_away_is_told_once_and_found_again_with_time_gone_on(
     let camera = Camera::start(0, &["--gop", "10"]);
     let port = camera.port;
     let mut source = camera.watch("cam");
-    source.wishes.send(Wish::Run).await.expect("open");
+    source.wishes.send(Wish::Run);
     let before = sample(&mut source).await;
     let seen = Instant::now();
     drop(camera);

@@ -8,10 +8,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-
 use super::retry::Retry;
-use super::{Closed, Outlet, Remedy, SourceError, SourceEvent, Wish, native_only, ticks, wished};
+use super::{Closed, Inbox, Outlet, Remedy, SourceError, SourceEvent, native_only, ticks};
 use crate::media::h264::{AccessUnit, AccessUnits, Sps, annex_b, nal, parameter_set_id};
 
 /// How far into a stream a sequence parameter set is looked for.
@@ -41,7 +39,7 @@ pub(super) fn open_file(
     path: &Path,
     fps: Option<u32>,
     outlet: Outlet,
-    wishes: mpsc::Receiver<Wish>,
+    wishes: Inbox,
 ) -> Result<(), SourceError> {
     let name = path.display().to_string();
     let unreadable = |error: io::Error| SourceError::File(format!("cannot read {name}: {error}"));
@@ -60,7 +58,7 @@ pub(super) fn open_file(
 pub(super) fn open_stdin(
     fps: Option<u32>,
     outlet: Outlet,
-    wishes: mpsc::Receiver<Wish>,
+    wishes: Inbox,
 ) -> Result<(), SourceError> {
     let (sender, pieces) = sync_channel(PIECES);
     thread::Builder::new().name("stdin".into()).spawn(move || {
@@ -201,7 +199,7 @@ fn play(
     mut reel: Reel,
     mut file: File,
     mut outlet: Outlet,
-    mut wishes: mpsc::Receiver<Wish>,
+    mut wishes: Inbox,
 ) -> Result<(), Closed> {
     let interval = reel.interval.unwrap_or(Duration::from_secs(1) / DEFAULT_FPS);
     reel.interval = Some(interval);
@@ -210,7 +208,7 @@ fn play(
     let mut retry = Retry::default();
     let mut piece = vec![0; PIECE];
     loop {
-        while wishes.blocking_recv().ok_or(Closed)? != Wish::Run {}
+        wishes.wait_to_run()?;
         let mut due = Instant::now();
         'run: loop {
             outlet.interrupt();
@@ -236,7 +234,7 @@ fn play(
                         continue;
                     }
                     thread::sleep(due.saturating_duration_since(Instant::now()));
-                    match wished(&mut wishes)?.run {
+                    match wishes.look()?.run {
                         Some(false) => {
                             reel.finish();
                             break 'run;
@@ -263,7 +261,7 @@ fn play(
             let reason = format!("cannot play {}: {what}", reel.name);
             outlet.say_blocking(SourceEvent::Lost { reason })?;
             thread::sleep(retry.next());
-            if wished(&mut wishes)?.run == Some(false) {
+            if wishes.look()?.run == Some(false) {
                 break;
             }
             due = Instant::now();
@@ -276,7 +274,7 @@ fn relay(
     pieces: &Receiver<Vec<u8>>,
     fps: Option<u32>,
     mut outlet: Outlet,
-    mut wishes: mpsc::Receiver<Wish>,
+    mut wishes: Inbox,
 ) -> Result<(), Closed> {
     let name = "standard input";
     let mut head = Vec::new();
@@ -310,7 +308,7 @@ fn relay(
     let (mut between, mut wait) = (false, false);
     let mut units = reel.push(&head);
     loop {
-        if let Some(run) = wished(&mut wishes)?.run {
+        if let Some(run) = wishes.look()?.run {
             running = run;
             outlet.interrupt();
         }
@@ -395,7 +393,9 @@ mod tests {
     use std::process::Command;
     use std::sync::mpsc::SyncSender;
 
-    use super::super::{QUEUE_EVENTS, Sample, SourceHandle, SourceSpec};
+    use tokio::sync::mpsc;
+
+    use super::super::{QUEUE_EVENTS, Sample, SourceHandle, SourceSpec, Wish, wishes};
     use super::*;
 
     /// One second at 50 fps, a keyframe every half.
@@ -451,7 +451,7 @@ mod tests {
         let mut source = super::super::open(spec(&file, None)).expect("a source");
         let SourceEvent::Ready { describe } = event(&mut source).await else { panic!("not ready") };
         assert!(describe.ends_with("H.264 160x96, 50 fps"), "{describe}");
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         let started = Instant::now();
         let got = samples(&mut source, 70).await;
         let took = started.elapsed();
@@ -474,7 +474,7 @@ mod tests {
     async fn a_file_with_b_frames_is_played_with_a_warning() {
         let file = file(&encode("-c:v libx264 -bf 2", "h264"));
         let mut source = super::super::open(spec(&file, None)).expect("a source");
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         loop {
             if let SourceEvent::NativeOnly(words) = event(&mut source).await {
                 assert!(words.contains("B-frames") && words.contains("-bf 0"), "{words}");
@@ -487,7 +487,7 @@ mod tests {
     async fn a_file_with_colours_that_browsers_do_not_know_is_played_with_a_warning() {
         let file = file(&encode("-pix_fmt yuv444p -c:v libx264 -bf 0", "h264"));
         let mut source = super::super::open(spec(&file, None)).expect("a source");
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         loop {
             if let SourceEvent::NativeOnly(words) = event(&mut source).await {
                 assert!(words.contains("4:4:4") && words.contains("yuv420p"), "{words}");
@@ -520,7 +520,7 @@ mod tests {
     fn piped() -> (SyncSender<Vec<u8>>, SourceHandle) {
         let (pipe, pieces) = sync_channel(PIECES);
         let (events, receiver) = mpsc::channel(QUEUE_EVENTS);
-        let (sender, wishes) = mpsc::channel(8);
+        let (sender, wishes) = wishes::pair();
         thread::spawn(move || {
             let _ = relay(&pieces, None, Outlet::new(events), wishes);
         });
@@ -540,7 +540,7 @@ mod tests {
             pipe.send(unit.to_annex_b()).expect("open");
         }
         assert!(matches!(event(&mut source).await, SourceEvent::Ready { .. }));
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         // The wish is seen within the time for which a silent pipe is waited for.
         tokio::time::sleep(Duration::from_millis(500)).await;
         for unit in &units[20..26] {
@@ -561,7 +561,7 @@ mod tests {
     async fn pictures_that_are_piped_in_parts_are_spoilt_once_at_most() {
         let stream = encode("-c:v libx264 -bf 0", "h264");
         let (pipe, mut source) = piped();
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         let feeder = thread::spawn(move || {
             for part in stream.chunks(stream.len() / 12) {
                 thread::sleep(3 * PAUSE);
@@ -580,6 +580,17 @@ mod tests {
         }
         feeder.join().expect("no panic");
         assert!((45..=52).contains(&pictures), "{pictures}");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_does_not_know_yet_what_it_sends_keeps_every_wish() {
+        let (pipe, mut source) = piped();
+        for _ in 0..100 {
+            source.wishes.send(Wish::Keyframe);
+        }
+        source.wishes.send(Wish::Run);
+        pipe.send(encode("-c:v libx264 -bf 0", "h264")).expect("open");
+        assert!(samples(&mut source, 1).await[0].unit.keyframe);
     }
 
     #[tokio::test]

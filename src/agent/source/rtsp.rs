@@ -8,12 +8,13 @@ use retina::client::{
     SetupOptions, Stream,
 };
 use retina::codec::{CodecItem, FrameFormat, ParametersRef, VideoFrame};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use url::Url;
 
 use super::retry::Retry;
-use super::{Closed, Outlet, Remedy, SourceError, SourceEvent, Wish, native_only, shown, ticks};
+use super::{
+    Closed, Inbox, Outlet, Remedy, SourceError, SourceEvent, Wished, native_only, shown, ticks,
+};
 use crate::media::CLOCK_RATE;
 use crate::media::h264::{AccessUnit, annex_b};
 
@@ -70,7 +71,7 @@ fn percent_decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-pub(super) fn open(camera: Camera, outlet: Outlet, wishes: mpsc::Receiver<Wish>) {
+pub(super) fn open(camera: Camera, outlet: Outlet, wishes: Inbox) {
     let puller = Puller {
         camera,
         outlet,
@@ -104,7 +105,7 @@ impl From<Closed> for End {
 struct Puller {
     camera: Camera,
     outlet: Outlet,
-    wishes: mpsc::Receiver<Wish>,
+    wishes: Inbox,
     running: bool,
     origin: Instant,
     /// The loss that was told last: each is told once, not at every attempt.
@@ -131,23 +132,18 @@ impl Puller {
             loop {
                 tokio::select! {
                     () = &mut again => break,
-                    wish = self.wishes.recv() => self.wish(wish)?,
+                    wished = self.wishes.next() => self.obey(wished?),
                 }
             }
         }
     }
 
-    fn wish(&mut self, wish: Option<Wish>) -> Result<(), Closed> {
-        match wish.ok_or(Closed)? {
-            Wish::Run => {
-                self.running = true;
-                self.outlet.interrupt();
-            }
-            Wish::Pause => self.running = false,
-            // RTSP has no way to ask a camera for one.
-            Wish::Keyframe => {}
+    /// RTSP has no way to ask a camera for a keyframe.
+    fn obey(&mut self, wished: Wished) {
+        if let Some(run) = wished.run {
+            self.running = run;
+            self.outlet.interrupt();
         }
-        Ok(())
     }
 
     /// Connects and passes pictures on until that fails.
@@ -167,8 +163,8 @@ impl Puller {
         let mut last = tokio::time::Instant::now();
         loop {
             let item = tokio::select! {
-                wish = self.wishes.recv() => {
-                    self.wish(wish)?;
+                wished = self.wishes.next() => {
+                    self.obey(wished?);
                     continue;
                 }
                 item = tokio::time::timeout_at(last + SILENCE, pictures.next()) => item,
