@@ -42,11 +42,27 @@ pub(super) fn open_file(
     wishes: Inbox,
 ) -> Result<(), SourceError> {
     let name = path.display().to_string();
-    let unreadable = |error: io::Error| SourceError::File(format!("cannot read {name}: {error}"));
+    let unreadable = |error: io::Error| {
+        SourceError::File(format!(
+            "cannot read {name}: {error}; check the path, and that this user may read it"
+        ))
+    };
+    // Looked at before it is opened: opening a pipe would wait for whoever writes to it.
+    let kind = std::fs::metadata(path).map_err(unreadable)?.file_type();
+    if kind.is_dir() {
+        let words = format!("{name} is a folder: give a file in it");
+        return Err(SourceError::Setting(words));
+    }
+    if !kind.is_file() {
+        return Err(SourceError::Setting(format!(
+            "{name} is a pipe or a device, which cannot be played again and again: send it to \
+             standard input, with: --h264 - <{name}"
+        )));
+    }
     let mut file = File::open(path).map_err(unreadable)?;
     let mut head = Vec::new();
     file.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(unreadable)?;
-    let sps = identify(&head).map_err(|reason| SourceError::File(format!("{name} {reason}")))?;
+    let sps = identify(&head).map_err(|reason| SourceError::Setting(format!("{name} {reason}")))?;
     let reel = Reel::new(name.clone(), sps, fps);
     thread::Builder::new().name("h264-file".into()).spawn(move || {
         // The receiver's end is the only reason to stop that nobody needs to be told.
@@ -88,7 +104,7 @@ fn identify(head: &[u8]) -> Result<Sps, String> {
     const CONVERT: &str = "take the H.264 out of it with: ffmpeg -i IN -c:v copy -bsf:v \
                            h264_mp4toannexb -an -f h264 OUT";
     if head.is_empty() {
-        return Err("is empty".into());
+        return Err("is empty: check the program that should have written it".into());
     }
     let container = match head {
         [_, _, _, _, b'f' | b'm', b't' | b'o', b'y' | b'o', b'p' | b'v', ..] => Some("an MP4 file"),
@@ -510,6 +526,21 @@ mod tests {
         ] {
             let file = file(&content);
             let error = super::super::open(spec(&file, None)).expect_err(words).to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        let pipe = tempfile::tempdir().expect("a folder");
+        let path = pipe.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .expect("a pipe");
+        for (path, words) in [(path, "--h264 - <"), (pipe.path().into(), "is a folder")] {
+            let spec = SourceSpec::H264 { path: Some(path), fps: None };
+            let error = super::super::open(spec).expect_err(words).to_string();
             assert!(error.contains(words), "{error}");
         }
         let nowhere = SourceSpec::H264 { path: Some("/nowhere/at/all".into()), fps: None };
