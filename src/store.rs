@@ -9,7 +9,7 @@
 mod agent;
 mod files;
 
-pub use agent::{AgentRecord, AgentStore, LoadedAgent};
+pub use agent::{AgentRecord, AgentStore, Held, HoldError, LoadedAgent};
 
 use std::fs::{File, TryLockError};
 use std::io;

@@ -4,10 +4,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusty_h264_encoder::{EncodeError, Encoder, EncoderConfig};
-use tokio::sync::mpsc;
 
 use super::picture::{HEIGHT, Picture, WIDTH};
-use super::{Closed, Outlet, SourceError, SourceEvent, Wish, ticks, wished};
+use super::{Closed, Inbox, Outlet, SourceError, SourceEvent, ticks};
 use crate::media::clock::clock_sei;
 use crate::media::h264::{AccessUnit, annex_b, nal};
 
@@ -29,7 +28,7 @@ pub(super) fn open(
     fps: Option<u32>,
     obeys: bool,
     outlet: Outlet,
-    wishes: mpsc::Receiver<Wish>,
+    wishes: Inbox,
 ) -> Result<(), SourceError> {
     let fps = fps.unwrap_or(FPS);
     if !(1..=MAX_FPS).contains(&fps) {
@@ -57,7 +56,7 @@ fn run(
     studio: &mut Studio,
     obeys: bool,
     mut outlet: Outlet,
-    mut wishes: mpsc::Receiver<Wish>,
+    mut wishes: Inbox,
 ) -> Result<(), Closed> {
     let fps = studio.fps;
     let describe = format!(
@@ -70,13 +69,13 @@ fn run(
     let origin = Instant::now();
     let interval = Duration::from_secs(1) / fps;
     loop {
-        while wishes.blocking_recv().ok_or(Closed)? != Wish::Run {}
+        wishes.wait_to_run()?;
         outlet.interrupt();
         studio.request_keyframe();
         let mut due = Instant::now();
         loop {
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            let wished = wished(&mut wishes)?;
+            let wished = wishes.look()?;
             if wished.run == Some(false) {
                 break;
             }
@@ -167,7 +166,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::super::picture::sample_blocks;
-    use super::super::{Sample, SourceHandle, SourceSpec};
+    use super::super::{Sample, SourceHandle, SourceSpec, Wish};
     use super::*;
     use crate::media::CLOCK_RATE;
     use crate::media::clock::{decode_blocks, read_clock};
@@ -264,15 +263,15 @@ mod tests {
     #[tokio::test]
     async fn a_run_begins_with_a_keyframe_and_time_goes_on_over_a_pause() {
         let mut source = open(true);
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         let first = sample(&mut source).await;
         let second = sample(&mut source).await;
         assert!(first.unit.keyframe && !second.unit.keyframe);
         assert!(second.timestamp.wrapping_sub(first.timestamp).is_multiple_of(CLOCK_RATE / FPS));
-        source.wishes.send(Wish::Pause).await.expect("open");
+        source.wishes.send(Wish::Pause);
         let quiet = Duration::from_millis(300);
         while tokio::time::timeout(quiet, source.events.recv()).await.is_ok() {}
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         let third = sample(&mut source).await;
         assert!(third.unit.keyframe);
         let passed = third.timestamp.wrapping_sub(second.timestamp);
@@ -288,7 +287,7 @@ mod tests {
             obeys_keyframe_requests: true,
         };
         let mut source = super::super::open(spec(4)).expect("a source");
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         let first = sample(&mut source).await;
         let second = sample(&mut source).await;
         let passed = second.timestamp.wrapping_sub(first.timestamp);
@@ -302,9 +301,9 @@ mod tests {
     async fn a_wish_brings_a_keyframe_unless_the_source_ignores_them() {
         for obeys in [true, false] {
             let mut source = open(obeys);
-            source.wishes.send(Wish::Run).await.expect("open");
+            source.wishes.send(Wish::Run);
             assert!(sample(&mut source).await.unit.keyframe);
-            source.wishes.send(Wish::Keyframe).await.expect("open");
+            source.wishes.send(Wish::Keyframe);
             let mut keyframes = 0;
             for _ in 0..6 {
                 keyframes += usize::from(sample(&mut source).await.unit.keyframe);
