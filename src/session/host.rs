@@ -15,7 +15,7 @@ mod register;
 mod settle;
 mod types;
 
-pub use types::{Counters, Effect, Route, World};
+pub use types::{Counters, Effect, Note, Route, World};
 
 /// Keyframe requests go to one encoder at most this often: a keyframe costs ten ordinary frames.
 pub const KEYFRAME_INTERVAL: Duration = Duration::from_millis(300);
@@ -362,10 +362,12 @@ impl Host {
         let Some((encoder, Role::Home)) = self.sessions.get(&id).and_then(|s| s.agent_of) else {
             return;
         };
-        if let Some(claim) = self.streams.get_mut(&encoder).and_then(|s| s.home.as_mut())
-            && claim.session == Some(id)
+        if let Some(stream) = self.streams.get_mut(&encoder)
+            && let Some(claim) = stream.home.as_mut().filter(|claim| claim.session == Some(id))
+            && claim.source != source
         {
-            claim.source = source;
+            claim.source = source.clone();
+            effects.push(Effect::Note(encoder, stream.name.clone(), Note::Signal(source)));
         }
         self.settle(world, encoder, effects);
         self.tell_places(world, effects);
@@ -396,6 +398,8 @@ impl Host {
         } else {
             self.counters.superseded += 1;
             stream.home = None;
+            let why = "it went to another home while this node stood still".to_owned();
+            effects.push(Effect::Note(encoder, stream.name.clone(), Note::Gone(why)));
         }
         self.settle(world, encoder, effects);
     }
@@ -435,6 +439,11 @@ impl Host {
                 stream.warm = None;
             }
             let mine = stream.home.as_mut().filter(|claim| claim.session == Some(id));
+            if mine.is_some() {
+                let why = if goodbye { "it said goodbye" } else { "its connection ended" };
+                let note = Note::Gone(why.to_owned());
+                effects.push(Effect::Note(encoder, stream.name.clone(), note));
+            }
             match mine {
                 Some(_) if goodbye => stream.home = None,
                 Some(claim) => {
