@@ -33,6 +33,12 @@ impl Turning {
         self.last_ms.store(self.elapsed_ms(), Ordering::Relaxed);
     }
 
+    /// How long ago that was.
+    pub(super) fn age(&self) -> Duration {
+        let last = self.last_ms.load(Ordering::Relaxed);
+        Duration::from_millis(self.elapsed_ms().saturating_sub(last))
+    }
+
     fn late(&self) -> bool {
         let last = self.last_ms.load(Ordering::Relaxed);
         u128::from(self.elapsed_ms().saturating_sub(last)) > LOOP_LATE.as_millis()
