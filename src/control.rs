@@ -587,3 +587,6 @@ impl Control {
             .collect();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use crate::harness::mesh::Mesh;
 use crate::harness::node::{Node, Options};
 use crate::harness::process::{Finished, Process, run};
 use crate::harness::{PATIENCE, wait_for, wait_until};
+use crate::whep::OFFER;
 
 const CONFIGURATION: Option<i32> = Some(78);
 
@@ -91,6 +92,12 @@ fn refusals_and_failovers_are_counted() {
     let _encoder = Encoder::start(&mesh, "cam-1", &[]);
     let home = mesh.nodes()[0].home_of("cam-1").expect("it is at home");
     let other = mesh.others(&home).next().expect("there are two").name().to_owned();
+    let asked = mesh.node(&other).addr();
+    let sdp = [("Content-Type", "application/sdp")];
+    let redirect = http::request(asked, "POST", "/whep/cam-1", &sdp, OFFER).expect("it answers");
+    assert_eq!(redirect.status, 307, "{redirect:?}");
+    let forged = http::request(asked, "POST", "/whep/cam-1?rt=forged", &sdp, OFFER);
+    assert_eq!(forged.expect("it answers").status, 307, "as if there were no token");
     mesh.node(&home).kill();
     wait_until(PATIENCE, "the encoder is at home again", || {
         mesh.others(&home).all(|node| node.home_of("cam-1").as_deref() == Some(&other))
@@ -102,6 +109,8 @@ fn refusals_and_failovers_are_counted() {
     let text = node.get("/metrics").body;
     for series in [
         "roost_auth_failures_total{method=\"credential\"} 1",
+        "roost_auth_failures_total{method=\"redirect\"} 1",
+        "roost_redirects_total{protocol=\"whep\"} 2",
         "roost_failover_seconds_count{kind=\"encoder\",client=\"native\"} 1",
     ] {
         assert!(text.contains(series), "`{series}` is not in:\n{text}");
@@ -248,31 +257,4 @@ fn a_founder_that_lost_its_membership_founds_another_mesh_when_it_is_told_to() {
     assert_eq!(code, CONFIGURATION, "{words}");
     std::fs::remove_file(data.join("roost.redb.corrupt-1")).expect("it is there");
     assert_eq!(Node::start(options).get("/healthcheck").status, 200);
-}
-
-#[test]
-fn a_folder_that_was_put_back_counts_on_from_the_boot_that_others_know() {
-    let mut mesh = Mesh::start(2);
-    let boot = |node: &Node| -> u64 {
-        let text = std::fs::read_to_string(node.data().join("boot")).expect("it is there");
-        text.trim().parse().expect("it is a number")
-    };
-    mesh.node("n2").kill();
-    let data = mesh.node("n2").data();
-    let backup: Vec<_> = ["boot", "roost.redb", "node.key"]
-        .map(|name| (data.join(name), std::fs::read(data.join(name)).expect("it is there")))
-        .into();
-    for _ in 0..3 {
-        mesh.node("n2").restart();
-        mesh.wait_until_all_see_all();
-    }
-    assert_eq!(boot(mesh.node("n2")), 4);
-    mesh.node("n2").kill();
-    for (path, bytes) in backup {
-        std::fs::write(path, bytes).expect("it can be written");
-    }
-    mesh.node("n2").restart();
-    let node = &mesh.nodes()[1];
-    wait_until(PATIENCE, "the boot that others know is on disk", || boot(node) >= 4);
-    mesh.wait_until_all_see_all();
 }
