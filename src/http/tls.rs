@@ -111,3 +111,24 @@ fn write_private(file: &Path, contents: &str) -> io::Result<()> {
     file.write_all(contents.as_bytes())?;
     file.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_replaced_by_one_that_can_be_used_and_by_no_other() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let certificate = load_or_make(one.path(), &[]).unwrap();
+        let first = certificate.0.load().cert.clone();
+        load_or_make(two.path(), &[]).unwrap();
+        let (chain, key) = own_files(two.path());
+        let other_key = own_files(one.path()).1;
+        assert!(certificate.renew(&chain, &other_key).is_err(), "a key of another certificate");
+        fs::write(one.path().join("empty"), "").unwrap();
+        assert!(certificate.renew(&one.path().join("empty"), &key).is_err());
+        assert_eq!(certificate.0.load().cert, first);
+        certificate.renew(&chain, &key).unwrap();
+        assert_ne!(certificate.0.load().cert, first);
+    }
+}
