@@ -511,6 +511,9 @@ impl Control {
                 host::Effect::Serve(session, encoder) => Effect::Serve(session, encoder),
                 host::Effect::Unserve(session, encoder) => Effect::Unserve(session, encoder),
                 host::Effect::RelayKeyframe(encoder) => Effect::RelayKeyframe(encoder),
+                host::Effect::Note(encoder, name, note) => {
+                    Effect::Note(Note::Encoder(encoder, name, note))
+                }
             });
         }
     }
@@ -518,6 +521,11 @@ impl Control {
     /// What every event ends with: what follows from changed nodes, one delta for all changes of
     /// the directory, progress of leaving, and the next wake-up.
     fn finish(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let boot = self.membership.boot();
+        if boot > self.boot {
+            self.boot = boot;
+            effects.push(Effect::Boot(boot));
+        }
         if std::mem::take(&mut self.nodes_dirty) {
             let peers_changed = self.refresh_nodes();
             self.host(now, effects, |host, world, out| {
@@ -596,3 +604,6 @@ impl Control {
             .collect();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -196,17 +196,38 @@ impl Store {
     /// Counts this start and returns its number, higher than any before, also after the database
     /// was lost.
     pub fn next_boot(&self) -> Result<Boot, StoreError> {
-        let file = self.dir.join(BOOT_FILE);
+        let boot = Boot(self.last_boot()?.saturating_add(1));
+        self.note_boot(boot)?;
+        Ok(boot)
+    }
+
+    /// Notes that others know this node by a boot above its own, as after an old folder was put
+    /// back: the next start counts on from there.
+    pub fn raise_boot(&self, boot: Boot) -> Result<(), StoreError> {
+        if boot.0 <= self.last_boot()? {
+            return Ok(());
+        }
+        self.note_boot(boot)
+    }
+
+    fn last_boot(&self) -> Result<u64, StoreError> {
         // A file that is not a number was not written here; the database still knows.
-        let noted = files::read(&file)?.and_then(|text| number(&text));
+        let noted = files::read(&self.dir.join(BOOT_FILE))?.and_then(|text| number(&text));
         let stored = self.read(|db| meta_u64(db, "boot"))?;
-        let boot = noted.unwrap_or(0).max(stored.unwrap_or(0)).saturating_add(1);
+        Ok(noted.unwrap_or(0).max(stored.unwrap_or(0)))
+    }
+
+    fn note_boot(&self, Boot(boot): Boot) -> Result<(), StoreError> {
         self.write(|tx| {
             tx.open_table(META)?.insert("boot", boot.to_le_bytes().as_slice())?;
             Ok(())
         })?;
-        files::write_atomic(&file, format!("{boot}\n").as_bytes())?;
-        Ok(Boot(boot))
+        files::write_atomic(&self.dir.join(BOOT_FILE), format!("{boot}\n").as_bytes())
+    }
+
+    /// The first of the databases that were put aside and are still in the folder.
+    pub fn put_aside(&self) -> Result<Option<PathBuf>, StoreError> {
+        files::quarantined(&self.path)
     }
 
     /// The mesh that this node belongs to, once it does.

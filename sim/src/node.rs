@@ -29,6 +29,8 @@ const DISK: u64 = 5 * MS;
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
     pub(crate) boot: u64,
+    /// The boot that others knew, if that was above.
+    outgrown: u64,
     pub(crate) admissions: Vec<Admission>,
     pub(crate) remembered: Vec<(NodeId, Vec<String>)>,
 }
@@ -126,7 +128,8 @@ impl World {
         if self.hosts[ix].up {
             return;
         }
-        self.nodes[ix].disk.boot += 1;
+        let disk = &mut self.nodes[ix].disk;
+        disk.boot = disk.boot.max(disk.outgrown) + 1;
         let boot = self.nodes[ix].disk.boot;
         self.begin_life(ix, boot);
         self.trace.say(self.now, || format!("n{ix} starts, boot {boot}"));
@@ -251,6 +254,7 @@ impl World {
                     self.fail("admission", format!("n{ix} refuses a newcomer: {reason}"));
                 }
                 Effect::Remember(members) => self.nodes[ix].disk.remembered = members,
+                Effect::Boot(Boot(boot)) => self.nodes[ix].disk.outgrown = boot,
                 Effect::GossipWith(_) | Effect::ViewChanged | Effect::ClientWelcomed(..) => {}
                 Effect::ClientSend(session, bytes) => {
                     if let Some(at) = self.nodes[ix].sessions.get(&session) {
@@ -287,6 +291,7 @@ impl World {
             Note::NodeLeft(node) => format!("left {}", self.name_of(*node)),
             Note::Admitted(node) => format!("admitted {}", self.name_of(*node)),
             Note::Stalled(late) => format!("stalled {} ms", late.as_millis()),
+            Note::Encoder(..) => return,
         };
         self.trace.add(self.now, ix, ix, text.as_bytes());
         self.trace.say(self.now, || format!("n{ix} {text}"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::admission::{Admission, Keypair, PublicKey, Roster};
 use crate::cluster::NodeReport;
 use crate::id::{Boot, EncoderId, NodeId, SessionId};
-use crate::session::host::Route;
+use crate::session::host::{self, Route};
 use crate::wire;
 
 /// What a node is born with.
@@ -126,6 +126,8 @@ pub enum Effect {
     },
     /// Live members with their addresses, for the next start.
     Remember(Vec<(NodeId, Vec<String>)>),
+    /// Others know this node by this boot, which is above its own: the next must be higher still.
+    Boot(Boot),
     /// Gossip reports with this member.
     GossipWith(NodeId),
     /// The client is who it says, by this name.
@@ -167,6 +169,8 @@ pub enum Note {
     Admitted(NodeId),
     /// This node stood still for this long.
     Stalled(Duration),
+    /// What became of the encoder with this name, as far as this node is its home.
+    Encoder(EncoderId, String, host::Note),
 }
 
 /// What happened since the node started; host and directory have counters of their own.

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::cluster::ClusterView;
 use crate::id::{EncoderId, NodeId};
+use crate::node::Failovers;
 use crate::webrtc::{Feed, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
@@ -48,7 +49,7 @@ pub struct InviteTerms {
 /// One condition of being ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// A word: `store`, `listeners`, ...
+    /// A word: `store`, `clients`, ...
     pub name: &'static str,
     /// What is wrong, if anything.
     pub error: Option<String>,
@@ -81,7 +82,7 @@ pub struct ViewersView {
 }
 
 /// Numbers for `/metrics` that are not in the [`ClusterView`].
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct MetricsSnapshot {
     /// Totals by name without prefix and `_total`: `relay_bytes`, ... with one label pair each.
     pub counters: Vec<CounterSample>,
@@ -89,6 +90,10 @@ pub struct MetricsSnapshot {
     pub viewers: BTreeMap<&'static str, u64>,
     /// Size of the store on disk, in bytes.
     pub store_bytes: Option<u64>,
+    /// How far other nodes' clocks are ahead of this one's, in seconds.
+    pub clock_offsets: Vec<(NodeId, f64)>,
+    /// How long failovers to this node took.
+    pub failovers: Option<Failovers>,
 }
 
 /// One total.
@@ -115,6 +120,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Whether this node is about to go.
     fn draining(&self) -> bool;
+
+    /// How long ago the control loop turned last.
+    fn turned(&self) -> Duration;
 
     /// What being ready takes, besides not draining.
     fn checks(&self) -> Vec<Check>;

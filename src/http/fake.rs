@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -33,6 +33,8 @@ pub(super) struct FakeNode {
     pub(super) id: NodeId,
     webrtc: WebRtc,
     pub(super) draining: AtomicBool,
+    /// Seconds since the control loop turned.
+    pub(super) stuck: AtomicU64,
 }
 
 /// WebRTC's way out, which leads nowhere: what browsers get is tested with real ones.
@@ -99,6 +101,7 @@ impl FakeMesh {
             id: id_of(number),
             webrtc,
             draining: AtomicBool::new(false),
+            stuck: AtomicU64::new(0),
         });
         self.view.lock().unwrap().nodes.push(NodeView {
             node: node.id,
@@ -113,7 +116,7 @@ impl FakeMesh {
             report: None,
         });
         let folder = tempfile::tempdir().unwrap();
-        let tls = tls::load_or_make(folder.path(), &[]).unwrap();
+        let tls = tls::config(tls::load_or_make(folder.path(), &[]).unwrap()).unwrap();
         let counters = Arc::new(ServerCounters::default());
         let router = router(node.clone(), counters.clone());
         tokio::spawn(async move {
@@ -151,6 +154,10 @@ impl Backend for FakeNode {
 
     fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    fn turned(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.stuck.load(Ordering::Relaxed))
     }
 
     fn checks(&self) -> Vec<Check> {

@@ -193,26 +193,29 @@ async fn drive(
         // The stream may have to be woken, which takes about as long as the connection.
         driver.ask();
     }
-    loop {
+    let opened = Instant::now();
+    let reason = loop {
         tokio::select! {
             event = events.recv() => match event {
-                Some(LegEvent::Closed(_)) | None => break,
+                Some(LegEvent::Closed(reason)) => break reason,
+                None => break "its task ended".to_owned(),
                 Some(event) => driver.on_event(event),
             },
             result = answered(&mut driver.asked) => {
                 if driver.on_feed(result).is_break() {
-                    break;
+                    break "its stream was not taken".to_owned();
                 }
             }
             Some(message) = driver.offers.next() => driver.send(&message),
             changed = changes.changed(), if driver.page => {
                 if changed.is_err() {
-                    break;
+                    break "the node ends".to_owned();
                 }
                 driver.tell_place();
             }
         }
-    }
+    };
+    driver.log_end(opened.elapsed(), &reason);
     driver.backend.leg_changed(&driver.leg, LegChange::Closed);
 }
 
@@ -321,6 +324,24 @@ impl Driver {
         if self.playing != playing {
             self.playing = playing;
             self.backend.leg_changed(&self.leg, LegChange::Playing(playing));
+        }
+    }
+
+    /// One line per leg that carried a picture; standbys come and go unsaid.
+    fn log_end(&self, lasted: Duration, reason: &str) {
+        let stats = self.handle.stats();
+        let frames = stats.frames_out.load(Ordering::Relaxed);
+        if frames > 0 {
+            let bytes = stats.bytes_out.load(Ordering::Relaxed);
+            let dur_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
+            let view = self.backend.view();
+            let of = view.encoders.iter().find(|of| of.id == self.encoder);
+            let encoder = of.map(|of| of.name.as_str());
+            tracing::info!(
+                event = "viewer.ended", protocol = "webrtc", encoder, id = %self.encoder,
+                account = self.principal, frames, bytes, dur_ms, reason,
+                "a viewer's leg ended"
+            );
         }
     }
 

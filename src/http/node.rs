@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,22 +12,24 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::Request;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
 use super::auth::strip_port;
 use super::backend::{
-    Backend, Check, CounterSample, Denied, InviteTerms, LegChange, MetricsSnapshot, Principal,
-    ViewerView, ViewersView,
+    Backend, Check, Denied, InviteTerms, LegChange, MetricsSnapshot, Principal, ViewerView,
+    ViewersView,
 };
-use super::{ServerCounters, leg, router, serve, tls};
+use super::counters::{Door, counters};
+use super::tls::{self, Certificate, load_or_make};
+use super::{ServerCounters, leg, router, serve};
 use crate::admission::Enrolment;
 use crate::cluster::{ClusterView, EncoderState};
 use crate::id::{EncoderId, NodeId};
 use crate::net::RtcSocket;
 use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError};
-use crate::session::HOLD;
-use crate::webrtc::{Feed, Outlet, WebRtc};
+use crate::session::{HOLD, SESSIONS_MAX};
+use crate::webrtc::{Feed, MAX_LEGS, Outlet, WebRtc};
 use crate::wire::{self, Answer, Ask, Failed, Message, Offer, SdpAnswer};
 
 /// How long another node may take to set a leg up or to list its viewers.
@@ -43,22 +46,31 @@ pub async fn run(
     mut config: NodeConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
-    let certificate = config.certificate.take();
-    let ready = config.ready.take();
+    let files = config.certificate.take();
+    let (ready, reload) = (config.ready.take(), config.reload.take());
+    // A certificate that cannot be used is said before anything is founded or joined.
+    let given = files.as_ref().map(|(chain, key)| Certificate::load(chain, key));
+    let given = given.transpose().map_err(unusable)?;
     let listener = open_port(config.listen).await?;
     config.listen = listener.local_addr().map_err(failed)?;
     let bound = config.listen;
     let (node, doors) = Node::start(config).await?;
     let hosts: Vec<String> = node.addrs().iter().map(|a| strip_port(a).to_owned()).collect();
-    let tls = match certificate {
-        Some((chain, key)) => tls::load(&chain, &key),
-        None => tls::load_or_make(node.data(), &hosts),
-    };
-    let tls = tls.map_err(|error| NodeError::Configuration(error.to_string()))?;
+    let made = |given: Option<_>| given.map_or_else(|| load_or_make(node.data(), &hosts), Ok);
+    let certificate = made(given).map_err(unusable)?;
+    let tls = tls::config(certificate.clone()).map_err(unusable)?;
+    if let Some(reload) = reload {
+        tokio::spawn(renew(certificate, reload, node.data().to_owned()));
+    }
     let candidates = candidates(&node, bound).await;
     let outlet = Arc::new(Port(node.net().rtc_socket()));
     let webrtc = WebRtc::new(outlet, &candidates).map_err(failed)?;
-    let backend = Arc::new(Live { node: node.clone(), webrtc, legs: Mutex::default() });
+    let backend = Arc::new(Live {
+        node: node.clone(),
+        webrtc,
+        door: Door::default(),
+        legs: Mutex::default(),
+    });
     let counters = Arc::new(ServerCounters::default());
     let router = router(backend.clone(), counters.clone());
     let (stop, stopped) = watch::channel(false);
@@ -81,6 +93,33 @@ pub async fn run(
     let _ = server.await;
     doors.abort();
     Ok(())
+}
+
+fn unusable(error: std::io::Error) -> NodeError {
+    NodeError::Configuration(format!(
+        "the web certificate cannot be used: {error}; check --tls-cert and --tls-key"
+    ))
+}
+
+/// Reads the certificate again whenever it is asked to; if it is of no use, the one before stays.
+async fn renew(
+    certificate: Arc<Certificate>,
+    mut reload: mpsc::Receiver<Option<(PathBuf, PathBuf)>>,
+    data: PathBuf,
+) {
+    while let Some(files) = reload.recv().await {
+        let (chain, key) = files.unwrap_or_else(|| tls::own_files(&data));
+        match certificate.renew(&chain, &key) {
+            Ok(()) => tracing::info!(
+                event = "certificate.loaded", file = %chain.display(),
+                "new connections get the web certificate as it is now"
+            ),
+            Err(error) => tracing::error!(
+                event = "certificate.unusable", err = %error,
+                "the web certificate stays as it was; correct the files and send SIGHUP again"
+            ),
+        }
+    }
 }
 
 /// Takes the TCP port; for port 0, one whose UDP twin is free at this moment as well.
@@ -210,6 +249,7 @@ async fn call_api(router: axum::Router, call: ApiCall) {
 struct Live {
     node: Node,
     webrtc: WebRtc,
+    door: Door,
     legs: Mutex<BTreeMap<String, Leg>>,
 }
 
@@ -218,6 +258,12 @@ struct Leg {
     principal: String,
     opened: Instant,
     playing: bool,
+}
+
+/// A hard limit, as a condition of taking more.
+fn within(name: &'static str, count: usize, most: usize) -> Check {
+    let error = (count >= most).then(|| format!("{count} of {most}: this node takes no more"));
+    Check { name, error }
 }
 
 impl Live {
@@ -312,23 +358,39 @@ impl Backend for Live {
         self.node.draining()
     }
 
+    fn turned(&self) -> Duration {
+        self.node.turned()
+    }
+
     fn checks(&self) -> Vec<Check> {
-        vec![Check { name: "listeners", error: None }]
+        let totals = self.node.totals();
+        let error = totals.store_error.as_ref().map(|error| error.to_string());
+        vec![
+            Check { name: "store", error },
+            within("viewers", self.webrtc.legs(), MAX_LEGS),
+            within("clients", totals.sessions, SESSIONS_MAX),
+        ]
     }
 
     fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied> {
         match token {
             Some(token) => match self.node.check_credential(&credential_in(token)) {
                 Ok(name) => Ok(Principal::new(&name)),
-                Err(reason) => Err(Denied { bad_credential: true, reason }),
+                Err(reason) => {
+                    self.door.bad_credential.fetch_add(1, Ordering::Relaxed);
+                    Err(Denied { bad_credential: true, reason })
+                }
             },
             None if remote.is_loopback() => Ok(Principal::new("local")),
-            None => Err(Denied {
-                bad_credential: false,
-                reason: "a credential is needed from anywhere but this machine; get one with \
-                         `roost invite --client` on a node"
-                    .into(),
-            }),
+            None => {
+                self.door.no_credential.fetch_add(1, Ordering::Relaxed);
+                Err(Denied {
+                    bad_credential: false,
+                    reason: "a credential is needed from anywhere but this machine; get one with \
+                             `roost invite --client` on a node"
+                        .into(),
+                })
+            }
         }
     }
 
@@ -401,11 +463,16 @@ impl Backend for Live {
     }
 
     fn redirect_token(&self, node: NodeId, encoder: EncoderId, _principal: &Principal) -> String {
+        self.door.redirects.fetch_add(1, Ordering::Relaxed);
         self.node.redirect_token(node, encoder, "view")
     }
 
     fn check_redirect(&self, token: &str, encoder: EncoderId) -> Option<Principal> {
-        self.node.check_redirect(token, encoder, "view").then(|| Principal::new("redirected"))
+        if self.node.check_redirect(token, encoder, "view") {
+            return Some(Principal::new("redirected"));
+        }
+        self.door.bad_redirect.fetch_add(1, Ordering::Relaxed);
+        None
     }
 
     async fn viewers(&self, encoder: Option<EncoderId>) -> ViewersView {
@@ -439,104 +506,30 @@ impl Backend for Live {
     }
 
     fn metrics(&self) -> MetricsSnapshot {
-        let mut viewers = BTreeMap::new();
+        let mut viewers = BTreeMap::from([("webrtc", 0), ("quic", 0)]);
         for viewer in self.own_viewers(None) {
             *viewers.entry(viewer.protocol).or_insert(0) += 1;
         }
         MetricsSnapshot {
-            counters: counters(&self.node),
+            counters: counters(&self.node, &self.door),
             viewers,
             store_bytes: self.node.totals().store_bytes,
+            clock_offsets: self.node.totals().clock_offsets.clone(),
+            failovers: Some(self.node.failovers()),
         }
     }
-}
-
-/// Every total that the node keeps.
-fn counters(node: &Node) -> Vec<CounterSample> {
-    let totals = node.totals();
-    let hub = node.hubs().counters();
-    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    let mut out = Vec::new();
-    let mut add = |name, help, label: &'static str, rows: &[(&str, u64)]| {
-        for (value, count) in rows {
-            let labels = vec![(label, (*value).to_owned())];
-            out.push(CounterSample { name, help, labels, value: *count });
-        }
-    };
-    let (bytes_in, bytes_out) = (read(&hub.bytes_in), read(&hub.bytes_out));
-    let bytes = [("in", bytes_in), ("out", bytes_out)];
-    add("relay_bytes", "Payload bytes of streams.", "direction", &bytes);
-    let frames = [("in", read(&hub.frames_in)), ("out", read(&hub.frames_out))];
-    add("relay_frames", "Frames of streams.", "direction", &frames);
-    let drops = [
-        ("slow_receiver", read(&hub.frames_dropped)),
-        ("stale_feed", read(&hub.frames_stale)),
-        ("after_stall", totals.drops.1),
-    ];
-    add("relay_frames_dropped", "Frames that were not passed on.", "cause", &drops);
-    let (control, host) = (&totals.control, &totals.host);
-    let mesh = [("malformed", control.malformed), ("unknown_tag", control.unknown_tags)];
-    add("link_messages_dropped", "Messages of members that were not used.", "cause", &mesh);
-    let joins = [("admitted", control.admitted), ("refused", control.refused)];
-    add("joins", "Newcomers.", "result", &joins);
-    add("members_down", "Members declared down.", "by", &[("this_node", control.downs)]);
-    let clients = [
-        ("malformed", host.malformed),
-        ("unknown_tag", host.unknown_tags),
-        ("denied", host.denied),
-        ("full", host.full),
-        ("not_reading", totals.drops.0),
-    ];
-    add("client_refusals", "Messages and clients that were refused.", "cause", &clients);
-    let registrations =
-        [("rejected", host.rejected), ("superseded", host.superseded), ("adopted", host.adopted)];
-    add("registrations", "What became of encoders' claims.", "result", &registrations);
-    add("stalls", "Times that this process stood still.", "where", &[("control", host.stalls)]);
-    add("keyframe_requests", "Keyframe requests passed on.", "to", &[("encoder", host.keyframes)]);
-    let of = &totals.membership;
-    let rows = [
-        ("malformed", of.malformed),
-        ("not_the_sender", of.not_the_sender),
-        ("refused", of.refused),
-        ("over_limit", of.over_limit),
-        ("silent", of.silent),
-        ("refuted", of.refuted),
-        ("spared", of.spared),
-        ("stalls", of.stalls),
-        ("reborn_stalled", of.reborn_stalled),
-        ("reborn_isolated", of.reborn_isolated),
-        ("reborn_split", of.reborn_split),
-        ("reborn_retimed", of.reborn_retimed),
-        ("reborn_outgrown", of.reborn_outgrown),
-        ("rejoined", of.rejoined),
-    ];
-    add("membership_events", "What membership refused, or did out of the ordinary.", "what", &rows);
-    let of = &totals.directory;
-    let rows = [
-        ("applied", of.applied),
-        ("duplicates", of.duplicates),
-        ("gaps", of.gaps),
-        ("stale", of.stale),
-        ("forgotten", of.forgotten),
-        ("refused", of.refused),
-        ("forwarded", of.forwarded),
-        ("digests", of.digests),
-        ("overtaken", of.overtaken),
-        ("floors_dropped", of.floors_dropped),
-    ];
-    add("directory_events", "Deltas and digests by what became of them.", "what", &rows);
-    add("gossip_events", "The gossip of node reports.", "what", &totals.gossip);
-    for (name, cause, value) in node.net().counters().all() {
-        let labels = vec![("kind", name.to_owned()), ("cause", cause.to_owned())];
-        let help = "What the network side dropped or refused.";
-        out.push(CounterSample { name: "net_events", help, labels, value });
-    }
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hard_limit_is_reached_when_nothing_more_is_taken() {
+        assert_eq!(within("viewers", MAX_LEGS - 1, MAX_LEGS).error, None);
+        let error = within("viewers", MAX_LEGS, MAX_LEGS).error.unwrap();
+        assert!(error.contains("2000 of 2000"), "{error}");
+    }
 
     #[test]
     fn browsers_are_given_addresses_best_first_and_loopback_last() {

@@ -81,8 +81,23 @@ async fn health_is_open_to_all_and_turns_when_the_node_drains() {
     let draining = client.get("/healthcheck").await;
     assert_eq!((draining.status, draining.body.as_str()), (503, r#"{"status":503}"#));
     let ready = client.get("/readyz").await;
-    assert_eq!(ready.status, 503);
-    assert!(ready.body.contains("draining"));
+    assert_eq!((ready.status, ready.body.as_str()), (503, "[-] draining: this node is draining\n"));
+    let verbose = client.get("/readyz?verbose").await.body;
+    assert_eq!(verbose, "[-] draining: this node is draining\n[+] store ok\n");
+    let without = client.get("/readyz?exclude=draining&verbose").await;
+    assert_eq!((without.status, without.body.as_str()), (200, "[+] store ok\nok\n"));
+    assert_eq!(client.get("/readyz?exclude=store").await.status, 503);
+}
+
+#[tokio::test]
+async fn a_node_whose_control_loop_is_stuck_is_not_alive() {
+    let client = Client { from: "192.0.2.1:1", ..Client::new().await };
+    client.mesh.node(0).stuck.store(10, Ordering::Relaxed);
+    assert_eq!(client.get("/livez").await.status, 200, "busy is not stuck");
+    client.mesh.node(0).stuck.store(11, Ordering::Relaxed);
+    let stuck = client.get("/livez").await;
+    assert_eq!(stuck.status, 503);
+    assert!(stuck.body.contains("11 s"), "{}", stuck.body);
 }
 
 #[tokio::test]

@@ -152,6 +152,11 @@ impl Clients {
         }
     }
 
+    /// Where a client is.
+    pub(super) fn remote(&self, session: SessionId) -> Option<std::net::SocketAddr> {
+        self.sessions().get(&session).map(|client| client.connection.remote_address())
+    }
+
     pub(super) fn ingest(&self, session: SessionId) -> Option<Arc<Ingest>> {
         self.sessions().get(&session).map(|client| client.ingest.clone())
     }

@@ -36,6 +36,12 @@ impl Turning {
         self.last_ms.store(self.elapsed_ms(), Ordering::Relaxed);
     }
 
+    /// How long ago that was.
+    pub(super) fn age(&self) -> Duration {
+        let last = self.last_ms.load(Ordering::Relaxed);
+        Duration::from_millis(self.elapsed_ms().saturating_sub(last))
+    }
+
     /// The node stood still a moment ago: what waits in its sockets may be old.
     pub(super) fn late(&self) -> bool {
         let last = self.last_ms.load(Ordering::Relaxed);

@@ -1,11 +1,14 @@
 //! A node put together: its control loop, its drivers, and the handle by which the rest of the
 //! process asks things of it.
 
+mod addresses;
 mod clients;
 mod drive;
+mod identity;
 mod media;
 mod relay;
 mod report;
+mod writer;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,10 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use clients::{ApiCall, NativeViewer};
 pub use drive::Totals;
+pub use identity::identity;
 pub use relay::FLOWS_MAX;
 
 use crate::admission::{Enrolment, Invitation, Keypair, Roster, issue_credential, issue_redirect};
@@ -34,9 +40,12 @@ const REDIRECT_LIFETIME: u64 = 30_000;
 /// Events that wait for the control loop; beyond it streams wait and heartbeats are dropped.
 const EVENT_QUEUE: usize = 16_384;
 
-/// Networks on which a node without a default route advertises itself: as many addresses as a
-/// member is dialled at.
-const ADVERTISED_MAX: usize = 2;
+/// How long failovers took, from the last sign of what was lost to the new one: by kind and
+/// client.
+pub type Failovers = Family<[(&'static str, &'static str); 2], Histogram, fn() -> Histogram>;
+
+/// Labels of the failover of a native encoder.
+const ENCODER_FAILOVER: [(&str, &str); 2] = [("kind", "encoder"), ("client", "native")];
 
 /// How a node finds its mesh, if not from what it remembers.
 #[derive(Debug)]
@@ -62,6 +71,8 @@ pub struct NodeConfig {
     pub name: Option<String>,
     /// PEM files of a web certificate and its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Where those are from now on; they are read again with every message.
+    pub reload: Option<mpsc::Receiver<Option<(PathBuf, PathBuf)>>>,
     /// Told the bound address once all listeners are open.
     pub ready: Option<oneshot::Sender<SocketAddr>>,
 }
@@ -106,6 +117,8 @@ struct Shared {
     view: Arc<ArcSwap<ClusterView>>,
     changes: watch::Receiver<u64>,
     totals: Arc<ArcSwap<Totals>>,
+    turning: Arc<media::Turning>,
+    failovers: Failovers,
     left: watch::Receiver<bool>,
 }
 
@@ -124,9 +137,11 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<(Self, Doors), NodeError> {
         let born = Born::from_disk(&config)?;
         let Born { store, keypair, mut roster, boot, mut remembered } = born;
+        identity::is_node(keypair.node());
         let mut seeds = Vec::new();
         match config.join {
             Some(Join::Invitation(invitation)) if roster.is_none() => {
+                identity::is_in(invitation.mesh);
                 let (seed, admitted) =
                     join::join(&invitation, &keypair).await.map_err(|error| not_joined(&error))?;
                 tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
@@ -161,12 +176,16 @@ impl Node {
         let roster = match roster {
             Some(roster) => roster,
             None => {
+                if let Some(aside) = store.put_aside().map_err(stored)? {
+                    return Err(membership_lost(&aside));
+                }
                 let roster = Roster::found(&keypair, random());
                 let all: Vec<_> = roster.admissions().cloned().collect();
                 store.add_admissions(&all).map_err(stored)?;
                 roster
             }
         };
+        identity::is_in(roster.mesh());
         let name = config.name.unwrap_or_else(|| format!("n-{}", keypair.node().short()));
         if !valid_name(&name) {
             return Err(NodeError::Configuration(format!(
@@ -202,6 +221,7 @@ impl Node {
         let control = Control::new(born, clock.now(), &mut effects);
         let view = Arc::new(ArcSwap::from_pointee(control.view()));
         let totals = Arc::new(ArcSwap::from_pointee(Totals::default()));
+        let failovers = failovers();
         let id = keypair.node();
         let mesh = control.roster().mesh();
         let reports = report::Reports::start(id, boot, mesh, net.clone());
@@ -213,9 +233,11 @@ impl Node {
             clients: clients.clone(),
             relays: relay::Relays::new(id, net.clone(), hubs.clone(), turning.clone()),
             roster: shared_roster.clone(),
-            store: drive::Writer::start(store),
+            store: writer::Writer::start(store),
             reports,
-            turning,
+            turning: turning.clone(),
+            failovers: failovers.clone(),
+            watching: std::collections::BTreeMap::new(),
             attached: std::collections::BTreeMap::new(),
             joins: std::collections::BTreeMap::new(),
             last_join: 0,
@@ -242,6 +264,8 @@ impl Node {
             view,
             changes,
             totals,
+            turning,
+            failovers,
             left,
         };
         Ok((Self { shared: Arc::new(shared) }, Doors { rtc, asks, api }))
@@ -290,6 +314,16 @@ impl Node {
     /// Numbers for metrics, at most a second old.
     pub fn totals(&self) -> Arc<Totals> {
         self.shared.totals.load_full()
+    }
+
+    /// How long ago the control loop turned last; it does at least every 100 ms.
+    pub fn turned(&self) -> Duration {
+        self.shared.turning.age()
+    }
+
+    /// How long encoders that became home here had been without one.
+    pub fn failovers(&self) -> Failovers {
+        self.shared.failovers.clone()
     }
 
     /// All streams.
@@ -399,7 +433,7 @@ impl Born {
         if let Some(aside) = &opened.quarantined {
             tracing::error!(
                 path = %aside.display(),
-                "the store could not be read; it is kept aside, and this node starts empty"
+                "the store could not be read; it is kept aside"
             );
         }
         let store = opened.store;
@@ -441,7 +475,7 @@ fn bind(
     };
     let addrs = match advertise.is_empty() {
         false => advertise,
-        true if listen.ip().is_unspecified() => own_addresses(listen),
+        true if listen.ip().is_unspecified() => addresses::own_addresses(listen),
         true => vec![listen.to_string()],
     };
     let config = NetConfig {
@@ -456,53 +490,6 @@ fn bind(
     Ok((net, events, rtc, addrs))
 }
 
-/// The address that this machine would use to reach others, without sending anything.
-fn own_addresses(listen: SocketAddr) -> Vec<String> {
-    let probe = |local: &str, far: &str| -> Option<std::net::IpAddr> {
-        let socket = std::net::UdpSocket::bind(local).ok()?;
-        socket.connect(far).ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    };
-    // Addresses of RFC 5737 and RFC 3849, routed like any other; no packet leaves.
-    let found = [probe("0.0.0.0:0", "192.0.2.1:9"), probe("[::]:0", "[2001:db8::1]:9")];
-    let mut addrs: Vec<String> = found
-        .into_iter()
-        .flatten()
-        .filter(|ip| !ip.is_unspecified() && (listen.is_ipv6() || ip.is_ipv4()))
-        .map(|ip| SocketAddr::new(ip, listen.port()).to_string())
-        .collect();
-    if addrs.is_empty() {
-        // No default route: a network of its own, as cameras often have. Every network that is
-        // attached has a route, and an address of this machine on it.
-        let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-        for network in attached_networks(&routes) {
-            let found = probe("0.0.0.0:0", &format!("{network}:9"));
-            addrs.extend(found.map(|ip| SocketAddr::new(ip, listen.port()).to_string()));
-        }
-        addrs.dedup();
-    }
-    if addrs.is_empty() {
-        tracing::warn!(
-            "this machine has no address but its own loopback: nobody else can reach this node; \
-             name one with --advertise, or start it again once the network is there"
-        );
-        addrs.push(format!("127.0.0.1:{}", listen.port()));
-    }
-    addrs
-}
-
-/// An address on each IPv4 network that the kernel's routing table knows, other than by default
-/// (`/proc/net/route`: destinations in hexadecimal, in the byte order of the machine).
-fn attached_networks(table: &str) -> Vec<std::net::Ipv4Addr> {
-    let destination = |line: &str| {
-        let field = line.split_whitespace().nth(1)?;
-        let network = u32::from_be(u32::from_str_radix(field, 16).ok()?);
-        // The network's own address is not one that a socket connects to; its first host is.
-        (network != 0).then(|| std::net::Ipv4Addr::from(network | 1))
-    };
-    table.lines().skip(1).filter_map(destination).take(ADVERTISED_MAX).collect()
-}
-
 /// A node stays in the mesh of its folder: it must not wait alone for one that it cannot join.
 fn other_mesh(data: &std::path::Path, own: MeshId, wanted: MeshId) -> NodeError {
     NodeError::Configuration(format!(
@@ -510,6 +497,26 @@ fn other_mesh(data: &std::path::Path, own: MeshId, wanted: MeshId) -> NodeError 
          empty folder to join that one, or without the invitation to stay",
         data.display()
     ))
+}
+
+/// A node that lost its membership does not quietly found a mesh of its own, where its encoders
+/// and viewers would be alone.
+fn membership_lost(aside: &std::path::Path) -> NodeError {
+    NodeError::Configuration(format!(
+        "this node's membership was lost with its store, which is kept aside as {}; to get back in \
+         under the same id, start it with --join and an invitation (`roost invite` on any member); \
+         to found a new mesh instead, remove that file",
+        aside.display()
+    ))
+}
+
+fn failovers() -> Failovers {
+    let histogram: fn() -> Histogram =
+        || Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0]);
+    let failovers = Failovers::new_with_constructor(histogram);
+    // Shown before the first one happens.
+    drop(failovers.get_or_create(&ENCODER_FAILOVER));
+    failovers
 }
 
 fn not_joined(error: &join::JoinError) -> NodeError {
@@ -527,9 +534,11 @@ fn stored(error: StoreError) -> NodeError {
     match &error {
         StoreError::InUse { .. } => NodeError::InUse(error.to_string()),
         // Starting again would fail again until somebody changes the folder.
-        StoreError::Unwritable { .. } | StoreError::KeyExposed { .. } => {
-            NodeError::Configuration(error.to_string())
-        }
+        StoreError::Unwritable { .. }
+        | StoreError::KeyExposed { .. }
+        | StoreError::KeyMalformed { .. }
+        | StoreError::Newer { .. }
+        | StoreError::OtherMesh { .. } => NodeError::Configuration(error.to_string()),
         _ => NodeError::Failed(error.to_string()),
     }
 }
@@ -571,20 +580,5 @@ impl Clock {
 
     pub(crate) fn instant(&self, at: Mono) -> tokio::time::Instant {
         self.origin + Duration::from_nanos(at.0.saturating_sub(1_000_000_000))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_networks_of_a_machine_without_a_default_route_are_found() {
-        let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\n\
-                     eth0\t0000580A\t00000000\t0001\t0\t0\t0\t00FFFFFF\n\
-                     eth0\t00000000\t00000000\t0001\t0\t0\t0\t00000000\n\
-                     broken\n";
-        assert_eq!(attached_networks(table), [std::net::Ipv4Addr::new(10, 88, 0, 1)]);
-        assert_eq!(attached_networks(""), Vec::<std::net::Ipv4Addr>::new());
     }
 }

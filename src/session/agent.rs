@@ -500,6 +500,9 @@ impl Agent {
             epoch: self.epoch,
             source: self.source.clone(),
             home: self.lost_home,
+            lost_ms: self
+                .lost_at
+                .map(|at| u32::try_from(now.since(at).as_millis()).unwrap_or(u32::MAX)),
         };
         send(id, ClientMessage::Register(register), effects);
         self.lease(effects);

@@ -18,7 +18,7 @@ mod settle;
 mod tests;
 mod types;
 
-pub use types::{Counters, Effect, Route, World};
+pub use types::{Counters, Effect, Note, Route, World};
 
 /// An assignment counts as load of its node until the directory shows it, at most this long.
 const IN_FLIGHT: Duration = Duration::from_secs(5);
@@ -389,10 +389,12 @@ impl Host {
         let Some((encoder, Role::Home)) = self.sessions.get(&id).and_then(|s| s.agent_of) else {
             return;
         };
-        if let Some(claim) = self.streams.get_mut(&encoder).and_then(|s| s.home.as_mut())
-            && claim.session == Some(id)
+        if let Some(stream) = self.streams.get_mut(&encoder)
+            && let Some(claim) = stream.home.as_mut().filter(|claim| claim.session == Some(id))
+            && claim.source != source
         {
-            claim.source = source;
+            claim.source = source.clone();
+            effects.push(Effect::Note(encoder, stream.name.clone(), Note::Signal(source)));
         }
         self.settle(world, encoder, effects);
         self.tell_places(world, effects);
@@ -423,6 +425,8 @@ impl Host {
         } else {
             self.counters.superseded += 1;
             stream.home = None;
+            let why = "it went to another home while this node stood still".to_owned();
+            effects.push(Effect::Note(encoder, stream.name.clone(), Note::Gone(why)));
         }
         self.settle(world, encoder, effects);
     }
@@ -462,6 +466,11 @@ impl Host {
                 stream.warm = None;
             }
             let mine = stream.home.as_mut().filter(|claim| claim.session == Some(id));
+            if mine.is_some() {
+                let why = if goodbye { "it said goodbye" } else { "its connection ended" };
+                let note = Note::Gone(why.to_owned());
+                effects.push(Effect::Note(encoder, stream.name.clone(), note));
+            }
             match mine {
                 Some(_) if goodbye => stream.home = None,
                 Some(claim) => {

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use crate::harness::client::Encoder;
@@ -129,6 +130,32 @@ fn a_folder_that_cannot_be_written_is_a_configuration_error() {
         let finished = run(&["node", "--data", &data, "--listen", "127.0.0.1:0"]);
         assert_says(&finished, CONFIGURATION, &[&data]);
     }
+}
+
+#[test]
+fn what_a_start_with_the_same_files_would_meet_again_is_a_configuration_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (file, web, data) = (path("roost.toml"), path("web.pem"), path("n1"));
+    let start = |more: &[&str]| {
+        let fixed = ["node", "--data", &data, "--listen", "127.0.0.1:0"];
+        run(&fixed.iter().chain(more).copied().collect::<Vec<_>>())
+    };
+    std::fs::write(&web, "no certificate").expect("it can be written");
+    let certificate = start(&["--tls-cert", &web, "--tls-key", &web]);
+    assert_says(&certificate, CONFIGURATION, &[&web, "--tls-cert"]);
+    assert!(!folder.path().join("n1").exists(), "nothing was founded");
+    std::fs::write(&file, "[log]\nfilter = \"roost=loud\"\n").expect("it can be written");
+    assert_says(&start(&["--config", &file]), CONFIGURATION, &["roost=loud", "log.filter"]);
+
+    std::fs::create_dir(&data).expect("it is not there");
+    let key = folder.path().join("n1/node.key");
+    std::fs::write(&key, "no key").expect("it can be written");
+    let mode = |mode| std::fs::set_permissions(&key, PermissionsExt::from_mode(mode));
+    mode(0o644).expect("it is ours");
+    assert_says(&start(&[]), CONFIGURATION, &["chmod 600", "node.key"]);
+    mode(0o600).expect("it is ours");
+    assert_says(&start(&[]), CONFIGURATION, &["does not hold a key", "backup"]);
 }
 
 #[test]

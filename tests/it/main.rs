@@ -7,5 +7,6 @@ mod harness;
 mod health;
 mod lan;
 mod mesh;
+mod operating;
 mod source;
 mod whep;

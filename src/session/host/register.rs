@@ -1,6 +1,8 @@
 //! Who may stay, who is told to go where, and who becomes home or next here.
 
-use super::{AGENT_GONE, Claim, Counters, Effect, Host, IN_FLIGHT, Stream, Warm, World};
+use std::time::Duration;
+
+use super::{AGENT_GONE, Claim, Counters, Effect, Host, IN_FLIGHT, Note, Stream, Warm, World};
 use crate::directory::{ENTRIES_MAX, SourceState};
 use crate::id::{EncoderId, NodeId, SessionId, valid_name};
 use crate::placement;
@@ -189,9 +191,13 @@ impl Host {
             session.agent_of = Some((encoder, Role::Home));
         }
         self.in_flight.retain(|(other, ..)| *other != encoder);
-        if world.directory.claims(encoder).any(|(node, _)| node != world.me) {
+        let mut claims = world.directory.claims(encoder).map(|(node, _)| node);
+        let elsewhere = claims.find(|node| *node != world.me);
+        drop(claims);
+        if elsewhere.is_some() {
             self.counters.adopted += 1;
         }
+        let from = register.home.filter(|home| *home != world.me).or(elsewhere);
         world.directory.raise_floor(encoder, register.epoch);
         let name = register.name.clone();
         let stream = self.streams.entry(encoder).or_insert_with(|| Stream::new(name));
@@ -207,6 +213,15 @@ impl Host {
             effects.push(Effect::Send(other, NodeMessage::Rejected(rejected)));
             if let Some(session) = self.sessions.get_mut(&other) {
                 session.agent_of = None;
+            }
+        }
+        if before.as_ref().is_none_or(|claim| claim.epoch != register.epoch) {
+            let lost = register.lost_ms.map(|ms| Duration::from_millis(ms.into()));
+            let note = Note::Home { session: id, epoch: register.epoch, from, lost };
+            effects.push(Effect::Note(encoder, stream.name.clone(), note));
+            if register.source != SourceState::Ready {
+                let note = Note::Signal(register.source.clone());
+                effects.push(Effect::Note(encoder, stream.name.clone(), note));
             }
         }
         stream.home = Some(Claim {

@@ -1,7 +1,7 @@
 //! What follows from a stream's state: whether the claim stands, what the directory says, next,
 //! the route, and what the agent is told.
 
-use super::{Effect, Host, Route, Stream, World};
+use super::{Effect, Host, Note, Route, Stream, World};
 use crate::directory::Entry;
 use crate::grow::Later;
 use crate::id::{EncoderId, NodeId};
@@ -27,6 +27,8 @@ impl Host {
             self.counters.superseded += 1;
             if let Some(session) = claim.session {
                 let reason = format!("epoch {floor} is home elsewhere");
+                let note = Note::Gone(reason.clone());
+                effects.push(Effect::Note(encoder, stream.name.clone(), note));
                 let rejected =
                     wire::Rejected { role: Role::Home, floor, name_taken: false, reason };
                 effects.push(Effect::Send(session, NodeMessage::Rejected(rejected)));

@@ -80,6 +80,7 @@ impl Trial {
             epoch,
             source: SourceState::Ready,
             home: None,
+            lost_ms: None,
         };
         self.say(session, ClientMessage::Register(register))
     }
@@ -177,6 +178,7 @@ fn a_connection_speaks_for_one_encoder() {
         epoch: epoch(1),
         source: SourceState::Ready,
         home: None,
+        lost_ms: None,
     };
     let effects = trial.say(1, ClientMessage::Register(register));
     assert!(rejection(&effects, 1).is_some());
