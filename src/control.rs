@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use crate::admission::{Admission, Keypair, PublicKey, Roster};
 use crate::cluster::NodeReport;
-use crate::directory::{self, Directory, Header};
-use crate::grow::Later;
+use crate::directory::{self, Directory};
 use crate::id::{Boot, NodeId};
 use crate::membership::{self, Membership};
 use crate::peering::{self, Peering};
@@ -16,9 +15,10 @@ use crate::placement::Candidate;
 use crate::session::SILENCE_WATCHED;
 use crate::session::host::{self, Host, World};
 use crate::time::{Mono, Now, earlier};
-use crate::wire::{self, LinkMessage, Message, NodeMessage, Peer, PeerList, WireError};
+use crate::wire::{self, LinkMessage, Message, NodeMessage, PeerList, WireError};
 
 mod leave;
+mod nodes;
 mod types;
 mod view;
 
@@ -554,54 +554,6 @@ impl Control {
             self.remember_at,
         ];
         self.due = machines.into_iter().fold(Some(now.mono + TICK), earlier);
-    }
-
-    /// Recomputes what follows from membership, links and headers; true if clients see a change.
-    fn refresh_nodes(&mut self) -> bool {
-        self.directory.put_header(Header {
-            name: self.name.clone(),
-            addrs: self.addrs.clone(),
-            links: self.linked.clone(),
-            draining: self.leaving.is_some(),
-            later: Later::default(),
-        });
-        self.recount();
-        let mut nodes: Vec<Peer> = self
-            .roster
-            .admissions()
-            .map(|admission| Peer {
-                node: admission.node,
-                name: self.label(admission.node),
-                addrs: self.addrs_of(admission.node),
-                up: self.alive.contains(&admission.node) && !self.draining(admission.node),
-                later: Later::default(),
-            })
-            .filter(|peer| !peer.addrs.is_empty())
-            .collect();
-        nodes.sort_by(|a, b| (!a.up, &a.name, a.node).cmp(&(!b.up, &b.name, b.node)));
-        let peers = PeerList { nodes };
-        let changed = peers != self.peers;
-        self.peers = peers;
-        changed
-    }
-
-    fn draining(&self, node: NodeId) -> bool {
-        match self.directory.header(node) {
-            _ if node == self.me => self.leaving.is_some(),
-            Some(header) => header.draining,
-            None => false,
-        }
-    }
-
-    fn recount(&mut self) {
-        let eligible = self.alive.iter().filter(|node| !self.draining(**node));
-        self.candidates = eligible
-            .map(|&node| Candidate {
-                node,
-                weight: self.reports.get(&node).map_or(1.0, |r| r.capacity).clamp(0.01, 1e6),
-                load: u32::try_from(self.directory.count(node)).unwrap_or(u32::MAX),
-            })
-            .collect();
     }
 }
 

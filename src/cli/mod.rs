@@ -207,7 +207,6 @@ mod tests {
             "roost",
             "roost nod",
             "roost node --frobnicate",
-            "roost encode cam-1",
             "roost encode cam-1 --test --rtsp rtsp://camera/1",
             "roost encode CAM --test",
             "roost encode cam-1 --h264 x --gop 4",
