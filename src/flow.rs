@@ -25,21 +25,31 @@ pub const KEPT: Duration = Duration::from_secs(2);
 /// Requests for packets that wait while a flow sends; beyond it they are dropped, and come again.
 pub const ASKS_QUEUE: usize = 16;
 
+/// Packets that flows have sent.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// For the first time.
+    pub first: AtomicU64,
+    /// Once more, because somebody missed them.
+    pub again: AtomicU64,
+}
+
 /// Sends what a stream starts with, then what follows, and again what is asked for, until either
-/// end is gone. `resent` counts packets.
+/// end is gone.
 pub async fn send(
     connection: &quinn::Connection,
     flow: u32,
     start: Vec<Live>,
     mut frames: mpsc::Receiver<Live>,
     mut asks: mpsc::Receiver<Nack>,
-    resent: &AtomicU64,
+    counters: &Sent,
 ) -> Result<(), quinn::SendDatagramError> {
     let mut kept = VecDeque::new();
     let mut sent = 0;
     for live in start {
         for packet in &live.frame.packets {
             connection.send_datagram_wait(datagram(flow, live.timeline, packet)).await?;
+            counters.first.fetch_add(1, Ordering::Relaxed);
             sent += 1;
             if sent % BURST_PACKETS == 0 {
                 tokio::time::sleep(BURST_PAUSE).await;
@@ -53,13 +63,14 @@ pub async fn send(
                 let Some(live) = live else { return Ok(()) };
                 for packet in &live.frame.packets {
                     connection.send_datagram_wait(datagram(flow, live.timeline, packet)).await?;
+                    counters.first.fetch_add(1, Ordering::Relaxed);
                 }
                 keep(&mut kept, live);
             }
             Some(nack) = asks.recv() => {
                 for (timeline, packet) in asked_for(&kept, &nack) {
                     connection.send_datagram_wait(datagram(flow, timeline, packet)).await?;
-                    resent.fetch_add(1, Ordering::Relaxed);
+                    counters.again.fetch_add(1, Ordering::Relaxed);
                 }
             }
         }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -161,7 +160,7 @@ fn start(config: EncodeConfig) -> Result<Started, EncodeError> {
         disk: Disk::start(store, held, config.name, leased_tx),
         record,
         dropped: 0,
-        resent: Arc::default(),
+        sent: Arc::default(),
         told_dropped: 0,
         remembers,
         native_only: None,
@@ -198,8 +197,7 @@ struct Driver {
     disk: Disk,
     record: AgentRecord,
     dropped: u64,
-    /// Packets that nodes asked for again.
-    resent: Arc<AtomicU64>,
+    sent: Arc<flow::Sent>,
     told_dropped: u64,
     /// Where the mesh is remembered, if that alone says which it is.
     remembers: Option<PathBuf>,
@@ -384,10 +382,10 @@ impl Driver {
             let skipping = start.is_empty();
             let (frames, queue) = mpsc::channel(QUEUE_FRAMES);
             let (asks, asked) = mpsc::channel(flow::ASKS_QUEUE);
-            let resent = self.resent.clone();
+            let sent = self.sent.clone();
             tokio::spawn(async move {
                 // The connection's end comes as an event of its own.
-                let _ = flow::send(&connection, FLOW_VIDEO, start, queue, asked, &resent).await;
+                let _ = flow::send(&connection, FLOW_VIDEO, start, queue, asked, &sent).await;
             });
             self.senders.insert(leg, Sender { frames, asks, skipping });
         }

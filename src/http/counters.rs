@@ -35,6 +35,13 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
     add("relay_bytes", "Payload bytes of streams.", "direction", &bytes);
     let frames = [("in", read(&hub.frames_in)), ("out", read(&hub.frames_out))];
     add("relay_frames", "Frames of streams.", "direction", &frames);
+    let packets_out = read(&hub.packets_out.first) + read(&hub.packets_out.again);
+    let packets = [("in", read(&hub.packets_in)), ("out", packets_out)];
+    add("relay_packets", "Packets of streams over QUIC.", "direction", &packets);
+    let lost = [("quic", read(&hub.packets_lost))];
+    add("relay_packets_lost", "Packets that never came, though asked for.", "protocol", &lost);
+    let repairs = [("asked", read(&hub.packets_asked)), ("resent", read(&hub.packets_out.again))];
+    add("relay_repairs", "Packets asked for, and sent, once more.", "direction", &repairs);
     let drops = [
         ("slow_receiver", read(&hub.frames_dropped)),
         ("stale_feed", read(&hub.frames_stale)),

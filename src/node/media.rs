@@ -162,9 +162,9 @@ impl Serving {
         let hubs = hubs.clone();
         let task = tokio::spawn(async move {
             let (start, frames, _ticket) = subscription.split();
-            let resent = &hubs.counters().packets_resent;
+            let counters = &hubs.counters().packets_out;
             // The connection's end is told elsewhere; there is nobody to send to any more.
-            let _ = flow::send(&connection, FLOW_VIDEO, start, frames, asked, resent).await;
+            let _ = flow::send(&connection, FLOW_VIDEO, start, frames, asked, counters).await;
         });
         Self { since: Instant::now(), asks, task: task.abort_handle() }
     }

@@ -238,8 +238,8 @@ impl FlowOut {
         let (asks, asked) = mpsc::channel(flow::ASKS_QUEUE);
         let (hubs, connection, number) = (hubs.clone(), connection.clone(), wish.flow);
         let task = tokio::spawn(async move {
-            let resent = &hubs.counters().packets_resent;
-            let _ = flow::send(&connection, number, start, frames, asked, resent).await;
+            let counters = &hubs.counters().packets_out;
+            let _ = flow::send(&connection, number, start, frames, asked, counters).await;
         });
         Self { ticket, hops: wish.hops.clone(), asks, task: task.abort_handle() }
     }
