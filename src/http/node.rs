@@ -1,6 +1,5 @@
 //! The node behind HTTP: [`Backend`] over a running [`Node`], and the two served together.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -23,7 +22,7 @@ use super::backend::{
 use super::counters::{Door, counters};
 use super::tls::{self, Certificate, load_or_make};
 use super::{ServerCounters, leg, router, serve};
-use crate::admission::Enrolment;
+use crate::admission;
 use crate::cluster::{ClusterView, EncoderState};
 use crate::id::{EncoderId, NodeId};
 use crate::net::RtcSocket;
@@ -212,15 +211,6 @@ async fn open_doors(mut doors: Doors, backend: Arc<Live>, router: axum::Router) 
     }
 }
 
-/// The credential inside an enrolment string: whoever has one can paste it where a browser or a
-/// player wants a token, without taking it apart.
-fn credential_in(token: &str) -> Cow<'_, str> {
-    match token.parse::<Enrolment>() {
-        Ok(enrolment) => Cow::Owned(enrolment.credential),
-        Err(_) => Cow::Borrowed(token),
-    }
-}
-
 async fn call_api(router: axum::Router, call: ApiCall) {
     let ApiCall { request, principal, answer } = call;
     let built = Request::builder()
@@ -373,23 +363,16 @@ impl Backend for Live {
     }
 
     fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied> {
-        match token {
-            Some(token) => match self.node.check_credential(&credential_in(token)) {
-                Ok(name) => Ok(Principal::new(&name)),
-                Err(reason) => {
-                    self.door.bad_credential.fetch_add(1, Ordering::Relaxed);
-                    Err(Denied { bad_credential: true, reason })
-                }
-            },
-            None if remote.is_loopback() => Ok(Principal::new("local")),
-            None => {
-                self.door.no_credential.fetch_add(1, Ordering::Relaxed);
-                Err(Denied {
-                    bad_credential: false,
-                    reason: "a credential is needed from anywhere but this machine; get one with \
-                             `roost invite --client` on a node"
-                        .into(),
-                })
+        match self.node.authorise(remote.is_loopback(), token) {
+            Ok(name) => Ok(Principal::new(&name)),
+            Err(denied) => {
+                let bad_credential = denied != admission::Denied::NoCredential;
+                let counter = match bad_credential {
+                    true => &self.door.bad_credential,
+                    false => &self.door.no_credential,
+                };
+                counter.fetch_add(1, Ordering::Relaxed);
+                Err(Denied { bad_credential, reason: denied.to_string() })
             }
         }
     }

@@ -25,7 +25,9 @@ pub use drive::Totals;
 pub use identity::identity;
 pub use relay::FLOWS_MAX;
 
-use crate::admission::{Enrolment, Invitation, Keypair, Roster, issue_credential, issue_redirect};
+use crate::admission::{
+    Denied, Enrolment, Invitation, Keypair, Roster, issue_credential, issue_redirect,
+};
 use crate::cluster::ClusterView;
 use crate::control::{self, Control};
 use crate::hub::{Hubs, Subscription};
@@ -372,12 +374,9 @@ impl Node {
         self.shared.addrs.iter().cloned().chain(others).collect()
     }
 
-    /// Whether a credential is good; the name of its bearer.
-    pub fn check_credential(&self, token: &str) -> Result<String, String> {
-        match self.roster().check_credential(token, wall_ms()) {
-            Ok(credential) => Ok(format!("client {}", credential.id.short())),
-            Err(refusal) => Err(refusal.to_string()),
-        }
+    /// Who a client is, by name, with a credential or from this machine.
+    pub fn authorise(&self, loopback: bool, credential: Option<&str>) -> Result<String, Denied> {
+        self.roster().authorise(loopback, credential, wall_ms())
     }
 
     /// A token that lets its bearer do `verb` with `encoder` at `target` for half a minute.

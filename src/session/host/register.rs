@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{AGENT_GONE, Claim, Counters, Effect, Host, IN_FLIGHT, Note, Stream, Warm, World};
+use crate::admission::Denied;
 use crate::directory::{ENTRIES_MAX, SourceState};
 use crate::id::{EncoderId, NodeId, SessionId, valid_name};
 use crate::placement;
@@ -17,31 +18,15 @@ impl Host {
         effects: &mut Vec<Effect>,
     ) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        let verdict = match &hello.credential {
-            Some(token) => world
-                .roster
-                .check_credential(token, world.now.wall)
-                .map(|credential| format!("client {}", credential.id.short())),
-            None if session.loopback => Ok("local".to_owned()),
-            None => {
-                self.counters.denied += 1;
-                let reason = "a credential is needed from anywhere but this machine; \
-                              get one with `roost invite --client` on a node"
-                    .to_owned();
-                let failed =
-                    wire::Failed { status: 401, reason: reason.clone(), retry_after: None };
-                effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
-                effects.push(Effect::Close(id, reason));
-                return;
-            }
-        };
+        let credential = hello.credential.as_deref();
+        let verdict = world.roster.authorise(session.loopback, credential, world.now.wall);
         let principal = match verdict {
             Ok(principal) => principal,
-            Err(refusal) => {
+            Err(denied) => {
                 self.counters.denied += 1;
-                let reason = refusal.to_string();
-                let failed =
-                    wire::Failed { status: 403, reason: reason.clone(), retry_after: None };
+                let status = if denied == Denied::NoCredential { 401 } else { 403 };
+                let reason = denied.to_string();
+                let failed = wire::Failed { status, reason: reason.clone(), retry_after: None };
                 effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
                 effects.push(Effect::Close(id, reason));
                 return;
