@@ -16,6 +16,8 @@ const NAMES: [&str; 3] = ["cam-1", "cam-2", "cam-3"];
 /// A lost home costs no more of the picture: four times what half of the failures have to keep to,
 /// since every test may run at once.
 const GAP_BAR_MS: u64 = 1_600;
+/// A node that is cut off is down for everyone within this.
+const DOWN_WITHIN: Duration = Duration::from_millis(2_500);
 /// A client's leg at next is made within this; there is nothing to see from outside.
 const WARM_AFTER: Duration = Duration::from_secs(2);
 /// Heartbeats and messages are smaller than this, and parts of a picture are larger.
@@ -168,6 +170,32 @@ fn two_nodes_that_see_only_a_third_stay_up_and_serve_each_others_streams() {
     a.heal();
     b.heal();
     wait_until(PATIENCE, "they see each other again", || (links(a), links(b)) == (3, 3));
+}
+
+#[test]
+fn a_node_that_is_cut_off_is_down_for_everyone_and_comes_back() {
+    let Some(mut lan) = Lan::start() else { return };
+    let nodes = lan.nodes(4);
+    let (lost, others) = nodes.split_first().expect("four");
+    for (other, _) in others {
+        lost.0.ignore(other);
+        other.ignore(&lost.0);
+    }
+    let cut = Instant::now();
+    let down = |host: &Host| {
+        let view = host.view().expect("it answers");
+        let mut listed = view["nodes"].as_array().into_iter().flatten();
+        listed.any(|node| node["name"] == lost.0.name() && node["state"] == "down")
+    };
+    wait_until(PATIENCE, "it is down for everyone", || others.iter().all(|(host, _)| down(host)));
+    let took = cut.elapsed();
+    assert!(took < DOWN_WITHIN, "it took {took:?}");
+    nodes.iter().for_each(|(host, _)| host.heal());
+    wait_until(PATIENCE, "all see all again", || all_up(&nodes));
+    for (host, process) in others {
+        let downs = process.log().matches("node.down").count();
+        assert_eq!(downs, 1, "{} lost somebody else, too", host.name());
+    }
 }
 
 #[test]
