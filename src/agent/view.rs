@@ -232,6 +232,14 @@ impl Driver {
     }
 
     fn packet(&mut self, leg: LegId, bytes: &[u8]) {
+        if let Some(gone) = Nack::read(bytes) {
+            let of = self.assemblers.get_mut(&leg).filter(|(of, _)| *of == gone.ssrc);
+            let frames = of.map(|(_, assembler)| assembler.give_up(&gone.sequences));
+            for assembled in frames.into_iter().flatten() {
+                self.frame(leg, gone.ssrc, &assembled);
+            }
+            return;
+        }
         let (Some(ssrc), Some(packet)) = (flow::ssrc_of(bytes), Packet::parse(bytes)) else {
             return;
         };
@@ -245,7 +253,7 @@ impl Driver {
         let frames = assembler.push(now, trip, packet);
         let sequences = assembler.ask(now, trip);
         if let (false, Some(connection)) = (sequences.is_empty(), connection) {
-            let request = flow::request(FLOW_VIDEO, &Nack { ssrc, sequences });
+            let request = flow::rtcp(FLOW_VIDEO, &Nack { ssrc, sequences });
             // One that does not fit is one that is lost.
             let _ = connection.send_datagram(request);
         }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::flow;
 use crate::hub::{Hub, Hubs};
 use crate::id::EncoderId;
-use crate::media::assemble::Assembler;
+use crate::media::assemble::{Assembled, Assembler};
 use crate::media::gop::GopCache;
 use crate::media::{Nack, Packet};
 use crate::time::Mono;
@@ -94,7 +94,23 @@ impl Ingest {
             self.stale.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        for assembled in inner.assembler.push(now, trip, packet) {
+        let frames = inner.assembler.push(now, trip, packet);
+        self.take(&mut inner, frames);
+        let sequences = inner.assembler.ask(now, trip);
+        counters.packets_asked.fetch_add(sequences.len() as u64, Ordering::Relaxed);
+        (!sequences.is_empty()).then_some(Nack { ssrc, sequences })
+    }
+
+    /// The agent does not have these packets.
+    pub(super) fn give_up(&self, nack: &Nack) {
+        let mut inner = self.lock();
+        let frames = inner.assembler.give_up(&nack.sequences);
+        self.take(&mut inner, frames);
+    }
+
+    fn take(&self, inner: &mut Inner, frames: Vec<Assembled>) {
+        let counters = self.hubs.counters();
+        for assembled in frames {
             let frame = Arc::new(assembled.frame);
             if assembled.lost > 0 {
                 counters.packets_lost.fetch_add(assembled.lost, Ordering::Relaxed);
@@ -109,9 +125,6 @@ impl Ingest {
                 None => inner.early.push(frame),
             }
         }
-        let sequences = inner.assembler.ask(now, trip);
-        counters.packets_asked.fetch_add(sequences.len() as u64, Ordering::Relaxed);
-        (!sequences.is_empty()).then_some(Nack { ssrc, sequences })
     }
 
     /// The client is somebody: what it sends is taken from now on.
