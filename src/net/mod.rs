@@ -21,7 +21,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -73,8 +73,8 @@ pub mod close {
 /// What the network side needs to know.
 #[derive(Debug)]
 pub struct NetConfig {
-    /// The UDP port to open.
-    pub listen: SocketAddr,
+    /// The UDP port, open; see [`transport::udp_socket`].
+    pub socket: UdpSocket,
     /// This node's key.
     pub keypair: Keypair,
     /// Which start this is.
@@ -316,14 +316,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Net {
-    /// Opens the port and starts to accept. Must run inside a tokio runtime. Errors: the port is
-    /// taken or not allowed, in words.
-    pub fn bind(
+    /// Starts to accept on the port. Must run inside a tokio runtime.
+    pub fn open(
         config: NetConfig,
     ) -> io::Result<(Self, mpsc::Receiver<NetEvent>, mpsc::Receiver<RtcDatagram>)> {
         use transport::{Class, client_config, endpoint_config, server_config};
         let counters = Arc::new(NetCounters::default());
-        let (mux, rtc, rtc_datagrams) = mux::Mux::bind(config.listen, counters.clone())?;
+        let (mux, rtc, rtc_datagrams) = mux::Mux::new(config.socket, counters.clone())?;
         let link_server = server_config(Class::Link, &config.keypair).map_err(io::Error::other)?;
         let media_server =
             server_config(Class::Media, &config.keypair).map_err(io::Error::other)?;
