@@ -41,7 +41,7 @@ pub use handshake::{
 };
 pub use link::{
     ANSWER_TIMEOUT, ASK_MAX, GOSSIP_AT_ONCE, GOSSIP_MAX, LINGER, LINK_QUEUE, LINK_QUEUE_BYTES,
-    STREAM_DEADLINE,
+    SILENT, STREAM_DEADLINE,
 };
 pub use message::{
     MessageReader, MessageWriter, ReceiveError, UNVERIFIED_MESSAGE_MAX, lost_reason,

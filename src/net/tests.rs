@@ -241,6 +241,33 @@ async fn a_restarted_node_replaces_its_old_link() {
     assert_eq!(a.net.links().len(), 1);
 }
 
+#[test]
+fn a_node_whose_old_folder_was_put_back_replaces_the_silent_link_of_its_newer_boot() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let here = tokio::runtime::Runtime::new().unwrap();
+    let all = roster(&[1, 2]);
+    let mut a = here.block_on(async { start(1, all.clone()) });
+    // Whoever does not run its runtime is as silent as a killed process.
+    let killed = runtime();
+    let newer = killed.block_on(async {
+        let mut newer = start_boot(2, all.clone(), 7);
+        newer.net.dial(None, a.addr.clone());
+        assert_eq!(newer.up().await, a.id);
+        newer
+    });
+    here.block_on(async {
+        assert_eq!(a.up().await, newer.id);
+        let silent = || a.net.links().iter().all(|(_, link)| link.last_heard.elapsed() > SILENT);
+        until("the link is silent", silent).await;
+        let older = start_boot(2, all, 5);
+        older.net.dial(None, a.addr.clone());
+        let NetEvent::LinkDown { reason, .. } = a.next().await else { panic!("another event") };
+        assert_eq!(reason, "the other side connected anew", "and not: it was given up");
+        assert!(matches!(a.next().await, NetEvent::LinkUp { boot: Boot(5), .. }));
+    });
+    drop(killed);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_is_refused_and_learns_only_that() {
     let mut a = start(1, roster(&[1]));
