@@ -344,6 +344,19 @@ async fn a_dial_says_what_is_wrong_with_its_address() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_asks_for_a_dial_that_is_under_way_hears_how_it_ends() {
+    let (mut a, expected) = (start(1, roster(&[1])), key(2).node());
+    let silent = transport::udp_socket("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = silent.local_addr().unwrap().to_string();
+    a.net.dial(None, addr.clone());
+    for _ in 0..3 {
+        a.net.dial(Some(expected), addr.clone());
+    }
+    assert_eq!((a.failed().await.0, a.failed().await.0), (None, Some(expected)));
+    assert_eq!(a.net.counters().dials_failed.get(), 2, "each of them once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_admission_that_is_new_here_comes_with_the_link() {
     let (mut a, b) = (start(1, roster(&[1])), start(2, roster(&[1, 2])));
     b.net.dial(None, a.addr.clone());
