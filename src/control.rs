@@ -30,6 +30,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// Live members are written down for the next start at most this often.
 const REMEMBER_INTERVAL: Duration = Duration::from_secs(2);
 
+/// A later self of this node is told of at most this often: two machines that run one folder
+/// outgrow each other for as long as both run.
+const OUTGROWN_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The boot under which a start numbers its entries: a folder that was put back counts a boot
 /// twice, and what peers hold of its other life must not pass for this one's.
 fn salted(boot: Boot, seed: &[u8; 32]) -> Boot {
@@ -63,6 +67,8 @@ pub struct Control {
     nodes_dirty: bool,
     remember_at: Option<Mono>,
     remembered: Option<Mono>,
+    /// How often it was outgrown by a later self as far as told, and when that was told last.
+    outgrown: (u64, Option<Mono>),
     leaving: Option<leave::Leaving>,
     counters: Counters,
 }
@@ -107,6 +113,7 @@ impl Control {
             nodes_dirty: true,
             remember_at: None,
             remembered: None,
+            outgrown: (0, None),
             leaving: None,
             counters: Counters::default(),
         };
@@ -525,6 +532,12 @@ impl Control {
         if boot > self.boot {
             self.boot = boot;
             effects.push(Effect::Boot(boot));
+        }
+        let (told, last) = self.outgrown;
+        let times = self.membership.counters().reborn_outgrown;
+        if times > told && last.is_none_or(|at| now.mono >= at + OUTGROWN_INTERVAL) {
+            self.outgrown = (times, Some(now.mono));
+            effects.push(Effect::Note(Note::Outgrown(boot)));
         }
         if std::mem::take(&mut self.nodes_dirty) {
             let peers_changed = self.refresh_nodes();

@@ -15,6 +15,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,9 +27,10 @@ use crate::id::{Boot, MeshId, NodeId};
 
 /// The layout of the database. Raised when an older version could not read it.
 pub const SCHEMA: u32 = 1;
-/// How long to wait for another process that holds the folder: one that was told to stop lets go
-/// within this.
-pub const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// How long to wait for another process that holds the folder: a node that was told to stop hands
+/// over for 3 s, is given another if its loop is slow, and closes links and requests for 2.5 s. A
+/// script that stops one and starts the next at once finds the folder free within this.
+pub const LOCK_WAIT: Duration = Duration::from_secs(8);
 /// Memory for pages of the database: it is read at start only.
 const CACHE_BYTES: usize = 16 << 20;
 /// Most remembered members: twice the largest mesh that is simulated. Beyond it new ones are not
@@ -142,13 +144,13 @@ pub struct Opened {
     pub quarantined: Option<PathBuf>,
 }
 
-/// A node's store. Holds the folder's lock until dropped.
+/// A node's store. Holds the folder's lock until it and all clones of the lock are dropped.
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
     path: PathBuf,
     db: Database,
-    _lock: File,
+    lock: Arc<File>,
 }
 
 /// Why the database did not open.
@@ -180,12 +182,17 @@ impl Store {
                 }
             }
         };
-        Ok(Opened { store: Self { dir: dir.into(), path, db, _lock: lock }, quarantined })
+        Ok(Opened { store: Self { dir: dir.into(), path, db, lock: Arc::new(lock) }, quarantined })
     }
 
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The folder's lock: for as long as anybody has it, no other process takes the folder.
+    pub fn lock(&self) -> Arc<File> {
+        self.lock.clone()
     }
 
     /// Bytes of the database on disk.
@@ -360,17 +367,23 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join(LOCK_FILE);
     let mut file = files::open_private(&path)?;
     let until = Instant::now() + LOCK_WAIT;
+    let mut said = false;
     loop {
         match file.try_lock() {
             Ok(()) => break,
             Err(TryLockError::Error(source)) => return Err(files::io_error(&path, source)),
             Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                if !std::mem::replace(&mut said, true) {
+                    let (pid, limit) = (holder(&path)?, LOCK_WAIT.as_millis());
+                    tracing::warn!(
+                        event = "folder.held", folder = %dir.display(), pid, limit,
+                        "another process holds the data folder; waiting for it to let go"
+                    );
+                }
                 thread::sleep(Duration::from_millis(50));
             }
             Err(TryLockError::WouldBlock) => {
-                let text = files::read(&path)?.unwrap_or_default();
-                let pid = number(&text).and_then(|pid| u32::try_from(pid).ok());
-                return Err(StoreError::InUse { dir: dir.into(), pid });
+                return Err(StoreError::InUse { dir: dir.into(), pid: holder(&path)? });
             }
         }
     }
@@ -379,6 +392,12 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     let noted = file.set_len(0).and_then(|()| io::Write::write_all(&mut file, pid.as_bytes()));
     noted.map_err(|source| files::io_error(&path, source))?;
     Ok(file)
+}
+
+/// The process that holds the folder, as far as it said so.
+fn holder(path: &Path) -> Result<Option<u32>, StoreError> {
+    let text = files::read(path)?.unwrap_or_default();
+    Ok(number(&text).and_then(|pid| u32::try_from(pid).ok()))
 }
 
 /// Opens the database and reads all of it, so that damage shows now and not later.

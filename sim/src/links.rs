@@ -108,6 +108,8 @@ impl World {
             boot: record.boot,
             order: record.order,
             closed,
+            // Links here carry no keep-alives that silence could be judged by.
+            silent: false,
         })
     }
 

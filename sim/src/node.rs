@@ -291,6 +291,7 @@ impl World {
             Note::NodeLeft(node) => format!("left {}", self.name_of(*node)),
             Note::Admitted(node) => format!("admitted {}", self.name_of(*node)),
             Note::Stalled(late) => format!("stalled {} ms", late.as_millis()),
+            Note::Outgrown(boot) => format!("outgrown {}", boot.0),
             Note::Encoder(..) => return,
         };
         self.trace.add(self.now, ix, ix, text.as_bytes());

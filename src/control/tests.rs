@@ -55,7 +55,7 @@ fn a_boot_that_others_know_and_this_node_does_not_is_to_be_stored() {
     roster.adopt(vec![admission]);
     let mut now = Now { mono: Mono(1_000_000_000), wall: 0 };
     let mut one = Side::start(&founder, 1, &roster, now);
-    let mut told = Vec::new();
+    let (mut told, mut warned) = (Vec::new(), Vec::new());
     // The second start is from an older folder, before the first was missed.
     for boot in [7, 3] {
         let mut two = Side::start(&member, boot, &roster, now);
@@ -71,6 +71,10 @@ fn a_boot_that_others_know_and_this_node_does_not_is_to_be_stored() {
             to_one.into_iter().for_each(|event| one.handle(now, event));
             told.extend(rest.into_iter().filter_map(|effect| match effect {
                 Effect::Boot(boot) => Some(boot),
+                Effect::Note(Note::Outgrown(boot)) => {
+                    warned.push(boot);
+                    None
+                }
                 _ => None,
             }));
         }
@@ -78,4 +82,5 @@ fn a_boot_that_others_know_and_this_node_does_not_is_to_be_stored() {
         one.handle(now, Event::LinkDown(member.node()));
     }
     assert_eq!(told, [Boot(7)], "once, and only the older folder");
+    assert_eq!(warned, [Boot(7)], "and people are told");
 }

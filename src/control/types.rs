@@ -169,6 +169,9 @@ pub enum Note {
     Admitted(NodeId),
     /// This node stood still for this long.
     Stalled(Duration),
+    /// Others know a later self of this node, up to this boot: its folder is an older copy, or
+    /// another machine runs on a copy of it.
+    Outgrown(Boot),
     /// What became of the encoder with this name, as far as this node is its home.
     Encoder(EncoderId, String, host::Note),
 }

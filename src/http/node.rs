@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::Request;
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tower::ServiceExt;
 
 use super::auth::strip_port;
@@ -25,7 +24,7 @@ use super::{ServerCounters, leg, router, serve};
 use crate::admission;
 use crate::cluster::{ClusterView, EncoderState};
 use crate::id::{EncoderId, NodeId};
-use crate::net::RtcSocket;
+use crate::net::{RtcDatagram, RtcSocket};
 use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError};
 use crate::session::{HOLD, SESSIONS_MAX};
 use crate::webrtc::{Feed, MAX_LEGS, Outlet, WebRtc};
@@ -35,8 +34,6 @@ use crate::wire::{self, Answer, Ask, Failed, Message, Offer, SdpAnswer};
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for an answer to a native client to be complete: the slowest asks every node.
 const API_TIME: Duration = Duration::from_secs(10);
-/// Ports tried when any will do: each is free with a chance of far more than a half.
-const PORT_TRIES: u32 = 32;
 /// Largest answer that a native client gets, in bytes.
 const API_ANSWER_MAX: usize = wire::MAX_MESSAGE - 1024;
 
@@ -45,23 +42,39 @@ pub async fn run(
     mut config: NodeConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
-    let files = config.certificate.take();
     let (ready, reload) = (config.ready.take(), config.reload.take());
     // A certificate that cannot be used is said before anything is founded or joined.
-    let given = files.as_ref().map(|(chain, key)| Certificate::load(chain, key));
-    let given = given.transpose().map_err(unusable)?;
-    let listener = open_port(config.listen).await?;
-    config.listen = listener.local_addr().map_err(failed)?;
-    let bound = config.listen;
-    let (node, doors) = Node::start(config).await?;
+    let given = match config.certificate.take() {
+        Some((chain, key)) => Some(Certificate::load(&chain, &key).map_err(unusable)?),
+        None => tls::load_kept(&config.data).map_err(spoilt)?,
+    };
+    let mut shutdown = std::pin::pin!(shutdown);
+    let (node, doors) = tokio::select! {
+        started = Node::start(config) => started?,
+        () = &mut shutdown => {
+            tracing::warn!(
+                event = "node.stopped",
+                "told to stop while it was starting: nothing was served yet"
+            );
+            return Ok(());
+        }
+    };
+    let bound = doors.addr;
     let hosts: Vec<String> = node.addrs().iter().map(|a| strip_port(a).to_owned()).collect();
     let made = |given: Option<_>| given.map_or_else(|| load_or_make(node.data(), &hosts), Ok);
-    let certificate = made(given).map_err(unusable)?;
-    let tls = tls::config(certificate.clone()).map_err(unusable)?;
+    let certificate = made(given).map_err(spoilt)?;
+    let tls = tls::config(certificate.clone()).map_err(failed)?;
     if let Some(reload) = reload {
         tokio::spawn(renew(certificate, reload, node.data().to_owned()));
     }
-    let candidates = candidates(&node, bound).await;
+    let candidates = tokio::select! {
+        found = candidates(&node, bound) => found,
+        // Names that nobody resolves take their time.
+        () = &mut shutdown => {
+            node.leave().await;
+            return Ok(());
+        }
+    };
     let outlet = Arc::new(Port(node.net().rtc_socket()));
     let webrtc = WebRtc::new(outlet, &candidates).map_err(failed)?;
     let backend = Arc::new(Live {
@@ -73,8 +86,9 @@ pub async fn run(
     let counters = Arc::new(ServerCounters::default());
     let router = router(backend.clone(), counters.clone());
     let (stop, stopped) = watch::channel(false);
-    let doors = tokio::spawn(open_doors(doors, backend, router.clone()));
-    let server = tokio::spawn(serve(listener, tls, router, counters, stopped));
+    let Doors { tcp, rtc, asks, api, .. } = doors;
+    let doors = tokio::spawn(open_doors(rtc, asks, api, backend, router.clone()));
+    let server = tokio::spawn(serve(tcp, tls, router, counters, stopped));
     tracing::info!(event = "node.ready", node = %node.id(), name = node.name(), listen = %bound, "ready");
     if let Some(ready) = ready {
         // Whoever asked to be told may have gone.
@@ -83,6 +97,7 @@ pub async fn run(
     tokio::select! {
         () = shutdown => {}
         () = node.ended() => {
+            node.leave().await;
             return Err(NodeError::Failed("the control loop ended; this is a defect".into()));
         }
     }
@@ -97,6 +112,16 @@ pub async fn run(
 fn unusable(error: std::io::Error) -> NodeError {
     NodeError::Configuration(format!(
         "the web certificate cannot be used: {error}; check --tls-cert and --tls-key"
+    ))
+}
+
+/// Of the files in the node's own folder.
+fn spoilt(error: std::io::Error) -> NodeError {
+    NodeError::Configuration(format!(
+        "the node's own web certificate cannot be used: {error}; put it back, or remove {} and {}, \
+         and the node makes new ones",
+        tls::CERTIFICATE_FILE,
+        tls::KEY_FILE
     ))
 }
 
@@ -117,28 +142,6 @@ async fn renew(
                 event = "certificate.unusable", err = %error,
                 "the web certificate stays as it was; correct the files and send SIGHUP again"
             ),
-        }
-    }
-}
-
-/// Takes the TCP port; for port 0, one whose UDP twin is free at this moment as well.
-async fn open_port(listen: SocketAddr) -> Result<TcpListener, NodeError> {
-    let mut tries = if listen.port() == 0 { PORT_TRIES } else { 1 };
-    loop {
-        let listener = TcpListener::bind(listen).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::AddrInUse => NodeError::InUse(format!(
-                "TCP port {} is taken by another program; choose another with --listen, or stop it",
-                listen.port()
-            )),
-            std::io::ErrorKind::PermissionDenied => {
-                NodeError::NotAllowed(format!("cannot listen on {listen}: {error}"))
-            }
-            _ => NodeError::Failed(format!("cannot listen on {listen}: {error}")),
-        })?;
-        tries -= 1;
-        let found = listener.local_addr().map_err(failed)?;
-        if tries == 0 || std::net::UdpSocket::bind(found).is_ok() {
-            return Ok(listener);
         }
     }
 }
@@ -193,17 +196,23 @@ impl Outlet for Port {
 }
 
 /// Everything that comes to the node for this side of it.
-async fn open_doors(mut doors: Doors, backend: Arc<Live>, router: axum::Router) {
+async fn open_doors(
+    mut rtc: mpsc::Receiver<RtcDatagram>,
+    mut asks: mpsc::Receiver<(NodeId, Ask, oneshot::Sender<Vec<u8>>)>,
+    mut api: mpsc::Receiver<ApiCall>,
+    backend: Arc<Live>,
+    router: axum::Router,
+) {
     loop {
         tokio::select! {
-            Some(datagram) = doors.rtc.recv() => {
+            Some(datagram) = rtc.recv() => {
                 backend.webrtc.receive(datagram.from, datagram.to, datagram.bytes);
             }
-            Some((_, ask, answer)) = doors.asks.recv() => {
+            Some((_, ask, answer)) = asks.recv() => {
                 // The asker has stopped waiting if nobody takes the answer.
                 let _ = answer.send(backend.clone().answer(ask).encode());
             }
-            Some(call) = doors.api.recv() => {
+            Some(call) = api.recv() => {
                 tokio::spawn(call_api(router.clone(), call));
             }
             else => return,

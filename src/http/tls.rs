@@ -46,16 +46,24 @@ pub fn own_files(folder: &Path) -> (PathBuf, PathBuf) {
     (folder.join(CERTIFICATE_FILE), folder.join(KEY_FILE))
 }
 
+/// The certificate that a node made itself earlier, if there is one.
+pub fn load_kept(folder: &Path) -> io::Result<Option<Arc<Certificate>>> {
+    let (certificate_file, key_file) = own_files(folder);
+    let kept = certificate_file.exists() || key_file.exists();
+    kept.then(|| Certificate::load(&certificate_file, &key_file)).transpose()
+}
+
 /// The certificate in [`CERTIFICATE_FILE`] and [`KEY_FILE`] in `folder`. If there are none, a
 /// self-signed P-256 certificate for `hosts` is made and kept there: the same one after a
 /// restart, so that a browser that was told to trust it goes on doing so.
 pub fn load_or_make(folder: &Path, hosts: &[String]) -> io::Result<Arc<Certificate>> {
-    let (certificate_file, key_file) = own_files(folder);
-    if !certificate_file.exists() && !key_file.exists() {
-        let (certificate, key) = make(hosts).map_err(io::Error::other)?;
-        write_private(&key_file, &key)?;
-        fs::write(&certificate_file, certificate)?;
+    if let Some(kept) = load_kept(folder)? {
+        return Ok(kept);
     }
+    let (certificate_file, key_file) = own_files(folder);
+    let (certificate, key) = make(hosts).map_err(io::Error::other)?;
+    write_private(&key_file, &key)?;
+    fs::write(&certificate_file, certificate)?;
     Certificate::load(&certificate_file, &key_file)
 }
 

@@ -1,13 +1,45 @@
-//! The addresses of a node that is not told how others reach it.
+//! The addresses of a node: as it is told, or else those of this machine.
 
 use std::net::SocketAddr;
+
+use super::NodeError;
+use crate::admission::ADDRS_MAX;
+use crate::membership::GOSSIP_ADDR_MAX;
 
 /// Networks on which a node without a default route advertises itself: as many addresses as a
 /// member is dialled at.
 const ADVERTISED_MAX: usize = 2;
 
+/// Whether others take these addresses: from a node that says more, they take nothing.
+pub(super) fn check(advertise: &[String]) -> Result<(), NodeError> {
+    if advertise.len() > ADDRS_MAX {
+        return Err(NodeError::Configuration(format!(
+            "{} addresses are advertised, and others take {ADDRS_MAX} of a node at most; keep the \
+             best with --advertise",
+            advertise.len()
+        )));
+    }
+    if let Some(long) = advertise.iter().find(|addr| addr.len() > GOSSIP_ADDR_MAX) {
+        return Err(NodeError::Configuration(format!(
+            "`{long}` cannot be advertised: it has {} bytes, and others take {GOSSIP_ADDR_MAX} at \
+             most; give a shorter name of this machine, or its address, with --advertise",
+            long.len()
+        )));
+    }
+    Ok(())
+}
+
+/// How others reach a node that listens at `bound` and is told to `advertise` these.
+pub(super) fn of(advertise: Vec<String>, bound: SocketAddr) -> Vec<String> {
+    match advertise.is_empty() {
+        false => advertise,
+        true if bound.ip().is_unspecified() => own_addresses(bound),
+        true => vec![bound.to_string()],
+    }
+}
+
 /// The address that this machine would use to reach others, without sending anything.
-pub(super) fn own_addresses(listen: SocketAddr) -> Vec<String> {
+fn own_addresses(listen: SocketAddr) -> Vec<String> {
     let probe = |local: &str, far: &str| -> Option<std::net::IpAddr> {
         let socket = std::net::UdpSocket::bind(local).ok()?;
         socket.connect(far).ok()?;
@@ -56,6 +88,19 @@ fn attached_networks(table: &str) -> Vec<std::net::Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_or_longer_addresses_than_others_take_are_refused() {
+        let refused = |advertise: &[String]| match check(advertise) {
+            Err(NodeError::Configuration(words)) => words,
+            other => panic!("{other:?}"),
+        };
+        let (short, long) = ("n1:9443".to_owned(), format!("{}:9443", "n".repeat(195)));
+        check(&vec![short.clone(); 8]).unwrap();
+        check(&[format!("{}:9443", "n".repeat(195))]).unwrap();
+        assert!(refused(&vec![short; 9]).contains("9 addresses"));
+        assert!(refused(&[format!("n{long}")]).contains("201 bytes"));
+    }
 
     #[test]
     fn the_networks_of_a_machine_without_a_default_route_are_found() {

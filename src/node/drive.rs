@@ -352,6 +352,13 @@ impl Driver {
                 let (dur_ms, limit) = (late.as_millis(), session::SILENCE_WATCHED.as_millis());
                 tracing::warn!(event = "node.stalled", dur_ms, limit, "this node stood still");
             }
+            Note::Outgrown(boot) => tracing::warn!(
+                event = "node.outgrown",
+                boot = boot.0,
+                "others know a later self of this node: its data folder is an older copy, or \
+                 another machine runs on a copy of it; run one node on it, and give the other an \
+                 empty folder and an invitation"
+            ),
             Note::Encoder(id, encoder, note) => self.encoder_note(*id, encoder, note),
         }
     }

@@ -4,8 +4,11 @@
 mod addresses;
 mod clients;
 mod drive;
+mod folder;
 mod identity;
 mod media;
+mod name;
+mod ports;
 mod relay;
 mod report;
 mod writer;
@@ -18,6 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use clients::{ApiCall, NativeViewer};
@@ -25,20 +29,24 @@ pub use drive::Totals;
 pub use identity::identity;
 pub use relay::FLOWS_MAX;
 
+use folder::Folder;
+use ports::Ports;
+
 use crate::admission::{
     Denied, Enrolment, Invitation, Keypair, Roster, issue_credential, issue_redirect,
 };
 use crate::cluster::ClusterView;
 use crate::control::{self, Control};
 use crate::hub::{Hubs, Subscription};
-use crate::id::{EncoderId, InviteId, MeshId, NodeId, valid_name};
-use crate::net::{AskError, Net, NetConfig, NetEvent, RtcDatagram, join};
-use crate::store::{Store, StoreError};
+use crate::id::{EncoderId, InviteId, NodeId, valid_name};
+use crate::net::{AskError, Net, NetConfig, RtcDatagram};
 use crate::time::{Mono, Now};
 use crate::wire;
 
 /// How long the bearer of a redirect token may take to follow it, in milliseconds.
 const REDIRECT_LIFETIME: u64 = 30_000;
+/// How long a node that stops waits for its last writes: a disk that takes longer is failing.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
 /// Events that wait for the control loop; beyond it streams wait and heartbeats are dropped.
 const EVENT_QUEUE: usize = 16_384;
 
@@ -63,7 +71,7 @@ pub enum Join {
 pub struct NodeConfig {
     /// Folder of its key and state; made if missing.
     pub data: PathBuf,
-    /// Address and port, UDP and TCP; the port is not 0 by the time the node starts.
+    /// Address and port, UDP and TCP.
     pub listen: SocketAddr,
     /// How others reach it, `host:port`, best first; empty: as it listens.
     pub advertise: Vec<String>,
@@ -122,10 +130,17 @@ struct Shared {
     turning: Arc<media::Turning>,
     failovers: Failovers,
     left: watch::Receiver<bool>,
+    stored: watch::Receiver<()>,
+    /// Kept until the process ends: whoever takes the folder next finds the ports free, too.
+    _lock: Arc<std::fs::File>,
 }
 
 /// What the node hands to whoever serves HTTP and WebRTC.
 pub struct Doors {
+    /// The TCP port.
+    pub tcp: TcpListener,
+    /// The address of both ports.
+    pub addr: SocketAddr,
     /// WebRTC's share of the UDP port.
     pub rtc: mpsc::Receiver<RtcDatagram>,
     /// Other nodes' questions about browsers and viewers.
@@ -135,68 +150,37 @@ pub struct Doors {
 }
 
 impl Node {
-    /// Opens the folder and the UDP port, joins if asked to, and starts.
+    /// Opens the folder and the ports, then joins or founds, and starts. What is wrong with the
+    /// configuration is said before anybody hears of this node. Dropped before its end, nothing
+    /// has been started.
     pub async fn start(config: NodeConfig) -> Result<(Self, Doors), NodeError> {
-        let born = Born::from_disk(&config)?;
-        let Born { store, keypair, mut roster, boot, mut remembered } = born;
-        identity::is_node(keypair.node());
-        let mut seeds = Vec::new();
-        match config.join {
-            Some(Join::Invitation(invitation)) if roster.is_none() => {
-                identity::is_in(invitation.mesh);
-                let (seed, admitted) =
-                    join::join(&invitation, &keypair).await.map_err(|error| not_joined(&error))?;
-                tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
-                let joined = Roster::from_admissions(invitation.mesh, admitted.admissions);
-                let all: Vec<_> = joined.admissions().cloned().collect();
-                store.add_admissions(&all).map_err(stored)?;
-                store.remember(&admitted.members).map_err(stored)?;
-                remembered.extend(admitted.members);
-                seeds = invitation.addrs;
-                roster = Some(joined);
-            }
-            Some(Join::Invitation(invitation)) => {
-                let own = roster.as_ref().map(Roster::mesh);
-                if let Some(own) = own.filter(|own| *own != invitation.mesh) {
-                    return Err(other_mesh(&config.data, own, invitation.mesh));
-                }
-                // Already a member: the invitation's addresses are as good as any.
-                seeds = invitation.addrs;
-            }
-            Some(Join::Address(addrs)) => match roster {
-                Some(_) => seeds = addrs,
-                None => {
-                    return Err(NodeError::Configuration(
-                        "this node belongs to no mesh yet: an address is not enough, it needs an \
-                         invitation; run `roost invite` on a member"
-                            .into(),
-                    ));
-                }
-            },
-            None => {}
-        }
-        let roster = match roster {
-            Some(roster) => roster,
-            None => {
-                if let Some(aside) = store.put_aside().map_err(stored)? {
-                    return Err(membership_lost(&aside));
-                }
-                let roster = Roster::found(&keypair, random());
-                let all: Vec<_> = roster.admissions().cloned().collect();
-                store.add_admissions(&all).map_err(stored)?;
-                roster
-            }
-        };
-        identity::is_in(roster.mesh());
-        let name = config.name.unwrap_or_else(|| format!("n-{}", keypair.node().short()));
-        if !valid_name(&name) {
+        addresses::check(&config.advertise)?;
+        if let Some(name) = config.name.as_deref().filter(|name| !valid_name(name)) {
             return Err(NodeError::Configuration(format!(
                 "'{name}' is no name: use 1 to 64 of a-z, 0-9, '.', '_' and '-'"
             )));
         }
+        let mut folder = Folder::open(config.data.clone()).await?;
+        // After the folder: whoever holds that has these as well, and lets go of them first.
+        let Ports { udp, tcp, addr } = Ports::open(config.listen)?;
+        let tcp = TcpListener::from_std(tcp).map_err(failed)?;
+        identity::is_node(folder.keypair.node());
+        let (roster, seeds) = folder.enter(config.join).await?;
+        identity::is_in(roster.mesh());
+        let lock = folder.lock();
+        let Folder { store, keypair, boot, remembered, .. } = folder;
+        let name = config.name.unwrap_or_else(|| name::default_name(keypair.node()));
+        let addrs = addresses::of(config.advertise, addr);
         let shared_roster = Arc::new(ArcSwap::from_pointee(roster.clone()));
-        let (net, net_events, rtc, addrs) =
-            bind(config.listen, config.advertise, &keypair, boot, &name, shared_roster.clone())?;
+        let (net, net_events, rtc) = Net::open(NetConfig {
+            socket: udp,
+            keypair: keypair.clone(),
+            boot,
+            name: name.clone(),
+            addrs: addrs.clone(),
+            roster: shared_roster.clone(),
+        })
+        .map_err(failed)?;
         let (event_tx, events) = mpsc::channel(EVENT_QUEUE);
         let (hub_tx, hub_events) = mpsc::unbounded_channel();
         let (api_tx, api) = mpsc::channel(64);
@@ -227,6 +211,7 @@ impl Node {
         let id = keypair.node();
         let mesh = control.roster().mesh();
         let reports = report::Reports::start(id, boot, mesh, net.clone());
+        let (store, stored) = writer::Writer::start(store);
         let driver = drive::Driver {
             control,
             clock,
@@ -235,7 +220,7 @@ impl Node {
             clients: clients.clone(),
             relays: relay::Relays::new(id, net.clone(), hubs.clone(), turning.clone()),
             roster: shared_roster.clone(),
-            store: writer::Writer::start(store),
+            store,
             reports,
             turning: turning.clone(),
             failovers: failovers.clone(),
@@ -269,8 +254,10 @@ impl Node {
             turning,
             failovers,
             left,
+            stored,
+            _lock: lock,
         };
-        Ok((Self { shared: Arc::new(shared) }, Doors { rtc, asks, api }))
+        Ok((Self { shared: Arc::new(shared) }, Doors { tcp, addr, rtc, asks, api }))
     }
 
     /// Who this is.
@@ -401,7 +388,7 @@ impl Node {
         view.nodes.iter().any(|node| node.node == self.shared.id && node.draining)
     }
 
-    /// Hands its encoders over and stops. Returns once it has left.
+    /// Hands its encoders over and stops. Returns once it has left and all is on disk.
     pub async fn leave(&self) {
         let mut left = self.shared.left.clone();
         if self.shared.events.send(control::Event::Leave).await.is_ok() {
@@ -409,104 +396,22 @@ impl Node {
             let _ = tokio::time::timeout(patience, left.wait_for(|left| *left)).await;
         }
         self.shared.net.shutdown("shutting down").await;
+        // Its sender goes with the last write.
+        let mut stored = self.shared.stored.clone();
+        if tokio::time::timeout(STORE_PATIENCE, stored.changed()).await.is_err() {
+            tracing::error!(
+                event = "store.unfinished",
+                limit = millis(STORE_PATIENCE),
+                "the disk did not take the last writes in time: what was admitted in the last \
+                 seconds may be forgotten; check the disk"
+            );
+        }
     }
 
     /// Returns when the control loop ended, which it does only after [`Node::leave`] or a defect.
     pub async fn ended(&self) {
         self.shared.events.closed().await;
     }
-}
-
-/// What a node finds in its folder.
-struct Born {
-    store: Store,
-    keypair: Keypair,
-    roster: Option<Roster>,
-    boot: crate::id::Boot,
-    remembered: Vec<(NodeId, Vec<String>)>,
-}
-
-impl Born {
-    fn from_disk(config: &NodeConfig) -> Result<Self, NodeError> {
-        let opened = Store::open(&config.data).map_err(stored)?;
-        if let Some(aside) = &opened.quarantined {
-            tracing::error!(
-                path = %aside.display(),
-                "the store could not be read; it is kept aside"
-            );
-        }
-        let store = opened.store;
-        let seed = crate::store::load_or_create_key(&config.data, random()).map_err(stored)?;
-        let keypair = Keypair::from_seed(seed);
-        let boot = store.next_boot().map_err(stored)?;
-        let admissions = store.admissions().map_err(stored)?;
-        // The founder's admission names the mesh: it is the one that everything else chains to.
-        let founder = admissions.iter().find(|admission| admission.invite.is_none());
-        let roster = founder.map(|founder| {
-            let mesh = crate::admission::mesh_id(founder);
-            Roster::from_admissions(mesh, admissions.iter().cloned())
-        });
-        let roster = roster.filter(|roster| roster.contains(keypair.node()));
-        let remembered = store.members().map_err(stored)?;
-        Ok(Self { store, keypair, roster, boot, remembered })
-    }
-}
-
-type Bound = (Net, mpsc::Receiver<NetEvent>, mpsc::Receiver<RtcDatagram>, Vec<String>);
-
-fn bind(
-    listen: SocketAddr,
-    advertise: Vec<String>,
-    keypair: &Keypair,
-    boot: crate::id::Boot,
-    name: &str,
-    roster: Arc<ArcSwap<Roster>>,
-) -> Result<Bound, NodeError> {
-    let in_use = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => NodeError::InUse(format!(
-            "UDP port {} is taken by another program; choose another with --listen, or stop it",
-            listen.port()
-        )),
-        std::io::ErrorKind::PermissionDenied => {
-            NodeError::NotAllowed(format!("cannot listen on {listen}: {error}"))
-        }
-        _ => NodeError::Failed(format!("cannot listen on {listen}: {error}")),
-    };
-    let addrs = match advertise.is_empty() {
-        false => advertise,
-        true if listen.ip().is_unspecified() => addresses::own_addresses(listen),
-        true => vec![listen.to_string()],
-    };
-    let config = NetConfig {
-        listen,
-        keypair: keypair.clone(),
-        boot,
-        name: name.to_owned(),
-        addrs: addrs.clone(),
-        roster,
-    };
-    let (net, events, rtc) = Net::bind(config).map_err(in_use)?;
-    Ok((net, events, rtc, addrs))
-}
-
-/// A node stays in the mesh of its folder: it must not wait alone for one that it cannot join.
-fn other_mesh(data: &std::path::Path, own: MeshId, wanted: MeshId) -> NodeError {
-    NodeError::Configuration(format!(
-        "the folder {} belongs to mesh {own}, the invitation is for mesh {wanted}; start with an \
-         empty folder to join that one, or without the invitation to stay",
-        data.display()
-    ))
-}
-
-/// A node that lost its membership does not quietly found a mesh of its own, where its encoders
-/// and viewers would be alone.
-fn membership_lost(aside: &std::path::Path) -> NodeError {
-    NodeError::Configuration(format!(
-        "this node's membership was lost with its store, which is kept aside as {}; to get back in \
-         under the same id, start it with --join and an invitation (`roost invite` on any member); \
-         to found a new mesh instead, remove that file",
-        aside.display()
-    ))
 }
 
 fn failovers() -> Failovers {
@@ -518,28 +423,8 @@ fn failovers() -> Failovers {
     failovers
 }
 
-fn not_joined(error: &join::JoinError) -> NodeError {
-    let words = error.to_string();
-    match error {
-        join::JoinError::NoAnswer(_) => NodeError::NoNodeAnswered(words),
-        join::JoinError::WrongMesh { .. } | join::JoinError::Refused { .. } => {
-            NodeError::NotAllowed(words)
-        }
-        join::JoinError::Local(_) => NodeError::Failed(words),
-    }
-}
-
-fn stored(error: StoreError) -> NodeError {
-    match &error {
-        StoreError::InUse { .. } => NodeError::InUse(error.to_string()),
-        // Starting again would fail again until somebody changes the folder.
-        StoreError::Unwritable { .. }
-        | StoreError::KeyExposed { .. }
-        | StoreError::KeyMalformed { .. }
-        | StoreError::Newer { .. }
-        | StoreError::OtherMesh { .. } => NodeError::Configuration(error.to_string()),
-        _ => NodeError::Failed(error.to_string()),
-    }
+fn failed(error: std::io::Error) -> NodeError {
+    NodeError::Failed(error.to_string())
 }
 
 /// Fresh random bytes from the system.

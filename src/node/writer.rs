@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::admission::Admission;
 use crate::id::{Boot, NodeId};
@@ -41,7 +41,9 @@ struct Unsaved {
 }
 
 impl Writer {
-    pub(super) fn start(store: Store) -> Self {
+    /// Begins. Once it is dropped and all is on disk, what is returned with it says that its
+    /// sender is gone.
+    pub(super) fn start(store: Store) -> (Self, watch::Receiver<()>) {
         let size = Arc::new(AtomicU64::new(store.size().unwrap_or(0)));
         let shown = size.clone();
         Self::with(size, move |unsaved| {
@@ -53,16 +55,22 @@ impl Writer {
 
     fn with(
         size: Arc<AtomicU64>,
-        write: impl FnMut(&Unsaved) -> Result<(), StoreError> + Send + 'static,
-    ) -> Self {
+        mut write: impl FnMut(&Unsaved) -> Result<(), StoreError> + Send + 'static,
+    ) -> (Self, watch::Receiver<()>) {
         let (jobs, queue) = channel();
+        let (unfinished, finished) = watch::channel(());
         let trouble = Arc::new(ArcSwapOption::empty());
         let told = trouble.clone();
         std::thread::Builder::new()
             .name("store".into())
-            .spawn(move || run(&queue, &told, write))
+            .spawn(move || {
+                run(&queue, &told, &mut write);
+                // With it the database, which is whole on disk then.
+                drop(write);
+                drop(unfinished);
+            })
             .expect("a thread can be started");
-        Self { jobs, size, trouble }
+        (Self { jobs, size, trouble }, finished)
     }
 
     pub(super) fn admissions(&self, new: Vec<Admission>) {
@@ -111,7 +119,8 @@ fn run(
     mut write: impl FnMut(&Unsaved) -> Result<(), StoreError>,
 ) {
     let mut unsaved = Unsaved::default();
-    loop {
+    let mut last = false;
+    while !last {
         let job = match unsaved.is_empty() {
             true => queue.recv().map_err(|_gone| RecvTimeoutError::Disconnected),
             false => queue.recv_timeout(RETRY),
@@ -130,7 +139,9 @@ fn run(
                 continue;
             }
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) if unsaved.is_empty() => return,
+            // The last chance of what was refused before.
+            Err(RecvTimeoutError::Disconnected) => last = true,
         }
         match write(&unsaved) {
             Ok(()) => {
@@ -162,7 +173,7 @@ mod tests {
         let full = Arc::new(AtomicBool::new(true));
         let written = Arc::new(Mutex::new(None));
         let (disk, noted) = (full.clone(), written.clone());
-        let writer = Writer::with(Arc::default(), move |unsaved| {
+        let (writer, _) = Writer::with(Arc::default(), move |unsaved| {
             if disk.load(Ordering::Relaxed) {
                 return Err(StoreError::Full { path: "roost.redb".into() });
             }
@@ -186,5 +197,25 @@ mod tests {
         full.store(false, Ordering::Relaxed);
         wait("it is written", &|| *written.lock().unwrap() == Some(Boot(7)));
         wait("all is well", &|| writer.trouble().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_was_to_be_stored_when_the_node_stops_is_on_disk_before_it_is_over() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let (noted, (go, may_go)) = (written.clone(), channel());
+        let (writer, mut finished) = Writer::with(Arc::default(), move |unsaved| {
+            // A slow disk.
+            let _ = may_go.recv();
+            noted.lock().unwrap().extend(unsaved.boot);
+            Ok(())
+        });
+        (1..=3).for_each(|boot| writer.boot(Boot(boot)));
+        drop(writer);
+        let wait = Duration::from_millis(50);
+        assert!(tokio::time::timeout(wait, finished.changed()).await.is_err(), "it is not over");
+        (1..=3).for_each(|_| go.send(()).unwrap());
+        let over = tokio::time::timeout(Duration::from_secs(20), finished.changed()).await;
+        assert!(over.is_ok_and(|sender| sender.is_err()), "it is over");
+        assert_eq!(*written.lock().unwrap(), [Boot(1), Boot(2), Boot(3)]);
     }
 }

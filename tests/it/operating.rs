@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
@@ -257,4 +258,53 @@ fn a_founder_that_lost_its_membership_founds_another_mesh_when_it_is_told_to() {
     assert_eq!(code, CONFIGURATION, "{words}");
     std::fs::remove_file(data.join("roost.redb.corrupt-1")).expect("it is there");
     assert_eq!(Node::start(options).get("/healthcheck").status, 200);
+}
+
+#[test]
+fn a_node_that_is_told_to_stop_while_it_starts_ends_at_once() {
+    // Nobody answers at any of these: to try them all takes 24 s.
+    let dead = (1..=8).map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
+    let founder = Node::start(Options::named("n1").args(&["--advertise", &dead]));
+    let invitation = founder.invite(1);
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut joining = Node::launch(Options::named("n2").join(&invitation));
+        let key = joining.data().join("node.key");
+        wait_until(PATIENCE, "it has begun", || key.exists());
+        kill_process(joining.process().pid(), signal).expect("the process is there");
+        let told = Instant::now();
+        let (code, words) = joining.refused(PATIENCE);
+        assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+        assert_eq!(code, Some(0), "{words}");
+        assert!(words.contains("node.stopped"), "{words}");
+    }
+}
+
+#[test]
+fn a_node_waits_for_the_one_before_it_to_let_go_of_folder_and_ports() {
+    let folder = folder();
+    let options = Options::named("n1").folder(&folder);
+    let mut first = Node::start(options.clone());
+    // It does not get around to leaving.
+    first.freeze();
+    let next = Node::launch(options.listen(first.addr()));
+    wait_for_event(&first, "folder.held");
+    first.kill();
+    assert_eq!(next.ready().addr(), first.addr());
+}
+
+#[test]
+fn two_machines_that_run_copies_of_one_folder_are_told_apart_in_the_log() {
+    let mut mesh = Mesh::start(2);
+    let first = mesh.node("n2").data();
+    let copy = mesh.folder().path().join("copy");
+    std::fs::create_dir(&copy).expect("it is not there");
+    for file in ["node.key", "roost.redb", "boot"] {
+        std::fs::copy(first.join(file), copy.join(file)).expect("it is there");
+    }
+    mesh.node("n2").restart();
+    let second = Node::start(Options::named("copy").folder(mesh.folder()));
+    let outgrown = wait_for(PATIENCE, "one of them says so", || {
+        [&second, mesh.node("n2")].into_iter().find_map(|node| events(node, "node.outgrown").pop())
+    });
+    assert_eq!(outgrown["level"], "warn", "{outgrown}");
 }
