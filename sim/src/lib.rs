@@ -14,6 +14,7 @@ mod queue;
 mod relay;
 mod rng;
 mod run;
+mod serve;
 mod shrink;
 mod trace;
 mod world;

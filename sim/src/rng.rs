@@ -15,6 +15,8 @@ pub(crate) enum For {
     Path(usize, usize),
     /// A host's start: its machines and its own timing.
     Host(usize, u64),
+    /// The rare part of a plan.
+    Rare,
     /// Keys and names that last for a run.
     Birth(usize),
 }
@@ -27,6 +29,7 @@ pub(crate) fn stream(seed: u64, purpose: For) -> ChaCha8Rng {
         For::Path(from, to) => (3, from as u64, to as u64),
         For::Host(host, life) => (4, host as u64, life),
         For::Birth(host) => (5, host as u64, 0),
+        For::Rare => (6, 0, 0),
     };
     let mixed = [kind, a, b].into_iter().fold(seed, |state, word| mix(state ^ mix(word)));
     ChaCha8Rng::seed_from_u64(mixed)

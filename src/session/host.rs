@@ -26,6 +26,8 @@ const IN_FLIGHT: Duration = Duration::from_secs(5);
 const ORPHAN_KEEP: Duration = Duration::from_secs(600);
 /// A next that the agent could not reach is not proposed again for this long.
 const UNREACHABLE_KEEP: Duration = Duration::from_secs(30);
+/// What a node reads this long after it stood still may have waited in its sockets.
+const BACKLOG: Duration = Duration::from_secs(1);
 /// What the directory says of an encoder whose agent is gone.
 pub const AGENT_GONE: &str = "the encoder's agent is disconnected";
 
@@ -37,6 +39,8 @@ pub struct Host {
     in_flight: Vec<(EncoderId, NodeId, Mono)>,
     last_feed: u64,
     last_nonce: u64,
+    /// Until then what comes may have waited while this node stood still.
+    backlog_until: Option<Mono>,
     draining: bool,
     /// Totals.
     pub counters: Counters,
@@ -223,8 +227,14 @@ impl Host {
         effects: &mut Vec<Effect>,
     ) {
         let Some(stream) = self.streams.get_mut(&encoder) else { return };
-        let unwanted = stream.route == Route::None || stream.viewers == 0;
-        let event = if unwanted { GateEvent::Idle } else { event };
+        let event = if stream.viewers == 0 { GateEvent::Idle } else { event };
+        if stream.route == Route::None && event != GateEvent::Idle {
+            // Asked for as soon as there is a route.
+            if event == GateEvent::Wanted {
+                stream.keyframes.note();
+            }
+            return;
+        }
         if !stream.keyframes.handle(now, event) {
             return;
         }
@@ -267,6 +277,7 @@ impl Host {
     /// current, so it serves nothing until each encoder says that it is still at home here.
     pub fn stalled(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
         self.counters.stalls += 1;
+        self.backlog_until = Some(world.now.mono + BACKLOG);
         for encoder in self.streams.keys().copied().collect::<Vec<_>>() {
             self.last_nonce += 1;
             let nonce = self.last_nonce;
@@ -291,6 +302,23 @@ impl Host {
             }
             self.settle(world, encoder, effects);
         }
+    }
+
+    /// The nonce of a question to an agent whose registration may have waited while this node
+    /// stood still: by now it may be at home elsewhere.
+    fn doubt(
+        &mut self,
+        now: Mono,
+        session: SessionId,
+        epoch: Epoch,
+        effects: &mut Vec<Effect>,
+    ) -> Option<u64> {
+        self.backlog_until.filter(|until| now < *until)?;
+        self.last_nonce += 1;
+        let nonce = self.last_nonce;
+        let question = wire::Confirm { nonce, epoch: Some(epoch) };
+        effects.push(Effect::Send(session, NodeMessage::Confirm(question)));
+        Some(nonce)
     }
 
     /// This node goes: hand every encoder to its next and send everyone else elsewhere.
@@ -335,7 +363,8 @@ impl Host {
             let orphaned = claim.and_then(|claim| claim.orphaned);
             let reachable = claim.and_then(|claim| claim.unreachable.values().min().copied());
             let session = earlier(earlier(stream.watched_until, orphaned), reachable);
-            earlier(session, stream.keyframes.next_wake())
+            let routed = stream.route != Route::None;
+            earlier(session, stream.keyframes.next_wake().filter(|_| routed))
         });
         earlier(hello, streams.min())
     }

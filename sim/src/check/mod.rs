@@ -2,9 +2,14 @@
 
 mod failover;
 mod home;
+mod keyframes;
 mod members;
+mod next;
 mod peers;
 mod served;
+mod stale;
+mod steady;
+mod twins;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,6 +52,18 @@ pub(crate) struct Checks {
     pub(crate) unserved: BTreeMap<usize, u64>,
     /// Since when two nodes that are linked both claim an encoder.
     pub(crate) rivals: BTreeMap<(usize, usize, EncoderId), u64>,
+    /// Encoders without a next.
+    pub(crate) nextless: BTreeMap<usize, next::Lack>,
+    /// Who stood by for an encoder last.
+    pub(crate) last_next: BTreeMap<usize, usize>,
+    /// The epoch of each agent.
+    pub(crate) epochs: BTreeMap<usize, Epoch>,
+    /// What each node asked upstream for keyframes of a stream.
+    pub(crate) asked: BTreeMap<(usize, EncoderId), keyframes::Asked>,
+    /// When packets or requests were last disturbed.
+    pub(crate) rough_at: u64,
+    /// Which of an encoder's two agents are at home, and in which lives.
+    pub(crate) at_home: BTreeMap<usize, ([u64; 2], Vec<usize>)>,
     /// Numbers worth telling.
     pub(crate) measured: BTreeMap<&'static str, Measure>,
 }
@@ -109,6 +126,10 @@ impl World {
         self.check_rivals();
         self.check_pictures();
         self.check_served();
+        self.check_next();
+        self.check_steady();
+        self.note_rough();
+        self.check_twins();
     }
 
     /// When everything had time to recover.
@@ -138,14 +159,18 @@ impl World {
 
     /// Where an encoder's agent says that its home is.
     pub(crate) fn home_of(&self, encoder: usize) -> Option<usize> {
-        let agent = self.encoders.get(encoder)?.agent.as_ref()?;
-        self.index.get(&agent.home()?).copied()
+        self.agents_of(encoder).find_map(|ix| {
+            let agent = self.encoders.get(ix)?.agent.as_ref()?;
+            self.index.get(&agent.home()?).copied()
+        })
     }
 
     /// Where an encoder's agent says that its next is.
     pub(crate) fn next_of(&self, encoder: usize) -> Option<usize> {
-        let agent = self.encoders.get(encoder)?.agent.as_ref()?;
-        self.index.get(&agent.next()?).copied()
+        self.agents_of(encoder).find_map(|ix| {
+            let agent = self.encoders.get(ix)?.agent.as_ref()?;
+            self.index.get(&agent.next()?).copied()
+        })
     }
 }
 

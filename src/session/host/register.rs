@@ -223,6 +223,10 @@ impl Host {
         let next = self.streams.get(&encoder).and_then(|s| s.home.as_ref()).and_then(|c| c.next);
         let registered = wire::Registered { role: Role::Home, epoch: register.epoch, next };
         effects.push(Effect::Send(id, NodeMessage::Registered(registered)));
+        let doubt = self.doubt(world.now.mono, id, register.epoch, effects);
+        if let Some(claim) = self.streams.get_mut(&encoder).and_then(|s| s.home.as_mut()) {
+            claim.unconfirmed = doubt;
+        }
         self.settle(world, encoder, effects);
         self.tell_places(world, effects);
     }
@@ -238,11 +242,12 @@ impl Host {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.agent_of = Some((encoder, Role::Next));
         }
-        let name = register.name.clone();
-        let stream = self.streams.entry(encoder).or_insert_with(|| Stream::new(name));
-        stream.warm = Some(Warm { session: id, epoch, unconfirmed: None, told: None });
         let registered = wire::Registered { role: register.role, epoch, next: None };
         effects.push(Effect::Send(id, NodeMessage::Registered(registered)));
+        let unconfirmed = self.doubt(world.now.mono, id, epoch, effects);
+        let name = register.name.clone();
+        let stream = self.streams.entry(encoder).or_insert_with(|| Stream::new(name));
+        stream.warm = Some(Warm { session: id, epoch, unconfirmed, told: None });
         self.settle(world, encoder, effects);
     }
 }

@@ -5,7 +5,7 @@ use super::{Effect, Host, Note, Route, Stream, World};
 use crate::directory::Entry;
 use crate::grow::Later;
 use crate::id::{EncoderId, NodeId};
-use crate::media::KeyframeGate;
+use crate::media::GateEvent;
 use crate::placement::{self, Candidate};
 use crate::time::Mono;
 use crate::wire::{self, NodeMessage, Role};
@@ -120,8 +120,9 @@ impl Host {
         }
         self.last_feed = feed;
         stream.route = route.clone();
-        stream.keyframes = KeyframeGate::new();
+        stream.keyframes = stream.keyframes.anew();
         effects.push(Effect::Route(encoder, route));
+        self.keyframe(world.now.mono, encoder, GateEvent::Wake, effects);
     }
 
     pub(super) fn tell_demand(&mut self, now: Mono, encoder: EncoderId, effects: &mut Vec<Effect>) {
