@@ -340,6 +340,9 @@ impl World {
                 continue;
             }
             let start = self.encoders[ix].group.frames.clone();
+            if start.is_empty() {
+                self.encoders[ix].camera.asked();
+            }
             self.encoders[ix].sending.insert(leg, start.is_empty());
             for frame in start {
                 self.leg_send(host, leg, Cargo::Picture(FLOW_VIDEO, frame));

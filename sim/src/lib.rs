@@ -1,5 +1,5 @@
 //! Plays partitions, crashes and frozen nodes against Roost's deciding half, in virtual time, the
-//! same way every time for the same seed. See `docs/simulation.md`.
+//! same way every time for the same seed. See `docs/contributing.md`.
 
 mod check;
 mod client;

@@ -380,6 +380,11 @@ impl Driver {
             let frames = self.cache.frames().iter().cloned();
             let start: Vec<Live> = frames.map(|frame| Live { timeline, frame }).collect();
             let skipping = start.is_empty();
+            if skipping {
+                // No group of pictures is kept, as when they are longer than what is: nobody at
+                // the other side can ask before there is a picture.
+                self.wish(Wish::Keyframe);
+            }
             let (frames, queue) = mpsc::channel(QUEUE_FRAMES);
             let (asks, asked) = mpsc::channel(flow::ASKS_QUEUE);
             let sent = self.sent.clone();
