@@ -140,6 +140,22 @@ for (const [signal, what] of [["SIGKILL", "killed"], ["SIGSTOP", "frozen"]]) {
   });
 }
 
+test("failures in a row do not make the page slower to notice the next", async () => {
+  const { page } = await openPage();
+  for (let count = 1; count <= 3; count++) {
+    const { via } = await stats(page);
+    const { child } = nodes.get(via);
+    child.kill("SIGSTOP");
+    await until("the failure is healed", async () => (await stats(page)).gaps.length === count);
+    child.kill("SIGCONT");
+    await settled(page);
+  }
+  const { threshold, gaps } = await stats(page);
+  assert.ok(threshold < 400, `${threshold} ms: intervals of catching up were learned`);
+  assert.ok(gaps.every(({ ms }) => ms < GAP_LIMIT_MS), JSON.stringify(gaps));
+  await page.context().close();
+});
+
 test("a page without a silent leg makes one as soon as the picture stalls", async (t) => {
   const { page } = await openPage();
   await page.evaluate(() => {
