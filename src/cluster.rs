@@ -54,6 +54,15 @@ pub struct ClusterView {
     pub encoders: Vec<EncoderView>,
 }
 
+impl ClusterView {
+    /// The encoder with this name; of several, one that is not lost, and among those always the
+    /// same.
+    pub fn by_name(&self, name: &str) -> Option<&EncoderView> {
+        let named = self.encoders.iter().filter(|encoder| encoder.name == name);
+        named.min_by_key(|encoder| (encoder.state == EncoderState::Lost, encoder.id))
+    }
+}
+
 /// One node in a [`ClusterView`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeView {

@@ -68,6 +68,20 @@ impl File {
         Self::parse(&text).map_err(|problem| format!("{}:{problem}", path.display()))
     }
 
+    /// Keys that another reading of the file has changed and that only a start takes up. What is
+    /// not among them, the certificate and the filter of the log, is taken up at once.
+    pub(crate) fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let changed = [
+            ("name", self.name != new.name),
+            ("listen", self.listen != new.listen),
+            ("advertise", self.advertise != new.advertise),
+            ("seeds", self.seeds != new.seeds),
+            ("data", self.data != new.data),
+            ("log.format", self.log.format != new.log.format),
+        ];
+        changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
@@ -141,6 +155,18 @@ mod tests {
     fn a_bad_value_names_its_line() {
         let error = File::parse("\n\nlisten = \"here\"").unwrap_err();
         assert!(error.starts_with("3: "), "{error}");
+    }
+
+    #[test]
+    fn a_changed_file_names_the_keys_that_need_a_restart() {
+        let old = File::parse("name = \"n1\"\n[log]\nfilter = \"info\"").unwrap();
+        let new = File::parse(
+            "name = \"n1\"\nlisten = \"0.0.0.0:1\"\n[log]\nformat = \"json\"\nfilter = \"debug\"\n\
+             [tls]\ncert_file = \"c\"\nkey_file = \"k\"",
+        )
+        .unwrap();
+        assert_eq!(old.needs_restart(&new), ["listen", "log.format"]);
+        assert!(old.needs_restart(&old).is_empty());
     }
 
     #[test]

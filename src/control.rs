@@ -8,8 +8,7 @@ use std::time::Duration;
 use crate::accounts::{self, Ledger};
 use crate::admission::{Admission, Keypair, Roster};
 use crate::cluster::NodeReport;
-use crate::directory::{self, Directory, Header};
-use crate::grow::Later;
+use crate::directory::{self, Directory};
 use crate::id::{Boot, NodeId};
 use crate::membership::{self, Membership};
 use crate::peering::{self, Peering};
@@ -17,11 +16,12 @@ use crate::placement::Candidate;
 use crate::session::SILENCE_WATCHED;
 use crate::session::host::{self, Host, World};
 use crate::time::{Mono, Now, earlier};
-use crate::wire::{self, LinkMessage, Message, NodeMessage, Peer, PeerList, WireError};
+use crate::wire::{self, LinkMessage, Message, NodeMessage, PeerList, WireError};
 
 mod admit;
 mod leave;
 mod ledger;
+mod nodes;
 mod types;
 mod view;
 
@@ -32,6 +32,10 @@ pub use types::{Config, Counters, Effect, Event, Note};
 const TICK: Duration = Duration::from_millis(100);
 /// Live members are written down for the next start at most this often.
 const REMEMBER_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A later self of this node is told of at most this often: two machines that run one folder
+/// outgrow each other for as long as both run.
+const OUTGROWN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The boot under which a start numbers its entries: a folder that was put back counts a boot
 /// twice, and what peers hold of its other life must not pass for this one's.
@@ -52,6 +56,9 @@ pub struct Control {
     directory: Directory,
     host: Host,
     ledger: Ledger,
+    /// Its next wake-up has to be asked for again.
+    host_called: bool,
+    host_due: Option<Mono>,
     reports: BTreeMap<NodeId, NodeReport>,
     links: BTreeMap<NodeId, Link>,
     linked: BTreeSet<NodeId>,
@@ -64,6 +71,8 @@ pub struct Control {
     nodes_dirty: bool,
     remember_at: Option<Mono>,
     remembered: Option<Mono>,
+    /// How often it was outgrown by a later self as far as told, and when that was told last.
+    outgrown: (u64, Option<Mono>),
     leaving: Option<leave::Leaving>,
     counters: Counters,
 }
@@ -96,6 +105,8 @@ impl Control {
             directory: Directory::new(me, salted(config.boot, &config.seed)),
             host: Host::default(),
             ledger: ledger::born(me, config.seed, config.ledger),
+            host_called: false,
+            host_due: None,
             reports: BTreeMap::new(),
             links: BTreeMap::new(),
             linked: BTreeSet::new(),
@@ -107,6 +118,7 @@ impl Control {
             nodes_dirty: true,
             remember_at: None,
             remembered: None,
+            outgrown: (0, None),
             leaving: None,
             counters: Counters::default(),
         };
@@ -175,7 +187,11 @@ impl Control {
                 });
             }
             Event::ClientDatagram(session, body) => {
-                self.host(now, effects, |host, _, out| host.heartbeat(session, &body, out));
+                // Most of what comes, and it changes nothing: what follows is not worked out.
+                if let Some(pong) = self.host.heartbeat(session, &body) {
+                    effects.push(Effect::ClientDatagram(session, pong));
+                }
+                return;
             }
             Event::ClientClosed(session) => {
                 self.host(now, effects, |host, world, out| host.closed(world, session, out));
@@ -289,7 +305,7 @@ impl Control {
         if due(self.ledger.next_wake()) {
             self.account(now, accounts::Event::Wake, effects);
         }
-        if due(self.host.next_wake()) {
+        if due(self.host_due) {
             self.host(now, effects, |host, world, out| host.wake(world, out));
         }
         if due(self.remember_at) {
@@ -472,18 +488,21 @@ impl Control {
             peers: &self.peers,
         };
         call(&mut self.host, &mut world, &mut out);
+        self.host_called = true;
         for effect in out {
             effects.push(match effect {
                 host::Effect::Send(session, message) => {
                     Effect::ClientSend(session, NodeMessage::encode(&message))
                 }
                 host::Effect::Welcomed(session, who) => Effect::ClientWelcomed(session, who),
-                host::Effect::Datagram(session, bytes) => Effect::ClientDatagram(session, bytes),
                 host::Effect::Close(session, reason) => Effect::ClientClose(session, reason),
                 host::Effect::Route(encoder, route) => Effect::Route(encoder, route),
                 host::Effect::Serve(session, encoder) => Effect::Serve(session, encoder),
                 host::Effect::Unserve(session, encoder) => Effect::Unserve(session, encoder),
                 host::Effect::RelayKeyframe(encoder) => Effect::RelayKeyframe(encoder),
+                host::Effect::Note(encoder, name, note) => {
+                    Effect::Note(Note::Encoder(encoder, name, note))
+                }
             });
         }
     }
@@ -491,6 +510,17 @@ impl Control {
     /// What every event ends with: what follows from changed nodes, one delta for all changes of
     /// the directory, progress of leaving, and the next wake-up.
     fn finish(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let boot = self.membership.boot();
+        if boot > self.boot {
+            self.boot = boot;
+            effects.push(Effect::Boot(boot));
+        }
+        let (told, last) = self.outgrown;
+        let times = self.membership.counters().reborn_outgrown;
+        if times > told && last.is_none_or(|at| now.mono >= at + OUTGROWN_INTERVAL) {
+            self.outgrown = (times, Some(now.mono));
+            effects.push(Effect::Note(Note::Outgrown(boot)));
+        }
         if std::mem::take(&mut self.nodes_dirty) {
             let peers_changed = self.refresh_nodes();
             self.host(now, effects, |host, world, out| {
@@ -507,62 +537,21 @@ impl Control {
         self.directory.flush(&mut out);
         self.directory_effects(now, out, effects);
         self.proceed_leaving(now, effects);
+        if std::mem::take(&mut self.host_called) {
+            // It looks at every client.
+            self.host_due = self.host.next_wake();
+        }
         let machines = [
             self.membership.next_wake(),
             self.peering.next_wake(),
             self.directory.next_wake(),
-            self.host.next_wake(),
+            self.host_due,
             self.ledger.next_wake(),
             self.remember_at,
         ];
         self.due = machines.into_iter().fold(Some(now.mono + TICK), earlier);
     }
-
-    /// Recomputes what follows from membership, links and headers; true if clients see a change.
-    fn refresh_nodes(&mut self) -> bool {
-        self.directory.put_header(Header {
-            name: self.name.clone(),
-            addrs: self.addrs.clone(),
-            links: self.linked.clone(),
-            draining: self.leaving.is_some(),
-            later: Later::default(),
-        });
-        self.recount();
-        let mut nodes: Vec<Peer> = self
-            .roster
-            .admissions()
-            .map(|admission| Peer {
-                node: admission.node,
-                name: self.label(admission.node),
-                addrs: self.addrs_of(admission.node),
-                up: self.alive.contains(&admission.node) && !self.draining(admission.node),
-                later: Later::default(),
-            })
-            .filter(|peer| !peer.addrs.is_empty())
-            .collect();
-        nodes.sort_by(|a, b| (!a.up, &a.name, a.node).cmp(&(!b.up, &b.name, b.node)));
-        let peers = PeerList { nodes };
-        let changed = peers != self.peers;
-        self.peers = peers;
-        changed
-    }
-
-    fn draining(&self, node: NodeId) -> bool {
-        match self.directory.header(node) {
-            _ if node == self.me => self.leaving.is_some(),
-            Some(header) => header.draining,
-            None => false,
-        }
-    }
-
-    fn recount(&mut self) {
-        let eligible = self.alive.iter().filter(|node| !self.draining(**node));
-        self.candidates = eligible
-            .map(|&node| Candidate {
-                node,
-                weight: self.reports.get(&node).map_or(1.0, |r| r.capacity).clamp(0.01, 1e6),
-                load: u32::try_from(self.directory.count(node)).unwrap_or(u32::MAX),
-            })
-            .collect();
-    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! Frames over QUIC datagrams: a flow id, then one RTP packet
-//! (draft-ietf-avtcore-rtp-over-quic); in the other direction requests for packets that are missing.
+//! (draft-ietf-avtcore-rtp-over-quic); in the other direction requests for packets that are missing, and
+//! their answers.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,21 +26,31 @@ pub const KEPT: Duration = Duration::from_secs(2);
 /// Requests for packets that wait while a flow sends; beyond it they are dropped, and come again.
 pub const ASKS_QUEUE: usize = 16;
 
+/// Packets that flows have sent.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// For the first time.
+    pub first: AtomicU64,
+    /// Once more, because somebody missed them.
+    pub again: AtomicU64,
+}
+
 /// Sends what a stream starts with, then what follows, and again what is asked for, until either
-/// end is gone. `resent` counts packets.
+/// end is gone.
 pub async fn send(
     connection: &quinn::Connection,
     flow: u32,
     start: Vec<Live>,
     mut frames: mpsc::Receiver<Live>,
     mut asks: mpsc::Receiver<Nack>,
-    resent: &AtomicU64,
+    counters: &Sent,
 ) -> Result<(), quinn::SendDatagramError> {
-    let mut kept = VecDeque::new();
+    let mut kept: VecDeque<Live> = VecDeque::new();
     let mut sent = 0;
     for live in start {
         for packet in &live.frame.packets {
             connection.send_datagram_wait(datagram(flow, live.timeline, packet)).await?;
+            counters.first.fetch_add(1, Ordering::Relaxed);
             sent += 1;
             if sent % BURST_PACKETS == 0 {
                 tokio::time::sleep(BURST_PAUSE).await;
@@ -53,13 +64,23 @@ pub async fn send(
                 let Some(live) = live else { return Ok(()) };
                 for packet in &live.frame.packets {
                     connection.send_datagram_wait(datagram(flow, live.timeline, packet)).await?;
+                    counters.first.fetch_add(1, Ordering::Relaxed);
                 }
                 keep(&mut kept, live);
             }
-            Some(nack) = asks.recv() => {
-                for (timeline, packet) in asked_for(&kept, &nack) {
-                    connection.send_datagram_wait(datagram(flow, timeline, packet)).await?;
-                    resent.fetch_add(1, Ordering::Relaxed);
+            Some(mut nack) = asks.recv() => {
+                // Another stream's, or one of an earlier start of this one's agent.
+                if kept.back().is_none_or(|live| ssrc(live.timeline) != nack.ssrc) {
+                    continue;
+                }
+                for (timeline, packet) in asked_for(&kept, &nack.sequences) {
+                    connection.send_datagram_wait(datagram(flow, timeline, &packet)).await?;
+                    counters.again.fetch_add(1, Ordering::Relaxed);
+                    nack.sequences.retain(|sequence| *sequence != packet.sequence);
+                }
+                if !nack.sequences.is_empty() {
+                    // Never sent here, or too long ago: nobody need wait for them.
+                    connection.send_datagram_wait(rtcp(flow, &nack)).await?;
                 }
             }
         }
@@ -78,19 +99,18 @@ fn keep(kept: &mut VecDeque<Live>, live: Live) {
     kept.push_back(live);
 }
 
-/// The packets of a request that are still there, oldest first, with their timelines.
-fn asked_for<'a>(
-    kept: &'a VecDeque<Live>,
-    nack: &'a Nack,
-) -> impl Iterator<Item = (u64, &'a Packet)> {
+/// The packets with these numbers that are still there, with their timelines.
+fn asked_for(kept: &VecDeque<Live>, sequences: &[u16]) -> Vec<(u64, Packet)> {
     kept.iter()
-        .filter(|live| ssrc(live.timeline) == nack.ssrc)
         .flat_map(|live| live.frame.packets.iter().map(|packet| (live.timeline, packet)))
-        .filter(|(_, packet)| nack.sequences.contains(&packet.sequence))
+        .filter(|(_, packet)| sequences.contains(&packet.sequence))
+        .map(|(timeline, packet)| (timeline, packet.clone()))
+        .collect()
 }
 
-/// A request for packets of a flow, as a datagram.
-pub fn request(flow: u32, nack: &Nack) -> Bytes {
+/// A request for packets of a flow, or from its sender the word that it does not have them, as a
+/// datagram.
+pub fn rtcp(flow: u32, nack: &Nack) -> Bytes {
     let mut out = Vec::new();
     wire::put_varint(flow, &mut out);
     nack.write(&mut out);
@@ -141,12 +161,9 @@ mod tests {
     fn packets_of_the_last_two_seconds_can_be_asked_for_again() {
         let mut kept = VecDeque::new();
         (1..=40).for_each(|number| keep(&mut kept, live(7, number)));
-        let ask = |ssrc| Nack { ssrc, sequences: vec![3, 20, 21, 40, 41] };
-        let found = |kept: &VecDeque<Live>, nack: &Nack| {
-            asked_for(kept, nack).map(|(_, packet)| packet.sequence).collect::<Vec<_>>()
-        };
-        assert_eq!(found(&kept, &ask(7)), [20, 21, 40]);
-        assert!(found(&kept, &ask(8)).is_empty(), "another start of the agent");
+        let found = asked_for(&kept, &[3, 20, 21, 40, 41]);
+        let numbers: Vec<u16> = found.iter().map(|(_, packet)| packet.sequence).collect();
+        assert_eq!(numbers, [20, 21, 40]);
         keep(&mut kept, live(8, 1));
         assert_eq!(kept.len(), 1, "nobody can ask for those before");
     }

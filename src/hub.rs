@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::flow::is_after;
+use crate::flow::{Sent, is_after};
 use crate::id::EncoderId;
 use crate::media::{Frame, gop::GopCache};
 
@@ -71,8 +71,8 @@ pub struct HubCounters {
     pub packets_lost: AtomicU64,
     /// Packets that were missing and asked for again.
     pub packets_asked: AtomicU64,
-    /// Packets that were sent once more because somebody missed them.
-    pub packets_resent: AtomicU64,
+    /// Packets that went out, to native viewers and to other nodes.
+    pub packets_out: Sent,
 }
 
 /// One stream.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -16,8 +17,8 @@ use tracing_subscriber::registry::LookupSpan;
 pub(crate) const FILTER_VARIABLE: &str = "ROOST_LOG";
 
 /// What to do about a filter that cannot be read.
-pub(crate) const FILTER_HELP: &str =
-    "set ROOST_LOG to a level (error, warn, info, debug, trace) or to directives like roost=debug";
+pub(crate) const FILTER_HELP: &str = "set ROOST_LOG, or log.filter in a node's configuration file, to a level (error, warn, info, \
+     debug, trace) or to directives like roost=debug";
 
 /// How logs look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Deserialize)]
@@ -88,28 +89,52 @@ impl Settings {
             self.filter = filter.map(str::to_owned);
         }
     }
+
+    fn filter(&self) -> Result<EnvFilter, String> {
+        let directives = self.filter.as_deref().unwrap_or_else(|| self.level.directives());
+        EnvFilter::try_new(directives).map_err(|error| format!("`{directives}`: {error}"))
+    }
 }
+
+type Reload = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+/// Changes the filter of the running process.
+static RELOAD: OnceLock<Reload> = OnceLock::new();
 
 /// Starts logging for the whole process.
 pub(crate) fn start(settings: &Settings, color: bool) -> Result<(), String> {
-    let directives = settings.filter.as_deref().unwrap_or_else(|| settings.level.directives());
-    let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A terminal that was closed, or a full disk behind standard error, must not stop the process.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(settings.filter()?)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let pretty = match settings.format {
         Format::Pretty => true,
         Format::Json => false,
         Format::Auto => std::io::stderr().is_terminal(),
     };
-    let started = if pretty {
-        log.compact().with_target(false).with_ansi(color).try_init()
+    let (started, reload): (_, Reload) = if pretty {
+        let log = log.compact().with_target(false).with_ansi(color).with_filter_reloading();
+        let handle = log.reload_handle();
+        (log.try_init(), Box::new(move |new| handle.reload(new).map_err(|e| e.to_string())))
     } else {
-        log.fmt_fields(JsonFields::new()).event_format(JsonLine).try_init()
+        let log = log.fmt_fields(JsonFields::new()).event_format(JsonLine).with_filter_reloading();
+        let handle = log.reload_handle();
+        (log.try_init(), Box::new(move |new| handle.reload(new).map_err(|e| e.to_string())))
     };
-    started.map_err(|error| error.to_string())
+    started.map_err(|error| error.to_string())?;
+    RELOAD.get_or_init(|| reload);
+    Ok(())
 }
 
-/// One JSON object per event: `ts`, `level`, `msg`, `target`, then the fields of the enclosing
-/// spans from the outside in, then the event's own.
+/// Logs what these settings say from now on, in the format as it was.
+pub(crate) fn refilter(settings: &Settings) -> Result<(), String> {
+    let filter = settings.filter()?;
+    RELOAD.get().map_or(Ok(()), |reload| reload(filter))
+}
+
+/// One JSON object per event: `ts`, `level`, `msg`, `target`, in a node that knows them `node` and
+/// `mesh`, then the fields of the enclosing spans from the outside in, then the event's own.
 #[derive(Debug)]
 struct JsonLine;
 
@@ -131,6 +156,12 @@ where
         object.insert("level".to_owned(), metadata.level().as_str().to_ascii_lowercase().into());
         object.insert("msg".to_owned(), own.message.into());
         object.insert("target".to_owned(), metadata.target().into());
+        let (node, mesh) = roost::node::identity();
+        for (name, value) in [("node", node), ("mesh", mesh)] {
+            if let Some(value) = value {
+                object.insert(name.to_owned(), value.into());
+            }
+        }
         for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
             let extensions = span.extensions();
             let Some(fields) = extensions.get::<FormattedFields<JsonFields>>() else { continue };

@@ -10,12 +10,13 @@ mod agent;
 mod files;
 mod ledger;
 
-pub use agent::{AgentRecord, AgentStore, LoadedAgent};
+pub use agent::{AgentRecord, AgentStore, Held, HoldError, LoadedAgent};
 
 use std::fs::{File, TryLockError};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,9 +28,10 @@ use crate::id::{Boot, MeshId, NodeId};
 
 /// The layout of the database. Raised when an older version could not read it.
 pub const SCHEMA: u32 = 1;
-/// How long to wait for another process that holds the folder: one that was told to stop lets go
-/// within this.
-pub const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// How long to wait for another process that holds the folder: a node that was told to stop hands
+/// over for 3 s, is given another if its loop is slow, and closes links and requests for 2.5 s. A
+/// script that stops one and starts the next at once finds the folder free within this.
+pub const LOCK_WAIT: Duration = Duration::from_secs(8);
 /// Memory for pages of the database: it is read at start only.
 const CACHE_BYTES: usize = 16 << 20;
 /// Most remembered members: twice the largest mesh that is simulated. Beyond it new ones are not
@@ -143,13 +145,13 @@ pub struct Opened {
     pub quarantined: Option<PathBuf>,
 }
 
-/// A node's store. Holds the folder's lock until dropped.
+/// A node's store. Holds the folder's lock until it and all clones of the lock are dropped.
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
     path: PathBuf,
     db: Database,
-    _lock: File,
+    lock: Arc<File>,
 }
 
 /// Why the database did not open.
@@ -181,12 +183,17 @@ impl Store {
                 }
             }
         };
-        Ok(Opened { store: Self { dir: dir.into(), path, db, _lock: lock }, quarantined })
+        Ok(Opened { store: Self { dir: dir.into(), path, db, lock: Arc::new(lock) }, quarantined })
     }
 
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The folder's lock: for as long as anybody has it, no other process takes the folder.
+    pub fn lock(&self) -> Arc<File> {
+        self.lock.clone()
     }
 
     /// Bytes of the database on disk.
@@ -197,17 +204,38 @@ impl Store {
     /// Counts this start and returns its number, higher than any before, also after the database
     /// was lost.
     pub fn next_boot(&self) -> Result<Boot, StoreError> {
-        let file = self.dir.join(BOOT_FILE);
+        let boot = Boot(self.last_boot()?.saturating_add(1));
+        self.note_boot(boot)?;
+        Ok(boot)
+    }
+
+    /// Notes that others know this node by a boot above its own, as after an old folder was put
+    /// back: the next start counts on from there.
+    pub fn raise_boot(&self, boot: Boot) -> Result<(), StoreError> {
+        if boot.0 <= self.last_boot()? {
+            return Ok(());
+        }
+        self.note_boot(boot)
+    }
+
+    fn last_boot(&self) -> Result<u64, StoreError> {
         // A file that is not a number was not written here; the database still knows.
-        let noted = files::read(&file)?.and_then(|text| number(&text));
+        let noted = files::read(&self.dir.join(BOOT_FILE))?.and_then(|text| number(&text));
         let stored = self.read(|db| meta_u64(db, "boot"))?;
-        let boot = noted.unwrap_or(0).max(stored.unwrap_or(0)).saturating_add(1);
+        Ok(noted.unwrap_or(0).max(stored.unwrap_or(0)))
+    }
+
+    fn note_boot(&self, Boot(boot): Boot) -> Result<(), StoreError> {
         self.write(|tx| {
             tx.open_table(META)?.insert("boot", boot.to_le_bytes().as_slice())?;
             Ok(())
         })?;
-        files::write_atomic(&file, format!("{boot}\n").as_bytes())?;
-        Ok(Boot(boot))
+        files::write_atomic(&self.dir.join(BOOT_FILE), format!("{boot}\n").as_bytes())
+    }
+
+    /// The first of the databases that were put aside and are still in the folder.
+    pub fn put_aside(&self) -> Result<Option<PathBuf>, StoreError> {
+        files::quarantined(&self.path)
     }
 
     /// The mesh that this node belongs to, once it does.
@@ -340,17 +368,23 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join(LOCK_FILE);
     let mut file = files::open_private(&path)?;
     let until = Instant::now() + LOCK_WAIT;
+    let mut said = false;
     loop {
         match file.try_lock() {
             Ok(()) => break,
             Err(TryLockError::Error(source)) => return Err(files::io_error(&path, source)),
             Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                if !std::mem::replace(&mut said, true) {
+                    let (pid, limit) = (holder(&path)?, LOCK_WAIT.as_millis());
+                    tracing::warn!(
+                        event = "folder.held", folder = %dir.display(), pid, limit,
+                        "another process holds the data folder; waiting for it to let go"
+                    );
+                }
                 thread::sleep(Duration::from_millis(50));
             }
             Err(TryLockError::WouldBlock) => {
-                let text = files::read(&path)?.unwrap_or_default();
-                let pid = number(&text).and_then(|pid| u32::try_from(pid).ok());
-                return Err(StoreError::InUse { dir: dir.into(), pid });
+                return Err(StoreError::InUse { dir: dir.into(), pid: holder(&path)? });
             }
         }
     }
@@ -359,6 +393,12 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     let noted = file.set_len(0).and_then(|()| io::Write::write_all(&mut file, pid.as_bytes()));
     noted.map_err(|source| files::io_error(&path, source))?;
     Ok(file)
+}
+
+/// The process that holds the folder, as far as it said so.
+fn holder(path: &Path) -> Result<Option<u32>, StoreError> {
+    let text = files::read(path)?.unwrap_or_default();
+    Ok(number(&text).and_then(|pid| u32::try_from(pid).ok()))
 }
 
 /// Opens the database and reads all of it, so that damage shows now and not later.

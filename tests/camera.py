@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""An RTSP camera for tests: rtsp://127.0.0.1:PORT/cam shows a test pattern.
+"""An RTSP camera for tests: rtsp://ADDRESS:PORT/cam shows a test pattern.
 
 Prints READY PORT once it serves; PORT 0 takes a free one. Ends when its standard input does, so
 that it never outlives the test that started it.
@@ -61,6 +61,7 @@ def protect(server, factory, user, password):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int)
+    parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--user")
     parser.add_argument("--password", default="")
     parser.add_argument("--codec", choices=["h264", "h265"], default="h264")
@@ -73,7 +74,7 @@ def main():
     Gst.init(None)
     loop = GLib.MainLoop()
     server = GstRtspServer.RTSPServer()
-    server.set_address("127.0.0.1")
+    server.set_address(options.address)
     server.set_service(str(options.port))
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(pipeline(options))
@@ -82,7 +83,7 @@ def main():
         protect(server, factory, options.user, options.password)
     server.get_mount_points().add_factory("/cam", factory)
     if server.attach(None) == 0:
-        sys.exit(f"cannot listen at 127.0.0.1:{options.port}")
+        sys.exit(f"cannot listen at {options.address}:{options.port}")
 
     def watch():
         sys.stdin.read()

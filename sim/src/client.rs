@@ -17,6 +17,7 @@ use crate::links::HANDSHAKE;
 use crate::media::{Camera, FRAME_MS, Frame, Group, Receiver};
 use crate::net::MS;
 use crate::node::{addr_of, index_of};
+use crate::plan::Plan;
 use crate::rng::{For, stream};
 use crate::world::{Ev, World};
 
@@ -66,12 +67,17 @@ pub(crate) struct Browser {
     pub(crate) seen: Seen,
 }
 
+/// A viewer that got nothing for this long does not wait for keyframes only.
+const PAUSE: u64 = 500 * MS;
+
 /// What a viewer was shown.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Seen {
-    newest: Option<(u64, u64)>,
+    pub(crate) newest: Option<(u64, u64)>,
     number: u64,
     key_seen: bool,
+    /// Since when what is shown lacks something, while pictures come.
+    lacks_since: Option<u64>,
     /// When the last new picture came.
     pub(crate) fresh_at: u64,
     /// When that picture was taken.
@@ -90,6 +96,12 @@ impl Seen {
             return (false, true);
         }
         let lost = same && frame.number != self.number + 1;
+        let pause = now - self.fresh_at > PAUSE;
+        self.lacks_since = match self.lacks_since {
+            _ if frame.key => None,
+            Some(since) if !pause => Some(since),
+            before => (lost || before.is_some()).then_some(now),
+        };
         if self.key_seen {
             self.longest_gap = self.longest_gap.max(now - self.fresh_at);
         }
@@ -103,7 +115,8 @@ impl Seen {
 }
 
 impl Encoder {
-    pub(crate) fn new(seed: u64, host: usize, index: usize, nodes: usize) -> Self {
+    /// `host` decides who it is: the same for all agents of an encoder.
+    pub(crate) fn new(seed: u64, host: usize, index: usize, plan: &Plan) -> Self {
         let mut rng = stream(seed, For::Birth(host));
         Self {
             id: EncoderId(rng.random()),
@@ -113,8 +126,8 @@ impl Encoder {
             instance: 0,
             lease: 0,
             peers: PeerList::default(),
-            target: rng.random_range(0..nodes),
-            camera: Camera::default(),
+            target: rng.random_range(0..plan.nodes),
+            camera: Camera::new(plan.camera),
             group: Group::default(),
             sending: BTreeMap::new(),
         }
@@ -129,13 +142,16 @@ impl Viewer {
 }
 
 impl World {
-    fn encoder_at(&self, host: usize) -> Option<usize> {
+    pub(crate) fn encoder_at(&self, host: usize) -> Option<usize> {
         let ix = host.checked_sub(self.plan.nodes)?;
-        (ix < self.plan.encoders).then_some(ix)
+        let twin = ix.checked_sub(self.plan.encoders + self.plan.viewers);
+        twin.map(|twin| self.plan.encoders + twin)
+            .or_else(|| (ix < self.plan.encoders).then_some(ix))
     }
 
-    fn viewer_at(&self, host: usize) -> Option<usize> {
-        host.checked_sub(self.plan.nodes + self.plan.encoders)
+    pub(crate) fn viewer_at(&self, host: usize) -> Option<usize> {
+        let ix = host.checked_sub(self.plan.nodes + self.plan.encoders)?;
+        (ix < self.plan.viewers).then_some(ix)
     }
 
     fn legs(&mut self, host: usize) -> &mut BTreeMap<LegId, Leg> {
@@ -152,6 +168,10 @@ impl World {
         if self.hosts[host].up {
             return;
         }
+        if self.hosts[host].holds > 0 {
+            self.queue.push(self.now + 50 * MS, Ev::StartClient(host));
+            return;
+        }
         let life = self.hosts[host].life + 1;
         self.begin_life(host, life);
         self.touch(host);
@@ -160,9 +180,13 @@ impl World {
         let name = self.host_name(host);
         self.trace.say(self.now, || format!("{name} starts"));
         if let Some(ix) = self.encoder_at(host) {
+            if let (1, Some(of)) = (life, ix.checked_sub(self.plan.encoders)) {
+                let (lease, peers) = (self.encoders[of].lease, self.encoders[of].peers.clone());
+                (self.encoders[ix].lease, self.encoders[ix].peers) = (lease, peers);
+            }
             let encoder = &mut self.encoders[ix];
             encoder.instance = instance;
-            encoder.camera = Camera::default();
+            encoder.camera = Camera::new(self.plan.camera);
             let config = agent::Config {
                 encoder: encoder.id,
                 name: encoder.name.clone(),
@@ -253,7 +277,13 @@ impl World {
                     self.dial_client(host, leg, node, &addr)
                 }
                 viewer::Effect::Close(leg) => self.close_leg(host, leg),
-                viewer::Effect::Send(leg, bytes) => self.leg_send(host, leg, Cargo::Message(bytes)),
+                viewer::Effect::Send(leg, bytes) => {
+                    let request =
+                        matches!(ClientMessage::decode(&bytes), Ok(ClientMessage::Keyframe(_)));
+                    if !(request && self.net.request_lost(host, host)) {
+                        self.leg_send(host, leg, Cargo::Message(bytes));
+                    }
+                }
                 viewer::Effect::Datagram(leg, bytes) => {
                     self.leg_send(host, leg, Cargo::Datagram(bytes));
                 }
@@ -280,7 +310,7 @@ impl World {
                     self.leg_send(host, leg, Cargo::Datagram(bytes));
                 }
                 agent::Effect::Media(legs) => self.agent_media(ix, &legs),
-                agent::Effect::Keyframe => self.encoders[ix].camera.key_wanted = true,
+                agent::Effect::Keyframe => self.encoders[ix].camera.asked(),
                 agent::Effect::Lease(counter) => {
                     let end = self.end_of(host);
                     self.queue.push(self.now + DISK, Ev::Leased { end, counter });
@@ -310,6 +340,9 @@ impl World {
                 continue;
             }
             let start = self.encoders[ix].group.frames.clone();
+            if start.is_empty() {
+                self.encoders[ix].camera.asked();
+            }
             self.encoders[ix].sending.insert(leg, start.is_empty());
             for frame in start {
                 self.leg_send(host, leg, Cargo::Picture(FLOW_VIDEO, frame));
@@ -317,6 +350,7 @@ impl World {
         }
         if legs.is_empty() {
             self.encoders[ix].group = Group::default();
+            // The source stops, and begins with a keyframe.
             self.encoders[ix].camera.key_wanted = true;
         }
     }
@@ -481,8 +515,12 @@ impl World {
 
     fn viewer_sees(&mut self, ix: usize, leg: LegId, frame: Frame) {
         let now = self.now;
+        let before = self.viewers[ix].seen;
         let (fresh, lost) = self.viewers[ix].seen.take(&frame, now);
         if fresh {
+            let who = format!("viewer{ix}");
+            self.check_shown(&who, before, frame);
+            self.check_damage(&who, self.viewers[ix].seen.lacks_since);
             self.viewer_event(ix, viewer::Event::Fresh(leg));
         }
         if lost {
@@ -492,10 +530,16 @@ impl World {
 
     pub(crate) fn browser_sees(&mut self, ix: usize, frame: Frame) {
         let now = self.now;
-        let (_, lost) = self.browsers[ix].seen.take(&frame, now);
+        let before = self.browsers[ix].seen;
+        let (fresh, lost) = self.browsers[ix].seen.take(&frame, now);
+        if fresh {
+            let who = format!("page{ix}");
+            self.check_shown(&who, before, frame);
+            self.check_damage(&who, self.browsers[ix].seen.lacks_since);
+        }
         if let (true, Some(at)) = (lost, self.browsers[ix].at) {
             let event = Ev::KeyframeWanted { end: self.end_of(at), encoder: frame.encoder };
-            self.queue.push(now, event);
+            self.hub_event(at, event);
         }
     }
 

@@ -162,11 +162,21 @@ impl World {
             return;
         }
         let host = &mut self.hosts[end.host];
-        if host.frozen {
+        if host.frozen || host.draining {
             let loose = host.inbox.iter().filter(|(.., cargo)| cargo.loose()).count();
             if !cargo.loose() || loose < INBOX {
-                host.inbox.push((id, side, cargo));
+                host.inbox.push_back((id, side, cargo));
             }
+            return;
+        }
+        self.read(id, side, cargo);
+    }
+
+    /// A process reads what reached it.
+    pub(crate) fn read(&mut self, id: ConnId, side: usize, cargo: Cargo) {
+        let Some(conn) = self.conns.get(&id) else { return };
+        let end = conn.ends[side];
+        if !conn.open[side] || !self.lives(end) {
             return;
         }
         if let Cargo::Close(reason) = &cargo {

@@ -5,13 +5,17 @@ use std::collections::BTreeSet;
 use rand::RngExt as _;
 use roost::control::Event;
 
-use crate::conn::Cargo;
+use crate::conn::{Cargo, End};
 use crate::net::MS;
+use crate::node::LOOP_LATE;
 use crate::plan::{Fault, Who};
 use crate::world::{Ev, World};
 
 /// From the end of a fault that killed a node to its next start, at most.
 const RESTART: u64 = 50 * MS;
+
+/// From one packet that waits in a socket to the next.
+const READ: std::ops::Range<u64> = 1_000..50_000;
 
 /// A fault in force, with those it befell.
 #[derive(Debug, Default)]
@@ -40,6 +44,7 @@ impl World {
             Who::NotHome(e) => nodes.filter(|ix| *ix != home(e)).collect(),
             Who::NotNode(not) => nodes.filter(|ix| *ix != not).collect(),
             Who::Nodes => nodes.collect(),
+            Who::Page(b) => self.browsers.get(b).and_then(|page| page.at).into_iter().collect(),
             Who::Encoder(e) => within(e, self.plan.encoders, self.plan.nodes),
             Who::Viewer(v) => within(v, self.plan.viewers, self.plan.nodes + self.plan.encoders),
             Who::Encoders => (0..self.plan.encoders).map(|e| self.host_of_encoder(e)).collect(),
@@ -57,6 +62,13 @@ impl World {
         let mut active = Active::default();
         match &item.fault {
             Fault::Crash(who) | Fault::Freeze(who) => active.hosts = self.resolve_all(who),
+            Fault::OldFolder(who) => {
+                active.hosts = self.resolve_all(who);
+                active.hosts.retain(|host| *host < self.plan.nodes);
+            }
+            Fault::Twin(e) => active.hosts = self.host_of_twin(*e).into_iter().collect(),
+            // Clients and nodes cannot tell: nobody is excused.
+            Fault::RequestsLost(_) => {}
             Fault::Leave(who) => active.hosts = self.resolve_all(&[*who]),
             Fault::Cut { from, to, one_way } => {
                 let (from, to) = (self.resolve_all(from), self.resolve_all(to));
@@ -83,7 +95,11 @@ impl World {
         self.expect_before(&item.fault, &hosts);
         hosts.iter().for_each(|host| self.touch(*host));
         match &item.fault {
-            Fault::Crash(_) => hosts.iter().for_each(|host| self.crash(*host)),
+            Fault::Crash(_) | Fault::OldFolder(_) => {
+                hosts.iter().for_each(|host| self.crash(*host));
+            }
+            Fault::Twin(_) => hosts.iter().for_each(|host| self.start_client(*host)),
+            Fault::RequestsLost(share) => self.net.requests_lost.push(*share),
             Fault::Freeze(_) => hosts.iter().for_each(|host| self.freeze(*host)),
             Fault::Leave(_) => {
                 for &host in &hosts {
@@ -118,8 +134,12 @@ impl World {
             }
         };
         match fault {
-            Fault::Crash(_) | Fault::Leave(_) => {
+            Fault::Twin(_) => active.hosts.into_iter().for_each(|host| self.crash(host)),
+            Fault::Crash(_) | Fault::Leave(_) | Fault::OldFolder(_) => {
                 for host in active.hosts {
+                    if matches!(fault, Fault::OldFolder(_)) {
+                        self.nodes[host].disk.put_back();
+                    }
                     let late = self.hosts[host].rng.random_range(0..RESTART);
                     let start = if host < self.plan.nodes {
                         Ev::StartNode(host)
@@ -142,6 +162,7 @@ impl World {
             Fault::Loss(share) => drop_one(&mut self.net.loss, share),
             Fault::Duplicate(share) => drop_one(&mut self.net.duplicate, share),
             Fault::Reorder(share) => drop_one(&mut self.net.reorder, share),
+            Fault::RequestsLost(share) => drop_one(&mut self.net.requests_lost, share),
         }
     }
 
@@ -157,8 +178,9 @@ impl World {
 
     fn freeze(&mut self, host: usize) {
         self.hosts[host].holds += 1;
-        if self.hosts[host].up {
+        if self.hosts[host].up && !self.hosts[host].frozen {
             self.hosts[host].frozen = true;
+            self.hosts[host].frozen_at = self.now;
         }
         for conn in self.conns_of(host) {
             self.recompute(conn);
@@ -177,19 +199,36 @@ impl World {
         if !state.up {
             return;
         }
-        let mut at = self.now;
-        let waiting: Vec<(u64, usize, Cargo)> = std::mem::take(&mut state.inbox);
-        for (conn, to, cargo) in waiting {
-            at += state.rng.random_range(1_000..50_000);
-            self.queue.push(at, Ev::Deliver { conn, to, cargo });
+        let long = self.now - state.frozen_at >= LOOP_LATE;
+        for (.., cargo) in &mut state.inbox {
+            if let (Cargo::Picture(_, frame), true) = (cargo, long) {
+                frame.waited = Some(host);
+            }
         }
-        let span = (at - self.now).max(MS);
-        let late = self.hosts[host].rng.random_range(0..span);
+        state.draining = true;
+        let span = (state.inbox.len() as u64 * READ.end / 2).max(MS);
+        let late = state.rng.random_range(0..span);
+        state.armed = self.now;
         let end = self.end_of(host);
-        self.hosts[host].armed = self.now;
+        self.queue.push(self.now, Ev::Drain(end));
         self.queue.push(self.now + late, Ev::Wake { end, at: self.now });
         for conn in self.conns_of(host) {
             self.recompute(conn);
         }
+    }
+
+    /// Reads the next of what waits in a socket; what arrives meanwhile comes after it.
+    pub(crate) fn drain(&mut self, end: End) {
+        if !self.lives(end) || self.hosts[end.host].frozen {
+            return;
+        }
+        let state = &mut self.hosts[end.host];
+        let Some((conn, side, cargo)) = state.inbox.pop_front() else {
+            state.draining = false;
+            return;
+        };
+        let pause = state.rng.random_range(READ);
+        self.read(conn, side, cargo);
+        self.queue.push(self.now + pause, Ev::Drain(end));
     }
 }

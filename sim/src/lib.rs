@@ -1,5 +1,5 @@
 //! Plays partitions, crashes and frozen nodes against Roost's deciding half, in virtual time, the
-//! same way every time for the same seed. See `docs/simulation.md`.
+//! same way every time for the same seed. See `docs/contributing.md`.
 
 mod check;
 mod client;
@@ -15,6 +15,7 @@ mod queue;
 mod relay;
 mod rng;
 mod run;
+mod serve;
 mod shrink;
 mod trace;
 mod world;

@@ -108,6 +108,8 @@ impl World {
             boot: record.boot,
             order: record.order,
             closed,
+            // Links here carry no keep-alives that silence could be judged by.
+            silent: false,
         })
     }
 
@@ -125,7 +127,7 @@ impl World {
         }
         self.nodes[ix].dialling.remove(&addr);
         let existing = self.existing(ix, to.host);
-        let boot = Boot(to.life);
+        let boot = Boot(self.nodes[to.host].disk.boot);
         let verdict = tie::at_dialler(existing.as_ref(), boot);
         if verdict == Verdict::KeepExisting {
             self.node_event(ix, Event::DialFailed { node: Some(there), addr });

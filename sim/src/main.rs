@@ -70,6 +70,16 @@ struct Size {
     /// How many encoders; likewise.
     #[arg(long)]
     encoders: Option<usize>,
+    /// Rarer things happen as well.
+    #[arg(long)]
+    rare: bool,
+}
+
+impl Size {
+    fn plan(self, seed: u64) -> Plan {
+        let draw = if self.rare { Plan::draw_rare } else { Plan::draw };
+        draw(seed, self.nodes, self.encoders)
+    }
 }
 
 fn range(text: &str) -> Result<(u64, u64), String> {
@@ -80,7 +90,7 @@ fn range(text: &str) -> Result<(u64, u64), String> {
 
 impl Pick {
     fn plan(&self) -> Plan {
-        Plan::draw(self.seed, self.size.nodes, self.size.encoders)
+        self.size.plan(self.seed)
     }
 }
 
@@ -167,7 +177,7 @@ fn swarm((from, to): (u64, u64), size: Size, keep_going: bool) -> ExitCode {
     let mut measured: std::collections::BTreeMap<&str, roost_sim::Measure> =
         std::collections::BTreeMap::new();
     for seed in from..to {
-        let plan = Plan::draw(seed, size.nodes, size.encoders);
+        let plan = size.plan(seed);
         let outcome = run(&plan, Watch::Nobody);
         virtual_s += outcome.seconds;
         for (what, measure) in &outcome.measured {
@@ -208,6 +218,9 @@ fn meta(pick: &Pick) -> Result<ExitCode, String> {
         }
         if let Some(encoders) = pick.size.encoders {
             command.arg("--encoders").arg(encoders.to_string());
+        }
+        if pick.size.rare {
+            command.arg("--rare");
         }
         let output = command.output().map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 
 use roost::id::{EncoderId, SessionId};
 
+use crate::plan;
+
 /// From one picture to the next, in milliseconds.
 pub(crate) const FRAME_MS: u64 = 66;
-/// Pictures from one keyframe to the next.
-const GROUP: u64 = 30;
 /// Longest group that is kept, in nanoseconds.
 const GROUP_KEEP: u64 = 4_000_000_000;
 /// A group whose newest picture is older than this is not shown to a newcomer.
 const FRESH: u64 = 2_000_000_000;
+
+/// Pictures that come after a longer time than this are another flow of them.
+const PAUSE: u64 = 500_000_000;
 
 /// One picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub(crate) struct Frame {
     /// Its number within the timeline.
     pub(crate) number: u64,
     pub(crate) key: bool,
+    /// This copy waited in the socket of this host while it stood still.
+    pub(crate) waited: Option<usize>,
 }
 
 /// The last group of pictures.
@@ -52,18 +57,28 @@ impl Group {
 /// A camera.
 #[derive(Debug, Default)]
 pub(crate) struct Camera {
+    kind: plan::Camera,
     number: u64,
     since_key: u64,
     pub(crate) key_wanted: bool,
 }
 
 impl Camera {
+    pub(crate) fn new(kind: plan::Camera) -> Self {
+        Self { kind, ..Self::default() }
+    }
+
+    /// A request for a keyframe came.
+    pub(crate) fn asked(&mut self) {
+        self.key_wanted |= self.kind.obeys;
+    }
+
     pub(crate) fn take(&mut self, encoder: EncoderId, timeline: u64, now: u64) -> Frame {
-        let key = self.number == 0 || self.key_wanted || self.since_key >= GROUP;
+        let key = self.number == 0 || self.key_wanted || self.since_key >= self.kind.group;
         self.key_wanted = false;
         self.since_key = if key { 1 } else { self.since_key + 1 };
         self.number += 1;
-        Frame { encoder, timeline, taken: now, number: self.number, key }
+        Frame { encoder, timeline, taken: now, number: self.number, key, waited: None }
     }
 }
 
@@ -80,6 +95,8 @@ pub(crate) enum Receiver {
 struct Place {
     viewers: u32,
     skipping: bool,
+    /// Since when it gets nothing, though pictures come.
+    lacks_since: u64,
     newest: Option<(u64, u64)>,
 }
 
@@ -90,6 +107,8 @@ pub(crate) struct Hub {
     pub(crate) timeline: u64,
     group: Group,
     pushed: u64,
+    /// Since when pictures of one feed come without a pause.
+    flowing_since: u64,
     places: BTreeMap<Receiver, Place>,
 }
 
@@ -99,7 +118,14 @@ impl Hub {
             self.feed = feed;
             self.timeline = timeline;
             self.group.frames.clear();
+            self.pushed = 0;
         }
+    }
+
+    /// Since when a receiver waits for a keyframe while pictures come.
+    pub(crate) fn lacking(&self) -> Option<u64> {
+        let lacking = self.places.values().filter(|place| place.skipping);
+        lacking.map(|place| place.lacks_since.max(self.flowing_since)).min()
     }
 
     pub(crate) fn viewers(&self) -> u32 {
@@ -113,7 +139,8 @@ impl Hub {
         }
         let start = self.group.frames.clone();
         let newest = start.last().map(|frame| (self.timeline, frame.taken));
-        let place = Place { viewers, skipping: start.is_empty(), newest };
+        let skipping = start.is_empty();
+        let place = Place { viewers, skipping, lacks_since: now, newest };
         self.places.insert(receiver, place);
         start
     }
@@ -134,6 +161,9 @@ impl Hub {
         if self.feed != feed || feed == 0 {
             return (Vec::new(), false);
         }
+        if now > self.pushed + PAUSE {
+            self.flowing_since = now;
+        }
         self.pushed = now;
         self.group.push(frame);
         let mut wants = self.group.frames.is_empty() && !self.places.is_empty();
@@ -150,6 +180,7 @@ impl Hub {
                 continue;
             }
             place.skipping = false;
+            place.lacks_since = now;
             place.newest = Some((timeline, frame.taken));
             to.push(*receiver);
         }

@@ -23,6 +23,7 @@ pub(crate) struct Net {
     pub(crate) loss: Vec<f64>,
     pub(crate) duplicate: Vec<f64>,
     pub(crate) reorder: Vec<f64>,
+    pub(crate) requests_lost: Vec<f64>,
 }
 
 impl Net {
@@ -36,6 +37,7 @@ impl Net {
             loss: Vec::new(),
             duplicate: Vec::new(),
             reorder: Vec::new(),
+            requests_lost: Vec::new(),
         }
     }
 
@@ -127,6 +129,12 @@ impl Net {
                 delay + extra
             })
             .collect()
+    }
+
+    /// A request for a keyframe gets lost.
+    pub(crate) fn request_lost(&mut self, from: usize, to: usize) -> bool {
+        let lost = self.requests_lost.iter().sum::<f64>().min(1.0);
+        lost > 0.0 && self.path(from, to).random_bool(lost)
     }
 
     /// How much later than its own time something happens that waited for an outage of this

@@ -8,20 +8,19 @@ use roost::accounts::Batch;
 use roost::admission::{Admission, Invitation, Keypair, Roster};
 use roost::control::{Config, Control, Effect, Event, Note};
 use roost::id::{Boot, EncoderId, InviteId, NodeId, SessionId};
-use roost::session::host::Route;
-use roost::wire::{self, FLOW_VIDEO, join_statement, take_varint};
+use roost::wire::{self, Message as _, NodeMessage, join_statement, take_varint};
 
 use crate::conn::{Cargo, ConnId, End};
 use crate::ledger::Books;
 use crate::links::LinkRecord;
-use crate::media::{Frame, Hub, Ingest, Receiver};
+use crate::media::{Hub, Ingest, Receiver};
 use crate::net::{MS, SEC};
-use crate::relay::{Relay, Source};
+use crate::relay::Relay;
 use crate::rng::{For, stream};
 use crate::world::{Ev, World};
 
 /// Frames are not believed while the control loop has not turned for this long.
-const LOOP_LATE: u64 = 350 * MS;
+pub(crate) const LOOP_LATE: u64 = 350 * MS;
 /// How long a session stays readable after the node ended it.
 const CLOSE_LATER: u64 = 200 * MS;
 /// A write to the disk.
@@ -31,16 +30,25 @@ const DISK: u64 = 5 * MS;
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
     pub(crate) boot: u64,
+    /// The boot that others knew, if that was above.
+    outgrown: u64,
     pub(crate) admissions: Vec<Admission>,
     pub(crate) remembered: Vec<(NodeId, Vec<String>)>,
     pub(crate) books: Books,
+}
+
+impl Disk {
+    /// The folder of the first start: only admissions and addresses are as they are now.
+    pub(crate) fn put_back(&mut self) {
+        (self.boot, self.outgrown) = (self.boot.min(1), 0);
+    }
 }
 
 /// A native client at this node.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) conn: ConnId,
-    ingest: Ingest,
+    pub(crate) ingest: Ingest,
 }
 
 pub(crate) struct Node {
@@ -58,13 +66,17 @@ pub(crate) struct Node {
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     last_session: u64,
     pub(crate) hubs: BTreeMap<EncoderId, Hub>,
-    attached: BTreeMap<EncoderId, SessionId>,
+    pub(crate) attached: BTreeMap<EncoderId, SessionId>,
     pub(crate) relay: Relay,
     joins: BTreeMap<u64, End>,
     last_ticket: u64,
-    turned: u64,
+    pub(crate) turned: u64,
+    /// When the last event of a hub arrives: they come in the order in which they were made.
+    pub(crate) told: u64,
     /// When it last stood still for longer than it may without asking its encoders again.
     pub(crate) woke: u64,
+    /// When an agent of each encoder last answered whether it is at home here.
+    pub(crate) confirmed: BTreeMap<EncoderId, u64>,
     /// When each encoder last said that it is at home here.
     pub(crate) sworn: BTreeMap<EncoderId, u64>,
 }
@@ -102,7 +114,9 @@ impl Node {
             joins: BTreeMap::new(),
             last_ticket: 0,
             turned: 0,
+            told: 0,
             woke: 0,
+            confirmed: BTreeMap::new(),
             sworn: BTreeMap::new(),
         }
     }
@@ -122,6 +136,7 @@ impl Node {
         self.joins.clear();
         self.last_ticket = 0;
         self.woke = 0;
+        self.confirmed.clear();
         self.sworn.clear();
     }
 }
@@ -132,9 +147,16 @@ impl World {
         if self.hosts[ix].up {
             return;
         }
-        self.nodes[ix].disk.boot += 1;
+        if self.hosts[ix].holds > 0 {
+            self.queue.push(self.now + 50 * MS, Ev::StartNode(ix));
+            return;
+        }
+        let disk = &mut self.nodes[ix].disk;
+        disk.boot = disk.boot.max(disk.outgrown) + 1;
         let boot = self.nodes[ix].disk.boot;
-        self.begin_life(ix, boot);
+        // A boot may come twice, a life does not.
+        let life = boot.max(self.hosts[ix].life + 1);
+        self.begin_life(ix, life);
         self.trace.say(self.now, || format!("n{ix} starts, boot {boot}"));
         if self.nodes[ix].disk.admissions.iter().any(|a| a.node == self.nodes[ix].id) {
             self.start_control(ix);
@@ -264,8 +286,15 @@ impl World {
                 },
                 Effect::RecordChanged(_) => {}
                 Effect::Remember(members) => self.nodes[ix].disk.remembered = members,
+                Effect::Boot(Boot(boot)) => self.nodes[ix].disk.outgrown = boot,
                 Effect::GossipWith(_) | Effect::ViewChanged | Effect::ClientWelcomed(..) => {}
                 Effect::ClientSend(session, bytes) => {
+                    if self.is_request(&bytes) {
+                        self.check_request_of(ix, session);
+                        if self.net.request_lost(ix, ix) {
+                            continue;
+                        }
+                    }
                     if let Some(at) = self.nodes[ix].sessions.get(&session) {
                         self.send(at.conn, 1, Cargo::Message(bytes));
                     }
@@ -281,7 +310,12 @@ impl World {
                 Effect::Unserve(session, encoder) => {
                     self.unsubscribe(ix, encoder, Receiver::Session(session));
                 }
-                Effect::RelayKeyframe(encoder) => self.relay_keyframe(ix, encoder),
+                Effect::RelayKeyframe(encoder) => {
+                    self.check_request(ix, encoder);
+                    if !self.net.request_lost(ix, ix) {
+                        self.relay_keyframe(ix, encoder);
+                    }
+                }
                 Effect::Stalled => {
                     for session in self.nodes[ix].sessions.values_mut() {
                         session.ingest.early.frames.clear();
@@ -293,6 +327,10 @@ impl World {
         }
     }
 
+    fn is_request(&self, bytes: &[u8]) -> bool {
+        matches!(NodeMessage::decode(bytes), Ok(NodeMessage::Keyframe(_)))
+    }
+
     fn node_note(&mut self, ix: usize, note: &Note) {
         let text = match note {
             Note::Up(node) => format!("up {}", self.name_of(*node)),
@@ -301,6 +339,8 @@ impl World {
             Note::Admitted(node) => format!("admitted {}", self.name_of(*node)),
             Note::Ledger(note) => format!("ledger: {note:?}"),
             Note::Stalled(late) => format!("stalled {} ms", late.as_millis()),
+            Note::Outgrown(boot) => format!("outgrown {}", boot.0),
+            Note::Encoder(..) => return,
         };
         self.trace.add(self.now, ix, ix, text.as_bytes());
         self.trace.say(self.now, || format!("n{ix} {text}"));
@@ -388,7 +428,7 @@ impl World {
         let ix = end.host;
         match cargo {
             Cargo::Message(bytes) => {
-                self.observe_client(ix, &bytes);
+                self.observe_client(ix, session, &bytes);
                 self.node_event(ix, Event::ClientMessage(session, bytes));
             }
             Cargo::Datagram(bytes) => {
@@ -401,10 +441,18 @@ impl World {
         }
     }
 
-    fn observe_client(&mut self, ix: usize, bytes: &[u8]) {
-        use roost::wire::{ClientMessage, Message as _, Role};
+    fn observe_client(&mut self, ix: usize, session: SessionId, bytes: &[u8]) {
+        use roost::wire::{ClientMessage, Role};
         let now = self.now;
-        let swears = match ClientMessage::decode(bytes) {
+        let message = ClientMessage::decode(bytes);
+        if let Ok(ClientMessage::Confirmed(_)) = &message {
+            let conn = self.nodes[ix].sessions.get(&session).and_then(|s| self.conns.get(&s.conn));
+            let agent = conn.and_then(|conn| self.encoder_at(conn.ends[0].host));
+            if let Some(agent) = agent {
+                self.nodes[ix].confirmed.insert(self.encoders[agent].id, now);
+            }
+        }
+        let swears = match message {
             Ok(ClientMessage::Register(register)) if register.role == Role::Home => {
                 Some(register.encoder)
             }
@@ -445,139 +493,5 @@ impl World {
         self.trace.say(self.now, || format!("n{ix} ends a session: {reason}"));
         self.drop_session(ix, session);
         self.queue.push(self.now + CLOSE_LATER, Ev::CloseConn { conn, side: 1 });
-    }
-
-    // -- media ------------------------------------------------------------------------------------
-
-    fn route(&mut self, ix: usize, encoder: EncoderId, route: &Route) {
-        self.trace.say(self.now, || {
-            let text = match route {
-                Route::None => "nowhere".into(),
-                Route::Local { session, .. } => format!("session {}", session.0),
-                Route::Relay { via, .. } => {
-                    self.index.get(via).map_or(String::new(), |via| format!("relay from n{via}"))
-                }
-            };
-            format!("n{ix} takes {} from {text}", encoder.short())
-        });
-        let session = match route {
-            Route::Local { session, .. } => Some(*session),
-            Route::None | Route::Relay { .. } => None,
-        };
-        let node = &mut self.nodes[ix];
-        if let Some(before) = node.attached.remove(&encoder)
-            && Some(before) != session
-            && let Some(before) = node.sessions.get_mut(&before)
-        {
-            before.ingest = Ingest::default();
-        }
-        let hub = node.hubs.entry(encoder).or_default();
-        match route {
-            Route::None => {
-                hub.set_feed(0, 0);
-                self.relay_route(ix, encoder, None);
-            }
-            Route::Local { session, feed, timeline } => {
-                let Some(at) = node.sessions.get_mut(session) else {
-                    self.relay_route(ix, encoder, None);
-                    return;
-                };
-                hub.set_feed(*feed, *timeline);
-                node.attached.insert(encoder, *session);
-                let early = std::mem::take(&mut at.ingest.early);
-                at.ingest.target = Some((encoder, *feed));
-                self.relay_route(ix, encoder, None);
-                for frame in early.frames {
-                    self.push_frame(ix, *feed, frame);
-                }
-            }
-            Route::Relay { via, feed, timeline } => {
-                hub.set_feed(*feed, *timeline);
-                let Some(&via) = self.index.get(via) else { return };
-                let source = Source { via, feed: *feed, timeline: *timeline };
-                self.relay_route(ix, encoder, Some(source));
-            }
-        }
-    }
-
-    fn ingest(&mut self, ix: usize, session: SessionId, frame: Frame) {
-        if self.now - self.nodes[ix].turned > LOOP_LATE {
-            return;
-        }
-        let Some(at) = self.nodes[ix].sessions.get_mut(&session) else { return };
-        match at.ingest.target {
-            Some((_, feed)) => {
-                self.check_serving(ix, frame);
-                self.push_frame(ix, feed, frame);
-            }
-            None => at.ingest.early.push(frame),
-        }
-    }
-
-    /// A frame goes to everyone who takes the stream here.
-    pub(crate) fn push_frame(&mut self, ix: usize, feed: u64, frame: Frame) {
-        let end = self.end_of(ix);
-        let Some(hub) = self.nodes[ix].hubs.get_mut(&frame.encoder) else { return };
-        let (to, wants) = hub.push(self.now, feed, frame);
-        if frame.key && !to.is_empty() {
-            self.queue.push(self.now, Ev::KeyframeArrived { end, encoder: frame.encoder });
-        }
-        if wants {
-            self.queue.push(self.now, Ev::KeyframeWanted { end, encoder: frame.encoder });
-        }
-        for receiver in to {
-            self.hand(ix, receiver, frame);
-        }
-    }
-
-    pub(crate) fn hand(&mut self, ix: usize, receiver: Receiver, frame: Frame) {
-        match receiver {
-            Receiver::Session(session) => {
-                if let Some(at) = self.nodes[ix].sessions.get(&session) {
-                    self.send(at.conn, 1, Cargo::Picture(FLOW_VIDEO, frame));
-                }
-            }
-            Receiver::Flow(conn, flow) => self.send(conn, 1, Cargo::Picture(flow, frame)),
-            Receiver::Browser(browser) => self.browser_sees(browser, frame),
-        }
-    }
-
-    fn serve(&mut self, ix: usize, session: SessionId, encoder: EncoderId) {
-        if self.nodes[ix].sessions.contains_key(&session) {
-            self.subscribe_here(ix, encoder, Receiver::Session(session), 1);
-        }
-    }
-
-    pub(crate) fn subscribe_here(
-        &mut self,
-        ix: usize,
-        encoder: EncoderId,
-        receiver: Receiver,
-        viewers: u32,
-    ) {
-        let end = self.end_of(ix);
-        let hub = self.nodes[ix].hubs.entry(encoder).or_default();
-        let start = hub.subscribe(self.now, receiver, viewers);
-        self.queue.push(self.now, Ev::Viewers { end, encoder });
-        if start.is_empty() {
-            self.queue.push(self.now, Ev::KeyframeWanted { end, encoder });
-        }
-        for frame in start {
-            self.hand(ix, receiver, frame);
-        }
-    }
-
-    pub(crate) fn unsubscribe(&mut self, ix: usize, encoder: EncoderId, receiver: Receiver) {
-        let end = self.end_of(ix);
-        let Some(hub) = self.nodes[ix].hubs.get_mut(&encoder) else { return };
-        if hub.unsubscribe(receiver) {
-            self.queue.push(self.now, Ev::Viewers { end, encoder });
-        }
-    }
-
-    pub(crate) fn viewers_changed(&mut self, ix: usize, encoder: EncoderId) {
-        let viewers = self.nodes[ix].hubs.get(&encoder).map_or(0, Hub::viewers);
-        self.relay_viewers(ix, encoder, viewers);
-        self.node_event(ix, Event::Viewers(encoder, viewers));
     }
 }

@@ -32,6 +32,9 @@ pub struct Plan {
     /// How the network is without faults.
     #[serde(default)]
     pub net: Net,
+    /// What the cameras are like.
+    #[serde(default)]
+    pub camera: Camera,
     /// How nodes become members.
     #[serde(default)]
     pub join: Join,
@@ -91,6 +94,21 @@ impl Net {
     }
 }
 
+/// What a camera does about keyframes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Camera {
+    /// Pictures from one keyframe to the next, if nobody asks for one.
+    pub group: u64,
+    /// It sends a keyframe when asked.
+    pub obeys: bool,
+}
+
+impl Default for Camera {
+    fn default() -> Self {
+        Self { group: 30, obeys: true }
+    }
+}
+
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Item {
@@ -111,6 +129,11 @@ pub enum Fault {
     Crash(Vec<Who>),
     /// Stands still; what comes meanwhile waits.
     Freeze(Vec<Who>),
+    /// Killed, and started again when the fault is over with the folder of its first start.
+    OldFolder(Vec<Who>),
+    /// A second agent of this encoder starts, with a copy of the first one's disk if it never ran
+    /// before; killed when the fault is over.
+    Twin(usize),
     /// A node is told to stop; started again when the fault is over.
     Leave(Who),
     /// No packet passes between the two sides.
@@ -131,6 +154,8 @@ pub enum Fault {
     Duplicate(f64),
     /// This share of datagrams comes up to 50 ms late.
     Reorder(f64),
+    /// This share of requests for keyframes gets lost, though messages do not.
+    RequestsLost(f64),
 }
 
 /// Whom a fault befalls, found out when it begins.
@@ -151,6 +176,8 @@ pub enum Who {
     NotNode(usize),
     /// All nodes.
     Nodes,
+    /// The node where a viewer is that stays at one.
+    Page(usize),
     /// An encoder's agent.
     Encoder(usize),
     /// A native viewer.
@@ -186,6 +213,7 @@ impl Plan {
             browsers: 0,
             writes: 0,
             net: Net::default(),
+            camera: Camera::default(),
             join: Join::Admitted,
             burst_ms: burst(),
             settle_ms: settle(),
@@ -231,6 +259,39 @@ impl Plan {
         }
         plan.writes = rng.random_range(0..=80);
         plan
+    }
+
+    /// The same with rarer things in addition: second agents, folders that are put back, cameras
+    /// whose keyframes are far apart, and requests for them that get lost.
+    pub fn draw_rare(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
+        let mut plan = Self::draw(seed, nodes, encoders);
+        let mut rng = stream(seed, For::Rare);
+        if rng.random_bool(0.5) {
+            let obeys = rng.random_bool(0.8);
+            // Ten seconds: in any longer group too few newcomers ever see anything.
+            let most = if obeys { 600 } else { 150 };
+            plan.camera = Camera { group: rng.random_range(30..most), obeys };
+        }
+        for _ in 0..rng.random_range(0..=4) {
+            let at_ms = CALM_MS + rng.random_range(0..30_000);
+            let until_ms = Some(at_ms + log_uniform(&mut rng, 100.0, 30_000.0));
+            let (a, b) = (rng.random_range(0..plan.nodes), rng.random_range(0..plan.nodes));
+            let e = rng.random_range(0..plan.encoders.max(1));
+            let fault = match rng.random_range(0..6) {
+                0 | 1 if plan.encoders > 0 => Fault::Twin(e),
+                2 => Fault::OldFolder(vec![Who::Node(a)]),
+                3 => Fault::OldFolder(vec![Who::Home(e), Who::Node(b)]),
+                4 if plan.browsers > 0 => Fault::Freeze(vec![Who::Page(0)]),
+                _ => Fault::RequestsLost(0.5),
+            };
+            plan.faults.push(Item { at_ms, until_ms, fault });
+        }
+        plan
+    }
+
+    /// Whether any encoder ever has a second agent.
+    pub(crate) fn has_twins(&self) -> bool {
+        self.faults.iter().any(|item| matches!(item.fault, Fault::Twin(_)))
     }
 
     /// When the last fault begins or is over, in milliseconds.

@@ -9,6 +9,7 @@ use crate::conn::{Cargo, ConnId, End, Kind};
 use crate::links::HANDSHAKE;
 use crate::media::{Hub, Receiver};
 use crate::net::MS;
+use crate::node::LOOP_LATE;
 use crate::world::{Ev, World};
 
 /// Waits between attempts to get a media connection.
@@ -139,6 +140,8 @@ impl World {
                     Ev::SubscribeAgain { end: self.end_of(ix), via: peer, flow: ended.flow };
                 self.queue.push(self.now + SUBSCRIBE_AGAIN, event);
             }
+            // This node stood still: what waited in its socket is old.
+            Cargo::Picture(..) if self.now - self.nodes[ix].turned > LOOP_LATE => {}
             Cargo::Picture(flow, frame) => {
                 let relay = &self.nodes[ix].relay;
                 let Some(&(encoder, source)) =
@@ -179,7 +182,7 @@ impl World {
             MediaMessage::Keyframe(FlowRef { flow }) => {
                 if let Some((encoder, _)) = self.nodes[ix].relay.given.get(&(conn, flow)) {
                     let event = Ev::KeyframeWanted { end: self.end_of(ix), encoder: *encoder };
-                    self.queue.push(self.now, event);
+                    self.hub_event(ix, event);
                 }
             }
             MediaMessage::FlowViewers(FlowViewers { flow, viewers }) => {
@@ -190,7 +193,7 @@ impl World {
                 if let Some(hub) = self.nodes[ix].hubs.get_mut(&encoder) {
                     hub.set_viewers(Receiver::Flow(conn, flow), viewers);
                     let event = Ev::Viewers { end: self.end_of(ix), encoder };
-                    self.queue.push(self.now, event);
+                    self.hub_event(ix, event);
                 }
             }
             MediaMessage::Ended(_) => {}

@@ -15,6 +15,8 @@ pub(crate) enum For {
     Path(usize, usize),
     /// A host's start: its machines and its own timing.
     Host(usize, u64),
+    /// The rare part of a plan.
+    Rare,
     /// A change that somebody makes.
     Edit(usize),
     /// Keys and names that last for a run.
@@ -28,8 +30,9 @@ pub(crate) fn stream(seed: u64, purpose: For) -> ChaCha8Rng {
         For::Plan => (2, 0, 0),
         For::Path(from, to) => (3, from as u64, to as u64),
         For::Host(host, life) => (4, host as u64, life),
-        For::Edit(edit) => (6, edit as u64, 0),
+        For::Edit(edit) => (7, edit as u64, 0),
         For::Birth(host) => (5, host as u64, 0),
+        For::Rare => (6, 0, 0),
     };
     let mixed = [kind, a, b].into_iter().fold(seed, |state, word| mix(state ^ mix(word)));
     ChaCha8Rng::seed_from_u64(mixed)

@@ -1,6 +1,6 @@
 //! A plan becomes a world, the world runs, and what came of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use rand::RngExt as _;
 use roost::admission::Roster;
@@ -65,14 +65,17 @@ pub fn run(plan: &Plan, watch: Watch) -> Outcome {
 impl World {
     fn new(plan: &Plan, watch: Watch) -> Self {
         let seed = plan.seed;
-        let count = plan.nodes + plan.encoders + plan.viewers;
+        let twins = if plan.has_twins() { plan.encoders } else { 0 };
+        let count = plan.nodes + plan.encoders + plan.viewers + twins;
         let hosts = (0..count)
             .map(|host| Host {
                 up: false,
                 life: 0,
                 frozen: false,
+                frozen_at: BEGIN,
                 holds: 0,
-                inbox: Vec::new(),
+                inbox: VecDeque::new(),
+                draining: false,
                 touched: BEGIN,
                 armed: 0,
                 started: 0,
@@ -81,8 +84,11 @@ impl World {
             .collect();
         let nodes: Vec<Node> = (0..plan.nodes).map(|ix| Node::new(seed, ix)).collect();
         let index = nodes.iter().enumerate().map(|(ix, node)| (node.id, ix)).collect();
-        let encoders =
-            (0..plan.encoders).map(|e| Encoder::new(seed, plan.nodes + e, e, plan.nodes)).collect();
+        let mut encoders: Vec<Encoder> =
+            (0..plan.encoders).map(|e| Encoder::new(seed, plan.nodes + e, e, plan)).collect();
+        encoders.extend(
+            (0..twins).map(|e| Encoder::new(seed, plan.nodes + e, e, plan)).collect::<Vec<_>>(),
+        );
         let first_viewer = plan.nodes + plan.encoders;
         let watched = plan.encoders.max(1);
         let viewers = (0..plan.viewers)
@@ -146,7 +152,8 @@ impl World {
             let late = if ix == 0 { 0 } else { rng.random_range(0..=burst) };
             self.queue.push(BEGIN + late, Ev::StartNode(ix));
         }
-        for host in self.plan.nodes..self.hosts.len() {
+        let clients = self.plan.encoders + self.plan.viewers;
+        for host in self.plan.nodes..self.plan.nodes + clients {
             let late = rng.random_range(0..2 * SEC);
             self.queue.push(BEGIN + late, Ev::StartClient(host));
         }

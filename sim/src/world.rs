@@ -1,6 +1,6 @@
 //! The world: virtual time, hosts, and what happens next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use rand_chacha::ChaCha8Rng;
 use roost::admission::{Admission, Invitation};
@@ -42,6 +42,8 @@ pub(crate) enum Ev {
         to: usize,
         cargo: Cargo,
     },
+    /// A process that stood still reads the next of what waits in its socket.
+    Drain(End),
     Idle {
         conn: ConnId,
         side: usize,
@@ -156,9 +158,12 @@ pub(crate) struct Host {
     pub(crate) up: bool,
     pub(crate) life: u64,
     pub(crate) frozen: bool,
+    pub(crate) frozen_at: u64,
     /// How many faults hold it frozen.
     pub(crate) holds: u32,
-    pub(crate) inbox: Vec<(ConnId, usize, Cargo)>,
+    /// What waits in its socket, while it stands still and until it has read all of it.
+    pub(crate) inbox: VecDeque<(ConnId, usize, Cargo)>,
+    pub(crate) draining: bool,
     /// When a fault last began or ended that concerns it.
     pub(crate) touched: u64,
     /// Its earliest wake-up in the queue.
@@ -191,8 +196,24 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn host_of_encoder(&self, encoder: usize) -> usize {
-        self.plan.nodes + encoder
+    /// The host of an agent; those of second agents come last.
+    pub(crate) fn host_of_encoder(&self, agent: usize) -> usize {
+        match agent.checked_sub(self.plan.encoders) {
+            None => self.plan.nodes + agent,
+            Some(twin) => self.plan.nodes + self.plan.encoders + self.plan.viewers + twin,
+        }
+    }
+
+    /// The host of an encoder's second agent, if the plan has such.
+    pub(crate) fn host_of_twin(&self, encoder: usize) -> Option<usize> {
+        let agent = self.plan.encoders + encoder;
+        (agent < self.encoders.len()).then(|| self.host_of_encoder(agent))
+    }
+
+    /// All agents of an encoder.
+    pub(crate) fn agents_of(&self, encoder: usize) -> impl Iterator<Item = usize> + use<> {
+        let twin = self.plan.encoders + encoder;
+        [encoder].into_iter().chain((twin < self.encoders.len()).then_some(twin))
     }
 
     pub(crate) fn host_of_viewer(&self, viewer: usize) -> usize {
@@ -205,7 +226,10 @@ impl World {
         match host {
             _ if host < nodes => format!("n{host}"),
             _ if host < nodes + encoders => format!("cam{}", host - nodes),
-            _ => format!("viewer{}", host - nodes - encoders),
+            _ if host < nodes + encoders + self.plan.viewers => {
+                format!("viewer{}", host - nodes - encoders)
+            }
+            _ => format!("cam{}'s twin", host - nodes - encoders - self.plan.viewers),
         }
     }
 
@@ -261,8 +285,10 @@ impl World {
         let state = &mut self.hosts[host];
         state.up = true;
         state.frozen = state.holds > 0;
+        state.frozen_at = self.now;
         state.life = life;
         state.inbox.clear();
+        state.draining = false;
         state.started = self.now;
         state.armed = 0;
         state.rng = stream(seed, For::Host(host, life));
@@ -304,6 +330,7 @@ impl World {
             Ev::StartBrowser(browser) => self.browser_moves(browser),
             Ev::Wake { end, at } => self.wake(end, at),
             Ev::Deliver { conn, to, cargo } => self.deliver(conn, to, cargo),
+            Ev::Drain(end) => self.drain(end),
             Ev::Idle { conn, side, since } => self.idle(conn, side, since),
             Ev::Reset { conn, side } => self.reset(conn, side),
             Ev::CloseConn { conn, side } => self.close_later(conn, side),
@@ -329,11 +356,12 @@ impl World {
                 self.node_event(end.host, roost::control::Event::KeyframeWanted(encoder));
             }
             Ev::KeyframeArrived { end, encoder } if self.awake(end) => {
+                self.checks.answer_requests(end.host, encoder);
                 self.node_event(end.host, roost::control::Event::KeyframeArrived(encoder));
             }
             Ev::Refresh { end } => self.refresh(end),
             Ev::Tick { end } => self.tick(end),
-            Ev::Leased { end, counter } if self.lives(end) => self.leased(end, counter),
+            Ev::Leased { end, counter } if self.awake(end) => self.leased(end, counter),
             Ev::BrowserMoves(browser) => self.browser_moves(browser),
             Ev::Edit(edit) => self.edit(edit),
             Ev::Persisted { end } if self.awake(end) => self.persisted(end),
@@ -349,12 +377,12 @@ impl World {
             | Ev::Viewers { end, .. }
             | Ev::Persisted { end }
             | Ev::KeyframeArrived { end, .. }
-            | Ev::KeyframeWanted { end, .. } => {
+            | Ev::KeyframeWanted { end, .. }
+            | Ev::Leased { end, .. } => {
                 if self.lives(end) {
                     self.queue.push(self.now + 50 * MS, event);
                 }
             }
-            Ev::Leased { .. } => {}
         }
     }
 

@@ -75,4 +75,21 @@ plans! {
     home_is_killed_again_and_again = "home-killed-again-and-again",
     home_and_next_are_killed_together = "home-and-next-killed",
     a_rough_network_is_survived = "rough-network",
+    another_next_is_found_when_next_is_told_to_stop = "next-told-to-stop",
+    the_only_candidate_is_next_again_once_it_is_reached = "next-unreachable-only-candidate",
+    next_that_stood_still_with_home_shows_nothing_old = "next-frozen-with-home",
+    a_registration_that_waited_at_a_frozen_next_is_not_believed =
+        "registration-waits-at-frozen-next",
+    of_two_agents_of_an_encoder_one_waits = "two-agents",
+    two_agents_of_an_encoder_do_not_take_turns_when_home_dies = "two-agents-home-killed",
+    two_agents_of_an_encoder_settle_when_two_halves_meet = "two-agents-in-halves",
+    lost_pings_of_idle_legs_move_nobody = "idle-legs-lossy",
+    a_node_whose_old_folder_is_put_back_is_believed = "old-folder-after-many-starts",
+    a_home_whose_old_folder_is_put_back_is_believed = "home-gets-old-folder",
+    a_node_that_relays_and_stood_still_shows_nothing_old = "relay-frozen-and-woken",
+    a_viewer_whose_node_has_no_path_to_home_sees = "viewers-node-without-home",
+    a_request_for_a_keyframe_that_is_lost_is_made_again = "keyframes-lost-and-asked-again",
+    a_wish_for_a_keyframe_survives_the_home_that_was_asked =
+        "home-killed-while-a-keyframe-is-wanted",
+    a_camera_that_ignores_requests_is_not_pestered = "camera-that-ignores-requests",
 }

@@ -233,6 +233,25 @@ fn strings_survive_a_terminal_and_name_their_kind() {
 }
 
 #[test]
+fn one_rule_says_who_a_client_is() {
+    let roster = tree(&[0]);
+    let by = key(0);
+    let token = issue_credential(&by, roster.mesh(), InviteId([9; 16]), WALL + 1);
+    let enrolment =
+        Enrolment { addrs: vec!["a:1".into()], mesh: roster.mesh(), credential: token.clone() };
+    let name = format!("client {}", InviteId([9; 16]).short());
+    for shown in [&token, &enrolment.to_string()] {
+        for loopback in [false, true] {
+            assert_eq!(roster.authorise(loopback, Some(shown), WALL).as_ref(), Ok(&name));
+        }
+    }
+    assert_eq!(roster.authorise(true, None, WALL), Ok("local".into()));
+    assert_eq!(roster.authorise(false, None, WALL), Err(Denied::NoCredential));
+    let bad = roster.authorise(true, Some("nonsense"), WALL);
+    assert!(matches!(bad, Err(Denied::BadCredential(_))), "{bad:?}");
+}
+
+#[test]
 fn credentials_are_verified_by_any_member() {
     let roster = tree(&[0, 1]);
     let token = issue_credential(&key(2), roster.mesh(), invite_id(5), WALL);

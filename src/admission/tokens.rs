@@ -9,7 +9,7 @@ use pasetors::token::UntrustedToken;
 use pasetors::version4::{PublicToken, V4};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Keypair, Kind, LEEWAY_MS, Refusal, Roster};
+use super::{Enrolment, Keypair, Kind, LEEWAY_MS, Refusal, Roster};
 use crate::id::{EncoderId, InviteId, MeshId, NodeId};
 
 /// The longest token that is looked at, in bytes; ours have about 400.
@@ -66,7 +66,38 @@ pub fn issue_redirect(
     issue(by, Kind::Redirect, mesh, &claims)
 }
 
+/// Why nobody is let in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// Nothing was shown, from another machine.
+    #[error(
+        "a credential is needed from anywhere but this machine; get one with `roost invite \
+         --client` on a node"
+    )]
+    NoCredential,
+    /// What was shown is not good.
+    #[error(transparent)]
+    BadCredential(#[from] Refusal),
+}
+
 impl Roster {
+    /// Who a client is, by name: the one rule of every endpoint. `credential` is a token, or the
+    /// enrolment string that holds one; this machine's own need none.
+    pub fn authorise(
+        &self,
+        loopback: bool,
+        credential: Option<&str>,
+        wall_ms: u64,
+    ) -> Result<String, Denied> {
+        let Some(shown) = credential else {
+            return if loopback { Ok("local".into()) } else { Err(Denied::NoCredential) };
+        };
+        let enrolment = shown.parse::<Enrolment>();
+        let token = enrolment.as_ref().map_or(shown, |enrolment| &enrolment.credential);
+        let credential = self.check_credential(token, wall_ms)?;
+        Ok(format!("client {}", credential.id.short()))
+    }
+
     /// What `token` entitles to, if a member of this mesh issued it and it is not over.
     pub fn check_credential(&self, token: &str, wall_ms: u64) -> Result<Credential, Refusal> {
         let what = Kind::Credential;

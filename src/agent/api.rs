@@ -212,8 +212,8 @@ mod tests {
     ) -> (Net, String) {
         let keypair = Keypair::from_seed([1; 32]);
         let roster = Roster::found(&keypair, [1; 16]);
-        let (net, mut events, _) = Net::bind(NetConfig {
-            listen: "127.0.0.1:0".parse().unwrap(),
+        let (net, mut events, _) = Net::open(NetConfig {
+            socket: crate::net::transport::udp_socket("127.0.0.1:0".parse().unwrap()).unwrap(),
             keypair,
             boot: Boot(1),
             name: name.into(),

@@ -1,26 +1,29 @@
 //! `roost encode`: one encoder's agent over real connections, with a real source.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::Event;
 use super::dial::Target;
 use super::legs::{Input, Legs};
-use super::source::{self, Sample, SourceEvent, SourceHandle, SourceSpec, Wish};
+use super::source::{
+    self, Sample, SourceError, SourceEvent, SourceHandle, SourceSpec, Wish, Wishes,
+};
 use crate::directory::SourceState;
 use crate::flow;
 use crate::hub::{Live, QUEUE_FRAMES};
-use crate::media::Nack;
+use crate::id::MeshId;
 use crate::media::gop::GopCache;
 use crate::media::packetise::Packetiser;
+use crate::media::{CLOCK_RATE, Nack};
 use crate::node::Clock;
 use crate::session::agent::{self, Agent, Effect, Note};
 use crate::session::leg::LegId;
-use crate::store::{AgentRecord, AgentStore};
+use crate::store::{AgentRecord, AgentStore, Held, HoldError, StoreError};
 use crate::wire::{ClientHello, FLOW_VIDEO};
 
 /// What an agent is started with.
@@ -38,11 +41,79 @@ pub struct EncodeConfig {
     pub events: mpsc::UnboundedSender<Event>,
 }
 
-/// Runs until `shutdown`. Errors, in words: its folder or its source cannot be used at all, or the
-/// source has ended for good.
-pub async fn run(config: EncodeConfig, shutdown: impl Future<Output = ()>) -> Result<(), String> {
-    let store = AgentStore::open(&config.state).map_err(|error| error.to_string())?;
-    let loaded = store.load(&config.name).map_err(|error| error.to_string())?;
+/// How often people are told that frames were not sent, while that goes on.
+const TELL_DROPPED: Duration = Duration::from_secs(10);
+
+/// Why an agent does not run. Each kind has an exit code of its own.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// Another process sends this encoder.
+    #[error("{0}")]
+    InUse(String),
+    /// What it was started with cannot be used: the same would fail again.
+    #[error("{0}")]
+    Setting(String),
+    /// The source has ended for good, or the system refuses something.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<HoldError> for EncodeError {
+    fn from(error: HoldError) -> Self {
+        match error {
+            HoldError::InUse { .. } => Self::InUse(error.to_string()),
+            HoldError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for EncodeError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unwritable { path, source } => Self::Setting(format!(
+                "cannot write {}: {source}; make it writable for this user, or give another \
+                 --state",
+                path.display()
+            )),
+            StoreError::BadName(_) => Self::Setting(error.to_string()),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+impl From<SourceError> for EncodeError {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Setting(words) => Self::Setting(words),
+            SourceError::File(_) | SourceError::Thread(_) => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Runs until `shutdown`, or until the source has ended for good.
+pub async fn run(
+    config: EncodeConfig,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), EncodeError> {
+    let Started(driver, inputs, source, leased, effects) = start(config)?;
+    let ended = driver.run(inputs, source, leased, effects, shutdown).await;
+    ended.map_err(EncodeError::Failed)
+}
+
+/// A driver, and what it is fed with.
+struct Started(
+    Driver,
+    mpsc::Receiver<Input>,
+    SourceHandle,
+    mpsc::UnboundedReceiver<u64>,
+    Vec<Effect>,
+);
+
+fn start(config: EncodeConfig) -> Result<Started, EncodeError> {
+    let store = AgentStore::open(&config.state)?;
+    let held = store.hold(&config.name)?;
+    let loaded = store.load(&config.name)?;
+    let file = store.path(&config.name)?;
     if let Some(aside) = &loaded.quarantined {
         let reason = format!(
             "what this agent remembered could not be read and is kept as {}; it starts anew",
@@ -50,7 +121,7 @@ pub async fn run(config: EncodeConfig, shutdown: impl Future<Output = ()>) -> Re
         );
         let _ = config.events.send(Event::Warning { reason });
     }
-    let source = source::open(config.source).map_err(|error| error.to_string())?;
+    let source = source::open(config.source)?;
     let record = loaded.record;
     let hello = ClientHello {
         agent: "roost encode".into(),
@@ -58,7 +129,11 @@ pub async fn run(config: EncodeConfig, shutdown: impl Future<Output = ()>) -> Re
         credential: config.target.credential.clone(),
     };
     let mesh = config.target.mesh.or(record.mesh);
-    let (legs, inputs) = Legs::new(hello, mesh).map_err(|error| error.to_string())?;
+    let (legs, inputs) = Legs::new(hello, mesh).map_err(|error| {
+        EncodeError::Failed(format!("cannot open a UDP socket: {error}; check the limits on files"))
+    })?;
+    // An enrolment string says which mesh is meant; only an address leaves it to what was before.
+    let remembers = Some(file).filter(|_| config.target.mesh.is_none());
     let instance = u64::from_le_bytes(crate::node::random());
     let born = agent::Config {
         encoder: record.encoder,
@@ -82,15 +157,30 @@ pub async fn run(config: EncodeConfig, shutdown: impl Future<Output = ()>) -> Re
         stamps: Stamps::default(),
         wishes: source.wishes.clone(),
         events: config.events,
-        disk: Disk::start(store, config.name, leased_tx),
+        disk: Disk::start(store, held, config.name, leased_tx),
         record,
         dropped: 0,
-        resent: Arc::default(),
+        sent: Arc::default(),
+        told_dropped: 0,
+        remembers,
         native_only: None,
         refused: None,
         next: None,
     };
-    driver.run(inputs, source, leased, effects, shutdown).await
+    Ok(Started(driver, inputs, source, leased, effects))
+}
+
+/// What to do about a node that is refused because `file` remembers this mesh. Of all reasons only
+/// that one names the mesh.
+fn other_mesh(reason: &str, mesh: MeshId, file: &Path) -> Option<String> {
+    reason.contains(&mesh.to_string()).then(|| {
+        format!(
+            "the node there is not of mesh {mesh}, in which this encoder was before, as {} says; if \
+             that mesh was made anew, stop this encoder and remove that file, or give another \
+             --state",
+            file.display()
+        )
+    })
 }
 
 struct Driver {
@@ -102,13 +192,15 @@ struct Driver {
     cache: GopCache,
     senders: BTreeMap<LegId, Sender>,
     stamps: Stamps,
-    wishes: mpsc::Sender<Wish>,
+    wishes: Wishes,
     events: mpsc::UnboundedSender<Event>,
     disk: Disk,
     record: AgentRecord,
     dropped: u64,
-    /// Packets that nodes asked for again.
-    resent: Arc<AtomicU64>,
+    sent: Arc<flow::Sent>,
+    told_dropped: u64,
+    /// Where the mesh is remembered, if that alone says which it is.
+    remembers: Option<PathBuf>,
     /// Why browsers cannot play what the source sends.
     native_only: Option<String>,
     /// What was told last of these kinds.
@@ -136,9 +228,10 @@ impl Driver {
         self.carry_out(effects);
         self.handle(agent::Event::Wake);
         let (mut why, mut ended) = (None, None);
+        let mut tell_dropped = tokio::time::interval(TELL_DROPPED);
         loop {
             let wake = self.agent.next_wake().map(|at| self.clock.instant(at));
-            let far = tokio::time::Instant::now() + std::time::Duration::from_secs(3600);
+            let far = tokio::time::Instant::now() + Duration::from_secs(3600);
             tokio::select! {
                 biased;
                 Some(input) = inputs.recv() => {
@@ -164,6 +257,7 @@ impl Driver {
                 () = tokio::time::sleep_until(wake.unwrap_or(far)) => {
                     self.handle(agent::Event::Wake);
                 }
+                _ = tell_dropped.tick() => self.tell_dropped(),
                 () = &mut shutdown => break,
             }
         }
@@ -188,7 +282,10 @@ impl Driver {
                 }
                 self.handle(agent::Event::Connected { leg, node });
             }
-            Input::Closed(leg, reason) => self.handle(agent::Event::Closed { leg, reason }),
+            Input::Closed(leg, reason) => {
+                self.tell_other_mesh(&reason);
+                self.handle(agent::Event::Closed { leg, reason });
+            }
             Input::Message(leg, bytes) => self.handle(agent::Event::Message(leg, bytes)),
             Input::Heartbeat(leg, body) => self.handle(agent::Event::Datagram(leg, body)),
             // Nodes send no media to agents, but ask for what they miss.
@@ -236,7 +333,8 @@ impl Driver {
         self.cache.push(frame.clone());
         for sender in self.senders.values_mut() {
             if sender.skipping && !frame.keyframe {
-                self.dropped += 1;
+                // Before a stream's first keyframe there is nothing that could be sent.
+                self.dropped += u64::from(!self.cache.wants_keyframe());
                 continue;
             }
             let live = Live { timeline: self.timeline, frame: frame.clone() };
@@ -282,12 +380,17 @@ impl Driver {
             let frames = self.cache.frames().iter().cloned();
             let start: Vec<Live> = frames.map(|frame| Live { timeline, frame }).collect();
             let skipping = start.is_empty();
+            if skipping {
+                // No group of pictures is kept, as when they are longer than what is: nobody at
+                // the other side can ask before there is a picture.
+                self.wish(Wish::Keyframe);
+            }
             let (frames, queue) = mpsc::channel(QUEUE_FRAMES);
             let (asks, asked) = mpsc::channel(flow::ASKS_QUEUE);
-            let resent = self.resent.clone();
+            let sent = self.sent.clone();
             tokio::spawn(async move {
                 // The connection's end comes as an event of its own.
-                let _ = flow::send(&connection, FLOW_VIDEO, start, queue, asked, &resent).await;
+                let _ = flow::send(&connection, FLOW_VIDEO, start, queue, asked, &sent).await;
             });
             self.senders.insert(leg, Sender { frames, asks, skipping });
         }
@@ -302,8 +405,7 @@ impl Driver {
     }
 
     fn wish(&self, wish: Wish) {
-        // A source that does not read its wishes is ending; that comes as an event of its own.
-        let _ = self.wishes.try_send(wish);
+        self.wishes.send(wish);
     }
 
     fn note(&mut self, note: Note) {
@@ -339,11 +441,43 @@ impl Driver {
         self.tell(event);
     }
 
+    fn tell_other_mesh(&mut self, reason: &str) {
+        let (Some(mesh), Some(file)) = (self.record.mesh, &self.remembers) else { return };
+        let Some(reason) = other_mesh(reason, mesh, file) else { return };
+        let event = Event::Refused { reason };
+        // The node is dialled again and again.
+        if self.refused.as_ref() != Some(&event) {
+            self.refused = Some(event.clone());
+            self.tell(event);
+        }
+    }
+
+    fn tell_dropped(&mut self) {
+        if let Some(reason) = unsent(self.dropped, &mut self.told_dropped) {
+            self.tell(Event::Warning { reason });
+        }
+    }
+
     fn tell(&self, event: Event) {
         // Nobody listens any more: the caller is stopping.
         let _ = self.events.send(event);
     }
 }
+
+/// What people are told of frames that were dropped since they were told last.
+fn unsent(dropped: u64, told: &mut u64) -> Option<String> {
+    let more = dropped - std::mem::replace(told, dropped);
+    (more > 0).then(|| {
+        format!(
+            "{more} frames were not sent ({dropped} in all): the node did not take them in time; is \
+             the network too slow for this stream?"
+        )
+    })
+}
+
+/// A source that goes back by less has not started anew: pictures with B-frames between them come
+/// before these, which are shown earlier.
+const REORDER_MAX: u32 = CLOCK_RATE;
 
 /// Timestamps that never jump back, whatever the source does to its own.
 #[derive(Debug, Default)]
@@ -364,9 +498,13 @@ impl Stamps {
         if let Some((last, at)) = self.last
             && (self.broken || !flow::is_after(stamp, last))
         {
-            let elapsed = now.since(at).as_millis().clamp(1, 10_000) as u32 * 90;
-            stamp = last.wrapping_add(elapsed);
-            self.shift = stamp.wrapping_sub(timestamp);
+            if !self.broken && last.wrapping_sub(stamp) < REORDER_MAX {
+                stamp = last.wrapping_add(1);
+            } else {
+                let elapsed = now.since(at).as_millis().clamp(1, 10_000) as u32 * 90;
+                stamp = last.wrapping_add(elapsed);
+                self.shift = stamp.wrapping_sub(timestamp);
+            }
         }
         self.broken = false;
         self.last = Some((stamp, now));
@@ -380,9 +518,16 @@ struct Disk {
 }
 
 impl Disk {
-    fn start(store: AgentStore, name: String, leased: mpsc::UnboundedSender<u64>) -> Self {
+    fn start(
+        store: AgentStore,
+        held: Held,
+        name: String,
+        leased: mpsc::UnboundedSender<u64>,
+    ) -> Self {
         let (jobs, queue) = std::sync::mpsc::channel::<(AgentRecord, Option<u64>)>();
         std::thread::spawn(move || {
+            // Nobody else has the record before the last of this one is written.
+            let _held = held;
             while let Ok((mut record, mut counter)) = queue.recv() {
                 // Only the newest record matters.
                 while let Ok((newer, more)) = queue.try_recv() {
@@ -392,7 +537,7 @@ impl Disk {
                 let mut saved = store.save(&name, &record);
                 while let Err(error) = &saved {
                     tracing::error!(err = %error, "cannot write down what this agent must know");
-                    std::thread::sleep(std::time::Duration::from_secs(1));
+                    std::thread::sleep(Duration::from_secs(1));
                     saved = store.save(&name, &record);
                 }
                 if let Some(counter) = counter {
@@ -405,5 +550,100 @@ impl Disk {
 
     fn save(&self, record: AgentRecord, lease: Option<u64>) {
         let _ = self.jobs.send((record, lease));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Mono;
+
+    fn at(ms: u64) -> Mono {
+        Mono(ms * 1_000_000)
+    }
+
+    #[test]
+    fn pictures_out_of_order_do_not_stretch_time() {
+        let mut stamps = Stamps::default();
+        // Three minutes at 25 fps as a camera with two B-frames sends them: I P B B P B B ...
+        let (tick, origin) = (CLOCK_RATE / 25, u32::MAX - 1_000);
+        let shown = |sent: u32| match sent % 3 {
+            0 => sent,
+            1 => sent + 2,
+            _ => sent - 1,
+        };
+        let shown = |sent: u32| if sent == 0 { 0 } else { shown(sent - 1) + 1 };
+        let count = 180 * 25;
+        let mut last: Option<u32> = None;
+        for sent in 0..=count {
+            let timestamp = origin.wrapping_add(shown(sent) * tick);
+            let stamp = stamps.stamp(timestamp, at(u64::from(sent) * 40));
+            assert!(last.is_none_or(|last| flow::is_after(stamp, last)), "picture {sent}");
+            let early = stamp.wrapping_sub(timestamp);
+            assert!(early < 4 * tick, "{early} ticks off at picture {sent}");
+            last = Some(stamp);
+        }
+        let span = last.expect("many").wrapping_sub(origin);
+        assert!(span.abs_diff(count * tick) < 4 * tick, "{span} ticks for {}", count * tick);
+    }
+
+    #[test]
+    fn a_source_that_starts_anew_goes_on_in_real_time() {
+        let mut stamps = Stamps::default();
+        assert_eq!(stamps.stamp(5_000_000, at(0)), 5_000_000);
+        assert_eq!(stamps.stamp(0, at(2_000)), 5_000_000 + 2 * CLOCK_RATE);
+        assert_eq!(stamps.stamp(3_600, at(2_040)), 5_003_600 + 2 * CLOCK_RATE);
+        stamps.break_line();
+        assert_eq!(stamps.stamp(3_000, at(3_040)), 5_003_600 + 3 * CLOCK_RATE);
+    }
+
+    #[tokio::test]
+    async fn frames_that_were_not_sent_are_told_as_a_warning() {
+        let state = tempfile::tempdir().expect("a folder");
+        let (events, mut told) = mpsc::unbounded_channel();
+        let config = EncodeConfig {
+            name: "cam".into(),
+            target: "127.0.0.1:9".parse().expect("an address"),
+            state: state.path().into(),
+            source: SourceSpec::Test {
+                fps: Some(15),
+                name: "cam".into(),
+                gop: Duration::from_secs(2),
+                obeys_keyframe_requests: true,
+            },
+            events,
+        };
+        let Started(mut driver, inputs, source, leased, effects) = start(config).expect("started");
+        driver.dropped = 7;
+        let shutdown = tokio::time::sleep(Duration::from_millis(300));
+        driver.run(inputs, source, leased, effects, shutdown).await.expect("told to end");
+        let mut warnings = Vec::new();
+        while let Some(event) = told.recv().await {
+            if let Event::Warning { reason } = event {
+                warnings.push(reason);
+            }
+        }
+        assert!(matches!(&warnings[..], [once] if once.contains("7 frames")), "{warnings:?}");
+    }
+
+    #[test]
+    fn frames_that_were_not_sent_are_told_again_only_if_there_are_more() {
+        let mut told = 0;
+        assert_eq!(unsent(0, &mut told), None);
+        let words = unsent(7, &mut told).expect("it grew");
+        assert!(words.starts_with("7 frames were not sent (7 in all)"), "{words}");
+        assert_eq!(unsent(7, &mut told), None);
+        let words = unsent(9, &mut told).expect("it grew");
+        assert!(words.starts_with("2 frames were not sent (9 in all)"), "{words}");
+    }
+
+    #[test]
+    fn only_a_refusal_by_another_mesh_names_the_file() {
+        let (mesh, file) = (MeshId([7; 16]), Path::new("/state/cam.agent"));
+        assert_eq!(other_mesh("n1:9443: connection refused", mesh, file), None);
+        let refusal =
+            crate::admission::Refusal::OtherMesh { expected: mesh, found: MeshId([8; 16]) };
+        let words = other_mesh(&refusal.to_string(), mesh, file).expect("it names the mesh");
+        assert!(words.contains("remove") && words.contains("/state/cam.agent"), "{words}");
     }
 }

@@ -70,6 +70,8 @@ pub enum Event {
         frames: u64,
         /// Packets lost.
         lost: u64,
+        /// For how long what was shown lacked something: from a loss to the next keyframe.
+        damaged_ms: u64,
         /// From the test picture's clock, if there is one.
         latency_ms: Option<f64>,
         /// Label of the node that it comes from.
@@ -82,7 +84,7 @@ pub enum Event {
 /// A time without a picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gap {
-    /// From the last frame before to the first after.
+    /// From the last frame before to the first after, or to the end of watching.
     pub ms: u64,
     /// Milliseconds since 1970 of the last frame before.
     pub at: u64,
@@ -90,8 +92,10 @@ pub struct Gap {
     pub cause: String,
     /// Where the picture came from before.
     pub from: String,
-    /// And after.
+    /// And after; empty if there is none.
     pub to: String,
+    /// Whether a picture came again; `false` if there was none until watching ended.
+    pub over: bool,
 }
 
 /// What a viewer saw.
@@ -107,6 +111,10 @@ pub struct Report {
     pub bytes: u64,
     /// Packets that never came.
     pub lost: u64,
+    /// For how long what was shown lacked something: from each loss to the next keyframe.
+    pub damaged_ms: u64,
+    /// Frames that were not written, since whoever reads the output was too slow.
+    pub unwritten: u64,
     /// Frame numbers that the test picture skipped, if it has a clock.
     pub skipped: Option<u64>,
     /// Frames whose clock was earlier than that of one shown before.
@@ -139,8 +147,11 @@ impl fmt::Display for Event {
             Self::Refused { reason } => write!(f, "refused: {reason}"),
             Self::Via { node, .. } => write!(f, "picture comes from {node}"),
             Self::Gap(gap) => write!(f, "{gap}"),
-            Self::Second { frames, lost, latency_ms, via } => {
+            Self::Second { frames, lost, damaged_ms, latency_ms, via } => {
                 write!(f, "{frames} frames from {via}, {lost} packets lost")?;
+                if *damaged_ms > 0 {
+                    write!(f, ", damaged for {damaged_ms} ms")?;
+                }
                 latency_ms.map_or(Ok(()), |ms| write!(f, ", {ms:.0} ms old"))
             }
             Self::Report(report) => write!(f, "{report}"),
@@ -150,14 +161,23 @@ impl fmt::Display for Event {
 
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ms, cause, from, to, .. } = self;
-        write!(f, "no picture for {ms} ms ({from} -> {to}): {cause}")
+        let Self { ms, cause, from, to, over, .. } = self;
+        match over {
+            true => write!(f, "no picture for {ms} ms ({from} -> {to}): {cause}"),
+            false => write!(f, "no picture for {ms} ms, until the end ({from}): {cause}"),
+        }
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} frames, {} packets lost", self.name, self.frames, self.lost)?;
+        if self.damaged_ms > 0 {
+            write!(f, ", damaged for {} ms", self.damaged_ms)?;
+        }
+        if self.unwritten > 0 {
+            write!(f, ", {} frames not written: their reader was too slow", self.unwritten)?;
+        }
         if let (Some(p50), Some(p99)) = (self.latency_p50_ms, self.latency_p99_ms) {
             write!(f, ", latency p50 {p50:.0} ms, p99 {p99:.0} ms")?;
         }

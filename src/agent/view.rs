@@ -1,15 +1,16 @@
 //! `roost view`: a native viewer that measures what it sees.
 
+mod output;
+mod shown;
+
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 
+use super::Event;
 use super::dial::Target;
 use super::legs::{Input, Legs};
-use super::{Event, Gap, Report};
 use crate::flow;
 use crate::id::NodeId;
 use crate::media::assemble::{Assembled, Assembler};
@@ -20,25 +21,11 @@ use crate::media::{Nack, Packet};
 use crate::node::Clock;
 use crate::session::leg::LegId;
 use crate::session::viewer::{self, Effect, Lacks, Note, Viewer};
-use crate::time::Mono;
 use crate::wire::{ClientHello, FLOW_VIDEO, PeerList};
 
-/// A pause between frames counts as a gap from here on, or from three frame intervals if that is
-/// more: what a person notices.
-pub const GAP_MIN: Duration = Duration::from_millis(150);
-/// Latencies kept for the report: a day at 15 fps.
-const LATENCIES_MAX: usize = 1_300_000;
-/// Gaps listed in the report; later ones are counted by their events only.
-const GAPS_MAX: usize = 10_000;
-
-/// Where the stream is written.
-#[derive(Debug)]
-pub enum Output {
-    /// Standard output.
-    Stdout,
-    /// A file, made anew.
-    File(PathBuf),
-}
+pub use output::Output;
+use output::{OUTPUT_FINISH, Writer, Written};
+use shown::{Showing, Shown};
 
 /// What a viewer is started with.
 #[derive(Debug)]
@@ -80,15 +67,9 @@ pub async fn run(
     config: ViewConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Event, ViewError> {
-    let output: Option<Box<dyn Write + Send>> = match config.output {
-        None => None,
-        Some(Output::Stdout) => Some(Box::new(std::io::stdout())),
-        Some(Output::File(path)) => {
-            let file = std::fs::File::create(&path).map_err(|error| {
-                ViewError::Failed(format!("cannot write {}: {error}", path.display()))
-            })?;
-            Some(Box::new(std::io::BufWriter::new(file)))
-        }
+    let (output, written) = match config.output.map(Writer::start).transpose() {
+        Ok(started) => started.unzip(),
+        Err(error) => return Err(ViewError::Failed(format!("cannot start to write: {error}"))),
     };
     let hello = ClientHello {
         agent: "roost view".into(),
@@ -107,60 +88,34 @@ pub async fn run(
     let clock = Clock::new();
     let driver = Driver {
         viewer: Viewer::new(born),
-        started: clock.now().mono,
+        shown: Shown::new(config.name, clock.now().mono),
         clock,
         legs,
         assemblers: BTreeMap::new(),
-        picture: Picture::default(),
-        report: Report { name: config.name, ..Report::default() },
         output,
         events: config.events,
         refused: None,
-        second: Second::default(),
     };
-    driver.run(inputs, shutdown).await
+    driver.run(inputs, written, shutdown).await
 }
 
 struct Driver {
     viewer: Viewer,
-    started: Mono,
+    shown: Shown,
     clock: Clock,
     legs: Legs,
     /// By leg, with the SSRC that its packets carry: another one is another start of the agent.
     assemblers: BTreeMap<LegId, (u32, Assembler)>,
-    picture: Picture,
-    report: Report,
-    output: Option<Box<dyn Write + Send>>,
+    output: Option<Writer>,
     events: mpsc::UnboundedSender<Event>,
     refused: Option<String>,
-    second: Second,
-}
-
-/// What was shown so far.
-#[derive(Default)]
-struct Picture {
-    /// SSRC, timestamp and arrival of the newest frame, and where it came from.
-    newest: Option<(u32, u32, Mono)>,
-    from: String,
-    wall: u64,
-    interval: Duration,
-    next_sequence: Option<u16>,
-    clock: Option<(u64, u32)>,
-    latencies: Vec<f32>,
-    keyframe_seen: bool,
-}
-
-#[derive(Default)]
-struct Second {
-    frames: u64,
-    lost: u64,
-    latency_ms: Option<f64>,
 }
 
 impl Driver {
     async fn run(
         mut self,
         mut inputs: mpsc::Receiver<Input>,
+        mut written: Option<Written>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<Event, ViewError> {
         let mut shutdown = std::pin::pin!(shutdown);
@@ -172,39 +127,46 @@ impl Driver {
             tokio::select! {
                 biased;
                 Some(input) = inputs.recv() => {
-                    self.input(input).map_err(ViewError::Failed)?;
+                    self.input(input);
                     while let Ok(input) = inputs.try_recv() {
-                        self.input(input).map_err(ViewError::Failed)?;
+                        self.input(input);
                     }
                 }
                 () = tokio::time::sleep_until(wake.unwrap_or(far)) => {
                     self.handle(viewer::Event::Wake);
                 }
+                error = failure(&mut written) => return Err(ViewError::Failed(error)),
                 _ = second.tick() => self.tell_second(),
                 () = &mut shutdown => break,
             }
         }
         let nothing_seen = self.nothing_seen();
+        let end = self.clock.now().mono;
+        if let Some(gap) = self.shown.last_gap(end, || self.viewer.cause_until(end)) {
+            self.tell(Event::Gap(gap));
+        }
         self.legs.shutdown().await;
-        if let Some(output) = &mut self.output {
-            let flushed = output.flush();
-            flushed.map_err(|error| ViewError::Failed(format!("cannot write: {error}")))?;
+        let unwritten = self.output.as_ref().map_or(0, Writer::unwritten);
+        // What waits is written once nothing more can come.
+        drop(self.output);
+        if let Some(mut written) = written {
+            let finish = tokio::time::timeout(OUTPUT_FINISH, failure_or_end(&mut written)).await;
+            match finish {
+                Ok(Some(error)) => return Err(ViewError::Failed(error)),
+                Ok(None) => {}
+                Err(_) => {
+                    let reason = "the last pictures are not written: nobody reads them".into();
+                    let _ = self.events.send(Event::Warning { reason });
+                }
+            }
         }
         if let Some(reason) = self.refused {
             return Err(ViewError::Refused(reason));
         }
-        if self.report.frames == 0 {
+        if self.shown.is_empty() {
             return Err(nothing_seen);
         }
-        let mut report = self.report;
-        let latencies = &mut self.picture.latencies;
-        latencies.sort_by(f32::total_cmp);
-        let at = |share: f64| {
-            let index = (latencies.len() as f64 * share) as usize;
-            latencies.get(index.min(latencies.len().saturating_sub(1))).map(|ms| f64::from(*ms))
-        };
-        (report.latency_p50_ms, report.latency_p99_ms) = (at(0.5), at(0.99));
-        Ok(Event::Report(report))
+        Ok(Event::Report(self.shown.report(end, unwritten)))
     }
 
     /// Why there was no picture at all.
@@ -215,7 +177,7 @@ impl Driver {
             ),
             Lacks::Encoder => ViewError::NoSuchStream(format!(
                 "no encoder is called {}; `roost status` lists all",
-                self.report.name
+                self.shown.name()
             )),
             Lacks::Picture(why) => ViewError::Failed(why),
         }
@@ -249,7 +211,7 @@ impl Driver {
         }
     }
 
-    fn input(&mut self, input: Input) -> Result<(), String> {
+    fn input(&mut self, input: Input) {
         match input {
             Input::Connected(leg, node, mesh) => {
                 self.legs.mesh.get_or_insert(mesh);
@@ -261,18 +223,25 @@ impl Driver {
             }
             Input::Message(leg, bytes) => self.handle(viewer::Event::Message(leg, bytes)),
             Input::Heartbeat(leg, body) => self.handle(viewer::Event::Datagram(leg, body)),
-            Input::Packet(leg, bytes) => return self.packet(leg, &bytes),
+            Input::Packet(leg, bytes) => self.packet(leg, &bytes),
         }
-        Ok(())
     }
 
     fn connected(&mut self, leg: LegId, node: NodeId) {
         self.handle(viewer::Event::Connected { leg, node });
     }
 
-    fn packet(&mut self, leg: LegId, bytes: &[u8]) -> Result<(), String> {
+    fn packet(&mut self, leg: LegId, bytes: &[u8]) {
+        if let Some(gone) = Nack::read(bytes) {
+            let of = self.assemblers.get_mut(&leg).filter(|(of, _)| *of == gone.ssrc);
+            let frames = of.map(|(_, assembler)| assembler.give_up(&gone.sequences));
+            for assembled in frames.into_iter().flatten() {
+                self.frame(leg, gone.ssrc, &assembled);
+            }
+            return;
+        }
         let (Some(ssrc), Some(packet)) = (flow::ssrc_of(bytes), Packet::parse(bytes)) else {
-            return Ok(());
+            return;
         };
         let (of, assembler) =
             self.assemblers.entry(leg).or_insert_with(|| (ssrc, Assembler::new()));
@@ -284,128 +253,71 @@ impl Driver {
         let frames = assembler.push(now, trip, packet);
         let sequences = assembler.ask(now, trip);
         if let (false, Some(connection)) = (sequences.is_empty(), connection) {
-            let request = flow::request(FLOW_VIDEO, &Nack { ssrc, sequences });
+            let request = flow::rtcp(FLOW_VIDEO, &Nack { ssrc, sequences });
             // One that does not fit is one that is lost.
             let _ = connection.send_datagram(request);
         }
         for assembled in frames {
-            self.frame(leg, ssrc, &assembled)?;
+            self.frame(leg, ssrc, &assembled);
         }
-        Ok(())
     }
 
-    fn frame(&mut self, leg: LegId, ssrc: u32, assembled: &Assembled) -> Result<(), String> {
+    fn frame(&mut self, leg: LegId, ssrc: u32, assembled: &Assembled) {
         let frame = &assembled.frame;
-        let stamp = frame.timestamp();
-        // The same frame comes over two legs, and groups of pictures come again after a move.
-        if let Some((line, newest, _)) = self.picture.newest
-            && line == ssrc
-            && !flow::is_after(stamp, newest)
-        {
-            return Ok(());
-        }
-        if !self.picture.keyframe_seen && !frame.keyframe {
-            return Ok(());
-        }
-        self.picture.keyframe_seen = true;
-        let now = self.clock.now();
-        let same_line = self.picture.newest.is_some_and(|(line, ..)| line == ssrc);
-        self.handle(viewer::Event::Fresh(leg));
-        self.count_loss(frame, same_line, assembled.complete);
-        self.count_gap(now.mono, now.wall);
-        self.picture.newest = Some((ssrc, stamp, now.mono));
-        let unpacked = unpack(frame);
-        let seen = unpacked.unit.nals.iter().find_map(|nal| read_clock_sei(nal));
-        self.read_clock(seen, now.wall);
-        self.report.frames += 1;
-        self.second.frames += 1;
-        self.report.bytes += frame.size() as u64;
-        if let Some(output) = &mut self.output {
-            let mut bytes = Vec::with_capacity(frame.size() + 64);
-            unpacked.unit.nals.iter().for_each(|nal| push_annex_b(nal, &mut bytes));
-            output.write_all(&bytes).map_err(|error| format!("cannot write: {error}"))?;
-        }
-        Ok(())
-    }
-
-    fn count_loss(&mut self, frame: &crate::media::Frame, same_line: bool, complete: bool) {
-        let (Some(first), Some(last)) = (frame.packets.first(), frame.packets.last()) else {
+        if !self.shown.wants(ssrc, frame) {
             return;
-        };
-        let mut lost = 0;
-        if let Some(next) = self.picture.next_sequence.filter(|_| same_line) {
-            lost += u64::from(first.sequence.wrapping_sub(next));
         }
-        let span = u64::from(last.sequence.wrapping_sub(first.sequence)) + 1;
-        lost += span.saturating_sub(frame.packets.len() as u64);
-        self.picture.next_sequence = Some(last.sequence.wrapping_add(1));
-        self.report.lost += lost;
-        self.second.lost += lost;
-        if lost > 0 || !complete {
+        let now = self.clock.now();
+        self.handle(viewer::Event::Fresh(leg));
+        let unpacked = unpack(frame);
+        let clock = unpacked.unit.nals.iter().find_map(|nal| read_clock_sei(nal));
+        let (from, cause) = (self.viewer.via_name(), self.viewer.cause());
+        let showing = Showing { ssrc, assembled, clock, from, cause };
+        let (gap, keyframe_wanted) = self.shown.show(now, showing);
+        if let Some(gap) = gap {
+            self.tell(Event::Gap(gap));
+        }
+        if keyframe_wanted {
             self.handle(viewer::Event::KeyframeWanted);
         }
-    }
-
-    fn count_gap(&mut self, now: Mono, wall: u64) {
-        let via = self.viewer.via_name();
-        match self.picture.newest {
-            None => {
-                self.report.first_frame_s = Some(now.since(self.started).as_secs_f64());
-                self.picture.interval = Duration::from_millis(66);
-            }
-            Some((.., before)) => {
-                let pause = now.since(before);
-                let cause = self.viewer.take_cause();
-                if pause > GAP_MIN.max(self.picture.interval * 3) {
-                    let gap = Gap {
-                        ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-                        at: self.picture.wall,
-                        cause: cause.unwrap_or_else(|| "the source paused".into()),
-                        from: self.picture.from.clone(),
-                        to: via.clone(),
-                    };
-                    self.tell(Event::Gap(gap.clone()));
-                    if self.report.gaps.len() < GAPS_MAX {
-                        self.report.gaps.push(gap);
-                    }
-                } else {
-                    self.picture.interval = (self.picture.interval * 15 + pause) / 16;
-                }
-            }
-        }
-        self.picture.from = via;
-        self.picture.wall = wall;
-    }
-
-    fn read_clock(&mut self, seen: Option<(u64, u32)>, wall: u64) {
-        let Some((ms, number)) = seen else { return };
-        let skipped = self.report.skipped.get_or_insert(0);
-        if let Some((before, last)) = self.picture.clock {
-            let step = number.wrapping_sub(last);
-            // More than a minute of frames: the test source was started anew.
-            if (2..1000).contains(&step) {
-                *skipped += u64::from(step) - 1;
-            }
-            self.report.backwards += u64::from(ms < before);
-        }
-        self.picture.clock = Some((ms, number));
-        let latency = wall as f64 - ms as f64;
-        self.second.latency_ms = Some(latency);
-        if self.picture.latencies.len() < LATENCIES_MAX {
-            self.picture.latencies.push(latency as f32);
+        let Some(output) = &mut self.output else { return };
+        let mut bytes = Vec::with_capacity(frame.size() + 64);
+        unpacked.unit.nals.iter().for_each(|nal| push_annex_b(nal, &mut bytes));
+        if output.push(bytes, frame.keyframe) {
+            let reason = "whoever reads the video is too slow: pictures are left out up to the \
+                          next keyframe that it has room for";
+            self.tell(Event::Warning { reason: reason.into() });
         }
     }
 
     fn tell_second(&mut self) {
-        let Second { frames, lost, latency_ms } = std::mem::take(&mut self.second);
-        if frames > 0 {
-            self.tell(Event::Second { frames, lost, latency_ms, via: self.viewer.via_name() });
+        let via = self.viewer.via_name();
+        if let Some(second) = self.shown.take_second(self.clock.now().mono, via) {
+            self.tell(second);
         }
     }
 
     fn tell(&self, event: Event) {
         // Nobody listens any more: the caller is stopping.
         let _ = self.events.send(event);
+    }
+}
+
+/// Why the output cannot be written, as soon as it cannot.
+async fn failure(written: &mut Option<Written>) -> String {
+    if let Some(written) = written
+        && let Some(error) = failure_or_end(written).await
+    {
+        return error;
+    }
+    std::future::pending().await
+}
+
+/// Why the output cannot be written, or `None` once all is.
+async fn failure_or_end(written: &mut Written) -> Option<String> {
+    match written.await {
+        Ok(result) => result.err(),
+        Err(_) => Some("cannot write: the thread that writes is gone".into()),
     }
 }
 

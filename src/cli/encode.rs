@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use roost::agent::encode::{self, EncodeConfig};
+use roost::agent::encode::{self, EncodeConfig, EncodeError};
 use roost::agent::source::SourceSpec;
 use tokio::sync::mpsc;
 
@@ -14,7 +14,7 @@ use super::{events, invite, out, usage};
 
 /// Arguments of `roost encode`.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("source").required(true).args(["test", "rtsp", "h264"]))]
+#[command(group = clap::ArgGroup::new("source").args(["test", "rtsp", "h264"]))]
 pub(crate) struct Encode {
     /// What the stream is called
     #[arg(value_parser = invite::name)]
@@ -24,28 +24,29 @@ pub(crate) struct Encode {
     /// Send a moving test picture with a clock
     #[arg(long)]
     test: bool,
-    /// Pull from a camera: rtsp://HOST/PATH
-    #[arg(long, value_name = "URL", env = "ROOST_RTSP_URL", hide_env_values = true)]
+    /// Pull from a camera: rtsp://HOST/PATH; or set ROOST_RTSP_URL
+    #[arg(long, value_name = "URL")]
     rtsp: Option<String>,
     /// Send an H.264 file (Annex B), again and again; `-` is standard input
     #[arg(long, value_name = "FILE|-")]
     h264: Option<PathBuf>,
     /// Seconds between keyframes of the test picture
-    #[arg(long, value_name = "S", conflicts_with_all = ["rtsp", "h264"], default_value_t = 2,
+    #[arg(long, value_name = "S", requires = "test", conflicts_with_all = ["rtsp", "h264"],
+          default_value_t = 2,
           value_parser = clap::value_parser!(u16).range(1..=60))]
     gop: u16,
     /// Let the test picture ignore keyframe requests, as many cameras do
-    #[arg(long, conflicts_with_all = ["rtsp", "h264"])]
+    #[arg(long, requires = "test", conflicts_with_all = ["rtsp", "h264"])]
     ignore_keyframe_requests: bool,
-    /// Frames per second of the file, if it does not say so itself
-    #[arg(long, value_name = "N", requires = "h264",
+    /// Frames per second: of the test picture [default: 15], or of a file that does not say so
+    #[arg(long, value_name = "N", conflicts_with = "rtsp",
           value_parser = clap::value_parser!(u16).range(1..=240))]
     fps: Option<u16>,
-    /// User name at the camera
-    #[arg(long, value_name = "NAME", requires = "rtsp", env = "ROOST_RTSP_USER")]
+    /// User name at the camera; or set ROOST_RTSP_USER
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["test", "h264"])]
     user: Option<String>,
     /// File that holds the camera's password; or set ROOST_RTSP_PASSWORD
-    #[arg(long, value_name = "FILE", requires = "rtsp")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["test", "h264"])]
     password_file: Option<PathBuf>,
     /// Folder in which this encoder's id, its nodes and its epoch are remembered
     /// [default: ~/.local/state/roost, or /var/lib/roost for root]
@@ -60,7 +61,7 @@ pub(crate) struct Encode {
 pub(crate) async fn run(args: Encode) -> Result<(), Failure> {
     let stop = Stop::listen()?;
     let target = args.addr.target()?;
-    let source = args.source()?;
+    let source = args.source(variable)?;
     let (sender, receiver) = mpsc::unbounded_channel();
     let mut printer = tokio::spawn(events::print(receiver, args.json));
     let config = EncodeConfig {
@@ -72,7 +73,14 @@ pub(crate) async fn run(args: Encode) -> Result<(), Failure> {
     };
     tokio::select! {
         result = encode::run(config, stop.graceful()) => {
-            result.map_err(|error| Failure::said(Exit::Failed, error))?;
+            result.map_err(|error| {
+                let exit = match &error {
+                    EncodeError::InUse(_) => Exit::Conflict,
+                    EncodeError::Setting(_) => Exit::Usage,
+                    EncodeError::Failed(_) => Exit::Failed,
+                };
+                Failure::said(exit, error)
+            })?;
             printer.await.unwrap_or(Ok(()))
         }
         // Ends early only when standard output went away.
@@ -81,46 +89,62 @@ pub(crate) async fn run(args: Encode) -> Result<(), Failure> {
 }
 
 impl Encode {
-    fn source(&self) -> Result<SourceSpec, Failure> {
+    fn source(&self, env: impl Fn(&str) -> Option<String>) -> Result<SourceSpec, Failure> {
         if let Some(url) = &self.rtsp {
-            return self.camera(url);
+            return self.camera(url, env);
         }
         if let Some(path) = &self.h264 {
             let path = Some(path.clone()).filter(|path| path != Path::new("-"));
             return Ok(SourceSpec::H264 { path, fps: self.fps.map(u32::from) });
         }
+        // The environment says which camera, not that a camera is wanted: options come first.
+        if !self.test {
+            let url = env("ROOST_RTSP_URL").ok_or_else(|| {
+                usage("nothing to send is given: use --test, --rtsp URL or --h264 FILE")
+            })?;
+            return self.camera(&url, env);
+        }
         Ok(SourceSpec::Test {
             name: self.name.clone(),
             gop: Duration::from_secs(self.gop.into()),
+            fps: self.fps.map(u32::from),
             obeys_keyframe_requests: !self.ignore_keyframe_requests,
         })
     }
 
-    fn camera(&self, url: &str) -> Result<SourceSpec, Failure> {
-        let mut url = url::Url::parse(url)
-            .map_err(|error| usage(format!("--rtsp is no URL ({error}): rtsp://HOST/PATH")))?;
+    fn camera(
+        &self,
+        url: &str,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<SourceSpec, Failure> {
+        let url = url::Url::parse(url).map_err(|error| {
+            usage(format!(
+                "--rtsp is no URL ({error}): rtsp://HOST/PATH; a password with other characters \
+                 than letters and digits is best given by --password-file"
+            ))
+        })?;
         if url.scheme() != "rtsp" || !url.has_host() {
             return Err(usage("--rtsp takes a URL like rtsp://HOST/PATH"));
         }
-        if url.password().is_some() && std::env::var_os("ROOST_RTSP_URL").is_none() {
+        if url.password().is_some() && self.rtsp.is_some() {
             out::talk(
                 "warning: a password in --rtsp is seen by everyone who can list processes; use \
                  --user with --password-file or ROOST_RTSP_PASSWORD",
             );
         }
-        let in_url = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-        let user = self.user.clone().or_else(|| in_url(url.username()));
+        let user = self.user.clone().or_else(|| env("ROOST_RTSP_USER"));
         let password = match &self.password_file {
             Some(path) => Some(read_password(path)?),
-            None => std::env::var("ROOST_RTSP_PASSWORD")
-                .ok()
-                .or_else(|| url.password().map(str::to_owned)),
+            None => env("ROOST_RTSP_PASSWORD"),
         };
-        // From here on the URL may be shown and logged.
-        let _ = url.set_username("");
-        let _ = url.set_password(None);
+        // What is missing here is taken out of the URL, and decoded, where the camera is opened.
         Ok(SourceSpec::Rtsp { url, user, password })
     }
+}
+
+/// A variable of the environment; one that is empty is none.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn read_password(path: &Path) -> Result<String, Failure> {
@@ -153,19 +177,54 @@ mod tests {
     use super::super::{Command, Roost};
     use super::*;
 
-    fn source(line: &str) -> Result<SourceSpec, Failure> {
+    fn source_with(line: &str, env: &[(&str, &str)]) -> Result<SourceSpec, Failure> {
+        let env = |name: &str| {
+            let found = env.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
         match Roost::try_parse_from(line.split(' ')).unwrap().command {
-            Command::Encode(args) => args.source(),
+            Command::Encode(args) => args.source(env),
             other => panic!("{other:?}"),
         }
     }
 
+    fn source(line: &str) -> Result<SourceSpec, Failure> {
+        source_with(line, &[])
+    }
+
     #[test]
-    fn credentials_leave_the_url() {
-        let source = source("roost encode cam-1 --rtsp rtsp://me:secret@camera:554/1").unwrap();
+    fn credentials_of_the_url_are_left_to_the_camera_and_never_shown() {
+        let source = source("roost encode cam-1 --rtsp rtsp://me:se%40cret@camera:554/1").unwrap();
+        assert!(!format!("{source:?}").contains("cret"), "{source:?}");
+        // Whoever takes them out of the URL decodes them, too.
         let SourceSpec::Rtsp { url, user, password } = source else { panic!("{source:?}") };
-        assert_eq!(url.as_str(), "rtsp://camera:554/1");
+        assert_eq!((url.password(), user, password), (Some("se%40cret"), None, None));
+    }
+
+    #[test]
+    fn a_camera_of_the_environment_is_used_only_if_nothing_else_is_asked_for() {
+        let env = [
+            ("ROOST_RTSP_URL", "rtsp://camera/1"),
+            ("ROOST_RTSP_USER", "me"),
+            ("ROOST_RTSP_PASSWORD", "secret"),
+        ];
+        let camera = source_with("roost encode cam-1", &env).unwrap();
+        let SourceSpec::Rtsp { url, user, password } = camera else { panic!("{camera:?}") };
+        assert_eq!(url.as_str(), "rtsp://camera/1");
         assert_eq!((user.as_deref(), password.as_deref()), (Some("me"), Some("secret")));
+        let other = source_with("roost encode cam-1 --user you --rtsp rtsp://other/1", &env);
+        let Ok(SourceSpec::Rtsp { url, user, .. }) = other else { panic!("{other:?}") };
+        assert_eq!((url.as_str(), user.as_deref()), ("rtsp://other/1", Some("you")));
+        let test = source_with("roost encode cam-1 --test --gop 4", &env).unwrap();
+        assert!(matches!(test, SourceSpec::Test { .. }));
+        let file = source_with("roost encode cam-1 --h264 x.h264", &env).unwrap();
+        assert!(matches!(file, SourceSpec::H264 { .. }));
+        let nothing = source("roost encode cam-1").unwrap_err();
+        assert!(nothing.exit == Exit::Usage && nothing.message.contains("--test"), "{nothing:?}");
+        for line in ["--user me --test", "--gop 4 --h264 x", "--test --rtsp rtsp://camera/1"] {
+            let line = format!("roost encode cam-1 {line}");
+            assert!(Roost::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
     }
 
     #[test]

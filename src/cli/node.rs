@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use roost::admission::Invitation;
 use roost::id;
 use roost::node::{Join, NodeConfig};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::exit::{Exit, Failure};
-use super::signals::Stop;
+use super::signals::{Hangups, Stop};
 use crate::{config, logging};
 
 /// Arguments of `roost node`. What is not given here is looked for in the environment, then in
@@ -62,6 +62,20 @@ pub(crate) struct Node {
 pub(crate) struct Settings {
     config: NodeConfig,
     ready: Option<(PathBuf, oneshot::Receiver<SocketAddr>)>,
+    reload: Reload,
+}
+
+/// What SIGHUP reads again.
+#[derive(Debug)]
+struct Reload {
+    path: Option<PathBuf>,
+    /// The file as the node was started with it.
+    started: config::File,
+    /// Of the log, without the file.
+    log: logging::Settings,
+    /// Given by flag or environment, which the file does not override.
+    certificate: Option<(PathBuf, PathBuf)>,
+    renew: mpsc::Sender<Option<(PathBuf, PathBuf)>>,
 }
 
 impl Node {
@@ -72,7 +86,9 @@ impl Node {
                 .map_err(|message| Failure::said(Exit::Configuration, message))?,
             None => config::File::default(),
         };
+        let log_before = log.clone();
         log.prefer(file.log.format, file.log.filter.as_deref());
+        let started = file.clone();
         let join = match &self.join_file {
             Some(path) => vec![read_secret(path)?],
             None if self.join.is_empty() => file.seeds,
@@ -90,10 +106,12 @@ impl Node {
                 "write HOST:PORT, like roost.example.org:9443",
             ));
         }
-        let certificate = match (self.tls_cert, self.tls_key) {
-            (Some(cert), Some(key)) => Some((cert, key)),
-            _ => file.tls.pair().map_err(|message| bad_configuration(&message, TLS_RULE))?,
+        let given = self.tls_cert.zip(self.tls_key);
+        let certificate = match given.clone() {
+            Some(given) => Some(given),
+            None => file.tls.pair().map_err(|message| bad_configuration(&message, TLS_RULE))?,
         };
+        let (renew, renewals) = mpsc::channel(1);
         let (sender, receiver) = oneshot::channel();
         Ok(Settings {
             config: NodeConfig {
@@ -103,9 +121,17 @@ impl Node {
                 join,
                 name,
                 certificate,
+                reload: Some(renewals),
                 ready: Some(sender),
             },
             ready: self.ready_file.map(|path| (path, receiver)),
+            reload: Reload {
+                path: self.config,
+                started,
+                log: log_before,
+                certificate: given,
+                renew,
+            },
         })
     }
 }
@@ -113,6 +139,8 @@ impl Node {
 /// Serves until a signal, then leaves gracefully.
 pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     let stop = Stop::listen()?;
+    let hangups = Hangups::listen()?;
+    tokio::spawn(settings.reload.serve(hangups));
     if let Some((path, opened)) = settings.ready {
         tokio::spawn(async move {
             if let Ok(listen) = opened.await {
@@ -121,6 +149,47 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
         });
     }
     Ok(roost::http::run(settings.config, stop.graceful()).await?)
+}
+
+impl Reload {
+    /// Reads everything again at each SIGHUP.
+    async fn serve(self, mut hangups: Hangups) {
+        while hangups.next().await {
+            if let Err(why) = self.once().await {
+                tracing::error!(
+                    event = "config.refused", err = %why,
+                    "the configuration stays as it was; correct it and send SIGHUP again"
+                );
+            }
+        }
+    }
+
+    async fn once(&self) -> Result<(), String> {
+        let file = match &self.path {
+            Some(path) => config::File::read(path)?,
+            None => config::File::default(),
+        };
+        let certificate = match &self.certificate {
+            Some(given) => Some(given.clone()),
+            None => file.tls.clone().pair()?,
+        };
+        let mut log = self.log.clone();
+        log.prefer(file.log.format, file.log.filter.as_deref());
+        logging::refilter(&log)?;
+        // The node is stopping if nobody takes it.
+        let _ = self.renew.send(certificate).await;
+        let restart = self.started.needs_restart(&file).join(", ");
+        if restart.is_empty() {
+            tracing::info!(event = "config.loaded", "the configuration was read again");
+        } else {
+            tracing::warn!(
+                event = "config.loaded",
+                restart,
+                "the configuration was read again; some changed keys need a restart"
+            );
+        }
+        Ok(())
+    }
 }
 
 /// Writes the ready file under another name first, so that nobody reads half of it.

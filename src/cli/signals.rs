@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM: the first asks to stop, the second insists.
+//! SIGINT and SIGTERM: the first asks to stop, the second insists. SIGHUP asks to read the
+//! configuration again.
 
 use std::time::Duration;
 
@@ -20,11 +21,6 @@ pub(crate) struct Stop {
 impl Stop {
     /// Starts to listen; from here on neither signal ends the process by itself.
     pub(crate) fn listen() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| {
-                Failure::new(Exit::Failed, "cannot listen for signals", error, "try again")
-            })
-        };
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
@@ -52,4 +48,26 @@ impl Stop {
             std::process::exit(Exit::Failed as i32);
         });
     }
+}
+
+/// SIGHUP.
+#[derive(Debug)]
+pub(crate) struct Hangups(Signal);
+
+impl Hangups {
+    /// Starts to listen; from here on the signal does not end the process.
+    pub(crate) fn listen() -> Result<Self, Failure> {
+        Ok(Self(listen(SignalKind::hangup())?))
+    }
+
+    /// Waits for the next; false if there will be none.
+    pub(crate) async fn next(&mut self) -> bool {
+        self.0.recv().await.is_some()
+    }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| {
+        Failure::new(Exit::Failed, "cannot listen for signals", error, "try again")
+    })
 }

@@ -7,7 +7,7 @@ use crate::accounts;
 use crate::admission::{Admission, Keypair, PublicKey, Roster};
 use crate::cluster::NodeReport;
 use crate::id::{Boot, EncoderId, NodeId, SessionId};
-use crate::session::host::Route;
+use crate::session::host::{self, Route};
 use crate::wire;
 
 /// What a node is born with.
@@ -149,6 +149,8 @@ pub enum Effect {
     RecordChanged(accounts::Key),
     /// Live members with their addresses, for the next start.
     Remember(Vec<(NodeId, Vec<String>)>),
+    /// Others know this node by this boot, which is above its own: the next must be higher still.
+    Boot(Boot),
     /// Gossip reports with this member.
     GossipWith(NodeId),
     /// The client is who it says, by this name.
@@ -192,6 +194,11 @@ pub enum Note {
     Stalled(Duration),
     /// Something happened to the ledger.
     Ledger(accounts::Note),
+    /// Others know a later self of this node, up to this boot: its folder is an older copy, or
+    /// another machine runs on a copy of it.
+    Outgrown(Boot),
+    /// What became of the encoder with this name, as far as this node is its home.
+    Encoder(EncoderId, String, host::Note),
 }
 
 /// What happened since the node started; host and directory have counters of their own.

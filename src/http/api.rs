@@ -46,8 +46,8 @@ pub(super) async fn encoder(
 ) -> Result<Json<EncoderView>, Problem> {
     let id = wanted.parse().ok();
     let view = app.backend.view();
-    let mut encoders = view.encoders.iter();
-    match encoders.find(|encoder| encoder.name == wanted || Some(encoder.id) == id) {
+    let by_id = view.encoders.iter().find(|encoder| Some(encoder.id) == id);
+    match by_id.or_else(|| view.by_name(&wanted)) {
         Some(encoder) => Ok(Json(encoder.clone())),
         None => Err(no_encoder(&wanted)),
     }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::cluster::ClusterView;
 use crate::id::{EncoderId, NodeId, RecordId};
+use crate::node::Failovers;
 use crate::webrtc::{Feed, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
@@ -49,7 +50,7 @@ pub struct InviteTerms {
 /// One condition of being ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// A word: `store`, `listeners`, ...
+    /// A word: `store`, `clients`, ...
     pub name: &'static str,
     /// What is wrong, if anything.
     pub error: Option<String>,
@@ -82,7 +83,7 @@ pub struct ViewersView {
 }
 
 /// Numbers for `/metrics` that are not in the [`ClusterView`].
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct MetricsSnapshot {
     /// Totals by name without prefix and `_total`: `relay_bytes`, ... with one label pair each.
     pub counters: Vec<CounterSample>,
@@ -90,6 +91,10 @@ pub struct MetricsSnapshot {
     pub viewers: BTreeMap<&'static str, u64>,
     /// Size of the store on disk, in bytes.
     pub store_bytes: Option<u64>,
+    /// How far other nodes' clocks are ahead of this one's, in seconds.
+    pub clock_offsets: Vec<(NodeId, f64)>,
+    /// How long failovers to this node took.
+    pub failovers: Option<Failovers>,
 }
 
 /// One total.
@@ -116,6 +121,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Whether this node is about to go.
     fn draining(&self) -> bool;
+
+    /// How long ago the control loop turned last.
+    fn turned(&self) -> Duration;
 
     /// What being ready takes, besides not draining.
     fn checks(&self) -> Vec<Check>;

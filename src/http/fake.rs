@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -19,6 +19,9 @@ use crate::wire::{Failed, Offer, SdpAnswer};
 
 pub(super) const CAM: EncoderId = EncoderId([9; 16]);
 
+/// Sessions per fake node.
+pub(super) const MAX_LEGS: usize = 4;
+
 /// What all fake nodes share.
 pub(super) struct FakeMesh {
     pub(super) nodes: Mutex<Vec<Arc<FakeNode>>>,
@@ -31,6 +34,8 @@ pub(super) struct FakeNode {
     pub(super) id: NodeId,
     webrtc: WebRtc,
     pub(super) draining: AtomicBool,
+    /// Seconds since the control loop turned.
+    pub(super) stuck: AtomicU64,
 }
 
 /// WebRTC's way out, which leads nowhere: what browsers get is tested with real ones.
@@ -90,13 +95,14 @@ impl FakeMesh {
     async fn start_node(self: Arc<Self>, number: usize) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let candidate = listener.local_addr().unwrap();
-        let webrtc = WebRtc::new(Arc::new(Nowhere), &[candidate]).unwrap();
+        let webrtc = WebRtc::with_limit(Arc::new(Nowhere), &[candidate], MAX_LEGS).unwrap();
         let address = listener.local_addr().unwrap();
         let node = Arc::new(FakeNode {
             mesh: self.clone(),
             id: id_of(number),
             webrtc,
             draining: AtomicBool::new(false),
+            stuck: AtomicU64::new(0),
         });
         self.view.lock().unwrap().nodes.push(NodeView {
             node: node.id,
@@ -111,7 +117,7 @@ impl FakeMesh {
             report: None,
         });
         let folder = tempfile::tempdir().unwrap();
-        let tls = tls::load_or_make(folder.path(), &[]).unwrap();
+        let tls = tls::config(tls::load_or_make(folder.path(), &[]).unwrap()).unwrap();
         let counters = Arc::new(ServerCounters::default());
         let router = router(node.clone(), counters.clone());
         tokio::spawn(async move {
@@ -136,6 +142,10 @@ impl Backend for FakeNode {
     fn view(&self) -> Arc<ClusterView> {
         let mut view = self.mesh.view.lock().unwrap().clone();
         view.node = self.id;
+        for node in self.mesh.nodes.lock().unwrap().iter() {
+            let seen = view.nodes.iter_mut().find(|seen| seen.node == node.id).unwrap();
+            seen.draining = node.draining();
+        }
         Arc::new(view)
     }
 
@@ -145,6 +155,10 @@ impl Backend for FakeNode {
 
     fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    fn turned(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.stuck.load(Ordering::Relaxed))
     }
 
     fn checks(&self) -> Vec<Check> {
@@ -161,7 +175,7 @@ impl Backend for FakeNode {
     }
 
     fn resolve(&self, name: &str) -> Option<EncoderId> {
-        (name == "cam").then_some(CAM)
+        self.mesh.view.lock().unwrap().by_name(name).map(|encoder| encoder.id)
     }
 
     fn webrtc(&self) -> &WebRtc {

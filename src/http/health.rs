@@ -1,12 +1,18 @@
 //! What load balancers and supervisors ask. Open to everyone, cheap, without secrets, and never
 //! about other nodes: a partition must not empty the mesh.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
 use super::App;
 use super::backend::Check;
+
+/// The control loop turns ten times a second. One that has not for so long is stuck, not busy:
+/// stalls of a starved machine are over before.
+const STUCK: Duration = Duration::from_secs(10);
 
 /// `GET /healthcheck`: exactly `{"status":200}`, or 503 when this node should get no new clients.
 pub(super) async fn healthcheck(State(app): State<App>) -> Response {
@@ -20,19 +26,30 @@ pub(super) async fn healthcheck(State(app): State<App>) -> Response {
 }
 
 /// `GET /livez`: the process makes progress.
-pub(super) async fn livez() -> &'static str {
-    "ok\n"
+pub(super) async fn livez(State(app): State<App>) -> (StatusCode, String) {
+    let turned = app.backend.turned();
+    if turned > STUCK {
+        let words = format!("the control loop has not turned for {} s\n", turned.as_secs());
+        return (StatusCode::SERVICE_UNAVAILABLE, words);
+    }
+    (StatusCode::OK, "ok\n".to_owned())
 }
 
-/// `GET /readyz[?verbose]`.
+/// `GET /readyz[?verbose][&exclude=NAME...]`.
 pub(super) async fn readyz(State(app): State<App>, uri: Uri) -> (StatusCode, String) {
-    let checks = checks(&app);
-    let verbose = uri.query().is_some_and(|query| query.split('&').any(|q| q == "verbose"));
-    let failed = checks.iter().any(|check| check.error.is_some());
+    let query = uri.query().unwrap_or_default();
+    let asked: Vec<_> = url::form_urlencoded::parse(query.as_bytes()).collect();
+    let verbose = asked.iter().any(|(key, _)| key == "verbose");
+    let excluded = |name: &str| asked.iter().any(|(key, of)| key == "exclude" && of == name);
+    let mut failed = false;
     let mut text = String::new();
-    for Check { name, error } in checks {
+    for Check { name, error } in checks(&app) {
         match error {
-            Some(error) => text.push_str(&format!("[-] {name}: {error}\n")),
+            _ if excluded(name) => continue,
+            Some(error) => {
+                failed = true;
+                text.push_str(&format!("[-] {name}: {error}\n"));
+            }
             None if verbose => text.push_str(&format!("[+] {name} ok\n")),
             None => {}
         }

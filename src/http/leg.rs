@@ -2,8 +2,10 @@
 //! nodes, and tells it where its stream is, so that the page needs no other connection to learn
 //! of a failure or to prepare for the next.
 
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -11,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backend::{Backend, LegChange};
 use super::place::StreamState;
+use crate::cluster::{ClusterView, EncoderView, Liveness};
 use crate::id::{EncoderId, NodeId};
 use crate::webrtc::{Accepted, Feed, LegEvent, LegHandle};
 use crate::wire::{Failed, Offer, SdpAnswer};
@@ -80,6 +83,11 @@ enum NodeMessage {
 
 /// Sets a leg up at this node, whoever's page asked for it, and starts its driver.
 pub fn accept(backend: Arc<dyn Backend>, offer: &Offer) -> Result<SdpAnswer, Failed> {
+    // A silent leg may come: it costs nothing, and its page turns elsewhere in time.
+    if backend.draining() && !offer.warm {
+        backend.webrtc().counters().leaving.fetch_add(1, Ordering::Relaxed);
+        return Err(leaving());
+    }
     let accepted = backend.webrtc().accept(&offer.sdp).map_err(|error| Failed {
         status: error.status(),
         reason: error.to_string(),
@@ -91,6 +99,23 @@ pub fn accept(backend: Arc<dyn Backend>, offer: &Offer) -> Result<SdpAnswer, Fai
     let (encoder, warm, principal) = (offer.encoder, offer.warm, offer.principal.clone());
     tokio::spawn(drive(backend, encoder, warm, principal, accepted));
     Ok(answer)
+}
+
+/// Why a node that is about to go takes no viewers.
+pub(super) fn leaving() -> Failed {
+    let reason = "this node is leaving; ask another, or this one again in a moment".to_owned();
+    Failed { status: 503, reason, retry_after: Some(1) }
+}
+
+/// Where a viewer is served best: at home, or at next while home is leaving.
+pub(super) fn host(view: &ClusterView, of: &EncoderView) -> Option<NodeId> {
+    let node = |id: NodeId| view.nodes.iter().find(|node| node.node == id);
+    let home = of.home?;
+    let leaves = node(home).is_some_and(|home| home.draining);
+    let stays = |next: &NodeId| {
+        node(*next).is_some_and(|next| next.state == Liveness::Up && !next.draining)
+    };
+    Some(of.next.filter(|next| leaves && stays(next)).unwrap_or(home))
 }
 
 /// The node that a page's word for one means at present.
@@ -108,7 +133,7 @@ pub(super) fn target(
     };
     match word {
         "here" => Ok(view.node),
-        "home" => of.and_then(|of| of.home).ok_or_else(|| missing("home")),
+        "home" => of.and_then(|of| host(&view, of)).ok_or_else(|| missing("home")),
         "next" => of.and_then(|of| of.next).ok_or_else(|| missing("next")),
         id => id.parse().map_err(|_no_id| Failed {
             status: 400,
@@ -168,22 +193,29 @@ async fn drive(
         // The stream may have to be woken, which takes about as long as the connection.
         driver.ask();
     }
-    loop {
+    let opened = Instant::now();
+    let reason = loop {
         tokio::select! {
             event = events.recv() => match event {
-                Some(LegEvent::Closed(_)) | None => break,
+                Some(LegEvent::Closed(reason)) => break reason,
+                None => break "its task ended".to_owned(),
                 Some(event) => driver.on_event(event),
             },
-            result = answered(&mut driver.asked) => driver.on_feed(result),
+            result = answered(&mut driver.asked) => {
+                if driver.on_feed(result).is_break() {
+                    break "its stream was not taken".to_owned();
+                }
+            }
             Some(message) = driver.offers.next() => driver.send(&message),
             changed = changes.changed(), if driver.page => {
                 if changed.is_err() {
-                    break;
+                    break "the node ends".to_owned();
                 }
                 driver.tell_place();
             }
         }
-    }
+    };
+    driver.log_end(opened.elapsed(), &reason);
     driver.backend.leg_changed(&driver.leg, LegChange::Closed);
 }
 
@@ -266,30 +298,50 @@ impl Driver {
         self.asked = Some(Box::pin(async move { backend.play(encoder).await }));
     }
 
-    fn on_feed(&mut self, result: Result<Feed, Failed>) {
+    /// Breaks if the leg has no use: a player that is no page does not ask again, but connects
+    /// anew when its leg ends, and hears the reason.
+    fn on_feed(&mut self, result: Result<Feed, Failed>) -> ControlFlow<()> {
         match result {
             Ok(feed) => {
                 if self.handle.play(feed) {
                     self.set_playing(true);
+                    return ControlFlow::Continue(());
                 }
+                tracing::debug!("a leg does not take its stream");
             }
             Err(Failed { status, reason, .. }) => {
                 tracing::debug!(%reason, "a stream cannot be had for a browser");
                 self.hold = Some(Instant::now() + PLAY_HOLD);
                 if self.page {
                     self.send(&NodeMessage::Failed { id: None, status, reason });
-                } else {
-                    // Nobody there to ask again: the player reconnects and hears the reason.
-                    self.handle.close();
                 }
             }
         }
+        if self.page { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
     fn set_playing(&mut self, playing: bool) {
         if self.playing != playing {
             self.playing = playing;
             self.backend.leg_changed(&self.leg, LegChange::Playing(playing));
+        }
+    }
+
+    /// One line per leg that carried a picture; standbys come and go unsaid.
+    fn log_end(&self, lasted: Duration, reason: &str) {
+        let stats = self.handle.stats();
+        let frames = stats.frames_out.load(Ordering::Relaxed);
+        if frames > 0 {
+            let bytes = stats.bytes_out.load(Ordering::Relaxed);
+            let dur_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
+            let view = self.backend.view();
+            let of = view.encoders.iter().find(|of| of.id == self.encoder);
+            let encoder = of.map(|of| of.name.as_str());
+            tracing::info!(
+                event = "viewer.ended", protocol = "webrtc", encoder, id = %self.encoder,
+                account = self.principal, frames, bytes, dur_ms, reason,
+                "a viewer's leg ended"
+            );
         }
     }
 
@@ -308,6 +360,41 @@ impl Driver {
     fn send(&self, message: &NodeMessage) {
         if let Ok(text) = serde_json::to_vec(message) {
             self.handle.send_channel(SIGNAL, text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{CAM, FakeMesh};
+    use super::super::tests::OFFER;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_leg_that_takes_no_stream_is_kept_only_if_a_page_can_ask_again() {
+        let node = FakeMesh::start(1).await.node(0);
+        for page in [true, false] {
+            let Accepted { leg, handle, .. } = node.webrtc().accept(OFFER).unwrap();
+            // Its task gets no turn in between: nobody takes the commands.
+            while handle.stop() {}
+            let mut driver = Driver {
+                backend: node.clone(),
+                encoder: CAM,
+                principal: "client".to_owned(),
+                leg: leg.as_str().to_owned(),
+                handle,
+                page,
+                playing: false,
+                asked: None,
+                stopped: 0,
+                hold: None,
+                offers: FuturesUnordered::new(),
+                told: None,
+            };
+            let (hold, frames) = tokio::sync::mpsc::channel(1);
+            let feed = Feed { start: Vec::new(), frames, hold: Box::new(hold) };
+            assert_eq!(driver.on_feed(Ok(feed)).is_continue(), page);
+            assert!(!driver.playing);
         }
     }
 }

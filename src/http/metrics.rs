@@ -28,6 +28,12 @@ use crate::cluster::{EncoderState, Liveness};
 /// Encoders that get series of their own; with more, only the totals are exported.
 const MAX_ENCODER_SERIES: usize = 500;
 
+/// The commit that was built, as far as whoever built it said so.
+const REVISION: &str = match option_env!("ROOST_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
 type Labels = Vec<(&'static str, String)>;
 
 /// What the HTTP side counts itself.
@@ -74,7 +80,8 @@ pub(super) async fn scrape(
     headers: HeaderMap,
     _caller: Caller,
 ) -> Result<Response, Problem> {
-    let mut registry = Registry::with_prefix("roost");
+    let mut all = Registry::default();
+    let registry = all.sub_registry_with_prefix("roost");
     registry.register_with_unit(
         "http_request_duration",
         "Time to the head of the response",
@@ -83,9 +90,18 @@ pub(super) async fn scrape(
     );
     let node =
         NodeCollector { backend: app.backend.clone(), counters: app.metrics.counters.clone() };
+    if let Some(failovers) = app.backend.metrics().failovers {
+        registry.register_with_unit(
+            "failover",
+            "From the last sign of what was lost to the new one",
+            Unit::Seconds,
+            failovers,
+        );
+    }
     registry.register_collector(Box::new(node));
+    all.register_collector(Box::new(super::process::Process));
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).map_err(|_fmt| {
+    prometheus_client::encoding::text::encode(&mut text, &all).map_err(|_fmt| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written")
     })?;
     let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
@@ -174,12 +190,8 @@ impl Collector for NodeCollector {
         let mut out = Out(encoder);
         let view = self.backend.view();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        out.gauges(
-            "build_info",
-            "The running version",
-            None,
-            &[(vec![("version", version)], 1.0)],
-        )?;
+        let build = vec![("version", version), ("revision", REVISION.to_owned())];
+        out.gauges("build_info", "The running version", None, &[(build, 1.0)])?;
         let mut members = Vec::new();
         for (word, state) in [
             ("alive", Liveness::Up),
@@ -222,6 +234,17 @@ impl Collector for NodeCollector {
             out.gauges("encoder_up", "Encoders at home here that can send", None, &up)?;
         }
         let snapshot = self.backend.metrics();
+        let offsets: Vec<_> = view
+            .nodes
+            .iter()
+            .filter(|node| node.state == Liveness::Up)
+            .filter_map(|node| {
+                let (_, offset) = snapshot.clock_offsets.iter().find(|(of, _)| *of == node.node)?;
+                Some((vec![("peer", node.name.clone())], *offset))
+            })
+            .collect();
+        let help = "How far a member's clock is ahead of this node's";
+        out.gauges("peer_clock_offset", help, Some(&Unit::Seconds), &offsets)?;
         let viewers: Vec<_> = snapshot
             .viewers
             .iter()
@@ -260,7 +283,12 @@ impl NodeCollector {
         };
         let offers = labelled(
             "result",
-            &[("accepted", &c.accepted), ("refused", &c.refused), ("full", &c.full)],
+            &[
+                ("accepted", &c.accepted),
+                ("refused", &c.refused),
+                ("full", &c.full),
+                ("leaving", &c.leaving),
+            ],
         );
         out.counters("webrtc_offers", "Offers by what became of them", &offers)?;
         let dropped = labelled(

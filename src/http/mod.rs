@@ -5,6 +5,7 @@ pub mod assets;
 pub mod auth;
 pub mod backend;
 mod body;
+mod counters;
 mod events;
 #[cfg(test)]
 mod fake;
@@ -14,6 +15,7 @@ mod metrics;
 mod node;
 pub mod place;
 pub mod problem;
+mod process;
 mod records;
 pub mod server;
 #[cfg(test)]

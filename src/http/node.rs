@@ -1,8 +1,8 @@
 //! The node behind HTTP: [`Backend`] over a running [`Node`], and the two served together.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,32 +10,31 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::Request;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tower::ServiceExt;
 
 use super::auth::strip_port;
 use super::backend::{
-    Backend, Check, CounterSample, Denied, InviteTerms, LegChange, MetricsSnapshot, Principal,
-    ViewerView, ViewersView,
+    Backend, Check, Denied, InviteTerms, LegChange, MetricsSnapshot, Principal, ViewerView,
+    ViewersView,
 };
-use super::{ServerCounters, leg, router, serve, tls};
+use super::counters::{Door, counters};
+use super::tls::{self, Certificate, load_or_make};
+use super::{ServerCounters, leg, router, serve};
 use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
-use crate::admission::Enrolment;
+use crate::admission;
 use crate::cluster::{ClusterView, EncoderState};
 use crate::id::{EncoderId, NodeId, RecordId};
-use crate::net::RtcSocket;
+use crate::net::{RtcDatagram, RtcSocket};
 use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError};
-use crate::session::HOLD;
-use crate::webrtc::{Feed, Outlet, WebRtc};
+use crate::session::{HOLD, SESSIONS_MAX};
+use crate::webrtc::{Feed, MAX_LEGS, Outlet, WebRtc};
 use crate::wire::{self, Answer, Ask, Failed, Message, Offer, SdpAnswer};
 
 /// How long another node may take to set a leg up or to list its viewers.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for an answer to a native client to be complete: the slowest asks every node.
 const API_TIME: Duration = Duration::from_secs(10);
-/// Ports tried when any will do: each is free with a chance of far more than a half.
-const PORT_TRIES: u32 = 32;
 /// Largest answer that a native client gets, in bytes.
 const API_ANSWER_MAX: usize = wire::MAX_MESSAGE - 1024;
 
@@ -44,27 +43,53 @@ pub async fn run(
     mut config: NodeConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
-    let certificate = config.certificate.take();
-    let ready = config.ready.take();
-    let listener = open_port(config.listen).await?;
-    config.listen = listener.local_addr().map_err(failed)?;
-    let bound = config.listen;
-    let (node, doors) = Node::start(config).await?;
-    let hosts: Vec<String> = node.addrs().iter().map(|a| strip_port(a).to_owned()).collect();
-    let tls = match certificate {
-        Some((chain, key)) => tls::load(&chain, &key),
-        None => tls::load_or_make(node.data(), &hosts),
+    let (ready, reload) = (config.ready.take(), config.reload.take());
+    // A certificate that cannot be used is said before anything is founded or joined.
+    let given = match config.certificate.take() {
+        Some((chain, key)) => Some(Certificate::load(&chain, &key).map_err(unusable)?),
+        None => tls::load_kept(&config.data).map_err(spoilt)?,
     };
-    let tls = tls.map_err(|error| NodeError::Configuration(error.to_string()))?;
-    let candidates = candidates(&node, bound).await;
+    let mut shutdown = std::pin::pin!(shutdown);
+    let (node, doors) = tokio::select! {
+        started = Node::start(config) => started?,
+        () = &mut shutdown => {
+            tracing::warn!(
+                event = "node.stopped",
+                "told to stop while it was starting: nothing was served yet"
+            );
+            return Ok(());
+        }
+    };
+    let bound = doors.addr;
+    let hosts: Vec<String> = node.addrs().iter().map(|a| strip_port(a).to_owned()).collect();
+    let made = |given: Option<_>| given.map_or_else(|| load_or_make(node.data(), &hosts), Ok);
+    let certificate = made(given).map_err(spoilt)?;
+    let tls = tls::config(certificate.clone()).map_err(failed)?;
+    if let Some(reload) = reload {
+        tokio::spawn(renew(certificate, reload, node.data().to_owned()));
+    }
+    let candidates = tokio::select! {
+        found = candidates(&node, bound) => found,
+        // Names that nobody resolves take their time.
+        () = &mut shutdown => {
+            node.leave().await;
+            return Ok(());
+        }
+    };
     let outlet = Arc::new(Port(node.net().rtc_socket()));
     let webrtc = WebRtc::new(outlet, &candidates).map_err(failed)?;
-    let backend = Arc::new(Live { node: node.clone(), webrtc, legs: Mutex::default() });
+    let backend = Arc::new(Live {
+        node: node.clone(),
+        webrtc,
+        door: Door::default(),
+        legs: Mutex::default(),
+    });
     let counters = Arc::new(ServerCounters::default());
     let router = router(backend.clone(), counters.clone());
     let (stop, stopped) = watch::channel(false);
-    let doors = tokio::spawn(open_doors(doors, backend, router.clone()));
-    let server = tokio::spawn(serve(listener, tls, router, counters, stopped));
+    let Doors { tcp, rtc, asks, api, .. } = doors;
+    let doors = tokio::spawn(open_doors(rtc, asks, api, backend, router.clone()));
+    let server = tokio::spawn(serve(tcp, tls, router, counters, stopped));
     tracing::info!(event = "node.ready", node = %node.id(), name = node.name(), listen = %bound, "ready");
     if let Some(ready) = ready {
         // Whoever asked to be told may have gone.
@@ -73,6 +98,7 @@ pub async fn run(
     tokio::select! {
         () = shutdown => {}
         () = node.ended() => {
+            node.leave().await;
             return Err(NodeError::Failed("the control loop ended; this is a defect".into()));
         }
     }
@@ -84,24 +110,39 @@ pub async fn run(
     Ok(())
 }
 
-/// Takes the TCP port; for port 0, one whose UDP twin is free at this moment as well.
-async fn open_port(listen: SocketAddr) -> Result<TcpListener, NodeError> {
-    let mut tries = if listen.port() == 0 { PORT_TRIES } else { 1 };
-    loop {
-        let listener = TcpListener::bind(listen).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::AddrInUse => NodeError::InUse(format!(
-                "TCP port {} is taken by another program; choose another with --listen, or stop it",
-                listen.port()
-            )),
-            std::io::ErrorKind::PermissionDenied => {
-                NodeError::NotAllowed(format!("cannot listen on {listen}: {error}"))
-            }
-            _ => NodeError::Failed(format!("cannot listen on {listen}: {error}")),
-        })?;
-        tries -= 1;
-        let found = listener.local_addr().map_err(failed)?;
-        if tries == 0 || std::net::UdpSocket::bind(found).is_ok() {
-            return Ok(listener);
+fn unusable(error: std::io::Error) -> NodeError {
+    NodeError::Configuration(format!(
+        "the web certificate cannot be used: {error}; check --tls-cert and --tls-key"
+    ))
+}
+
+/// Of the files in the node's own folder.
+fn spoilt(error: std::io::Error) -> NodeError {
+    NodeError::Configuration(format!(
+        "the node's own web certificate cannot be used: {error}; put it back, or remove {} and {}, \
+         and the node makes new ones",
+        tls::CERTIFICATE_FILE,
+        tls::KEY_FILE
+    ))
+}
+
+/// Reads the certificate again whenever it is asked to; if it is of no use, the one before stays.
+async fn renew(
+    certificate: Arc<Certificate>,
+    mut reload: mpsc::Receiver<Option<(PathBuf, PathBuf)>>,
+    data: PathBuf,
+) {
+    while let Some(files) = reload.recv().await {
+        let (chain, key) = files.unwrap_or_else(|| tls::own_files(&data));
+        match certificate.renew(&chain, &key) {
+            Ok(()) => tracing::info!(
+                event = "certificate.loaded", file = %chain.display(),
+                "new connections get the web certificate as it is now"
+            ),
+            Err(error) => tracing::error!(
+                event = "certificate.unusable", err = %error,
+                "the web certificate stays as it was; correct the files and send SIGHUP again"
+            ),
         }
     }
 }
@@ -112,6 +153,10 @@ fn failed(error: std::io::Error) -> NodeError {
 
 /// The addresses at which browsers find the UDP port: those that are advertised, resolved.
 async fn candidates(node: &Node, bound: SocketAddr) -> Vec<SocketAddr> {
+    candidates_of(advertised(node).await, bound)
+}
+
+async fn advertised(node: &Node) -> Vec<SocketAddr> {
     let mut found = Vec::new();
     for addr in node.addrs() {
         match tokio::net::lookup_host(addr).await {
@@ -119,14 +164,21 @@ async fn candidates(node: &Node, bound: SocketAddr) -> Vec<SocketAddr> {
             Err(error) => tracing::warn!(addr, err = %error, "an advertised address is unknown"),
         }
     }
-    if bound.ip().is_unspecified() {
-        found.push(SocketAddr::new([127, 0, 0, 1].into(), bound.port()));
-    } else {
-        found.push(bound);
-    }
-    found.sort();
-    found.dedup();
     found
+}
+
+/// Best first, as they are advertised. Loopback comes last, and only if it is listened on: it
+/// serves this machine's own browsers.
+fn candidates_of(advertised: Vec<SocketAddr>, bound: SocketAddr) -> Vec<SocketAddr> {
+    let everywhere = bound.ip().is_unspecified();
+    let own = if everywhere { ([127, 0, 0, 1], bound.port()).into() } else { bound };
+    let mut all = advertised;
+    all.push(own);
+    all.retain(|address| !address.ip().is_loopback() || everywhere || *address == bound);
+    all.sort_by_key(|address| address.ip().is_loopback());
+    let mut seen = BTreeSet::new();
+    all.retain(|address| seen.insert(*address));
+    all
 }
 
 /// WebRTC's way out through the shared port.
@@ -145,30 +197,27 @@ impl Outlet for Port {
 }
 
 /// Everything that comes to the node for this side of it.
-async fn open_doors(mut doors: Doors, backend: Arc<Live>, router: axum::Router) {
+async fn open_doors(
+    mut rtc: mpsc::Receiver<RtcDatagram>,
+    mut asks: mpsc::Receiver<(NodeId, Ask, oneshot::Sender<Vec<u8>>)>,
+    mut api: mpsc::Receiver<ApiCall>,
+    backend: Arc<Live>,
+    router: axum::Router,
+) {
     loop {
         tokio::select! {
-            Some(datagram) = doors.rtc.recv() => {
+            Some(datagram) = rtc.recv() => {
                 backend.webrtc.receive(datagram.from, datagram.to, datagram.bytes);
             }
-            Some((_, ask, answer)) = doors.asks.recv() => {
+            Some((_, ask, answer)) = asks.recv() => {
                 // The asker has stopped waiting if nobody takes the answer.
                 let _ = answer.send(backend.clone().answer(ask).encode());
             }
-            Some(call) = doors.api.recv() => {
+            Some(call) = api.recv() => {
                 tokio::spawn(call_api(router.clone(), call));
             }
             else => return,
         }
-    }
-}
-
-/// The credential inside an enrolment string: whoever has one can paste it where a browser or a
-/// player wants a token, without taking it apart.
-fn credential_in(token: &str) -> Cow<'_, str> {
-    match token.parse::<Enrolment>() {
-        Ok(enrolment) => Cow::Owned(enrolment.credential),
-        Err(_) => Cow::Borrowed(token),
     }
 }
 
@@ -200,6 +249,7 @@ async fn call_api(router: axum::Router, call: ApiCall) {
 struct Live {
     node: Node,
     webrtc: WebRtc,
+    door: Door,
     legs: Mutex<BTreeMap<String, Leg>>,
 }
 
@@ -208,6 +258,12 @@ struct Leg {
     principal: String,
     opened: Instant,
     playing: bool,
+}
+
+/// A hard limit, as a condition of taking more.
+fn within(name: &'static str, count: usize, most: usize) -> Check {
+    let error = (count >= most).then(|| format!("{count} of {most}: this node takes no more"));
+    Check { name, error }
 }
 
 impl Live {
@@ -302,30 +358,37 @@ impl Backend for Live {
         self.node.draining()
     }
 
+    fn turned(&self) -> Duration {
+        self.node.turned()
+    }
+
     fn checks(&self) -> Vec<Check> {
-        vec![Check { name: "listeners", error: None }]
+        let totals = self.node.totals();
+        let error = totals.store_error.as_ref().map(|error| error.to_string());
+        vec![
+            Check { name: "store", error },
+            within("viewers", self.webrtc.legs(), MAX_LEGS),
+            within("clients", totals.sessions, SESSIONS_MAX),
+        ]
     }
 
     fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied> {
-        match token {
-            Some(token) => match self.node.check_credential(&credential_in(token)) {
-                Ok(name) => Ok(Principal::new(&name)),
-                Err(reason) => Err(Denied { bad_credential: true, reason }),
-            },
-            None if remote.is_loopback() => Ok(Principal::new("local")),
-            None => Err(Denied {
-                bad_credential: false,
-                reason: "a credential is needed from anywhere but this machine; get one with \
-                         `roost invite --client` on a node"
-                    .into(),
-            }),
+        match self.node.authorise(remote.is_loopback(), token) {
+            Ok(name) => Ok(Principal::new(&name)),
+            Err(denied) => {
+                let bad_credential = denied != admission::Denied::NoCredential;
+                let counter = match bad_credential {
+                    true => &self.door.bad_credential,
+                    false => &self.door.no_credential,
+                };
+                counter.fetch_add(1, Ordering::Relaxed);
+                Err(Denied { bad_credential, reason: denied.to_string() })
+            }
         }
     }
 
     fn resolve(&self, name: &str) -> Option<EncoderId> {
-        let view = self.node.view();
-        let named = view.encoders.iter().filter(|encoder| encoder.name == name);
-        named.min_by_key(|encoder| encoder.state == EncoderState::Lost).map(|encoder| encoder.id)
+        self.node.view().by_name(name).map(|encoder| encoder.id)
     }
 
     fn webrtc(&self) -> &WebRtc {
@@ -393,11 +456,16 @@ impl Backend for Live {
     }
 
     fn redirect_token(&self, node: NodeId, encoder: EncoderId, _principal: &Principal) -> String {
+        self.door.redirects.fetch_add(1, Ordering::Relaxed);
         self.node.redirect_token(node, encoder, "view")
     }
 
     fn check_redirect(&self, token: &str, encoder: EncoderId) -> Option<Principal> {
-        self.node.check_redirect(token, encoder, "view").then(|| Principal::new("redirected"))
+        if self.node.check_redirect(token, encoder, "view") {
+            return Some(Principal::new("redirected"));
+        }
+        self.door.bad_redirect.fetch_add(1, Ordering::Relaxed);
+        None
     }
 
     async fn viewers(&self, encoder: Option<EncoderId>) -> ViewersView {
@@ -449,104 +517,50 @@ impl Backend for Live {
     }
 
     fn metrics(&self) -> MetricsSnapshot {
-        let mut viewers = BTreeMap::new();
+        let mut viewers = BTreeMap::from([("webrtc", 0), ("quic", 0)]);
         for viewer in self.own_viewers(None) {
             *viewers.entry(viewer.protocol).or_insert(0) += 1;
         }
         MetricsSnapshot {
-            counters: counters(&self.node),
+            counters: counters(&self.node, &self.door),
             viewers,
             store_bytes: self.node.totals().store_bytes,
+            clock_offsets: self.node.totals().clock_offsets.clone(),
+            failovers: Some(self.node.failovers()),
         }
     }
 }
 
-/// Every total that the node keeps.
-fn counters(node: &Node) -> Vec<CounterSample> {
-    let totals = node.totals();
-    let hub = node.hubs().counters();
-    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    let mut out = Vec::new();
-    let mut add = |name, help, label: &'static str, rows: &[(&str, u64)]| {
-        for (value, count) in rows {
-            let labels = vec![(label, (*value).to_owned())];
-            out.push(CounterSample { name, help, labels, value: *count });
-        }
-    };
-    let (bytes_in, bytes_out) = (read(&hub.bytes_in), read(&hub.bytes_out));
-    let bytes = [("in", bytes_in), ("out", bytes_out)];
-    add("relay_bytes", "Payload bytes of streams.", "direction", &bytes);
-    let frames = [("in", read(&hub.frames_in)), ("out", read(&hub.frames_out))];
-    add("relay_frames", "Frames of streams.", "direction", &frames);
-    let drops = [
-        ("slow_receiver", read(&hub.frames_dropped)),
-        ("stale_feed", read(&hub.frames_stale)),
-        ("after_stall", totals.drops.1),
-    ];
-    add("relay_frames_dropped", "Frames that were not passed on.", "cause", &drops);
-    let (control, host) = (&totals.control, &totals.host);
-    let mesh = [("malformed", control.malformed), ("unknown_tag", control.unknown_tags)];
-    add("link_messages_dropped", "Messages of members that were not used.", "cause", &mesh);
-    let rows = totals.ledger.rows();
-    add(
-        "ledger_events",
-        "Changes and records of the ledger by what became of them.",
-        "what",
-        &rows,
-    );
-    let joins = [("admitted", control.admitted), ("refused", control.refused)];
-    add("joins", "Newcomers.", "result", &joins);
-    add("members_down", "Members declared down.", "by", &[("this_node", control.downs)]);
-    let clients = [
-        ("malformed", host.malformed),
-        ("unknown_tag", host.unknown_tags),
-        ("denied", host.denied),
-        ("full", host.full),
-        ("not_reading", totals.drops.0),
-    ];
-    add("client_refusals", "Messages and clients that were refused.", "cause", &clients);
-    let registrations =
-        [("rejected", host.rejected), ("superseded", host.superseded), ("adopted", host.adopted)];
-    add("registrations", "What became of encoders' claims.", "result", &registrations);
-    add("stalls", "Times that this process stood still.", "where", &[("control", host.stalls)]);
-    add("keyframe_requests", "Keyframe requests passed on.", "to", &[("encoder", host.keyframes)]);
-    let of = &totals.membership;
-    let rows = [
-        ("malformed", of.malformed),
-        ("not_the_sender", of.not_the_sender),
-        ("refused", of.refused),
-        ("over_limit", of.over_limit),
-        ("silent", of.silent),
-        ("refuted", of.refuted),
-        ("spared", of.spared),
-        ("stalls", of.stalls),
-        ("reborn_stalled", of.reborn_stalled),
-        ("reborn_isolated", of.reborn_isolated),
-        ("reborn_split", of.reborn_split),
-        ("reborn_retimed", of.reborn_retimed),
-        ("reborn_outgrown", of.reborn_outgrown),
-        ("rejoined", of.rejoined),
-    ];
-    add("membership_events", "What membership refused, or did out of the ordinary.", "what", &rows);
-    let of = &totals.directory;
-    let rows = [
-        ("applied", of.applied),
-        ("duplicates", of.duplicates),
-        ("gaps", of.gaps),
-        ("stale", of.stale),
-        ("forgotten", of.forgotten),
-        ("refused", of.refused),
-        ("forwarded", of.forwarded),
-        ("digests", of.digests),
-        ("overtaken", of.overtaken),
-        ("floors_dropped", of.floors_dropped),
-    ];
-    add("directory_events", "Deltas and digests by what became of them.", "what", &rows);
-    add("gossip_events", "The gossip of node reports.", "what", &totals.gossip);
-    for (name, cause, value) in node.net().counters().all() {
-        let labels = vec![("kind", name.to_owned()), ("cause", cause.to_owned())];
-        let help = "What the network side dropped or refused.";
-        out.push(CounterSample { name: "net_events", help, labels, value });
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hard_limit_is_reached_when_nothing_more_is_taken() {
+        assert_eq!(within("viewers", MAX_LEGS - 1, MAX_LEGS).error, None);
+        let error = within("viewers", MAX_LEGS, MAX_LEGS).error.unwrap();
+        assert!(error.contains("2000 of 2000"), "{error}");
     }
-    out
+
+    #[test]
+    fn browsers_are_given_addresses_best_first_and_loopback_last() {
+        let list = |text: &str| text.split(' ').map(|a| a.parse().unwrap()).collect::<Vec<_>>();
+        for (advertised, bound, expected) in [
+            (
+                "192.168.1.2:9 10.0.0.1:9 192.168.1.2:9",
+                "0.0.0.0:9",
+                "192.168.1.2:9 10.0.0.1:9 127.0.0.1:9",
+            ),
+            ("127.0.0.1:9 192.168.1.2:9", "0.0.0.0:9", "192.168.1.2:9 127.0.0.1:9"),
+            ("203.0.113.1:7 127.0.0.1:9", "10.0.0.1:9", "203.0.113.1:7 10.0.0.1:9"),
+            ("127.0.0.1:9", "127.0.0.1:9", "127.0.0.1:9"),
+        ] {
+            let bound = bound.parse().unwrap();
+            assert_eq!(
+                candidates_of(list(advertised), bound),
+                list(expected),
+                "{advertised} {bound}"
+            );
+        }
+    }
 }

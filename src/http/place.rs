@@ -1,5 +1,7 @@
 //! Where a stream is, as pages are told: in event streams and over the legs' own channels.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::cluster::{ClusterView, EncoderView, Liveness};
@@ -33,7 +35,7 @@ pub struct Place {
     pub epoch: String,
     /// `live`, `idle`, `no_signal`, `native_only`, `lost`, or `unknown`.
     pub state: String,
-    /// Why there is no signal.
+    /// Why there is no signal, or why browsers cannot play it.
     pub reason: Option<String>,
 }
 
@@ -58,14 +60,14 @@ pub struct MeshState {
     pub node: NodeId,
     /// All nodes of the mesh.
     pub nodes: Vec<PageNode>,
-    /// All streams.
+    /// All streams, one of each name.
     pub streams: Vec<Place>,
 }
 
 impl StreamState {
     /// What the view says of the stream `name`.
     pub fn of(view: &ClusterView, name: &str) -> Self {
-        let place = match view.encoders.iter().find(|encoder| encoder.name == name) {
+        let place = match view.by_name(name) {
             Some(encoder) => Place::of(encoder),
             None => Place::unknown(name),
         };
@@ -76,7 +78,9 @@ impl StreamState {
 impl MeshState {
     /// What the view says of all.
     pub fn of(view: &ClusterView) -> Self {
-        let streams = view.encoders.iter().map(Place::of).collect();
+        let names: BTreeSet<&str> = view.encoders.iter().map(|of| of.name.as_str()).collect();
+        let streams = names.into_iter().filter_map(|name| view.by_name(name)).map(Place::of);
+        let streams = streams.collect();
         Self { node: view.node, nodes: nodes(view), streams }
     }
 }

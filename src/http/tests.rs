@@ -8,12 +8,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tower::ServiceExt as _;
 
 use super::auth::Peer;
-use super::fake::{FakeMesh, id_of};
+use super::fake::{FakeMesh, MAX_LEGS, id_of};
 use super::*;
-use crate::cluster::EncoderState;
+use crate::cluster::{EncoderState, EncoderView};
+use crate::id::EncoderId;
 use crate::webrtc::sdp::MAX_OFFER;
 
-const OFFER: &str = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\n\
+pub(super) const OFFER: &str = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\n\
     m=video 9 UDP/TLS/RTP/SAVPF 108 109\r\na=mid:0\r\na=recvonly\r\na=rtcp-mux\r\n\
     a=ice-ufrag:abcd\r\na=ice-pwd:0123456789012345678901\r\na=setup:actpass\r\n\
     a=fingerprint:sha-256 00:01:02:03:04:05:06:07:08:09:0A:0B:0C:0D:0E:0F:10:11:12:13:14:15:16:17:18:19:1A:1B:1C:1D:1E:1F\r\n\
@@ -80,8 +81,23 @@ async fn health_is_open_to_all_and_turns_when_the_node_drains() {
     let draining = client.get("/healthcheck").await;
     assert_eq!((draining.status, draining.body.as_str()), (503, r#"{"status":503}"#));
     let ready = client.get("/readyz").await;
-    assert_eq!(ready.status, 503);
-    assert!(ready.body.contains("draining"));
+    assert_eq!((ready.status, ready.body.as_str()), (503, "[-] draining: this node is draining\n"));
+    let verbose = client.get("/readyz?verbose").await.body;
+    assert_eq!(verbose, "[-] draining: this node is draining\n[+] store ok\n");
+    let without = client.get("/readyz?exclude=draining&verbose").await;
+    assert_eq!((without.status, without.body.as_str()), (200, "[+] store ok\nok\n"));
+    assert_eq!(client.get("/readyz?exclude=store").await.status, 503);
+}
+
+#[tokio::test]
+async fn a_node_whose_control_loop_is_stuck_is_not_alive() {
+    let client = Client { from: "192.0.2.1:1", ..Client::new().await };
+    client.mesh.node(0).stuck.store(10, Ordering::Relaxed);
+    assert_eq!(client.get("/livez").await.status, 200, "busy is not stuck");
+    client.mesh.node(0).stuck.store(11, Ordering::Relaxed);
+    let stuck = client.get("/livez").await;
+    assert_eq!(stuck.status, 503);
+    assert!(stuck.body.contains("11 s"), "{}", stuck.body);
 }
 
 #[tokio::test]
@@ -148,7 +164,10 @@ async fn an_offer_at_home_is_answered_and_its_session_deleted() {
     assert_eq!(answer.header("roost-node"), id_of(0).to_string());
     assert!(answer.header("access-control-expose-headers").contains("location"));
     let path = answer.header("location").strip_prefix("http://localhost:1").unwrap().to_owned();
-    let fragment = [("content-type", "application/trickle-ice-sdpfrag")];
+    let session = path.rsplit('/').next().unwrap();
+    let etag = answer.header("etag").trim_matches('"');
+    assert!(etag.len() == 16 && !session.contains(etag), "{etag} gives nothing of {session} away");
+    let fragment = [("content-type", "Application/Trickle-ICE-sdpfrag; charset=utf-8")];
     let trickle = "a=ice-ufrag:abcd\r\na=ice-pwd:x\r\n";
     assert_eq!(client.ask("PATCH", &path, &fragment, trickle).await.status, 204);
     let restart = "a=ice-ufrag:other\r\na=ice-pwd:x\r\n";
@@ -178,6 +197,68 @@ async fn a_player_elsewhere_is_redirected_once() {
     assert_eq!(answer.status, 201, "the token stands for the credential");
     let own = format!("/whep/cam?rt=rt-{}", id_of(1));
     assert_eq!(client.offer(&own, OFFER).await.status, 201, "never redirected twice");
+    assert_eq!(client.offer("/whep/cam?rt=stale", OFFER).await.status, 201, "nor with a bad token");
+    let far = Client { number: 1, from: "192.0.2.1:1", mesh: client.mesh.clone() };
+    assert_eq!(far.offer("/whep/cam?rt=stale", OFFER).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_sends_players_on_and_keeps_only_what_it_has() {
+    let client = Client::new().await;
+    let (home, next) = (client.mesh.node(0), client.mesh.node(1));
+    home.draining.store(true, Ordering::Relaxed);
+    let redirect = client.offer("/whep/cam", OFFER).await;
+    assert_eq!(redirect.status, 307);
+    let address = client.mesh.view.lock().unwrap().nodes[1].addrs[0].clone();
+    assert!(redirect.header("location").starts_with(&format!("http://{address}/whep/cam?rt=")));
+    let page = client.offer("/whep/cam?leg=home", OFFER).await;
+    assert_eq!((page.status, page.header("roost-node")), (201, &*id_of(1).to_string()));
+    let own = format!("/whep/cam?rt=rt-{}", id_of(0));
+    for path in [&own, "/whep/cam?leg=here"] {
+        let refused = client.offer(path, OFFER).await;
+        assert_eq!((refused.status, refused.header("retry-after")), (503, "1"), "{path}");
+        assert!(refused.body.contains("leaving"), "{}", refused.body);
+    }
+    assert_eq!(client.offer("/whep/cam?leg=here&warm=1", OFFER).await.status, 201);
+    let near_next = Client { number: 1, from: client.from, mesh: client.mesh.clone() };
+    let at_next = near_next.offer("/whep/cam", OFFER).await;
+    assert_eq!((at_next.status, at_next.header("roost-node")), (201, &*id_of(1).to_string()));
+    next.draining.store(true, Ordering::Relaxed);
+    assert_eq!(client.offer("/whep/cam", OFFER).await.status, 503, "nobody is left to turn to");
+    assert_eq!(home.webrtc().counters().leaving.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn a_node_with_all_the_sessions_it_can_have_says_when_to_come_back() {
+    let client = Client::new().await;
+    for _ in 0..MAX_LEGS {
+        assert_eq!(client.offer("/whep/cam", OFFER).await.status, 201);
+    }
+    let full = client.offer("/whep/cam", OFFER).await;
+    assert_eq!((full.status, full.header("retry-after")), (503, "5"), "{}", full.body);
+}
+
+#[tokio::test]
+async fn of_two_encoders_with_one_name_all_speak_of_the_one_that_lives() {
+    let client = Client::new().await;
+    let living = EncoderId([10; 16]);
+    client.mesh.change(|view| {
+        let lost = &mut view.encoders[0];
+        let other = EncoderView { id: living, ..lost.clone() };
+        (lost.state, lost.home) = (EncoderState::Lost, None);
+        view.encoders.push(other);
+    });
+    let view = client.mesh.node(0).view();
+    let mesh = place::MeshState::of(&view);
+    assert_eq!(mesh.streams.len(), 1);
+    assert_eq!(mesh.streams[0].id, Some(living));
+    assert_eq!(place::StreamState::of(&view, "cam").place, mesh.streams[0]);
+    let item = client.get("/api/v1/encoders/cam").await;
+    let item: serde_json::Value = serde_json::from_str(&item.body).unwrap();
+    assert_eq!(item["id"], living.to_string());
+    let lost = client.get(&format!("/api/v1/encoders/{}", fake::CAM)).await;
+    assert!(lost.body.contains("lost"), "by id each can be had: {}", lost.body);
+    assert_eq!(client.offer("/whep/cam", OFFER).await.status, 201);
 }
 
 #[tokio::test]
@@ -209,6 +290,14 @@ async fn what_cannot_be_watched_is_said_in_words() {
     let silent = client.offer("/whep/cam", OFFER).await;
     assert_eq!((silent.status, silent.header("retry-after")), (409, "2"));
     assert!(silent.body.contains("the camera went away"));
+    client.mesh.change(|view| {
+        view.encoders[0].state = EncoderState::Live;
+        view.encoders[0].native_only = true;
+        view.encoders[0].reason = Some("H.265 is for native viewers".to_owned());
+    });
+    let native = client.offer("/whep/cam", OFFER).await;
+    assert_eq!(native.status, 415);
+    assert!(native.body.contains("H.265 is for native viewers"));
 }
 
 #[tokio::test]

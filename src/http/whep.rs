@@ -16,10 +16,10 @@ use super::App;
 use super::auth::{Caller, Peer, query_value};
 use super::backend::{Backend, Principal};
 use super::body::read_text;
-use super::leg::target;
+use super::leg::{host, target};
 use super::place::{is_loopback, web_url};
 use super::problem::Problem;
-use crate::cluster::{ClusterView, EncoderState, EncoderView};
+use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
 use crate::id::{EncoderId, NodeId};
 use crate::webrtc::sdp::MAX_OFFER;
 use crate::wire::Offer;
@@ -41,17 +41,17 @@ pub(super) async fn post(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let backend = &app.backend;
-    let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     let encoder = backend.resolve(&name);
-    let bearer = encoder
-        .and_then(|encoder| backend.check_redirect(&query_value(&parts.uri, "rt")?, encoder));
-    let redirected = bearer.is_some();
+    let token = query_value(&parts.uri, "rt");
+    let bearer =
+        encoder.zip(token.as_ref()).and_then(|(encoder, rt)| backend.check_redirect(rt, encoder));
+    // Good or not: clocks and views differ, and a player must not be sent round and round.
+    let redirected = token.is_some();
     let principal = match bearer {
         Some(principal) => principal,
         None => super::auth::authorise(&**backend, &parts)?.principal,
     };
-    if !essence.eq_ignore_ascii_case("application/sdp") {
+    if !is_of_type(&parts, "application/sdp") {
         return Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "an offer is posted as application/sdp",
@@ -70,11 +70,8 @@ pub(super) async fn post(
         None => {
             let view = backend.view();
             let peer = parts.extensions.get::<Peer>();
-            let elsewhere = of.home.filter(|home| *home != view.node && !redirected);
-            if let Some(home) = elsewhere
-                && let Some(url) = redirect_url(&view, home, peer)
-            {
-                return Ok(redirect(&**backend, &url, &name, home, encoder, &principal));
+            if !redirected && let Some((to, url)) = elsewhere(&**backend, &view, &of, peer) {
+                return Ok(redirect(&**backend, &url, &name, to, encoder, &principal));
             }
             (view.node, false)
         }
@@ -83,7 +80,7 @@ pub(super) async fn post(
     let answer = backend.clone().signal(node, offer).await?;
     let base = base_url(&backend.view(), node, &parts);
     let location = format!("{base}/whep/{name}/{}", answer.leg);
-    let etag = format!("\"{}\"", answer.leg.get(..8).unwrap_or("leg"));
+    let etag = etag(&answer.leg);
     let mut response = (StatusCode::CREATED, answer.sdp).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/sdp"));
@@ -95,6 +92,21 @@ pub(super) async fn post(
         }
     }
     Ok(response)
+}
+
+/// Whether the body is said to be of this type, whatever its parameters.
+fn is_of_type(parts: &Parts, wanted: &str) -> bool {
+    let said = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = said.unwrap_or_default().split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case(wanted)
+}
+
+/// Names a session's state. It is shown more freely than the session's URL, which is a secret:
+/// so it is a digest of that.
+fn etag(leg: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leg.as_bytes());
+    let short = digest.as_ref().get(..8).unwrap_or_default();
+    format!("\"{}\"", data_encoding::HEXLOWER.encode(short))
 }
 
 /// `GET /whep/{name}`: nothing to see, on purpose (clients probe with it).
@@ -120,8 +132,7 @@ pub(super) async fn patch(
 ) -> Result<StatusCode, Problem> {
     let (parts, body) = request.into_parts();
     let ufrag = app.backend.webrtc().remote_ufrag(&leg).ok_or_else(no_such_leg)?;
-    let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-    if content_type != Some("application/trickle-ice-sdpfrag") {
+    if !is_of_type(&parts, "application/trickle-ice-sdpfrag") {
         return Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "a session is patched with application/trickle-ice-sdpfrag",
@@ -180,9 +191,28 @@ fn not_live(detail: String) -> Problem {
     Problem::new(StatusCode::CONFLICT, detail).retry_after(RETRY_S)
 }
 
+/// The node that serves a third-party player better than this one, and its URL: where the stream
+/// is, or, if this node is leaving, anyone who stays.
+fn elsewhere(
+    backend: &dyn Backend,
+    view: &ClusterView,
+    of: &EncoderView,
+    peer: Option<&Peer>,
+) -> Option<(NodeId, String)> {
+    let host = host(view, of);
+    let stays = |node: &&NodeView| node.state == Liveness::Up && !node.draining;
+    let staying = backend.draining().then(|| view.nodes.iter().filter(stays));
+    let staying = staying.into_iter().flatten().map(|node| node.node);
+    if host == Some(view.node) && !backend.draining() {
+        return None;
+    }
+    let mut others = host.into_iter().chain(staying).filter(|node| *node != view.node);
+    others.find_map(|node| Some((node, redirect_url(view, node, peer)?)))
+}
+
 /// Where to send a third-party player, if it can get there.
-fn redirect_url(view: &ClusterView, home: NodeId, peer: Option<&Peer>) -> Option<String> {
-    let node = view.nodes.iter().find(|node| node.node == home)?;
+fn redirect_url(view: &ClusterView, to: NodeId, peer: Option<&Peer>) -> Option<String> {
+    let node = view.nodes.iter().find(|node| node.node == to)?;
     let local = peer.is_some_and(|peer| peer.address.ip().to_canonical().is_loopback());
     // An address on loopback is another machine's own: only its neighbours can follow.
     let address = node.addrs.iter().find(|address| local || !is_loopback(address))?;
@@ -193,11 +223,11 @@ fn redirect(
     backend: &dyn Backend,
     url: &str,
     name: &str,
-    home: NodeId,
+    to: NodeId,
     encoder: EncoderId,
     principal: &Principal,
 ) -> Response {
-    let token = backend.redirect_token(home, encoder, principal);
+    let token = backend.redirect_token(to, encoder, principal);
     let token: String = url::form_urlencoded::byte_serialize(token.as_bytes()).collect();
     let location = format!("{url}/whep/{name}?rt={token}");
     let mut response = StatusCode::TEMPORARY_REDIRECT.into_response();

@@ -34,6 +34,10 @@ const ASK_AGAIN: Duration = Duration::from_millis(20);
 /// seconds of a stream of 2 Mbit/s.
 pub const HOLES_MAX: usize = 512;
 
+/// After a pause this long a jump of the sequence number is no loss: the sender took up again what
+/// it had left to others, and has nothing of what lies between.
+pub const PAUSE: Duration = Duration::from_secs(1);
+
 /// A jump of the sequence number beyond this is another numbering, not loss (RFC 3550 §A.1).
 pub const MAX_GAP: u64 = 3_000;
 
@@ -90,6 +94,7 @@ pub struct Assembler {
     next: Option<u64>,
     waiting: BTreeMap<u64, Packet>,
     holes: BTreeMap<u64, Hole>,
+    heard: Option<Mono>,
     /// A frame was handed on: from here on, what is missing before one is loss.
     joined: bool,
     /// Packets that never came, or came after they were given up.
@@ -118,7 +123,10 @@ impl Assembler {
         let mut out = Vec::new();
         let before = self.numbers;
         let mut number = self.numbers.unwrap(packet.sequence);
-        if before.highest.is_some_and(|highest| number.abs_diff(highest) > MAX_GAP) {
+        let paused = self.heard.replace(now).is_some_and(|heard| now.since(heard) > PAUSE);
+        if before.highest.is_some_and(|highest| {
+            number.abs_diff(highest) > MAX_GAP || paused && number > highest + 1
+        }) {
             self.flush(&mut out);
             self.restarts += 1;
             self.numbers = Unwrapper::default();
@@ -150,6 +158,22 @@ impl Assembler {
         let patience = (trip * 5 / 2 + 2 * ASK_AGAIN).clamp(PATIENCE_MIN, PATIENCE_MAX);
         while let Some(assembled) = self.take(Some((now, patience))) {
             out.extend(assembled);
+        }
+        out
+    }
+
+    /// The sender does not have these packets: nobody waits for them any longer. Returns the frames
+    /// that were held up.
+    pub fn give_up(&mut self, sequences: &[u16]) -> Vec<Assembled> {
+        let mut out = Vec::new();
+        let before = self.holes.len();
+        self.holes.retain(|number, _| !sequences.contains(&(*number as u16)));
+        if self.holes.len() < before {
+            // Those that are still missing are as young as they can be.
+            let newest = self.holes.values().map(|hole| hole.since).max().unwrap_or_default();
+            while let Some(assembled) = self.take(Some((newest, PATIENCE_MAX))) {
+                out.extend(assembled);
+            }
         }
         out
     }
@@ -431,6 +455,37 @@ mod tests {
             assert!(got.iter().all(|got| got.complete));
             assert_eq!((assembler.lost, assembler.restarts), (0, 1));
         }
+    }
+
+    #[test]
+    fn what_the_sender_does_not_have_is_not_waited_for() {
+        let sent = frames(65_534, &[1, 2, 1, 1]);
+        let mut assembler = Assembler::new();
+        assembler.push(at(0), TRIP, sent[0].packets[0].clone());
+        assert!(assembler.push(at(40), TRIP, sent[2].packets[0].clone()).is_empty());
+        assert_eq!(assembler.ask(at(40), TRIP), [65_535, 0]);
+        assert!(assembler.give_up(&[0, 7]).is_empty(), "the other may come");
+        assert!(assembler.give_up(&[7]).is_empty());
+        let got = assembler.give_up(&[65_535]);
+        assert_eq!(got.iter().map(|got| got.lost).collect::<Vec<_>>(), [2]);
+        assert_eq!(assembler.push(at(80), TRIP, sent[3].packets[0].clone()).len(), 1);
+    }
+
+    #[test]
+    fn a_sender_that_takes_up_again_after_a_pause_is_not_asked_for_what_lies_between() {
+        let sent = frames(10, &[2, 2, 60, 2, 2]);
+        let mut assembler = Assembler::new();
+        let mut take = |ms, frame: &Frame| -> Vec<Assembled> {
+            let packets = frame.packets.iter().cloned();
+            packets.flat_map(|packet| assembler.push(at(ms), TRIP, packet)).collect()
+        };
+        assert_eq!(take(0, &sent[0]).len(), 1);
+        assert_eq!(take(5_000, &sent[1]).len(), 1, "a slow camera");
+        let again = take(10_000, &sent[3]);
+        assert_eq!(again.len(), 1, "at once");
+        assert_eq!(take(10_040, &sent[4]).len(), 1);
+        assert!(assembler.ask(at(10_040), TRIP).is_empty());
+        assert_eq!((assembler.lost, assembler.restarts), (0, 1));
     }
 
     #[test]

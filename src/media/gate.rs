@@ -61,6 +61,17 @@ impl KeyframeGate {
         true
     }
 
+    /// The gate of another way upstream: nothing was asked there yet, and who waits here waits
+    /// still.
+    pub fn anew(&self) -> Self {
+        Self { wanted: self.wanted, requests: self.requests, ..Self::default() }
+    }
+
+    /// Notes that a receiver waits, while there is no way upstream.
+    pub fn note(&mut self) {
+        self.wanted = true;
+    }
+
     /// When the next request is due, if one is wanted; in the past means at once.
     pub fn next_wake(&self) -> Option<Mono> {
         if !self.wanted {

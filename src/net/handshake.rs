@@ -143,7 +143,8 @@ async fn welcome(inner: Arc<Inner>, incoming: Incoming, place: Place) {
         Ok(()) => {}
         Err(Turned::Away(reason)) => {
             inner.counters.handshakes_refused.add(1);
-            tracing::info!("{remote} is refused: {reason}");
+            // Counted; strangers do not write the log.
+            tracing::debug!("{remote} is refused: {reason}");
             close_with(&connection, close::REFUSED, &reason);
         }
         Err(Turned::NoKey) => {
@@ -383,12 +384,12 @@ impl Inner {
         .await
     }
 
-    /// Makes a link to whoever is at `addr`.
+    /// Connects to whoever is at `addr`: a link, if it is settled.
     pub(super) async fn dial_link(
         self: &Arc<Self>,
         expected: Option<NodeId>,
         addr: &str,
-    ) -> Result<(), DialError> {
+    ) -> Result<Fresh, DialError> {
         let resolved = resolve(addr).await?;
         let connection = connect_any(&self.endpoint, &self.link_client, addr, resolved).await?;
         let talk = self.dial_hello(&connection, expected, addr);
@@ -403,9 +404,7 @@ impl Inner {
                 return Err(DialError::Broken("no hello in time".into()));
             }
         };
-        // From here on another dial is one of its own: it would not share this one's event.
-        locked(&self.dialling).remove(addr);
-        self.settle(Fresh {
+        Ok(Fresh {
             node,
             boot: hello.boot,
             name: hello.name,
@@ -417,7 +416,6 @@ impl Inner {
             dialled_here: true,
             order: None,
         })
-        .await
     }
 
     /// Opens a media connection to the node at the other end of a link.

@@ -51,6 +51,11 @@ pub const LINGER: Duration = Duration::from_secs(2);
 /// How often each link is looked at for signs of life.
 const LIFE_INTERVAL: Duration = Duration::from_millis(250);
 
+/// A link that nothing came over for this long gives way to a new connection, whatever that one's
+/// boot: a live one is heard every second ([`super::transport::KEEP_ALIVE`]), and looked at every
+/// 250 ms.
+pub const SILENT: Duration = Duration::from_millis(1500);
+
 /// A connection that was kept as the link to a node. Dropping it ends its queue: what is queued
 /// goes out, then the stream is finished.
 pub(super) struct Link {
@@ -86,6 +91,7 @@ impl Link {
             boot: self.boot,
             order: self.order,
             closed: self.connection.close_reason().is_some(),
+            silent: locked(&self.state.heard).1.elapsed() > SILENT,
         }
     }
 

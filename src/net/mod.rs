@@ -19,9 +19,9 @@ pub mod transport;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ pub use handshake::{
 };
 pub use link::{
     ANSWER_TIMEOUT, ASK_MAX, GOSSIP_AT_ONCE, GOSSIP_MAX, LINGER, LINK_QUEUE, LINK_QUEUE_BYTES,
-    STREAM_DEADLINE,
+    SILENT, STREAM_DEADLINE,
 };
 pub use message::{
     MessageReader, MessageWriter, ReceiveError, UNVERIFIED_MESSAGE_MAX, lost_reason,
@@ -73,8 +73,8 @@ pub mod close {
 /// What the network side needs to know.
 #[derive(Debug)]
 pub struct NetConfig {
-    /// The UDP port to open.
-    pub listen: SocketAddr,
+    /// The UDP port, open; see [`transport::udp_socket`].
+    pub socket: UdpSocket,
     /// This node's key.
     pub keypair: Keypair,
     /// Which start this is.
@@ -305,7 +305,8 @@ struct Inner {
     /// Number of connections that were kept so far; held while links change, so that their
     /// events come out in the order of the changes.
     decisions: tokio::sync::Mutex<u64>,
-    dialling: Mutex<BTreeSet<String>>,
+    /// Dials under way by address, with whom others that asked for the same one expect there.
+    dialling: Mutex<BTreeMap<String, Vec<Option<NodeId>>>>,
     connections: AtomicU64,
     closing: AtomicBool,
 }
@@ -316,14 +317,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Net {
-    /// Opens the port and starts to accept. Must run inside a tokio runtime. Errors: the port is
-    /// taken or not allowed, in words.
-    pub fn bind(
+    /// Starts to accept on the port. Must run inside a tokio runtime.
+    pub fn open(
         config: NetConfig,
     ) -> io::Result<(Self, mpsc::Receiver<NetEvent>, mpsc::Receiver<RtcDatagram>)> {
         use transport::{Class, client_config, endpoint_config, server_config};
         let counters = Arc::new(NetCounters::default());
-        let (mux, rtc, rtc_datagrams) = mux::Mux::bind(config.listen, counters.clone())?;
+        let (mux, rtc, rtc_datagrams) = mux::Mux::new(config.socket, counters.clone())?;
         let link_server = server_config(Class::Link, &config.keypair).map_err(io::Error::other)?;
         let media_server =
             server_config(Class::Media, &config.keypair).map_err(io::Error::other)?;
@@ -379,24 +379,47 @@ impl Net {
     }
 
     /// Starts to make a link to whoever is at `addr` (`host:port`), who must be `node` if given.
-    /// A dial to the same address that is still under way is enough.
+    /// A dial to the same address that is still under way is enough; how it ends counts for both.
     pub fn dial(&self, node: Option<NodeId>, addr: String) {
-        if !locked(&self.inner.dialling).insert(addr.clone()) {
-            return;
+        {
+            let mut dialling = locked(&self.inner.dialling);
+            if let Some(others) = dialling.get_mut(&addr) {
+                if !others.contains(&node) {
+                    others.push(node);
+                }
+                return;
+            }
+            dialling.insert(addr.clone(), vec![node]);
         }
         let inner = self.inner.clone();
         tokio::spawn(async move {
-            let result = inner.dial_link(node, &addr).await;
-            locked(&inner.dialling).remove(&addr);
-            if let Err(error) = result {
-                inner.counters.dials_failed.add(1);
-                let node = match error {
-                    DialError::AlreadyLinked(there) => Some(there),
-                    _ => node,
+            let dialled = inner.dial_link(node, &addr).await;
+            // From here on another dial is one of its own: it would not share this one's event.
+            let asked = locked(&inner.dialling).remove(&addr).unwrap_or_default();
+            let result = match dialled {
+                Ok(fresh) => {
+                    let there = fresh.node;
+                    inner.settle(fresh).await.map(|()| there)
+                }
+                Err(error) => Err(error),
+            };
+            for wanted in asked {
+                let (node, reason) = match &result {
+                    Ok(got) => match wanted.filter(|wanted| wanted != got) {
+                        Some(wanted) => {
+                            let error = DialError::Unexpected { wanted, got: *got };
+                            (Some(wanted), error.to_string())
+                        }
+                        // Its event is the link.
+                        None => continue,
+                    },
+                    Err(error @ DialError::AlreadyLinked(there)) => {
+                        (wanted.or(Some(*there)), error.to_string())
+                    }
+                    Err(error) => (wanted, error.to_string()),
                 };
-                let reason = error.to_string();
-                // Without a receiver there is nobody to tell.
-                let _ = inner.events.send(NetEvent::DialFailed { node, addr, reason }).await;
+                inner.counters.dials_failed.add(1);
+                inner.tell(NetEvent::DialFailed { node, addr: addr.clone(), reason }).await;
             }
         });
     }

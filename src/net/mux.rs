@@ -88,17 +88,12 @@ impl fmt::Debug for Mux {
 }
 
 impl Mux {
-    /// Binds the port. Errors are those of `bind(2)`, with the address in words.
-    pub fn bind(
-        listen: SocketAddr,
+    /// On an open port.
+    pub fn new(
+        socket: std::net::UdpSocket,
         counters: Arc<NetCounters>,
     ) -> io::Result<(Self, RtcSocket, mpsc::Receiver<RtcDatagram>)> {
-        let socket = super::transport::udp_socket(listen).map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("cannot open UDP port {listen}: {error}; choose another with --listen"),
-            )
-        })?;
+        socket.set_nonblocking(true)?;
         let state = UdpSocketState::new((&socket).into())?;
         for (what, result) in [
             ("receive", state.set_recv_buffer_size((&socket).into(), SOCKET_BUFFER)),

@@ -42,8 +42,8 @@ struct Node {
 fn start_boot(number: u8, roster: Roster, boot: u64) -> Node {
     let keypair = key(number);
     let id = keypair.node();
-    let (net, events, rtc) = Net::bind(NetConfig {
-        listen: "127.0.0.1:0".parse().unwrap(),
+    let (net, events, rtc) = Net::open(NetConfig {
+        socket: transport::udp_socket("127.0.0.1:0".parse().unwrap()).unwrap(),
         keypair,
         boot: Boot(boot),
         name: format!("node-{number}"),
@@ -241,6 +241,33 @@ async fn a_restarted_node_replaces_its_old_link() {
     assert_eq!(a.net.links().len(), 1);
 }
 
+#[test]
+fn a_node_whose_old_folder_was_put_back_replaces_the_silent_link_of_its_newer_boot() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let here = tokio::runtime::Runtime::new().unwrap();
+    let all = roster(&[1, 2]);
+    let mut a = here.block_on(async { start(1, all.clone()) });
+    // Whoever does not run its runtime is as silent as a killed process.
+    let killed = runtime();
+    let newer = killed.block_on(async {
+        let mut newer = start_boot(2, all.clone(), 7);
+        newer.net.dial(None, a.addr.clone());
+        assert_eq!(newer.up().await, a.id);
+        newer
+    });
+    here.block_on(async {
+        assert_eq!(a.up().await, newer.id);
+        let silent = || a.net.links().iter().all(|(_, link)| link.last_heard.elapsed() > SILENT);
+        until("the link is silent", silent).await;
+        let older = start_boot(2, all, 5);
+        older.net.dial(None, a.addr.clone());
+        let NetEvent::LinkDown { reason, .. } = a.next().await else { panic!("another event") };
+        assert_eq!(reason, "the other side connected anew", "and not: it was given up");
+        assert!(matches!(a.next().await, NetEvent::LinkUp { boot: Boot(5), .. }));
+    });
+    drop(killed);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_is_refused_and_learns_only_that() {
     let mut a = start(1, roster(&[1]));
@@ -314,6 +341,19 @@ async fn a_dial_says_what_is_wrong_with_its_address() {
     let closed = UdpSocket::bind("127.0.0.1:0").unwrap();
     a.net.dial(None, closed.local_addr().unwrap().to_string());
     assert!(a.failed().await.1.contains("no answer"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_asks_for_a_dial_that_is_under_way_hears_how_it_ends() {
+    let (mut a, expected) = (start(1, roster(&[1])), key(2).node());
+    let silent = transport::udp_socket("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = silent.local_addr().unwrap().to_string();
+    a.net.dial(None, addr.clone());
+    for _ in 0..3 {
+        a.net.dial(Some(expected), addr.clone());
+    }
+    assert_eq!((a.failed().await.0, a.failed().await.0), (None, Some(expected)));
+    assert_eq!(a.net.counters().dials_failed.get(), 2, "each of them once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -489,17 +529,18 @@ async fn an_ipv6_port_serves_ipv4_as_ipv4() {
     let all = roster(&[1, 2]);
     let mut a = start(1, all.clone());
     let keypair = key(2);
-    let listen = "[::]:0".parse().unwrap();
-    let Ok((net, mut events, mut rtc)) = Net::bind(NetConfig {
-        listen,
+    let Ok(socket) = transport::udp_socket("[::]:0".parse().unwrap()) else {
+        return; // a host without IPv6
+    };
+    let (net, mut events, mut rtc) = Net::open(NetConfig {
+        socket,
         keypair,
         boot: Boot(1),
         name: "six".into(),
         addrs: vec![],
         roster: Arc::new(ArcSwap::from_pointee(all)),
-    }) else {
-        return; // a host without IPv6
-    };
+    })
+    .unwrap();
     let port = net.local_addr().unwrap().port();
     a.net.dial(None, format!("127.0.0.1:{port}"));
     a.up().await;
@@ -627,21 +668,6 @@ async fn a_shutdown_lets_the_last_words_out() {
     assert!(
         matches!(b.next().await, NetEvent::LinkDown { reason, .. } if reason == "until tomorrow")
     );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_port_in_use_is_said_in_words() {
-    let a = start(1, roster(&[1]));
-    let error = Net::bind(NetConfig {
-        listen: a.net.local_addr().unwrap(),
-        keypair: key(2),
-        boot: Boot(1),
-        name: String::new(),
-        addrs: vec![],
-        roster: Arc::new(ArcSwap::from_pointee(roster(&[2]))),
-    })
-    .unwrap_err();
-    assert!(error.to_string().contains(&a.addr), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

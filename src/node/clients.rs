@@ -152,6 +152,11 @@ impl Clients {
         }
     }
 
+    /// Where a client is.
+    pub(super) fn remote(&self, session: SessionId) -> Option<std::net::SocketAddr> {
+        self.sessions().get(&session).map(|client| client.connection.remote_address())
+    }
+
     pub(super) fn ingest(&self, session: SessionId) -> Option<Arc<Ingest>> {
         self.sessions().get(&session).map(|client| client.ingest.clone())
     }
@@ -186,14 +191,16 @@ impl Clients {
                 }
                 Some((FLOW_VIDEO, bytes)) if nack::is_rtcp(bytes) => {
                     let Some(nack) = Nack::read(bytes) else { continue };
+                    // From a viewer it asks, from an agent it answers.
                     if let Some(client) = self.sessions().get(&session) {
                         client.serving.values().for_each(|serving| serving.ask(&nack));
                     }
+                    ingest.give_up(&nack);
                 }
                 Some((FLOW_VIDEO, packet)) => {
                     if let Some(nack) = ingest.packet(packet, connection.rtt()) {
                         // One that does not fit is one that is lost.
-                        let _ = connection.send_datagram(flow::request(FLOW_VIDEO, &nack));
+                        let _ = connection.send_datagram(flow::rtcp(FLOW_VIDEO, &nack));
                     }
                 }
                 Some(_) | None => {}

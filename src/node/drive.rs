@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures::FutureExt as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Clock;
@@ -13,19 +14,21 @@ use super::ledger;
 use super::media::Turning;
 use super::relay::{Relays, Source};
 use super::report::Reports;
+use super::writer::Writer;
+use super::{ENCODER_FAILOVER, Failovers};
 use crate::accounts;
-use crate::admission::{Admission, Roster};
+use crate::admission::Roster;
 use crate::cluster::ClusterView;
 use crate::control::{self, Control, Effect, Event, Note};
+use crate::directory::SourceState;
 use crate::hub::{HubEvent, Hubs};
 use crate::id::{EncoderId, NodeId, SessionId};
 use crate::net::{Net, NetEvent};
 use crate::session::host::{self, Route};
-use crate::store::{Store, StoreError};
 use crate::wire::{self, Message};
 use crate::{directory, membership, session};
 
-/// Events handled in a row before effects of the view are published again.
+/// Events of each inbox handled in a row before the timers are looked at again.
 const BATCH: usize = 256;
 /// The view is published at most this often.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(50);
@@ -53,6 +56,10 @@ pub struct Totals {
     pub drops: (u64, u64),
     /// Bytes of the store on disk.
     pub store_bytes: Option<u64>,
+    /// Why what is to be stored is not, at present.
+    pub store_error: Option<Arc<String>>,
+    /// How far members' clocks are ahead of this one's, in seconds.
+    pub clock_offsets: Vec<(NodeId, f64)>,
 }
 
 pub(super) struct Inboxes {
@@ -60,6 +67,33 @@ pub(super) struct Inboxes {
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) hubs: mpsc::UnboundedReceiver<HubEvent>,
     pub(super) calls: mpsc::Receiver<ledger::Call>,
+}
+
+/// What came in.
+enum Input {
+    Net(NetEvent),
+    Event(Event),
+    Hub(HubEvent),
+    Call(ledger::Call),
+}
+
+impl Inboxes {
+    /// What waits, up to [`BATCH`] of each, one of each in turn: a flood in one does not keep the
+    /// others waiting.
+    fn take(&mut self) -> Vec<Input> {
+        let mut taken = Vec::new();
+        for _ in 0..BATCH {
+            let before = taken.len();
+            taken.extend(self.hubs.try_recv().map(Input::Hub));
+            taken.extend(self.events.try_recv().map(Input::Event));
+            taken.extend(self.net.try_recv().map(Input::Net));
+            taken.extend(self.calls.try_recv().map(Input::Call));
+            if taken.len() == before {
+                break;
+            }
+        }
+        taken
+    }
 }
 
 pub(super) struct Driver {
@@ -73,6 +107,9 @@ pub(super) struct Driver {
     pub(super) store: Writer,
     pub(super) reports: Reports,
     pub(super) turning: Arc<Turning>,
+    pub(super) failovers: Failovers,
+    /// Native viewers served here, and since when.
+    pub(super) watching: BTreeMap<(SessionId, EncoderId), std::time::Instant>,
     pub(super) attached: BTreeMap<EncoderId, SessionId>,
     pub(super) joins: BTreeMap<u64, oneshot::Sender<Result<wire::Admitted, String>>>,
     pub(super) last_join: u64,
@@ -100,31 +137,35 @@ impl Driver {
             // anyone is judged silent.
             tokio::select! {
                 biased;
-                Some(event) = inboxes.net.recv() => {
-                    self.net_event(event);
-                    for _ in 0..BATCH {
-                        let Ok(event) = inboxes.net.try_recv() else { break };
-                        self.net_event(event);
-                    }
-                }
-                Some(event) = inboxes.events.recv() => {
-                    self.handle(event);
-                    for _ in 0..BATCH {
-                        let Ok(event) = inboxes.events.try_recv() else { break };
-                        self.handle(event);
-                    }
-                }
+                Some(event) = inboxes.net.recv() => self.net_event(event),
+                Some(event) = inboxes.events.recv() => self.handle(event),
                 Some(call) = inboxes.calls.recv() => self.call(call),
                 Some(event) = inboxes.hubs.recv() => self.hub_event(event),
                 Some(reports) = self.reports.changed() => self.handle(Event::Reports(reports)),
                 () = tokio::time::sleep_until(wake) => self.handle(Event::Wake),
                 _ = publish.tick(), if self.view_dirty => self.publish(),
                 _ = refresh.tick() => self.refresh(),
-                else => return,
+            }
+            for input in inboxes.take() {
+                match input {
+                    Input::Net(event) => self.net_event(event),
+                    Input::Event(event) => self.handle(event),
+                    Input::Hub(event) => self.hub_event(event),
+                    Input::Call(call) => self.call(call),
+                }
             }
             // Many events in a row must not keep the timers waiting.
             if self.control.next_wake().is_some_and(|at| at <= self.clock.now().mono) {
                 self.handle(Event::Wake);
+            }
+            if let Some(Some(reports)) = self.reports.changed().now_or_never() {
+                self.handle(Event::Reports(reports));
+            }
+            if self.view_dirty && publish.tick().now_or_never().is_some() {
+                self.publish();
+            }
+            if refresh.tick().now_or_never().is_some() {
+                self.refresh();
             }
             self.turning.turned();
             if *self.left.borrow() {
@@ -216,6 +257,7 @@ impl Driver {
                     }
                 }
                 Effect::Remember(members) => self.store.remember(members),
+                Effect::Boot(boot) => self.store.boot(boot),
                 Effect::Persist(batch) => self.store.ledger(batch),
                 Effect::Written { ticket, result } => {
                     if let Some(answer) = self.writes.remove(&ticket) {
@@ -229,8 +271,16 @@ impl Driver {
                 Effect::ClientDatagram(session, bytes) => self.clients.datagram(session, bytes),
                 Effect::ClientClose(session, reason) => self.clients.close(session, &reason),
                 Effect::Route(encoder, route) => self.route(encoder, route),
-                Effect::Serve(session, encoder) => self.clients.serve_stream(session, encoder),
-                Effect::Unserve(session, encoder) => self.clients.stop_stream(session, encoder),
+                Effect::Serve(session, encoder) => {
+                    self.watching.insert((session, encoder), std::time::Instant::now());
+                    self.clients.serve_stream(session, encoder);
+                }
+                Effect::Unserve(session, encoder) => {
+                    self.clients.stop_stream(session, encoder);
+                    if let Some(since) = self.watching.remove(&(session, encoder)) {
+                        self.viewer_ended(encoder, since);
+                    }
+                }
                 Effect::RelayKeyframe(encoder) => self.relays.keyframe(encoder),
                 Effect::Stalled => self.clients.forget_media(),
                 Effect::Note(note) => self.note(&note),
@@ -295,6 +345,8 @@ impl Driver {
             sessions: self.control.clients().sessions(),
             drops: self.clients.drops(),
             store_bytes: self.store.size(),
+            store_error: self.store.trouble(),
+            clock_offsets: self.reports.clock_offsets(),
         }));
         let me = self.control.me();
         let mine = self.control.directory().entries(me);
@@ -320,95 +372,91 @@ impl Driver {
                 let (dur_ms, limit) = (late.as_millis(), session::SILENCE_WATCHED.as_millis());
                 tracing::warn!(event = "node.stalled", dur_ms, limit, "this node stood still");
             }
+            Note::Outgrown(boot) => tracing::warn!(
+                event = "node.outgrown",
+                boot = boot.0,
+                "others know a later self of this node: its data folder is an older copy, or \
+                 another machine runs on a copy of it; run one node on it, and give the other an \
+                 empty folder and an invitation"
+            ),
+            Note::Encoder(id, encoder, note) => self.encoder_note(*id, encoder, note),
         }
     }
-}
 
-/// Writes to the store on a thread of its own, in order: the control loop never waits for a disk.
-pub(super) struct Writer {
-    jobs: std::sync::mpsc::Sender<Job>,
-    size: Arc<std::sync::atomic::AtomicU64>,
-}
-
-enum Job {
-    Ledger(accounts::Batch),
-    Admissions(Vec<Admission>),
-    Remember(Vec<(NodeId, Vec<String>)>),
-    Answer(oneshot::Sender<Result<wire::Admitted, String>>, wire::Admitted),
-}
-
-impl Writer {
-    pub(super) fn start(store: Store, events: mpsc::Sender<Event>) -> Self {
-        let (jobs, queue) = std::sync::mpsc::channel();
-        let size = Arc::new(std::sync::atomic::AtomicU64::new(store.size().unwrap_or(0)));
-        let shown = size.clone();
-        std::thread::Builder::new()
-            .name("store".into())
-            .spawn(move || {
-                let mut trouble = None;
-                for job in queue {
-                    if let Err(error) = write(&store, job, trouble.as_deref(), &events) {
-                        tracing::error!(err = %error, "the store refuses a write");
-                        trouble = Some(error.to_string());
-                    } else {
-                        trouble = None;
-                    }
-                    let bytes = store.size().unwrap_or(0);
-                    shown.store(bytes, std::sync::atomic::Ordering::Relaxed);
+    fn encoder_note(&self, id: EncoderId, encoder: &str, note: &host::Note) {
+        match note {
+            host::Note::Home { session, epoch, from, lost } => {
+                let remote = self.clients.remote(*session).map(tracing::field::display);
+                if let Some(lost) = lost {
+                    let failover = self.failovers.get_or_create(&ENCODER_FAILOVER);
+                    failover.observe(lost.as_secs_f64());
                 }
-            })
-            .expect("a thread can be started");
-        Self { jobs, size }
+                match from {
+                    None => tracing::info!(
+                        event = "encoder.home", encoder, %id, %epoch, remote,
+                        "the encoder is at home here"
+                    ),
+                    Some(from) => tracing::info!(
+                        event = "encoder.rehomed", encoder, %id, %epoch, remote, %from,
+                        dur_ms = lost.map(super::millis),
+                        "the encoder came here from another home"
+                    ),
+                }
+            }
+            host::Note::Signal(source) => {
+                let (signal, reason) = match source {
+                    SourceState::Ready => ("back", None),
+                    SourceState::NoSignal(why) => ("lost", Some(why)),
+                    SourceState::NativeOnly(why) => ("native_only", Some(why)),
+                };
+                tracing::info!(
+                    event = "encoder.signal", encoder, %id, signal, reason,
+                    "the encoder's picture came or went"
+                );
+            }
+            host::Note::Gone(reason) => {
+                tracing::info!(event = "encoder.gone", encoder, %id, reason, "the encoder went");
+            }
+        }
     }
 
-    fn admissions(&self, new: Vec<Admission>) {
-        let _ = self.jobs.send(Job::Admissions(new));
-    }
-
-    fn ledger(&self, batch: accounts::Batch) {
-        let _ = self.jobs.send(Job::Ledger(batch));
-    }
-
-    fn remember(&self, members: Vec<(NodeId, Vec<String>)>) {
-        let _ = self.jobs.send(Job::Remember(members));
-    }
-
-    /// Answers once everything before is on disk.
-    fn answer(
-        &self,
-        answer: oneshot::Sender<Result<wire::Admitted, String>>,
-        admitted: wire::Admitted,
-    ) {
-        let _ = self.jobs.send(Job::Answer(answer, admitted));
-    }
-
-    fn size(&self) -> Option<u64> {
-        Some(self.size.load(std::sync::atomic::Ordering::Relaxed)).filter(|bytes| *bytes > 0)
+    fn viewer_ended(&self, id: EncoderId, since: std::time::Instant) {
+        let view = self.view.load();
+        let encoder = view.encoders.iter().find(|encoder| encoder.id == id);
+        let encoder = encoder.map(|encoder| encoder.name.as_str());
+        let dur_ms = super::millis(since.elapsed());
+        tracing::info!(
+            event = "viewer.ended", protocol = "quic", encoder, %id, dur_ms,
+            "a viewer stopped watching here"
+        );
     }
 }
 
-fn write(
-    store: &Store,
-    job: Job,
-    trouble: Option<&str>,
-    events: &mpsc::Sender<Event>,
-) -> Result<(), StoreError> {
-    match job {
-        Job::Ledger(batch) => {
-            let written = store.write_ledger(&batch).map_err(|error| error.to_string());
-            // Nobody hears it if the node is stopping.
-            let _ = events.blocking_send(Event::Persisted(written));
-            Ok(())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flood_in_one_inbox_does_not_keep_the_others_waiting() {
+        let (net_in, net) = mpsc::channel(1024);
+        let (event_in, events) = mpsc::channel(1024);
+        let (hub_in, hubs) = mpsc::unbounded_channel();
+        let (call_in, calls) = ledger::calls();
+        let mut inboxes = Inboxes { net, events, hubs, calls };
+        for _ in 0..2 * BATCH {
+            let node = NodeId([1; 16]);
+            net_in.try_send(NetEvent::Message { node, bytes: Vec::new() }).unwrap();
+            event_in.try_send(Event::Wake).unwrap();
         }
-        Job::Admissions(new) => store.add_admissions(&new),
-        Job::Remember(members) => store.remember(&members),
-        Job::Answer(answer, admitted) => {
-            let result = match trouble {
-                None => Ok(admitted),
-                Some(trouble) => Err(format!("the seed cannot write it down: {trouble}")),
-            };
-            let _ = answer.send(result);
-            Ok(())
-        }
+        hub_in.send(HubEvent::Keyframe(EncoderId([2; 16]))).unwrap();
+        assert!(call_in.try_send(ledger::Call::Read(Box::new(|_| ()))).is_ok());
+        let taken = inboxes.take();
+        assert!(matches!(taken[0], Input::Hub(_)), "the keyframe does not wait for the flood");
+        assert!(matches!(taken[1], Input::Event(_)));
+        assert!(matches!(taken[2], Input::Net(_)));
+        assert!(matches!(taken[3], Input::Call(_)), "nor does a question");
+        assert_eq!(taken.len(), 2 * BATCH + 2, "and neither keeps the timers waiting for ever");
+        assert_eq!(inboxes.take().len(), 2 * BATCH);
+        assert!(inboxes.take().is_empty());
     }
 }

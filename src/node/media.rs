@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::flow;
 use crate::hub::{Hub, Hubs};
 use crate::id::EncoderId;
-use crate::media::assemble::Assembler;
+use crate::media::assemble::{Assembled, Assembler};
 use crate::media::gop::GopCache;
 use crate::media::{Nack, Packet};
 use crate::time::Mono;
@@ -34,6 +34,12 @@ impl Turning {
 
     pub(super) fn turned(&self) {
         self.last_ms.store(self.elapsed_ms(), Ordering::Relaxed);
+    }
+
+    /// How long ago that was.
+    pub(super) fn age(&self) -> Duration {
+        let last = self.last_ms.load(Ordering::Relaxed);
+        Duration::from_millis(self.elapsed_ms().saturating_sub(last))
     }
 
     /// The node stood still a moment ago: what waits in its sockets may be old.
@@ -88,7 +94,23 @@ impl Ingest {
             self.stale.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        for assembled in inner.assembler.push(now, trip, packet) {
+        let frames = inner.assembler.push(now, trip, packet);
+        self.take(&mut inner, frames);
+        let sequences = inner.assembler.ask(now, trip);
+        counters.packets_asked.fetch_add(sequences.len() as u64, Ordering::Relaxed);
+        (!sequences.is_empty()).then_some(Nack { ssrc, sequences })
+    }
+
+    /// The agent does not have these packets.
+    pub(super) fn give_up(&self, nack: &Nack) {
+        let mut inner = self.lock();
+        let frames = inner.assembler.give_up(&nack.sequences);
+        self.take(&mut inner, frames);
+    }
+
+    fn take(&self, inner: &mut Inner, frames: Vec<Assembled>) {
+        let counters = self.hubs.counters();
+        for assembled in frames {
             let frame = Arc::new(assembled.frame);
             if assembled.lost > 0 {
                 counters.packets_lost.fetch_add(assembled.lost, Ordering::Relaxed);
@@ -103,9 +125,6 @@ impl Ingest {
                 None => inner.early.push(frame),
             }
         }
-        let sequences = inner.assembler.ask(now, trip);
-        counters.packets_asked.fetch_add(sequences.len() as u64, Ordering::Relaxed);
-        (!sequences.is_empty()).then_some(Nack { ssrc, sequences })
     }
 
     /// The client is somebody: what it sends is taken from now on.
@@ -156,9 +175,9 @@ impl Serving {
         let hubs = hubs.clone();
         let task = tokio::spawn(async move {
             let (start, frames, _ticket) = subscription.split();
-            let resent = &hubs.counters().packets_resent;
+            let counters = &hubs.counters().packets_out;
             // The connection's end is told elsewhere; there is nobody to send to any more.
-            let _ = flow::send(&connection, FLOW_VIDEO, start, frames, asked, resent).await;
+            let _ = flow::send(&connection, FLOW_VIDEO, start, frames, asked, counters).await;
         });
         Self { since: Instant::now(), asks, task: task.abort_handle() }
     }

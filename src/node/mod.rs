@@ -1,12 +1,18 @@
 //! A node put together: its control loop, its drivers, and the handle by which the rest of the
 //! process asks things of it.
 
+mod addresses;
 mod clients;
 mod drive;
+mod folder;
+mod identity;
 mod ledger;
 mod media;
+mod name;
+mod ports;
 mod relay;
 mod report;
+mod writer;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,30 +20,43 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use clients::{ApiCall, NativeViewer};
 pub use drive::Totals;
+pub use identity::identity;
 pub use relay::FLOWS_MAX;
 
-use crate::admission::{Enrolment, Invitation, Keypair, Roster, issue_credential, issue_redirect};
+use folder::Folder;
+use ports::Ports;
+
+use crate::admission::{
+    Denied, Enrolment, Invitation, Keypair, Roster, issue_credential, issue_redirect,
+};
 use crate::cluster::ClusterView;
 use crate::control::{self, Control};
 use crate::hub::{Hubs, Subscription};
-use crate::id::{EncoderId, InviteId, MeshId, NodeId, valid_name};
-use crate::net::{AskError, Net, NetConfig, NetEvent, RtcDatagram, join};
-use crate::store::{Store, StoreError};
+use crate::id::{EncoderId, InviteId, NodeId, valid_name};
+use crate::net::{AskError, Net, NetConfig, RtcDatagram};
 use crate::time::{Mono, Now};
 use crate::wire;
 
 /// How long the bearer of a redirect token may take to follow it, in milliseconds.
 const REDIRECT_LIFETIME: u64 = 30_000;
+/// How long a node that stops waits for its last writes: a disk that takes longer is failing.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
 /// Events that wait for the control loop; beyond it streams wait and heartbeats are dropped.
 const EVENT_QUEUE: usize = 16_384;
 
-/// Networks on which a node without a default route advertises itself: as many addresses as a
-/// member is dialled at.
-const ADVERTISED_MAX: usize = 2;
+/// How long failovers took, from the last sign of what was lost to the new one: by kind and
+/// client.
+pub type Failovers = Family<[(&'static str, &'static str); 2], Histogram, fn() -> Histogram>;
+
+/// Labels of the failover of a native encoder.
+const ENCODER_FAILOVER: [(&str, &str); 2] = [("kind", "encoder"), ("client", "native")];
 
 /// How a node finds its mesh, if not from what it remembers.
 #[derive(Debug)]
@@ -53,7 +72,7 @@ pub enum Join {
 pub struct NodeConfig {
     /// Folder of its key and state; made if missing.
     pub data: PathBuf,
-    /// Address and port, UDP and TCP; the port is not 0 by the time the node starts.
+    /// Address and port, UDP and TCP.
     pub listen: SocketAddr,
     /// How others reach it, `host:port`, best first; empty: as it listens.
     pub advertise: Vec<String>,
@@ -63,6 +82,8 @@ pub struct NodeConfig {
     pub name: Option<String>,
     /// PEM files of a web certificate and its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Where those are from now on; they are read again with every message.
+    pub reload: Option<mpsc::Receiver<Option<(PathBuf, PathBuf)>>>,
     /// Told the bound address once all listeners are open.
     pub ready: Option<oneshot::Sender<SocketAddr>>,
 }
@@ -108,11 +129,20 @@ struct Shared {
     view: Arc<ArcSwap<ClusterView>>,
     changes: watch::Receiver<u64>,
     totals: Arc<ArcSwap<Totals>>,
+    turning: Arc<media::Turning>,
+    failovers: Failovers,
     left: watch::Receiver<bool>,
+    stored: watch::Receiver<()>,
+    /// Kept until the process ends: whoever takes the folder next finds the ports free, too.
+    _lock: Arc<std::fs::File>,
 }
 
 /// What the node hands to whoever serves HTTP and WebRTC.
 pub struct Doors {
+    /// The TCP port.
+    pub tcp: TcpListener,
+    /// The address of both ports.
+    pub addr: SocketAddr,
     /// WebRTC's share of the UDP port.
     pub rtc: mpsc::Receiver<RtcDatagram>,
     /// Other nodes' questions about browsers and viewers.
@@ -122,62 +152,37 @@ pub struct Doors {
 }
 
 impl Node {
-    /// Opens the folder and the UDP port, joins if asked to, and starts.
+    /// Opens the folder and the ports, then joins or founds, and starts. What is wrong with the
+    /// configuration is said before anybody hears of this node. Dropped before its end, nothing
+    /// has been started.
     pub async fn start(config: NodeConfig) -> Result<(Self, Doors), NodeError> {
-        let born = Born::from_disk(&config)?;
-        let Born { store, keypair, mut roster, boot, mut remembered, ledger } = born;
-        let mut seeds = Vec::new();
-        match config.join {
-            Some(Join::Invitation(invitation)) if roster.is_none() => {
-                let (seed, admitted) =
-                    join::join(&invitation, &keypair).await.map_err(|error| not_joined(&error))?;
-                tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
-                let joined = Roster::from_admissions(invitation.mesh, admitted.admissions);
-                let all: Vec<_> = joined.admissions().cloned().collect();
-                store.add_admissions(&all).map_err(stored)?;
-                store.remember(&admitted.members).map_err(stored)?;
-                remembered.extend(admitted.members);
-                seeds = invitation.addrs;
-                roster = Some(joined);
-            }
-            Some(Join::Invitation(invitation)) => {
-                let own = roster.as_ref().map(Roster::mesh);
-                if let Some(own) = own.filter(|own| *own != invitation.mesh) {
-                    return Err(other_mesh(&config.data, own, invitation.mesh));
-                }
-                // Already a member: the invitation's addresses are as good as any.
-                seeds = invitation.addrs;
-            }
-            Some(Join::Address(addrs)) => match roster {
-                Some(_) => seeds = addrs,
-                None => {
-                    return Err(NodeError::Configuration(
-                        "this node belongs to no mesh yet: an address is not enough, it needs an \
-                         invitation; run `roost invite` on a member"
-                            .into(),
-                    ));
-                }
-            },
-            None => {}
-        }
-        let roster = match roster {
-            Some(roster) => roster,
-            None => {
-                let roster = Roster::found(&keypair, random());
-                let all: Vec<_> = roster.admissions().cloned().collect();
-                store.add_admissions(&all).map_err(stored)?;
-                roster
-            }
-        };
-        let name = config.name.unwrap_or_else(|| format!("n-{}", keypair.node().short()));
-        if !valid_name(&name) {
+        addresses::check(&config.advertise)?;
+        if let Some(name) = config.name.as_deref().filter(|name| !valid_name(name)) {
             return Err(NodeError::Configuration(format!(
                 "'{name}' is no name: use 1 to 64 of a-z, 0-9, '.', '_' and '-'"
             )));
         }
+        let mut folder = Folder::open(config.data.clone()).await?;
+        // After the folder: whoever holds that has these as well, and lets go of them first.
+        let Ports { udp, tcp, addr } = Ports::open(config.listen)?;
+        let tcp = TcpListener::from_std(tcp).map_err(failed)?;
+        identity::is_node(folder.keypair.node());
+        let (roster, seeds) = folder.enter(config.join).await?;
+        identity::is_in(roster.mesh());
+        let lock = folder.lock();
+        let Folder { store, keypair, boot, remembered, ledger, .. } = folder;
+        let name = config.name.unwrap_or_else(|| name::default_name(keypair.node()));
+        let addrs = addresses::of(config.advertise, addr);
         let shared_roster = Arc::new(ArcSwap::from_pointee(roster.clone()));
-        let (net, net_events, rtc, addrs) =
-            bind(config.listen, config.advertise, &keypair, boot, &name, shared_roster.clone())?;
+        let (net, net_events, rtc) = Net::open(NetConfig {
+            socket: udp,
+            keypair: keypair.clone(),
+            boot,
+            name: name.clone(),
+            addrs: addrs.clone(),
+            roster: shared_roster.clone(),
+        })
+        .map_err(failed)?;
         let (event_tx, events) = mpsc::channel(EVENT_QUEUE);
         let (hub_tx, hub_events) = mpsc::unbounded_channel();
         let (api_tx, api) = mpsc::channel(64);
@@ -206,9 +211,11 @@ impl Node {
         let control = Control::new(born, clock.now(), &mut effects);
         let view = Arc::new(ArcSwap::from_pointee(control.view()));
         let totals = Arc::new(ArcSwap::from_pointee(Totals::default()));
+        let failovers = failovers();
         let id = keypair.node();
         let mesh = control.roster().mesh();
         let reports = report::Reports::start(id, boot, mesh, net.clone());
+        let (store, stored) = writer::Writer::start(store, event_tx.clone());
         let driver = drive::Driver {
             control,
             clock,
@@ -217,9 +224,11 @@ impl Node {
             clients: clients.clone(),
             relays: relay::Relays::new(id, net.clone(), hubs.clone(), turning.clone()),
             roster: shared_roster.clone(),
-            store: drive::Writer::start(store, event_tx.clone()),
+            store,
             reports,
-            turning,
+            turning: turning.clone(),
+            failovers: failovers.clone(),
+            watching: std::collections::BTreeMap::new(),
             attached: std::collections::BTreeMap::new(),
             joins: std::collections::BTreeMap::new(),
             last_join: 0,
@@ -249,9 +258,13 @@ impl Node {
             view,
             changes,
             totals,
+            turning,
+            failovers,
             left,
+            stored,
+            _lock: lock,
         };
-        Ok((Self { shared: Arc::new(shared) }, Doors { rtc, asks, api }))
+        Ok((Self { shared: Arc::new(shared) }, Doors { tcp, addr, rtc, asks, api }))
     }
 
     /// Who this is.
@@ -297,6 +310,16 @@ impl Node {
     /// Numbers for metrics, at most a second old.
     pub fn totals(&self) -> Arc<Totals> {
         self.shared.totals.load_full()
+    }
+
+    /// How long ago the control loop turned last; it does at least every 100 ms.
+    pub fn turned(&self) -> Duration {
+        self.shared.turning.age()
+    }
+
+    /// How long encoders that became home here had been without one.
+    pub fn failovers(&self) -> Failovers {
+        self.shared.failovers.clone()
     }
 
     /// All streams.
@@ -345,12 +368,9 @@ impl Node {
         self.shared.addrs.iter().cloned().chain(others).collect()
     }
 
-    /// Whether a credential is good; the name of its bearer.
-    pub fn check_credential(&self, token: &str) -> Result<String, String> {
-        match self.roster().check_credential(token, wall_ms()) {
-            Ok(credential) => Ok(format!("client {}", credential.id.short())),
-            Err(refusal) => Err(refusal.to_string()),
-        }
+    /// Who a client is, by name, with a credential or from this machine.
+    pub fn authorise(&self, loopback: bool, credential: Option<&str>) -> Result<String, Denied> {
+        self.roster().authorise(loopback, credential, wall_ms())
     }
 
     /// A token that lets its bearer do `verb` with `encoder` at `target` for half a minute.
@@ -375,7 +395,7 @@ impl Node {
         view.nodes.iter().any(|node| node.node == self.shared.id && node.draining)
     }
 
-    /// Hands its encoders over and stops. Returns once it has left.
+    /// Hands its encoders over and stops. Returns once it has left and all is on disk.
     pub async fn leave(&self) {
         let mut left = self.shared.left.clone();
         if self.shared.events.send(control::Event::Leave).await.is_ok() {
@@ -383,6 +403,16 @@ impl Node {
             let _ = tokio::time::timeout(patience, left.wait_for(|left| *left)).await;
         }
         self.shared.net.shutdown("shutting down").await;
+        // Its sender goes with the last write.
+        let mut stored = self.shared.stored.clone();
+        if tokio::time::timeout(STORE_PATIENCE, stored.changed()).await.is_err() {
+            tracing::error!(
+                event = "store.unfinished",
+                limit = millis(STORE_PATIENCE),
+                "the disk did not take the last writes in time: what was admitted in the last \
+                 seconds may be forgotten; check the disk"
+            );
+        }
     }
 
     /// Returns when the control loop ended, which it does only after [`Node::leave`] or a defect.
@@ -391,156 +421,17 @@ impl Node {
     }
 }
 
-/// What a node finds in its folder.
-struct Born {
-    store: Store,
-    keypair: Keypair,
-    roster: Option<Roster>,
-    boot: crate::id::Boot,
-    remembered: Vec<(NodeId, Vec<String>)>,
-    ledger: crate::accounts::Loaded,
+fn failovers() -> Failovers {
+    let histogram: fn() -> Histogram =
+        || Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0]);
+    let failovers = Failovers::new_with_constructor(histogram);
+    // Shown before the first one happens.
+    drop(failovers.get_or_create(&ENCODER_FAILOVER));
+    failovers
 }
 
-impl Born {
-    fn from_disk(config: &NodeConfig) -> Result<Self, NodeError> {
-        let opened = Store::open(&config.data).map_err(stored)?;
-        if let Some(aside) = &opened.quarantined {
-            tracing::error!(
-                path = %aside.display(),
-                "the store could not be read; it is kept aside, and this node starts empty"
-            );
-        }
-        let store = opened.store;
-        let seed = crate::store::load_or_create_key(&config.data, random()).map_err(stored)?;
-        let keypair = Keypair::from_seed(seed);
-        let boot = store.next_boot().map_err(stored)?;
-        let admissions = store.admissions().map_err(stored)?;
-        // The founder's admission names the mesh: it is the one that everything else chains to.
-        let founder = admissions.iter().find(|admission| admission.invite.is_none());
-        let roster = founder.map(|founder| {
-            let mesh = crate::admission::mesh_id(founder);
-            Roster::from_admissions(mesh, admissions.iter().cloned())
-        });
-        let roster = roster.filter(|roster| roster.contains(keypair.node()));
-        let remembered = store.members().map_err(stored)?;
-        let ledger = store.ledger().map_err(stored)?;
-        Ok(Self { store, keypair, roster, boot, remembered, ledger })
-    }
-}
-
-type Bound = (Net, mpsc::Receiver<NetEvent>, mpsc::Receiver<RtcDatagram>, Vec<String>);
-
-fn bind(
-    listen: SocketAddr,
-    advertise: Vec<String>,
-    keypair: &Keypair,
-    boot: crate::id::Boot,
-    name: &str,
-    roster: Arc<ArcSwap<Roster>>,
-) -> Result<Bound, NodeError> {
-    let in_use = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => NodeError::InUse(format!(
-            "UDP port {} is taken by another program; choose another with --listen, or stop it",
-            listen.port()
-        )),
-        std::io::ErrorKind::PermissionDenied => {
-            NodeError::NotAllowed(format!("cannot listen on {listen}: {error}"))
-        }
-        _ => NodeError::Failed(format!("cannot listen on {listen}: {error}")),
-    };
-    let addrs = match advertise.is_empty() {
-        false => advertise,
-        true if listen.ip().is_unspecified() => own_addresses(listen),
-        true => vec![listen.to_string()],
-    };
-    let config = NetConfig {
-        listen,
-        keypair: keypair.clone(),
-        boot,
-        name: name.to_owned(),
-        addrs: addrs.clone(),
-        roster,
-    };
-    let (net, events, rtc) = Net::bind(config).map_err(in_use)?;
-    Ok((net, events, rtc, addrs))
-}
-
-/// The address that this machine would use to reach others, without sending anything.
-fn own_addresses(listen: SocketAddr) -> Vec<String> {
-    let probe = |local: &str, far: &str| -> Option<std::net::IpAddr> {
-        let socket = std::net::UdpSocket::bind(local).ok()?;
-        socket.connect(far).ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    };
-    // Addresses of RFC 5737 and RFC 3849, routed like any other; no packet leaves.
-    let found = [probe("0.0.0.0:0", "192.0.2.1:9"), probe("[::]:0", "[2001:db8::1]:9")];
-    let mut addrs: Vec<String> = found
-        .into_iter()
-        .flatten()
-        .filter(|ip| !ip.is_unspecified() && (listen.is_ipv6() || ip.is_ipv4()))
-        .map(|ip| SocketAddr::new(ip, listen.port()).to_string())
-        .collect();
-    if addrs.is_empty() {
-        // No default route: a network of its own, as cameras often have. Every network that is
-        // attached has a route, and an address of this machine on it.
-        let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-        for network in attached_networks(&routes) {
-            let found = probe("0.0.0.0:0", &format!("{network}:9"));
-            addrs.extend(found.map(|ip| SocketAddr::new(ip, listen.port()).to_string()));
-        }
-        addrs.dedup();
-    }
-    if addrs.is_empty() {
-        tracing::warn!(
-            "this machine has no address but its own loopback: nobody else can reach this node; \
-             name one with --advertise, or start it again once the network is there"
-        );
-        addrs.push(format!("127.0.0.1:{}", listen.port()));
-    }
-    addrs
-}
-
-/// An address on each IPv4 network that the kernel's routing table knows, other than by default
-/// (`/proc/net/route`: destinations in hexadecimal, in the byte order of the machine).
-fn attached_networks(table: &str) -> Vec<std::net::Ipv4Addr> {
-    let destination = |line: &str| {
-        let field = line.split_whitespace().nth(1)?;
-        let network = u32::from_be(u32::from_str_radix(field, 16).ok()?);
-        // The network's own address is not one that a socket connects to; its first host is.
-        (network != 0).then(|| std::net::Ipv4Addr::from(network | 1))
-    };
-    table.lines().skip(1).filter_map(destination).take(ADVERTISED_MAX).collect()
-}
-
-/// A node stays in the mesh of its folder: it must not wait alone for one that it cannot join.
-fn other_mesh(data: &std::path::Path, own: MeshId, wanted: MeshId) -> NodeError {
-    NodeError::Configuration(format!(
-        "the folder {} belongs to mesh {own}, the invitation is for mesh {wanted}; start with an \
-         empty folder to join that one, or without the invitation to stay",
-        data.display()
-    ))
-}
-
-fn not_joined(error: &join::JoinError) -> NodeError {
-    let words = error.to_string();
-    match error {
-        join::JoinError::NoAnswer(_) => NodeError::NoNodeAnswered(words),
-        join::JoinError::WrongMesh { .. } | join::JoinError::Refused { .. } => {
-            NodeError::NotAllowed(words)
-        }
-        join::JoinError::Local(_) => NodeError::Failed(words),
-    }
-}
-
-fn stored(error: StoreError) -> NodeError {
-    match &error {
-        StoreError::InUse { .. } => NodeError::InUse(error.to_string()),
-        // Starting again would fail again until somebody changes the folder.
-        StoreError::Unwritable { .. } | StoreError::KeyExposed { .. } => {
-            NodeError::Configuration(error.to_string())
-        }
-        _ => NodeError::Failed(error.to_string()),
-    }
+fn failed(error: std::io::Error) -> NodeError {
+    NodeError::Failed(error.to_string())
 }
 
 /// Fresh random bytes from the system.
@@ -580,20 +471,5 @@ impl Clock {
 
     pub(crate) fn instant(&self, at: Mono) -> tokio::time::Instant {
         self.origin + Duration::from_nanos(at.0.saturating_sub(1_000_000_000))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_networks_of_a_machine_without_a_default_route_are_found() {
-        let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\n\
-                     eth0\t0000580A\t00000000\t0001\t0\t0\t0\t00FFFFFF\n\
-                     eth0\t00000000\t00000000\t0001\t0\t0\t0\t00000000\n\
-                     broken\n";
-        assert_eq!(attached_networks(table), [std::net::Ipv4Addr::new(10, 88, 0, 1)]);
-        assert_eq!(attached_networks(""), Vec::<std::net::Ipv4Addr>::new());
     }
 }

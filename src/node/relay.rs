@@ -13,7 +13,7 @@ use super::media::Turning;
 use crate::flow;
 use crate::hub::{Hub, Hubs, Ticket};
 use crate::id::{EncoderId, NodeId};
-use crate::media::assemble::Assembler;
+use crate::media::assemble::{Assembled, Assembler};
 use crate::media::{Nack, Packet};
 use crate::net::{MediaConn, Net};
 use crate::wire::{self, MediaMessage, take_varint};
@@ -238,8 +238,8 @@ impl FlowOut {
         let (asks, asked) = mpsc::channel(flow::ASKS_QUEUE);
         let (hubs, connection, number) = (hubs.clone(), connection.clone(), wish.flow);
         let task = tokio::spawn(async move {
-            let resent = &hubs.counters().packets_resent;
-            let _ = flow::send(&connection, number, start, frames, asked, resent).await;
+            let counters = &hubs.counters().packets_out;
+            let _ = flow::send(&connection, number, start, frames, asked, counters).await;
         });
         Self { ticket, hops: wish.hops.clone(), asks, task: task.abort_handle() }
     }
@@ -320,7 +320,7 @@ async fn run(
                 Ok(bytes) => {
                     if let Some((flow, nack)) = take_datagram(relays, flows, &bytes, connection.rtt()) {
                         // One that does not fit is one that is lost.
-                        let _ = connection.send_datagram(flow::request(flow, &nack));
+                        let _ = connection.send_datagram(flow::rtcp(flow, &nack));
                     }
                 }
                 Err(_) => return,
@@ -418,15 +418,29 @@ fn take_datagram(
     let (number, packet) = take_varint(bytes)?;
     let flow = flows.get_mut(&number)?;
     let ssrc = flow::ssrc(flow.source.timeline);
+    if let Some(gone) = Nack::read(packet) {
+        let frames = flow.assembler.give_up(&gone.sequences);
+        take_frames(relays, flow, frames);
+        return None;
+    }
     // A packet of another start of the agent than the route says comes too early or too late.
     if flow::ssrc_of(packet) != Some(ssrc) {
         return None;
     }
     let packet = Packet::parse(packet)?;
-    let Shared { turning, hubs, .. } = &*relays.shared;
-    let (now, counters) = (turning.now(), hubs.counters());
+    let (now, counters) = (relays.shared.turning.now(), relays.shared.hubs.counters());
     counters.packets_in.fetch_add(1, Ordering::Relaxed);
-    for assembled in flow.assembler.push(now, trip, packet) {
+    let frames = flow.assembler.push(now, trip, packet);
+    take_frames(relays, flow, frames);
+    let sequences = flow.assembler.ask(now, trip);
+    counters.packets_asked.fetch_add(sequences.len() as u64, Ordering::Relaxed);
+    (!sequences.is_empty()).then_some((number, Nack { ssrc, sequences }))
+}
+
+fn take_frames(relays: &Relays, flow: &FlowIn, frames: Vec<Assembled>) {
+    let Shared { turning, hubs, .. } = &*relays.shared;
+    let counters = hubs.counters();
+    for assembled in frames {
         if assembled.lost > 0 {
             counters.packets_lost.fetch_add(assembled.lost, Ordering::Relaxed);
             flow.hub.request_keyframe();
@@ -438,7 +452,4 @@ fn take_datagram(
         }
         flow.hub.push(flow.source.feed, Arc::new(assembled.frame));
     }
-    let sequences = flow.assembler.ask(now, trip);
-    counters.packets_asked.fetch_add(sequences.len() as u64, Ordering::Relaxed);
-    (!sequences.is_empty()).then_some((number, Nack { ssrc, sequences }))
 }

@@ -29,6 +29,17 @@ pub struct Existing {
     pub order: Option<u64>,
     /// The connection is known to be closed.
     pub closed: bool,
+    /// Nothing came over it for longer than a live one is ever silent.
+    pub silent: bool,
+}
+
+impl Existing {
+    /// Whether a connection of the other side's `boot` shows that this link is dead. An older boot
+    /// is one whose packets were late, or a folder that was put back: then the link's silence tells
+    /// that its process is gone, long before the connection itself is given up.
+    fn ended_by(&self, boot: Boot) -> bool {
+        self.closed || self.silent || boot > self.boot
+    }
 }
 
 /// What to do with a new connection beside an existing link.
@@ -48,7 +59,7 @@ pub enum Verdict {
 pub fn at_dialler(existing: Option<&Existing>, boot: Boot) -> Verdict {
     match existing {
         None => Verdict::Adopt,
-        Some(link) if link.closed || boot > link.boot => Verdict::Replace,
+        Some(link) if link.ended_by(boot) => Verdict::Replace,
         Some(_) => Verdict::KeepExisting,
     }
 }
@@ -62,7 +73,7 @@ pub fn at_acceptor(
     order: u64,
 ) -> Verdict {
     let Some(link) = existing else { return Verdict::Adopt };
-    if link.closed || boot > link.boot {
+    if link.ended_by(boot) {
         return Verdict::Replace;
     }
     if boot < link.boot {
@@ -95,11 +106,38 @@ mod tests {
 
     #[test]
     fn a_newer_boot_replaces_and_an_older_one_does_not() {
-        let link = Existing { dialled_here: true, boot: Boot(5), order: Some(3), closed: false };
+        let link = Existing {
+            dialled_here: true,
+            boot: Boot(5),
+            order: Some(3),
+            closed: false,
+            silent: false,
+        };
         assert_eq!(at_acceptor(A, B, Some(&link), Boot(6), 1), Verdict::Replace);
         assert_eq!(at_acceptor(A, B, Some(&link), Boot(4), 9), Verdict::KeepExisting);
         assert_eq!(at_dialler(Some(&link), Boot(6)), Verdict::Replace);
         assert_eq!(at_dialler(Some(&link), Boot(5)), Verdict::KeepExisting);
+    }
+
+    #[test]
+    fn a_dead_link_of_a_newer_boot_does_not_block_one_of_an_older_boot() {
+        // The folder of boot 5 was put back after boot 7: the process of boot 7 is gone, its link
+        // is silent and not given up yet. Boot 7 may also have been counted twice.
+        let mut link = Existing {
+            dialled_here: false,
+            boot: Boot(7),
+            order: Some(3),
+            closed: false,
+            silent: false,
+        };
+        for (boot, order) in [(5, 1), (5, 9), (7, 1), (7, 3)] {
+            link.silent = false;
+            assert_eq!(at_acceptor(A, B, Some(&link), Boot(boot), order), Verdict::KeepExisting);
+            assert_eq!(at_dialler(Some(&link), Boot(boot)), Verdict::KeepExisting);
+            link.silent = true;
+            assert_eq!(at_acceptor(A, B, Some(&link), Boot(boot), order), Verdict::Replace);
+            assert_eq!(at_dialler(Some(&link), Boot(boot)), Verdict::Replace);
+        }
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -134,8 +172,10 @@ mod tests {
             let here = &mut self.sides[side];
             here.decisions += 1;
             let dialled_here = self.dialler[connection] == side;
-            here.link =
-                Some((connection, Existing { dialled_here, boot: Boot(1), order, closed: false }));
+            here.link = Some((
+                connection,
+                Existing { dialled_here, boot: Boot(1), order, closed: false, silent: false },
+            ));
             let order = here.decisions;
             self.flying.entry((connection, 1 - side)).or_default().push_back(Said::Keep(order));
         }

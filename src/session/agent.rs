@@ -434,12 +434,13 @@ impl Agent {
     fn goodbye(&mut self, now: Mono, id: LegId, reason: &str, effects: &mut Vec<Effect>) {
         let Some(leg) = self.legs.get(&id) else { return };
         let node = leg.node;
+        // It is not gone to again at once: it would let this agent in and say goodbye again.
+        self.book.failed(now, &leg.addr);
         if self.home == Some(id) {
             let reason = format!("{} said goodbye: {reason}", self.label(node));
             self.lose_home(now, node, reason, effects);
         } else {
             // Home hears of it from the node itself, and chooses another next.
-            self.book.failed(now, &leg.addr);
             self.legs.remove(&id);
             effects.push(Effect::Close(id));
         }
@@ -499,6 +500,9 @@ impl Agent {
             epoch: self.epoch,
             source: self.source.clone(),
             home: self.lost_home,
+            lost_ms: self
+                .lost_at
+                .map(|at| u32::try_from(now.since(at).as_millis()).unwrap_or(u32::MAX)),
         };
         send(id, ClientMessage::Register(register), effects);
         self.lease(effects);

@@ -18,7 +18,7 @@ mod settle;
 mod tests;
 mod types;
 
-pub use types::{Counters, Effect, Route, World};
+pub use types::{Counters, Effect, Note, Route, World};
 
 /// An assignment counts as load of its node until the directory shows it, at most this long.
 const IN_FLIGHT: Duration = Duration::from_secs(5);
@@ -26,6 +26,8 @@ const IN_FLIGHT: Duration = Duration::from_secs(5);
 const ORPHAN_KEEP: Duration = Duration::from_secs(600);
 /// A next that the agent could not reach is not proposed again for this long.
 const UNREACHABLE_KEEP: Duration = Duration::from_secs(30);
+/// What a node reads this long after it stood still may have waited in its sockets.
+const BACKLOG: Duration = Duration::from_secs(1);
 /// What the directory says of an encoder whose agent is gone.
 pub const AGENT_GONE: &str = "the encoder's agent is disconnected";
 
@@ -37,6 +39,8 @@ pub struct Host {
     in_flight: Vec<(EncoderId, NodeId, Mono)>,
     last_feed: u64,
     last_nonce: u64,
+    /// Until then what comes may have waited while this node stood still.
+    backlog_until: Option<Mono>,
     draining: bool,
     /// Totals.
     pub counters: Counters,
@@ -170,12 +174,13 @@ impl Host {
         }
     }
 
-    /// A datagram on flow 0 of a client, the flow id already read off.
-    pub fn heartbeat(&mut self, session: SessionId, body: &[u8], effects: &mut Vec<Effect>) {
-        if let (Some(Heartbeat::Ping(number)), Some(_)) =
-            (Heartbeat::decode(body), self.sessions.get(&session))
-        {
-            effects.push(Effect::Datagram(session, Heartbeat::Pong(number).encode()));
+    /// A datagram on flow 0 of a client, the flow id already read off. The answer, if any.
+    pub fn heartbeat(&self, session: SessionId, body: &[u8]) -> Option<Vec<u8>> {
+        match Heartbeat::decode(body)? {
+            Heartbeat::Ping(number) if self.sessions.contains_key(&session) => {
+                Some(Heartbeat::Pong(number).encode())
+            }
+            Heartbeat::Ping(_) | Heartbeat::Pong(_) => None,
         }
     }
 
@@ -222,8 +227,14 @@ impl Host {
         effects: &mut Vec<Effect>,
     ) {
         let Some(stream) = self.streams.get_mut(&encoder) else { return };
-        let unwanted = stream.route == Route::None || stream.viewers == 0;
-        let event = if unwanted { GateEvent::Idle } else { event };
+        let event = if stream.viewers == 0 { GateEvent::Idle } else { event };
+        if stream.route == Route::None && event != GateEvent::Idle {
+            // Asked for as soon as there is a route.
+            if event == GateEvent::Wanted {
+                stream.keyframes.note();
+            }
+            return;
+        }
         if !stream.keyframes.handle(now, event) {
             return;
         }
@@ -266,6 +277,7 @@ impl Host {
     /// current, so it serves nothing until each encoder says that it is still at home here.
     pub fn stalled(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
         self.counters.stalls += 1;
+        self.backlog_until = Some(world.now.mono + BACKLOG);
         for encoder in self.streams.keys().copied().collect::<Vec<_>>() {
             self.last_nonce += 1;
             let nonce = self.last_nonce;
@@ -290,6 +302,23 @@ impl Host {
             }
             self.settle(world, encoder, effects);
         }
+    }
+
+    /// The nonce of a question to an agent whose registration may have waited while this node
+    /// stood still: by now it may be at home elsewhere.
+    fn doubt(
+        &mut self,
+        now: Mono,
+        session: SessionId,
+        epoch: Epoch,
+        effects: &mut Vec<Effect>,
+    ) -> Option<u64> {
+        self.backlog_until.filter(|until| now < *until)?;
+        self.last_nonce += 1;
+        let nonce = self.last_nonce;
+        let question = wire::Confirm { nonce, epoch: Some(epoch) };
+        effects.push(Effect::Send(session, NodeMessage::Confirm(question)));
+        Some(nonce)
     }
 
     /// This node goes: hand every encoder to its next and send everyone else elsewhere.
@@ -334,7 +363,8 @@ impl Host {
             let orphaned = claim.and_then(|claim| claim.orphaned);
             let reachable = claim.and_then(|claim| claim.unreachable.values().min().copied());
             let session = earlier(earlier(stream.watched_until, orphaned), reachable);
-            earlier(session, stream.keyframes.next_wake())
+            let routed = stream.route != Route::None;
+            earlier(session, stream.keyframes.next_wake().filter(|_| routed))
         });
         earlier(hello, streams.min())
     }
@@ -388,10 +418,12 @@ impl Host {
         let Some((encoder, Role::Home)) = self.sessions.get(&id).and_then(|s| s.agent_of) else {
             return;
         };
-        if let Some(claim) = self.streams.get_mut(&encoder).and_then(|s| s.home.as_mut())
-            && claim.session == Some(id)
+        if let Some(stream) = self.streams.get_mut(&encoder)
+            && let Some(claim) = stream.home.as_mut().filter(|claim| claim.session == Some(id))
+            && claim.source != source
         {
-            claim.source = source;
+            claim.source = source.clone();
+            effects.push(Effect::Note(encoder, stream.name.clone(), Note::Signal(source)));
         }
         self.settle(world, encoder, effects);
         self.tell_places(world, effects);
@@ -422,6 +454,8 @@ impl Host {
         } else {
             self.counters.superseded += 1;
             stream.home = None;
+            let why = "it went to another home while this node stood still".to_owned();
+            effects.push(Effect::Note(encoder, stream.name.clone(), Note::Gone(why)));
         }
         self.settle(world, encoder, effects);
     }
@@ -461,6 +495,11 @@ impl Host {
                 stream.warm = None;
             }
             let mine = stream.home.as_mut().filter(|claim| claim.session == Some(id));
+            if mine.is_some() {
+                let why = if goodbye { "it said goodbye" } else { "its connection ended" };
+                let note = Note::Gone(why.to_owned());
+                effects.push(Effect::Note(encoder, stream.name.clone(), note));
+            }
             match mine {
                 Some(_) if goodbye => stream.home = None,
                 Some(claim) => {

@@ -1,6 +1,9 @@
 //! A native viewer's side of its stay: finds the stream through any node, watches it at home,
 //! keeps a warm leg at next, and asks next as soon as the picture stands still.
 
+mod cause;
+mod types;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,9 +12,13 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::directory::SourceState;
 use crate::id::NodeId;
+use crate::session::SILENCE_WATCHED;
 use crate::session::leg::{Book, DIAL_DEADLINE, DIAL_STAGGER, DIALS_MAX, LegId, Pulse};
 use crate::time::{Mono, earlier};
 use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, StreamPlace};
+
+use cause::Meanwhile;
+pub use types::{Config, Effect, Event, Lacks, Note};
 
 /// The picture counts as standing still after this long, at the least: below it, jitter looks
 /// like a dead node. A needless request to next costs one group of pictures.
@@ -22,107 +29,12 @@ const STALL_INTERVALS: f64 = 2.5;
 const ASK_ALL: Duration = Duration::from_millis(1200);
 /// A node that was dialled has this long to answer before people are told that none does.
 const TELL_AFTER: Duration = Duration::from_secs(1);
+/// Why a leg that does not answer is closed.
+const SILENT: &str = "silent";
 /// A request that brought nothing is repeated this often.
 const WATCH_AGAIN: Duration = Duration::from_millis(500);
 /// Once the picture runs from the new place for this long, the old one is told to stop.
 const SETTLE: Duration = Duration::from_millis(500);
-
-/// What a viewer is born with.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The stream's name.
-    pub name: String,
-    /// Watch at whichever node answers first, by relay if need be, instead of being led home.
-    pub stay: bool,
-    /// Addresses from the command line.
-    pub targets: Vec<String>,
-    /// Peer list of an earlier start.
-    pub peers: PeerList,
-    /// Seed of this start's randomness.
-    pub seed: u64,
-}
-
-/// What happens to a viewer.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// `next_wake` came.
-    Wake,
-    /// A dial worked: the node is verified and was greeted.
-    Connected {
-        /// As dialled.
-        leg: LegId,
-        /// Who it is.
-        node: NodeId,
-    },
-    /// A dial failed or a connection ended.
-    Closed {
-        /// Which.
-        leg: LegId,
-        /// Why, in words.
-        reason: String,
-    },
-    /// On the ordered stream of a leg.
-    Message(LegId, Vec<u8>),
-    /// A datagram on flow 0, flow id read off.
-    Datagram(LegId, Vec<u8>),
-    /// A frame came that no other leg had brought before.
-    Fresh(LegId),
-    /// The decoder needs a keyframe.
-    KeyframeWanted,
-}
-
-/// What the driver is asked to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Connect.
-    Dial {
-        /// Its number.
-        leg: LegId,
-        /// Whom to expect.
-        node: Option<NodeId>,
-        /// Where.
-        addr: String,
-    },
-    /// End a leg, whatever its state.
-    Close(LegId),
-    /// On the ordered stream of a leg.
-    Send(LegId, Vec<u8>),
-    /// In a datagram of a leg.
-    Datagram(LegId, Vec<u8>),
-    /// Write down the peer list.
-    Peers(PeerList),
-    /// For people.
-    Note(Note),
-}
-
-/// What people are told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
-    /// The picture comes from this node now.
-    Via {
-        /// Which.
-        node: NodeId,
-        /// Its label.
-        name: String,
-    },
-    /// Where the stream is changed.
-    Place(StreamPlace),
-    /// No picture, and why.
-    Waiting(String),
-    /// Refused; trying again will not help.
-    Refused(String),
-}
-
-/// What a viewer without a picture lacks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lacks {
-    /// A node that answers.
-    Node,
-    /// An encoder of that name.
-    Encoder,
-    /// Only the picture; why, in words.
-    Picture(String),
-}
 
 #[derive(Debug)]
 struct Leg {
@@ -152,6 +64,9 @@ pub struct Viewer {
     asked_at: Option<Mono>,
     interval: Duration,
     dialled_at: Option<Mono>,
+    /// When this process last stood still: what did not come until then proves nothing.
+    woke: Mono,
+    meanwhile: Meanwhile,
     cause: Option<String>,
     told: Option<String>,
     due: Option<Mono>,
@@ -174,6 +89,8 @@ impl Viewer {
             asked_at: None,
             interval: Duration::from_millis(66),
             dialled_at: None,
+            woke: Mono(0),
+            meanwhile: Meanwhile::default(),
             cause: None,
             told: None,
             due: Some(Mono(0)),
@@ -182,16 +99,15 @@ impl Viewer {
 
     /// One event in, effects out.
     pub fn handle(&mut self, now: Mono, event: Event, effects: &mut Vec<Effect>) {
+        self.forgive_own_stall(now);
         match event {
             Event::Wake => {}
             Event::Connected { leg, node } => self.connected(now, leg, node, effects),
             Event::Closed { leg, reason } => self.closed(now, leg, &reason),
             Event::Message(leg, bytes) => self.message(now, leg, &bytes, effects),
             Event::Datagram(leg, body) => {
-                if let (Some(Heartbeat::Pong(_)), Some(leg)) =
-                    (Heartbeat::decode(&body), self.legs.get_mut(&leg))
-                {
-                    leg.pulse.hear(now);
+                if let Some(Heartbeat::Pong(_)) = Heartbeat::decode(&body) {
+                    self.hear(now, leg);
                 }
             }
             Event::Fresh(leg) => self.fresh(now, leg, effects),
@@ -213,9 +129,15 @@ impl Viewer {
         self.due
     }
 
-    /// Why the picture stands still, as far as is known; cleared by reading.
-    pub fn take_cause(&mut self) -> Option<String> {
-        self.cause.take()
+    /// Why the picture stood still before the frame that came last, in words; `None` if it did
+    /// not, or not for long.
+    pub fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
+    }
+
+    /// Why no frame has come since the last, in words.
+    pub fn cause_until(&self, now: Mono) -> String {
+        self.meanwhile.words(now, self)
     }
 
     /// The node that the picture comes from.
@@ -256,14 +178,13 @@ impl Viewer {
         }
         if self.via == Some(id) {
             self.via = None;
-            let name = self.label(leg.node);
-            self.cause = Some(format!("the connection to {name} ended: {reason}"));
+            self.meanwhile.ended(leg.pulse.heard, reason);
         }
     }
 
     fn message(&mut self, now: Mono, id: LegId, bytes: &[u8], effects: &mut Vec<Effect>) {
+        self.hear(now, id);
         let Some(leg) = self.legs.get_mut(&id) else { return };
-        leg.pulse.hear(now);
         let Ok(message) = NodeMessage::decode(bytes) else { return };
         match message {
             NodeMessage::Welcome(welcome) => {
@@ -282,8 +203,7 @@ impl Viewer {
             }
             NodeMessage::Failed(failed) => effects.push(Effect::Note(Note::Refused(failed.reason))),
             NodeMessage::Goodbye(goodbye) if self.via == Some(id) => {
-                let name = self.label(leg_node(&self.legs, id));
-                self.cause = Some(format!("{name} said goodbye: {}", goodbye.reason));
+                self.meanwhile.goodbye(goodbye.reason);
             }
             _ => {}
         }
@@ -308,15 +228,16 @@ impl Viewer {
             }
         };
         if newer && self.place.as_ref() != Some(&place) {
+            self.meanwhile.place(&place);
             self.place = Some(place.clone());
             effects.push(Effect::Note(Note::Place(place)));
         }
     }
 
     fn fresh(&mut self, now: Mono, id: LegId, effects: &mut Vec<Effect>) {
-        if let Some(leg) = self.legs.get_mut(&id) {
-            leg.pulse.hear(now);
-        }
+        self.hear(now, id);
+        let paused = self.fresh.is_some_and(|last| now.since(last) >= STALL_MIN);
+        self.cause = paused.then(|| self.meanwhile.words(now, self));
         if self.fresh.is_none() {
             self.flowing_since = now;
         }
@@ -336,6 +257,28 @@ impl Viewer {
             if let Some(node) = self.legs.get(&id).and_then(|leg| leg.node) {
                 let name = self.label(Some(node));
                 effects.push(Effect::Note(Note::Via { node, name }));
+            }
+        }
+        self.meanwhile = Meanwhile::since(self.label(self.via()), self.place.as_ref());
+    }
+
+    fn hear(&mut self, now: Mono, id: LegId) {
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        if self.via == Some(id) {
+            self.meanwhile.heard(leg.pulse.heard, now);
+        }
+        leg.pulse.hear(now);
+    }
+
+    /// Late by more than half a silence limit: it was this process that stood still, and what
+    /// waits in its sockets must be read before anyone is judged.
+    fn forgive_own_stall(&mut self, now: Mono) {
+        let Some(late) = self.due.filter(|due| due.0 > 0).map(|due| now.since(due)) else { return };
+        if late > SILENCE_WATCHED / 2 {
+            self.woke = now;
+            self.meanwhile.stood_still(late);
+            for leg in self.legs.values_mut() {
+                leg.pulse.forgive(now);
             }
         }
     }
@@ -455,13 +398,9 @@ impl Viewer {
             self.asked_at.get_or_insert(now);
         }
         let since = self.fresh.or(self.asked_at);
-        let stalled_for = since.map_or(Duration::ZERO, |at| now.since(at));
+        let stalled_for = since.map_or(Duration::ZERO, |at| now.since(at.max(self.woke)));
         let limit = if self.fresh.is_some() { self.stall_limit() } else { SETTLE };
         let stalled = stalled_for >= limit;
-        if stalled && self.cause.is_none() && self.fresh.is_some() {
-            let via = self.label(self.via());
-            self.cause = Some(format!("no picture from {via}"));
-        }
         let home_leg = self.legs.values().any(|leg| leg.node == home && leg.welcomed);
         let settled = !stalled && now.since(self.flowing_since) >= SETTLE;
         let (via, stays) = (self.via, self.config.stay);
@@ -477,6 +416,10 @@ impl Viewer {
                 (stalled && now >= at + WATCH_AGAIN) || (told != stay && now >= at + SETTLE)
             });
             if wanted && (leg.watching.is_none() || again) {
+                if leg.watching.is_none() {
+                    // It was asked so seldom that it could not be heard: silence counts from here.
+                    leg.pulse.forgive(now);
+                }
                 leg.watching = Some((now, stay));
                 self.asked_at.get_or_insert(now);
                 send(id, ClientMessage::Watch(wire::Watch { encoder, stay }), effects);
@@ -499,7 +442,7 @@ impl Viewer {
         }
         for id in dead {
             effects.push(Effect::Close(id));
-            self.closed(now, id, "silent");
+            self.closed(now, id, SILENT);
         }
     }
 
@@ -539,7 +482,7 @@ impl Viewer {
             due = earlier(due, Some(at));
         }
         if let Some(fresh) = self.fresh {
-            let limit = fresh + self.stall_limit();
+            let limit = fresh.max(self.woke) + self.stall_limit();
             due = earlier(due, Some(if limit > now { limit } else { now + WATCH_AGAIN / 5 }));
         } else if self.asked_at.is_some() {
             due = earlier(due, Some(now + WATCH_AGAIN / 5));
@@ -551,10 +494,9 @@ impl Viewer {
     }
 }
 
-fn leg_node(legs: &BTreeMap<LegId, Leg>, id: LegId) -> Option<NodeId> {
-    legs.get(&id).and_then(|leg| leg.node)
-}
-
 fn send(leg: LegId, message: ClientMessage, effects: &mut Vec<Effect>) {
     effects.push(Effect::Send(leg, message.encode()));
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,6 +93,22 @@ pub(super) fn quarantine(path: &Path) -> Result<PathBuf, StoreError> {
     Ok(aside)
 }
 
+/// The first file that [`quarantine`] made out of this one and that nobody has removed.
+pub(super) fn quarantined(path: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let Some(folder) = path.parent() else { return Ok(None) };
+    let prefix = with_suffix(path, ".corrupt-");
+    let failed = |source| io_error(folder, source);
+    let mut found: Option<PathBuf> = None;
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        let ours = file.as_os_str().as_encoded_bytes();
+        if ours.starts_with(prefix.as_os_str().as_encoded_bytes()) {
+            found = Some(found.map_or_else(|| file.clone(), |first| first.min(file.clone())));
+        }
+    }
+    Ok(found)
+}
+
 /// A rename is on disk once its folder is.
 fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {

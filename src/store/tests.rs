@@ -75,6 +75,18 @@ fn the_boot_counter_rises_whatever_is_lost() {
 }
 
 #[test]
+fn a_boot_that_only_others_knew_is_counted_on_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    assert_eq!(store.next_boot().unwrap(), Boot(1));
+    store.raise_boot(Boot(7)).unwrap();
+    store.raise_boot(Boot(3)).unwrap();
+    drop(store);
+    fs::remove_file(dir.path().join(DATABASE_FILE)).unwrap();
+    assert_eq!(open(dir.path()).next_boot().unwrap(), Boot(8));
+}
+
+#[test]
 fn a_second_process_is_told_who_holds_the_folder() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
@@ -110,6 +122,8 @@ fn a_corrupt_database_is_put_aside_and_counting_goes_on() {
         assert_eq!(quarantined.as_ref(), Some(&aside));
         assert_eq!(fs::read(&aside).unwrap().len(), bytes.len(), "kept as it was");
         assert_eq!(store.admissions().unwrap(), []);
+        let first = dir.path().join(format!("{DATABASE_FILE}.corrupt-1"));
+        assert_eq!(store.put_aside().unwrap(), Some(first));
         assert_eq!(store.next_boot().unwrap(), Boot(2 * round));
         drop(store);
         fs::remove_file(&path).unwrap();

@@ -150,6 +150,8 @@ pub struct WebRtcCounters {
     pub refused: AtomicU64,
     /// Offers refused because the table was full.
     pub full: AtomicU64,
+    /// Offers refused because the node was about to go.
+    pub leaving: AtomicU64,
     /// Legs that never connected.
     pub not_established: AtomicU64,
     /// Datagrams that belong to no session.

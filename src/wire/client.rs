@@ -1,6 +1,6 @@
 //! What native clients and nodes say to each other.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Failed;
 use super::link::Goodbye;
@@ -143,6 +143,19 @@ pub struct Register {
     pub source: directory::SourceState,
     /// The home it has at present, if this message is not to that home.
     pub home: Option<NodeId>,
+    /// With [`Role::Home`] after a home was lost: milliseconds since that was heard last. Absent
+    /// in messages of older agents.
+    #[serde(deserialize_with = "appended")]
+    pub lost_ms: Option<u32>,
+}
+
+/// A field that was appended to a message: one that ends before it does not say.
+fn appended<'de, T, D>(source: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Ok(Option::deserialize(source).unwrap_or_default())
 }
 
 /// Where an agent should go.
@@ -290,4 +303,34 @@ pub struct ApiResponse {
     pub status: u16,
     /// JSON.
     pub body: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registration_of_an_older_agent_lacks_what_was_appended_and_is_understood() {
+        let register = Register {
+            encoder: EncoderId([3; 16]),
+            name: "cam".into(),
+            role: Role::Home,
+            epoch: Epoch { counter: 1, instance: 2 },
+            source: directory::SourceState::Ready,
+            home: Some(NodeId([4; 16])),
+            lost_ms: Some(300),
+        };
+        let bytes = ClientMessage::Register(register.clone()).encode();
+        assert_eq!(
+            ClientMessage::decode(&bytes),
+            Ok(ClientMessage::Register(register.clone())),
+            "as it was said"
+        );
+        let silent = Register { lost_ms: None, ..register };
+        let older = ClientMessage::Register(silent.clone()).encode();
+        let older = older.split_last().map(|(_, rest)| rest).unwrap_or_default();
+        assert_eq!(ClientMessage::decode(older), Ok(ClientMessage::Register(silent)));
+        let cut = &bytes[..bytes.len() - 1];
+        assert!(ClientMessage::decode(cut).is_ok(), "half of what was appended harms nobody");
+    }
 }

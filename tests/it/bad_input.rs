@@ -2,7 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use crate::harness::client::Encoder;
 use crate::harness::http;
@@ -97,7 +99,7 @@ fn an_unusable_invitation_or_address_is_a_configuration_error() {
 
 #[test]
 fn a_data_folder_in_use_is_refused_and_its_owner_undisturbed() {
-    let folder = std::sync::Arc::new(tempfile::tempdir().expect("a temporary folder can be made"));
+    let folder = Arc::new(tempfile::tempdir().expect("a temporary folder can be made"));
     let first = Node::start(Options::named("n1").folder(&folder));
     let data = first.data().display().to_string();
     let second = run(&["node", "--data", &data, "--listen", "127.0.0.1:0"]);
@@ -106,16 +108,46 @@ fn a_data_folder_in_use_is_refused_and_its_owner_undisturbed() {
 }
 
 #[test]
-fn a_port_in_use_is_refused_for_udp_and_for_tcp() {
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let data = folder.path().join("n1").display().to_string();
+fn a_port_in_use_founds_nothing_and_spends_no_invitation() {
+    let folder = Arc::new(tempfile::tempdir().expect("a temporary folder can be made"));
+    let founder = Node::start(Options::named("n1").folder(&folder));
     let tcp = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let udp = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
-    for taken in [tcp.local_addr(), udp.local_addr()] {
+    for (name, taken) in [("n2", tcp.local_addr()), ("n3", udp.local_addr())] {
         let taken = taken.expect("it is bound");
-        let finished = run(&["node", "--data", &data, "--listen", &taken.to_string()]);
-        assert_says(&finished, CONFLICT, &[&taken.port().to_string(), "taken"]);
+        let (listen, invitation) = (taken.to_string(), founder.invite(1));
+        let data = folder.path().join(name).display().to_string();
+        let fixed = ["node", "--name", name, "--data", &data, "--listen", &listen];
+        for more in [&[][..], &["--join", &invitation]] {
+            let finished = run(&[&fixed[..], more].concat());
+            assert_says(&finished, CONFLICT, &[&taken.port().to_string(), "taken"]);
+        }
+        // The folder belongs to no mesh, and the only use of the invitation is still there.
+        let _node = Node::start(Options::named(name).folder(&folder).join(&invitation));
+        wait_until(PATIENCE, "it is in the founder's mesh", || {
+            founder.opinion_of(name).as_deref() == Some("up")
+        });
     }
+}
+
+#[test]
+fn an_address_of_another_machine_may_come_with_the_network() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let data = folder.path().join("n1").display().to_string();
+    let finished = run(&["node", "--data", &data, "--listen", "192.0.2.1:9443"]);
+    assert_says(&finished, FAILED, &["192.0.2.1", "--listen", "0.0.0.0"]);
+}
+
+#[test]
+fn addresses_that_others_would_not_take_are_a_configuration_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let data = folder.path().join("n1").display().to_string();
+    let start = |advertise: &str| run(&["node", "--data", &data, "--advertise", advertise]);
+    let nine = ["n1:9443"; 9].join(",");
+    assert_says(&start(&nine), CONFIGURATION, &["9 addresses", "8"]);
+    let long = format!("{}:9443", "n".repeat(200));
+    assert_says(&start(&long), CONFIGURATION, &["205 bytes", "200"]);
+    assert!(!folder.path().join("n1").exists(), "nothing was made for a node that cannot start");
 }
 
 #[test]
@@ -129,6 +161,37 @@ fn a_folder_that_cannot_be_written_is_a_configuration_error() {
         let finished = run(&["node", "--data", &data, "--listen", "127.0.0.1:0"]);
         assert_says(&finished, CONFIGURATION, &[&data]);
     }
+}
+
+#[test]
+fn what_a_start_with_the_same_files_would_meet_again_is_a_configuration_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (file, web, data) = (path("roost.toml"), path("web.pem"), path("n1"));
+    let start = |more: &[&str]| {
+        let fixed = ["node", "--data", &data, "--listen", "127.0.0.1:0"];
+        run(&fixed.iter().chain(more).copied().collect::<Vec<_>>())
+    };
+    std::fs::write(&web, "no certificate").expect("it can be written");
+    let certificate = start(&["--tls-cert", &web, "--tls-key", &web]);
+    assert_says(&certificate, CONFIGURATION, &[&web, "--tls-cert"]);
+    assert!(!folder.path().join("n1").exists(), "nothing was founded");
+    std::fs::write(&file, "[log]\nfilter = \"roost=loud\"\n").expect("it can be written");
+    assert_says(&start(&["--config", &file]), CONFIGURATION, &["roost=loud", "log.filter"]);
+
+    std::fs::create_dir(&data).expect("it is not there");
+    let own = folder.path().join("n1/web.crt");
+    std::fs::write(&own, "no certificate").expect("it can be written");
+    assert_says(&start(&[]), CONFIGURATION, &["web.crt", "remove"]);
+    assert!(!folder.path().join("n1/roost.redb").exists(), "nothing was founded");
+    std::fs::remove_file(&own).expect("it is there");
+    let key = folder.path().join("n1/node.key");
+    std::fs::write(&key, "no key").expect("it can be written");
+    let mode = |mode| std::fs::set_permissions(&key, PermissionsExt::from_mode(mode));
+    mode(0o644).expect("it is ours");
+    assert_says(&start(&[]), CONFIGURATION, &["chmod 600", "node.key"]);
+    mode(0o600).expect("it is ours");
+    assert_says(&start(&[]), CONFIGURATION, &["does not hold a key", "backup"]);
 }
 
 #[test]
@@ -156,7 +219,7 @@ fn an_invitation_that_nobody_answers_for_is_said_so() {
 fn another_mesh_does_not_let_a_member_in() {
     let host = Node::start(Options::named("a1"));
     // The founder of a mesh of its own, sent to a stranger by address.
-    let folder = std::sync::Arc::new(tempfile::tempdir().expect("a temporary folder can be made"));
+    let folder = Arc::new(tempfile::tempdir().expect("a temporary folder can be made"));
     let options = Options::named("b1").folder(&folder);
     drop(Node::start(options.clone()));
     let stranger = Node::start(options.join(&host.addr().to_string()));
@@ -171,7 +234,7 @@ fn another_mesh_does_not_let_a_member_in() {
 #[test]
 fn a_founder_does_not_take_an_invitation_to_another_mesh_for_an_address() {
     let invitation = Node::start(Options::named("a1")).invite(1);
-    let folder = std::sync::Arc::new(tempfile::tempdir().expect("a temporary folder can be made"));
+    let folder = Arc::new(tempfile::tempdir().expect("a temporary folder can be made"));
     let options = Options::named("b1").folder(&folder);
     drop(Node::start(options.clone()));
     let (code, words) = Node::launch(options.join(&invitation)).refused(PATIENCE);

@@ -8,5 +8,6 @@ mod health;
 mod lan;
 mod ledger;
 mod mesh;
+mod operating;
 mod source;
 mod whep;

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::client::{Encoder, Viewer};
+use crate::harness::client::{Encoder, Viewer, Witness};
 use crate::harness::mesh::Mesh;
 use crate::harness::{PATIENCE, wait_until};
 
+/// Sixteen nodes, the first one's start included, are together within this: four times what they
+/// are meant to need.
+const TOGETHER_WITHIN: Duration = Duration::from_secs(8);
 /// A killed or frozen node is down for everyone within this.
 const DOWN_WITHIN: Duration = Duration::from_millis(2_500);
 
@@ -17,6 +20,9 @@ const REMEMBERED_AFTER: Duration = Duration::from_secs(3);
 
 /// A test picture comes every 67 ms; this long without one is a stall.
 const STALL: Duration = Duration::from_millis(300);
+
+/// A picture that is older than this when it is shown is stale.
+const STALE_MS: f64 = 1_000.0;
 
 #[test]
 fn a_killed_node_is_down_for_everyone_and_rejoins_by_itself() {
@@ -135,7 +141,10 @@ fn holds(folder: &str, words: &str) -> bool {
 
 #[test]
 fn sixteen_nodes_that_come_at_once_find_each_other() {
+    let begin = Instant::now();
     let mesh = Mesh::start(16);
+    let took = begin.elapsed();
+    assert!(took < TOGETHER_WITHIN, "they needed {took:?}");
     for node in mesh.nodes() {
         let downs = node.log().matches("node.down").count();
         assert_eq!(downs, 0, "{} lost somebody for a while", node.name());
@@ -168,6 +177,7 @@ fn a_node_that_slept_does_not_win_a_stream_back_though_its_successor_died() {
     let mut mesh = Mesh::start(3);
     let _encoder = Encoder::start(&mesh, "cam-1", &[]);
     let viewer = Viewer::start(&mesh, "cam-1");
+    let witness = Witness::start(&mesh, "cam-1");
     let first = mesh.nodes()[0].home_of("cam-1").expect("it has a home");
     mesh.node(&first).freeze();
     let awake = |mesh: &Mesh, first: &str| -> Option<String> {
@@ -181,6 +191,7 @@ fn a_node_that_slept_does_not_win_a_stream_back_though_its_successor_died() {
     });
     mesh.node(&second).kill();
     mesh.node(&first).thaw();
+    let woke = Instant::now();
     let third = ["n1", "n2", "n3"].into_iter().find(|name| *name != first && *name != second);
     let third = third.expect("three nodes");
     wait_until(PATIENCE, "the stream is at the third", || {
@@ -191,6 +202,46 @@ fn a_node_that_slept_does_not_win_a_stream_back_though_its_successor_died() {
     wait_until(PATIENCE, "the stream flows", || viewer.flows(STALL));
     let gap = viewer.gap_since(moved);
     assert!(gap < HEAL_WITHIN, "the picture stood still for {gap:?}");
+    // What the sleeper kept of the stream would come by now.
+    wait_until(PATIENCE, "some seconds are seen", || witness.told("second", woke).len() >= 4);
+    for second in witness.told("second", woke) {
+        let age = second["latency_ms"].as_f64().expect("the test picture has a clock");
+        assert!(age < STALE_MS, "a stale picture after it woke: {second}");
+    }
+    let report = witness.end();
+    assert_eq!(report["backwards"], 0, "{report}");
+}
+
+#[test]
+fn a_viewer_that_slept_blames_itself_and_nobody_else() {
+    let mesh = Mesh::start(2);
+    let _encoder = Encoder::start(&mesh, "cam-1", &[]);
+    let witness = Witness::start(&mesh, "cam-1");
+    witness.process().freeze();
+    std::thread::sleep(Duration::from_millis(3_500));
+    let woke = Instant::now();
+    witness.process().thaw();
+    wait_until(PATIENCE, "it tells of the gap", || !witness.told("gap", woke).is_empty());
+    wait_until(PATIENCE, "it sees again", || witness.told("second", woke).len() >= 3);
+    let gaps = witness.told("gap", woke);
+    let cause = gaps[0]["cause"].as_str().unwrap_or_default();
+    assert!(cause.starts_with("this viewer stood still for 3"), "{gaps:?}");
+    assert!(witness.told("via", woke).is_empty(), "it stayed where it was");
+    assert!(witness.told("waiting", woke).is_empty(), "it kept its legs");
+}
+
+#[test]
+fn a_gap_that_is_not_over_when_watching_ends_is_told() {
+    let mut mesh = Mesh::start(1);
+    let _encoder = Encoder::start(&mesh, "cam-1", &[]);
+    let witness = Witness::start(&mesh, "cam-1");
+    mesh.node("n1").freeze();
+    std::thread::sleep(Duration::from_secs(1));
+    let report = witness.end();
+    let gap = report["gaps"].as_array().and_then(|gaps| gaps.last()).expect("a gap").clone();
+    assert_eq!((&gap["over"], &gap["from"]), (&false.into(), &"n1".into()), "{gap}");
+    assert!(gap["ms"].as_u64() > Some(800), "{gap}");
+    assert!(gap["cause"].as_str().unwrap_or_default().contains("n1 fell silent"), "{gap}");
 }
 
 #[test]

@@ -22,7 +22,14 @@ impl World {
     /// A fault is about to end homes: whose viewers must not notice for long?
     pub(super) fn expect_pictures(&mut self, fault: &Fault, hosts: &[usize]) {
         let sudden = matches!(fault, Fault::Crash(_) | Fault::Freeze(_));
-        if !sudden || self.active.len() > 1 || !self.calm_for(8 * SEC) {
+        // What a camera that ignores requests sent last is only kept if it is short.
+        let quick = self.plan.camera.obeys || self.plan.camera.group < 60;
+        if !sudden
+            || !quick
+            || self.plan.has_twins()
+            || self.active.len() > 1
+            || !self.calm_for(8 * SEC)
+        {
             return;
         }
         let limit = if self.plan.net.is_near() { HEALED } else { HEALED + 2 * SEC };
@@ -85,7 +92,8 @@ impl World {
     /// Everyone who watches sees something.
     pub(super) fn check_all_see(&mut self) {
         let near = self.now.saturating_sub(2 * SEC);
-        let lit = |e: usize| self.hosts[self.host_of_encoder(e)].up;
+        let lit =
+            |e: usize| self.agents_of(e).any(|agent| self.hosts[self.host_of_encoder(agent)].up);
         let anyone = self.nodes.iter().any(|node| node.control.is_some());
         let viewers = self.viewers.iter().enumerate();
         let dark = viewers

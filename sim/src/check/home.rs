@@ -49,7 +49,8 @@ impl World {
     /// last said that it is at home (or standing by) there.
     pub(crate) fn check_serving(&mut self, ix: usize, frame: Frame) {
         let node = &self.nodes[ix];
-        let sworn = node.sworn.get(&frame.encoder).copied().unwrap_or(0);
+        let sworn = node.sworn.get(&frame.encoder).max(node.confirmed.get(&frame.encoder));
+        let sworn = sworn.copied().unwrap_or(0);
         if sworn < node.woke && self.now > node.woke {
             let text = format!(
                 "n{ix} serves {} after standing still, without having asked",
@@ -99,9 +100,14 @@ impl World {
 
     /// Every connected encoder has exactly one home, and everyone knows which.
     pub(super) fn check_one_home(&mut self) {
-        for e in 0..self.encoders.len() {
-            if !self.hosts[self.host_of_encoder(e)].up {
+        for e in 0..self.plan.encoders {
+            if !self.agents_of(e).any(|ix| self.hosts[self.host_of_encoder(ix)].up) {
                 continue;
+            }
+            let at_home = self.at_home(e);
+            if at_home.len() != 1 {
+                self.fail("one home", format!("{at_home:?} of cam{e}'s agents are at home"));
+                return;
             }
             let id = self.encoders[e].id;
             let claimers: Vec<usize> =

@@ -2,10 +2,15 @@
 
 mod failover;
 mod home;
+mod keyframes;
 mod ledger;
 mod members;
+mod next;
 mod peers;
 mod served;
+mod stale;
+mod steady;
+mod twins;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -49,6 +54,18 @@ pub(crate) struct Checks {
     pub(crate) unserved: BTreeMap<usize, u64>,
     /// Since when two nodes that are linked both claim an encoder.
     pub(crate) rivals: BTreeMap<(usize, usize, EncoderId), u64>,
+    /// Encoders without a next.
+    pub(crate) nextless: BTreeMap<usize, next::Lack>,
+    /// Who stood by for an encoder last.
+    pub(crate) last_next: BTreeMap<usize, usize>,
+    /// The epoch of each agent.
+    pub(crate) epochs: BTreeMap<usize, Epoch>,
+    /// What each node asked upstream for keyframes of a stream.
+    pub(crate) asked: BTreeMap<(usize, EncoderId), keyframes::Asked>,
+    /// When packets or requests were last disturbed.
+    pub(crate) rough_at: u64,
+    /// Which of an encoder's two agents are at home, and in which lives.
+    pub(crate) at_home: BTreeMap<usize, ([u64; 2], Vec<usize>)>,
     /// Changes that were asked for: of which node in which life, and what.
     pub(crate) edits: BTreeMap<u64, (usize, u64, Key, Change)>,
     /// Changes that were acknowledged.
@@ -117,6 +134,10 @@ impl World {
         self.check_rivals();
         self.check_pictures();
         self.check_served();
+        self.check_next();
+        self.check_steady();
+        self.note_rough();
+        self.check_twins();
     }
 
     /// When everything had time to recover.
@@ -147,14 +168,18 @@ impl World {
 
     /// Where an encoder's agent says that its home is.
     pub(crate) fn home_of(&self, encoder: usize) -> Option<usize> {
-        let agent = self.encoders.get(encoder)?.agent.as_ref()?;
-        self.index.get(&agent.home()?).copied()
+        self.agents_of(encoder).find_map(|ix| {
+            let agent = self.encoders.get(ix)?.agent.as_ref()?;
+            self.index.get(&agent.home()?).copied()
+        })
     }
 
     /// Where an encoder's agent says that its next is.
     pub(crate) fn next_of(&self, encoder: usize) -> Option<usize> {
-        let agent = self.encoders.get(encoder)?.agent.as_ref()?;
-        self.index.get(&agent.next()?).copied()
+        self.agents_of(encoder).find_map(|ix| {
+            let agent = self.encoders.get(ix)?.agent.as_ref()?;
+            self.index.get(&agent.next()?).copied()
+        })
     }
 }
 

@@ -7,9 +7,15 @@ use crate::world::World;
 /// A client that reaches a node for this long is served.
 const SERVED: u64 = 15 * SEC;
 
+/// What a node that hears nothing of an agent takes to call it gone.
+const TWIN_GONE: u64 = 12 * SEC;
+
 impl World {
     pub(super) fn check_served(&mut self) {
-        let clients = self.plan.nodes..self.hosts.len();
+        let clients = self.plan.nodes + self.plan.encoders + self.plan.viewers;
+        // Before a second agent is at home, nodes must notice that the first is gone.
+        let gone = if self.plan.has_twins() { TWIN_GONE } else { 0 };
+        let clients = self.plan.nodes..clients;
         for host in clients {
             for node in 0..self.plan.nodes {
                 let ready = self.reach(host, node) && self.nodes[node].control.is_some();
@@ -24,7 +30,7 @@ impl World {
                 continue;
             }
             let since = *self.checks.unserved.entry(host).or_insert(self.now);
-            let limit = SERVED * self.patience() + SLACK;
+            let limit = SERVED * self.patience() + gone + SLACK;
             if self.now < since + limit {
                 continue;
             }
@@ -49,7 +55,10 @@ impl World {
     fn is_served(&self, host: usize) -> bool {
         let e = host - self.plan.nodes;
         if e < self.plan.encoders {
-            return self.home_of(e).is_some_and(|home| self.reach(host, home));
+            return self.at_home(e).into_iter().any(|ix| {
+                let agent = self.host_of_encoder(ix);
+                self.home_of(e).is_some_and(|home| self.reach(agent, home))
+            });
         }
         let viewer = &self.viewers[e - self.plan.encoders];
         viewer.seen.fresh_at + SEC >= self.now
@@ -71,6 +80,10 @@ impl World {
         // What can be said without following every path: all nodes that the agent reaches, this
         // node reaches as well, and nothing changed there for long.
         let quiet = |host: usize| self.now >= self.hosts[host].touched + limit;
+        // Next needs no home: the agent sends to it as well.
+        if self.next_of(watches) == Some(node) {
+            return steady(encoder, node) && [encoder, node, host].into_iter().all(quiet);
+        }
         let home = self.home_of(watches);
         home.is_some_and(|home| {
             steady(encoder, home)

@@ -8,10 +8,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-
 use super::retry::Retry;
-use super::{Closed, Outlet, Remedy, SourceError, SourceEvent, Wish, native_only, ticks, wished};
+use super::{Closed, Inbox, Outlet, Remedy, SourceError, SourceEvent, native_only, ticks};
 use crate::media::h264::{AccessUnit, AccessUnits, Sps, annex_b, nal, parameter_set_id};
 
 /// How far into a stream a sequence parameter set is looked for.
@@ -41,14 +39,30 @@ pub(super) fn open_file(
     path: &Path,
     fps: Option<u32>,
     outlet: Outlet,
-    wishes: mpsc::Receiver<Wish>,
+    wishes: Inbox,
 ) -> Result<(), SourceError> {
     let name = path.display().to_string();
-    let unreadable = |error: io::Error| SourceError::File(format!("cannot read {name}: {error}"));
+    let unreadable = |error: io::Error| {
+        SourceError::File(format!(
+            "cannot read {name}: {error}; check the path, and that this user may read it"
+        ))
+    };
+    // Looked at before it is opened: opening a pipe would wait for whoever writes to it.
+    let kind = std::fs::metadata(path).map_err(unreadable)?.file_type();
+    if kind.is_dir() {
+        let words = format!("{name} is a folder: give a file in it");
+        return Err(SourceError::Setting(words));
+    }
+    if !kind.is_file() {
+        return Err(SourceError::Setting(format!(
+            "{name} is a pipe or a device, which cannot be played again and again: send it to \
+             standard input, with: --h264 - <{name}"
+        )));
+    }
     let mut file = File::open(path).map_err(unreadable)?;
     let mut head = Vec::new();
     file.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(unreadable)?;
-    let sps = identify(&head).map_err(|reason| SourceError::File(format!("{name} {reason}")))?;
+    let sps = identify(&head).map_err(|reason| SourceError::Setting(format!("{name} {reason}")))?;
     let reel = Reel::new(name.clone(), sps, fps);
     thread::Builder::new().name("h264-file".into()).spawn(move || {
         // The receiver's end is the only reason to stop that nobody needs to be told.
@@ -60,7 +74,7 @@ pub(super) fn open_file(
 pub(super) fn open_stdin(
     fps: Option<u32>,
     outlet: Outlet,
-    wishes: mpsc::Receiver<Wish>,
+    wishes: Inbox,
 ) -> Result<(), SourceError> {
     let (sender, pieces) = sync_channel(PIECES);
     thread::Builder::new().name("stdin".into()).spawn(move || {
@@ -90,7 +104,7 @@ fn identify(head: &[u8]) -> Result<Sps, String> {
     const CONVERT: &str = "take the H.264 out of it with: ffmpeg -i IN -c:v copy -bsf:v \
                            h264_mp4toannexb -an -f h264 OUT";
     if head.is_empty() {
-        return Err("is empty".into());
+        return Err("is empty: check the program that should have written it".into());
     }
     let container = match head {
         [_, _, _, _, b'f' | b'm', b't' | b'o', b'y' | b'o', b'p' | b'v', ..] => Some("an MP4 file"),
@@ -201,7 +215,7 @@ fn play(
     mut reel: Reel,
     mut file: File,
     mut outlet: Outlet,
-    mut wishes: mpsc::Receiver<Wish>,
+    mut wishes: Inbox,
 ) -> Result<(), Closed> {
     let interval = reel.interval.unwrap_or(Duration::from_secs(1) / DEFAULT_FPS);
     reel.interval = Some(interval);
@@ -210,7 +224,7 @@ fn play(
     let mut retry = Retry::default();
     let mut piece = vec![0; PIECE];
     loop {
-        while wishes.blocking_recv().ok_or(Closed)? != Wish::Run {}
+        wishes.wait_to_run()?;
         let mut due = Instant::now();
         'run: loop {
             outlet.interrupt();
@@ -236,7 +250,7 @@ fn play(
                         continue;
                     }
                     thread::sleep(due.saturating_duration_since(Instant::now()));
-                    match wished(&mut wishes)?.run {
+                    match wishes.look()?.run {
                         Some(false) => {
                             reel.finish();
                             break 'run;
@@ -263,7 +277,7 @@ fn play(
             let reason = format!("cannot play {}: {what}", reel.name);
             outlet.say_blocking(SourceEvent::Lost { reason })?;
             thread::sleep(retry.next());
-            if wished(&mut wishes)?.run == Some(false) {
+            if wishes.look()?.run == Some(false) {
                 break;
             }
             due = Instant::now();
@@ -276,7 +290,7 @@ fn relay(
     pieces: &Receiver<Vec<u8>>,
     fps: Option<u32>,
     mut outlet: Outlet,
-    mut wishes: mpsc::Receiver<Wish>,
+    mut wishes: Inbox,
 ) -> Result<(), Closed> {
     let name = "standard input";
     let mut head = Vec::new();
@@ -310,7 +324,7 @@ fn relay(
     let (mut between, mut wait) = (false, false);
     let mut units = reel.push(&head);
     loop {
-        if let Some(run) = wished(&mut wishes)?.run {
+        if let Some(run) = wishes.look()?.run {
             running = run;
             outlet.interrupt();
         }
@@ -395,7 +409,9 @@ mod tests {
     use std::process::Command;
     use std::sync::mpsc::SyncSender;
 
-    use super::super::{QUEUE_EVENTS, Sample, SourceHandle, SourceSpec};
+    use tokio::sync::mpsc;
+
+    use super::super::{QUEUE_EVENTS, Sample, SourceHandle, SourceSpec, Wish, wishes};
     use super::*;
 
     /// One second at 50 fps, a keyframe every half.
@@ -451,7 +467,7 @@ mod tests {
         let mut source = super::super::open(spec(&file, None)).expect("a source");
         let SourceEvent::Ready { describe } = event(&mut source).await else { panic!("not ready") };
         assert!(describe.ends_with("H.264 160x96, 50 fps"), "{describe}");
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         let started = Instant::now();
         let got = samples(&mut source, 70).await;
         let took = started.elapsed();
@@ -474,7 +490,7 @@ mod tests {
     async fn a_file_with_b_frames_is_played_with_a_warning() {
         let file = file(&encode("-c:v libx264 -bf 2", "h264"));
         let mut source = super::super::open(spec(&file, None)).expect("a source");
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         loop {
             if let SourceEvent::NativeOnly(words) = event(&mut source).await {
                 assert!(words.contains("B-frames") && words.contains("-bf 0"), "{words}");
@@ -487,7 +503,7 @@ mod tests {
     async fn a_file_with_colours_that_browsers_do_not_know_is_played_with_a_warning() {
         let file = file(&encode("-pix_fmt yuv444p -c:v libx264 -bf 0", "h264"));
         let mut source = super::super::open(spec(&file, None)).expect("a source");
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         loop {
             if let SourceEvent::NativeOnly(words) = event(&mut source).await {
                 assert!(words.contains("4:4:4") && words.contains("yuv420p"), "{words}");
@@ -512,6 +528,21 @@ mod tests {
             let error = super::super::open(spec(&file, None)).expect_err(words).to_string();
             assert!(error.contains(words), "{error}");
         }
+        let pipe = tempfile::tempdir().expect("a folder");
+        let path = pipe.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .expect("a pipe");
+        for (path, words) in [(path, "--h264 - <"), (pipe.path().into(), "is a folder")] {
+            let spec = SourceSpec::H264 { path: Some(path), fps: None };
+            let error = super::super::open(spec).expect_err(words).to_string();
+            assert!(error.contains(words), "{error}");
+        }
         let nowhere = SourceSpec::H264 { path: Some("/nowhere/at/all".into()), fps: None };
         let error = super::super::open(nowhere).expect_err("no file").to_string();
         assert!(error.contains("cannot read /nowhere/at/all: No such file"), "{error}");
@@ -520,7 +551,7 @@ mod tests {
     fn piped() -> (SyncSender<Vec<u8>>, SourceHandle) {
         let (pipe, pieces) = sync_channel(PIECES);
         let (events, receiver) = mpsc::channel(QUEUE_EVENTS);
-        let (sender, wishes) = mpsc::channel(8);
+        let (sender, wishes) = wishes::pair();
         thread::spawn(move || {
             let _ = relay(&pieces, None, Outlet::new(events), wishes);
         });
@@ -540,7 +571,7 @@ mod tests {
             pipe.send(unit.to_annex_b()).expect("open");
         }
         assert!(matches!(event(&mut source).await, SourceEvent::Ready { .. }));
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         // The wish is seen within the time for which a silent pipe is waited for.
         tokio::time::sleep(Duration::from_millis(500)).await;
         for unit in &units[20..26] {
@@ -561,7 +592,7 @@ mod tests {
     async fn pictures_that_are_piped_in_parts_are_spoilt_once_at_most() {
         let stream = encode("-c:v libx264 -bf 0", "h264");
         let (pipe, mut source) = piped();
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         let feeder = thread::spawn(move || {
             for part in stream.chunks(stream.len() / 12) {
                 thread::sleep(3 * PAUSE);
@@ -580,6 +611,17 @@ mod tests {
         }
         feeder.join().expect("no panic");
         assert!((45..=52).contains(&pictures), "{pictures}");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_does_not_know_yet_what_it_sends_keeps_every_wish() {
+        let (pipe, mut source) = piped();
+        for _ in 0..100 {
+            source.wishes.send(Wish::Keyframe);
+        }
+        source.wishes.send(Wish::Run);
+        pipe.send(encode("-c:v libx264 -bf 0", "h264")).expect("open");
+        assert!(samples(&mut source, 1).await[0].unit.keyframe);
     }
 
     #[tokio::test]

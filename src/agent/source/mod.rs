@@ -10,24 +10,25 @@ mod picture;
 mod retry;
 mod rtsp;
 mod test;
+mod wishes;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
+use tokio::sync::mpsc::error::TrySendError;
 use url::Url;
 
 use crate::media::h264::{Sps, nal};
 use crate::media::{AccessUnit, CLOCK_RATE};
+use wishes::{Inbox, Wished};
+
+pub use wishes::{Wish, Wishes};
 
 /// Events that wait for a slow receiver: two seconds at 30 fps; what is older is better skipped
 /// than shown.
 pub const QUEUE_EVENTS: usize = 64;
-
-/// Wishes that wait for a source; one that is this far behind has ended.
-const QUEUE_WISHES: usize = 16;
 
 /// One picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,24 +61,13 @@ pub enum SourceEvent {
     Warning(String),
 }
 
-/// What a source is told. Sources start paused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
-    /// Send pictures, beginning with a keyframe.
-    Run,
-    /// Send none: somebody may watch again at any moment, so stay connected.
-    Pause,
-    /// Send a keyframe soon, if the source can.
-    Keyframe,
-}
-
-/// A source at work. It ends when either channel is dropped.
+/// A source at work. It ends when either side of it is dropped.
 #[derive(Debug)]
 pub struct SourceHandle {
     /// What it says.
     pub events: mpsc::Receiver<SourceEvent>,
     /// What it is told.
-    pub wishes: mpsc::Sender<Wish>,
+    pub wishes: Wishes,
 }
 
 /// Which source to open.
@@ -89,6 +79,8 @@ pub enum SourceSpec {
         name: String,
         /// Time between keyframes.
         gop: Duration,
+        /// Pictures per second, if not the usual number.
+        fps: Option<u32>,
         /// Whether a request brings a keyframe; many cameras ignore them.
         obeys_keyframe_requests: bool,
     },
@@ -115,10 +107,11 @@ impl fmt::Debug for SourceSpec {
     /// Without credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Test { name, gop, obeys_keyframe_requests } => f
+            Self::Test { name, gop, fps, obeys_keyframe_requests } => f
                 .debug_struct("Test")
                 .field("name", name)
                 .field("gop", gop)
+                .field("fps", fps)
                 .field("obeys_keyframe_requests", obeys_keyframe_requests)
                 .finish(),
             Self::Rtsp { url, .. } => {
@@ -134,10 +127,10 @@ impl fmt::Debug for SourceSpec {
 /// Why a source cannot be opened at all: trying again would not help.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// The file cannot be used.
+    /// The file cannot be read now.
     #[error("{0}")]
     File(String),
-    /// The test picture's settings are out of range.
+    /// What was asked for makes no sense: a file of another kind, a setting out of range.
     #[error("{0}")]
     Setting(String),
     /// The system gives no thread.
@@ -152,11 +145,11 @@ pub enum SourceError {
 /// answer is no error: that is told by [`SourceEvent::Lost`], and tried again.
 pub fn open(spec: SourceSpec) -> Result<SourceHandle, SourceError> {
     let (events, receiver) = mpsc::channel(QUEUE_EVENTS);
-    let (sender, wishes) = mpsc::channel(QUEUE_WISHES);
+    let (sender, wishes) = wishes::pair();
     let outlet = Outlet::new(events);
     match spec {
-        SourceSpec::Test { name, gop, obeys_keyframe_requests } => {
-            test::open(&name, gop, obeys_keyframe_requests, outlet, wishes)?;
+        SourceSpec::Test { name, gop, fps, obeys_keyframe_requests } => {
+            test::open(&name, gop, fps, obeys_keyframe_requests, outlet, wishes)?;
         }
         SourceSpec::Rtsp { url, user, password } => {
             rtsp::open(rtsp::Camera::new(&url, user, password)?, outlet, wishes);
@@ -176,36 +169,6 @@ fn shown(url: &Url) -> String {
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.into()
-}
-
-/// What wishes come to that waited together.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Wished {
-    /// Run or pause, whichever came last. To run, said while running, is to begin anew.
-    run: Option<bool>,
-    keyframe: bool,
-}
-
-impl Wished {
-    fn add(&mut self, wish: Wish) {
-        match wish {
-            Wish::Run => self.run = Some(true),
-            Wish::Pause => *self = Self { run: Some(false), keyframe: false },
-            Wish::Keyframe => self.keyframe = true,
-        }
-    }
-}
-
-/// Everything that was wished since the last look.
-fn wished(wishes: &mut mpsc::Receiver<Wish>) -> Result<Wished, Closed> {
-    let mut sum = Wished::default();
-    loop {
-        match wishes.try_recv() {
-            Ok(wish) => sum.add(wish),
-            Err(TryRecvError::Empty) => return Ok(sum),
-            Err(TryRecvError::Disconnected) => return Err(Closed),
-        }
-    }
 }
 
 /// A span in ticks of the video clock, which wrap.

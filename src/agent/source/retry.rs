@@ -8,6 +8,10 @@ const FIRST: Duration = Duration::from_millis(500);
 /// The longest wait: a camera that was switched on again is seen within this time.
 const LONGEST: Duration = Duration::from_secs(15);
 
+/// How long something must work until its next failure is a new one. A camera that sends one
+/// picture and drops the connection would otherwise be dialled twice a second for ever.
+const MENDED: Duration = Duration::from_secs(10);
+
 /// Waits that double up to a cap, each spread by a quarter to both sides, so that a hundred
 /// agents do not knock at a rebooted switch in step.
 #[derive(Debug, Default)]
@@ -19,6 +23,13 @@ impl Retry {
     /// It works: the next failure waits the shortest time again.
     pub(super) fn reset(&mut self) {
         self.failures = 0;
+    }
+
+    /// It has worked for this long.
+    pub(super) fn worked(&mut self, span: Duration) {
+        if span >= MENDED {
+            self.reset();
+        }
     }
 
     /// The wait after one more failure.
@@ -46,5 +57,9 @@ mod tests {
         assert_eq!(retry.wait(255), Duration::from_millis(18_750));
         retry.reset();
         assert_eq!(retry.wait(255).as_millis(), 625);
+        retry.worked(Duration::from_secs(9));
+        assert_eq!(retry.wait(0).as_millis(), 750, "it may have been luck");
+        retry.worked(Duration::from_secs(10));
+        assert_eq!(retry.wait(0).as_millis(), 375);
     }
 }

@@ -4,37 +4,46 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusty_h264_encoder::{EncodeError, Encoder, EncoderConfig};
-use tokio::sync::mpsc;
 
 use super::picture::{HEIGHT, Picture, WIDTH};
-use super::{Closed, Outlet, SourceError, SourceEvent, Wish, ticks, wished};
+use super::{Closed, Inbox, Outlet, SourceError, SourceEvent, ticks};
 use crate::media::clock::clock_sei;
 use crate::media::h264::{AccessUnit, annex_b, nal};
 
-/// Pictures per second.
+/// Pictures per second, unless another number is asked for.
 pub(super) const FPS: u32 = 15;
+
+/// Most pictures per second: each takes a few milliseconds to draw and encode.
+const MAX_FPS: u32 = 60;
 
 /// Quantisation: the blocks and letters stay sharp, at well below 250 kbit/s.
 const QUALITY: u8 = 30;
 
-/// The longest time between two keyframes; the encoder counts frames in few bits.
-const MAX_GOP: Duration = Duration::from_secs(600);
+/// The most pictures from one keyframe to the next; the encoder counts them in few bits.
+const MAX_GOP: u32 = 9_000;
 
 pub(super) fn open(
     name: &str,
     gop: Duration,
+    fps: Option<u32>,
     obeys: bool,
     outlet: Outlet,
-    wishes: mpsc::Receiver<Wish>,
+    wishes: Inbox,
 ) -> Result<(), SourceError> {
-    if gop > MAX_GOP {
+    let fps = fps.unwrap_or(FPS);
+    if !(1..=MAX_FPS).contains(&fps) {
+        return Err(SourceError::Setting(format!(
+            "the test picture has 1 to {MAX_FPS} pictures per second, not {fps}"
+        )));
+    }
+    if gop.as_secs_f64() * f64::from(fps) > f64::from(MAX_GOP) {
         return Err(SourceError::Setting(format!(
             "{} s between keyframes is too long: give at most {} s",
             gop.as_secs(),
-            MAX_GOP.as_secs()
+            MAX_GOP / fps
         )));
     }
-    let mut studio = Studio::new(name, gop)
+    let mut studio = Studio::new(name, gop, fps)
         .map_err(|error| SourceError::Setting(format!("cannot encode a test picture: {error}")))?;
     thread::Builder::new().name("test-picture".into()).spawn(move || {
         // The receiver's end is the only reason to stop.
@@ -47,25 +56,26 @@ fn run(
     studio: &mut Studio,
     obeys: bool,
     mut outlet: Outlet,
-    mut wishes: mpsc::Receiver<Wish>,
+    mut wishes: Inbox,
 ) -> Result<(), Closed> {
+    let fps = studio.fps;
     let describe = format!(
-        "test picture, H.264 Constrained Baseline, {WIDTH}x{HEIGHT}, {FPS} fps, a keyframe every \
+        "test picture, H.264 Constrained Baseline, {WIDTH}x{HEIGHT}, {fps} fps, a keyframe every \
          {:.1} s{}",
-        f64::from(studio.gop) / f64::from(FPS),
+        f64::from(studio.gop) / f64::from(fps),
         if obeys { " and on request" } else { ", never on request" }
     );
     outlet.say_blocking(SourceEvent::Ready { describe })?;
     let origin = Instant::now();
-    let interval = Duration::from_secs(1) / FPS;
+    let interval = Duration::from_secs(1) / fps;
     loop {
-        while wishes.blocking_recv().ok_or(Closed)? != Wish::Run {}
+        wishes.wait_to_run()?;
         outlet.interrupt();
         studio.request_keyframe();
         let mut due = Instant::now();
         loop {
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            let wished = wished(&mut wishes)?;
+            let wished = wishes.look()?;
             if wished.run == Some(false) {
                 break;
             }
@@ -94,6 +104,8 @@ fn wall() -> u64 {
 struct Studio {
     picture: Picture,
     encoder: Encoder,
+    /// Pictures per second.
+    fps: u32,
     /// Pictures between keyframes.
     gop: u32,
     /// Pictures since the last keyframe.
@@ -103,10 +115,10 @@ struct Studio {
 }
 
 impl Studio {
-    fn new(name: &str, gop: Duration) -> Result<Self, EncodeError> {
-        let gop = ((gop.as_secs_f64() * f64::from(FPS)).round() as u32).max(1);
+    fn new(name: &str, gop: Duration, fps: u32) -> Result<Self, EncodeError> {
+        let gop = ((gop.as_secs_f64() * f64::from(fps)).round() as u32).max(1);
         let mut config = EncoderConfig::baseline(WIDTH, HEIGHT);
-        config.framerate = FPS as f32;
+        config.framerate = fps as f32;
         config.qp = QUALITY;
         config.gop_size = u32::MAX;
         // Weighted prediction is not part of the Baseline profile.
@@ -115,6 +127,7 @@ impl Studio {
         Ok(Self {
             picture: Picture::new(name),
             encoder: Encoder::new(config)?,
+            fps,
             gop,
             age: gop,
             requested: false,
@@ -153,7 +166,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::super::picture::sample_blocks;
-    use super::super::{Sample, SourceHandle, SourceSpec};
+    use super::super::{Sample, SourceHandle, SourceSpec, Wish};
     use super::*;
     use crate::media::CLOCK_RATE;
     use crate::media::clock::{decode_blocks, read_clock};
@@ -167,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_picture_is_small_and_cheap_and_every_decoder_takes_it() {
-        let mut studio = Studio::new("gate-2", Duration::from_secs(2)).expect("a studio");
+        let mut studio = Studio::new("gate-2", Duration::from_secs(2), FPS).expect("a studio");
         let started = Instant::now();
         let units = shots(&mut studio, 150);
         let per_frame = started.elapsed() / 150;
@@ -209,7 +222,7 @@ mod tests {
 
     #[test]
     fn the_machines_clock_survives_the_codec_and_scaling() {
-        let mut studio = Studio::new("gate-2", Duration::from_secs(2)).expect("a studio");
+        let mut studio = Studio::new("gate-2", Duration::from_secs(2), FPS).expect("a studio");
         studio.shoot(START);
         studio.age = studio.gop;
         let units = shots(&mut studio, 45);
@@ -232,6 +245,7 @@ mod tests {
         super::super::open(SourceSpec::Test {
             name: "gate-2".into(),
             gop: Duration::from_secs(60),
+            fps: None,
             obeys_keyframe_requests: obeys,
         })
         .expect("a source")
@@ -249,15 +263,15 @@ mod tests {
     #[tokio::test]
     async fn a_run_begins_with_a_keyframe_and_time_goes_on_over_a_pause() {
         let mut source = open(true);
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         let first = sample(&mut source).await;
         let second = sample(&mut source).await;
         assert!(first.unit.keyframe && !second.unit.keyframe);
         assert!(second.timestamp.wrapping_sub(first.timestamp).is_multiple_of(CLOCK_RATE / FPS));
-        source.wishes.send(Wish::Pause).await.expect("open");
+        source.wishes.send(Wish::Pause);
         let quiet = Duration::from_millis(300);
         while tokio::time::timeout(quiet, source.events.recv()).await.is_ok() {}
-        source.wishes.send(Wish::Run).await.expect("open");
+        source.wishes.send(Wish::Run);
         let third = sample(&mut source).await;
         assert!(third.unit.keyframe);
         let passed = third.timestamp.wrapping_sub(second.timestamp);
@@ -265,12 +279,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_slow_camera_sends_as_many_pictures_as_asked_for() {
+        let spec = |fps| SourceSpec::Test {
+            name: "gate-2".into(),
+            gop: Duration::from_secs(60),
+            fps: Some(fps),
+            obeys_keyframe_requests: true,
+        };
+        let mut source = super::super::open(spec(4)).expect("a source");
+        source.wishes.send(Wish::Run);
+        let first = sample(&mut source).await;
+        let second = sample(&mut source).await;
+        let passed = second.timestamp.wrapping_sub(first.timestamp);
+        assert!(passed >= CLOCK_RATE / 4 && passed.is_multiple_of(CLOCK_RATE / 4), "{passed}");
+        for fps in [0, MAX_FPS + 1] {
+            assert!(super::super::open(spec(fps)).is_err());
+        }
+    }
+
+    #[tokio::test]
     async fn a_wish_brings_a_keyframe_unless_the_source_ignores_them() {
         for obeys in [true, false] {
             let mut source = open(obeys);
-            source.wishes.send(Wish::Run).await.expect("open");
+            source.wishes.send(Wish::Run);
             assert!(sample(&mut source).await.unit.keyframe);
-            source.wishes.send(Wish::Keyframe).await.expect("open");
+            source.wishes.send(Wish::Keyframe);
             let mut keyframes = 0;
             for _ in 0..6 {
                 keyframes += usize::from(sample(&mut source).await.unit.keyframe);

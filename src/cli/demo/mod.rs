@@ -37,7 +37,8 @@ pub(crate) struct Demo {
     #[arg(long, value_name = "N", default_value_t = 6,
           value_parser = clap::value_parser!(u16).range(1..=mesh::ENCODERS_MAX))]
     encoders: u16,
-    /// Port of the demo page on this machine; 0 takes any [default: 9440, or any if it is taken]
+    /// Port of the demo page on this machine; 0 takes any [default: 9440, or any if it is taken].
+    /// A script has no page
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
     /// Do not open a browser
@@ -47,7 +48,7 @@ pub(crate) struct Demo {
     #[arg(long)]
     keep: bool,
     /// Without a browser: do this, report, and exit with 0 only if every stream healed
-    #[arg(long, value_name = "WHAT", conflicts_with_all = ["port", "no_open"])]
+    #[arg(long, value_name = "WHAT")]
     script: Option<script::Script>,
     /// Print the script's report as JSON
     #[arg(long, requires = "script")]

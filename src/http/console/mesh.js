@@ -77,7 +77,7 @@ export class Mesh extends EventTarget {
   /** Takes one stream's state as a node tells it. */
   learn(state) {
     this.#learnNodes(state.nodes);
-    this.#learnPlace(state);
+    this.#learnPlace(state, state.node);
     this.dispatchEvent(new Event("change"));
   }
 
@@ -86,12 +86,13 @@ export class Mesh extends EventTarget {
     this.nodes = new Map(nodes.map((node) => [node.node, node]));
   }
 
-  #learnPlace({ name, id, home, next, epoch, state, reason }) {
+  #learnPlace({ name, id, home, next, epoch, state, reason }, teller) {
     const known = this.places.get(name);
     const older = known && compareEpochs(epoch, known.epoch) < 0;
-    // A claim under an older epoch is void. That nobody claims it is news whatever the number.
-    if (older && home) return;
-    this.places.set(name, { name, id, home, next, epoch: older ? known.epoch : epoch, state, reason });
+    // A claim under an older epoch is void. That nobody claims it any more is news from whoever
+    // told of the claim; anyone else may just not have heard of it.
+    if (older && (home || teller !== known.teller)) return;
+    this.places.set(name, { name, id, home, next, epoch: older ? known.epoch : epoch, state, reason, teller });
   }
 
   async #run() {
@@ -171,7 +172,7 @@ export class Mesh extends EventTarget {
       this.#learnNodes(state.nodes);
       const named = new Set(state.streams.map((place) => place.name));
       for (const name of this.places.keys()) if (!named.has(name)) this.places.delete(name);
-      for (const place of state.streams) this.#learnPlace(place);
+      for (const place of state.streams) this.#learnPlace(place, state.node);
       this.dispatchEvent(new Event("change"));
     }
   }

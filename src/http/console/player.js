@@ -9,12 +9,18 @@ import { Leg, Refused, post } from "./leg.js";
 const FLOOR = 100; // ms: the shortest stall that counts, whatever the frame rate
 const INTERVALS = 2.5; // frame intervals that make a stall
 const JITTER = 1.5; // times the longest interval seen lately that is no stall either
-const UNKNOWN = 400; // ms: the threshold until the frame rate is known
+const UNKNOWN = 400; // ms: the least threshold until the frame rate is known
+const KNOWN = 8; // frame intervals by which the frame rate is known
 const MEMORY = 60; // frame intervals remembered
+const LONGEST = 5000; // ms: what is longer is no interval between frames, but a pause
+const CAUGHT_UP = 1000; // ms after a swap in which frames are left out, to catch up with the present
+const LATE = 1000; // ms that the network delays a frame at most; what is longer is an outage
+const HIDDEN = 3000; // ms: the least threshold of a hidden page, which may look once a second
 const TICK = 10; // ms between looks at the legs
 const ASLEEP = 60; // ms between two looks that mean that the page itself stood still
 const AWAKE = 50; // ms it then has to show the frames that came meanwhile
 const LOST = 1500; // ms of stall after which legs are made anew over HTTP, too
+const ALONE = 300; // the same if no leg stands by
 const CONNECT = 2000; // ms a new leg has to connect
 const FIRST_FRAME = 4000; // ms a connected leg has to show a frame
 const LOOK = 500; // ms between looks for a silent leg, while there is none
@@ -36,11 +42,14 @@ export class Player extends EventTarget {
     this.contenders = new Set();
     this.retired = null;
     this.intervals = [];
+    this.patience = UNKNOWN;
+    this.stamp = null;
     this.shownAt = null;
     this.swappedAt = 0;
     this.lookedAt = 0;
     this.tickedAt = 0;
     this.wokeAt = 0;
+    this.visibleAt = 0;
     this.stalledAt = null;
     this.shunned = new Map();
     this.epoch = 0;
@@ -70,6 +79,8 @@ export class Player extends EventTarget {
     this.#watchFrames();
     this.onChange = () => this.#reconcile();
     this.mesh.addEventListener("change", this.onChange);
+    this.onVisible = () => (this.visibleAt = performance.now());
+    document.addEventListener("visibilitychange", this.onVisible);
     this.timer = setInterval(() => this.#tick(), TICK);
     this.#connect();
     return this;
@@ -80,6 +91,7 @@ export class Player extends EventTarget {
     clearInterval(this.timer);
     clearTimeout(this.again);
     this.mesh.removeEventListener("change", this.onChange);
+    document.removeEventListener("visibilitychange", this.onVisible);
     for (const leg of [this.active, this.standby, this.retired, ...this.contenders]) leg?.close();
   }
 
@@ -109,12 +121,16 @@ export class Player extends EventTarget {
   }
 
   get threshold() {
-    const { intervals } = this;
-    if (intervals.length < 8) return UNKNOWN;
-    const sorted = [...intervals].sort((a, b) => a - b);
-    const median = sorted[sorted.length >> 1];
-    const high = sorted[Math.floor(sorted.length * 0.97)];
-    return Math.max(FLOOR, INTERVALS * median, JITTER * high);
+    const sorted = [...this.intervals].sort((a, b) => a - b);
+    const median = sorted[sorted.length >> 1] ?? 0;
+    const high = sorted[Math.floor(sorted.length * 0.97)] ?? 0;
+    const least = Math.max(this.known ? FLOOR : this.patience, document.hidden ? HIDDEN : 0);
+    return Math.max(least, INTERVALS * median, JITTER * high);
+  }
+
+  /** Whether the frame rate is. */
+  get known() {
+    return this.intervals.length >= KNOWN;
   }
 
   #emit(type, detail = {}) {
@@ -125,16 +141,18 @@ export class Player extends EventTarget {
   // -- the picture --
 
   #watchFrames() {
-    const frame = (now) => {
+    const frame = (now, { rtpTimestamp }) => {
       if (this.closed) return;
-      this.#shown(now);
+      this.#shown(now, rtpTimestamp);
       this.video.requestVideoFrameCallback(frame);
     };
     this.video.requestVideoFrameCallback(frame);
   }
 
-  #shown(now) {
+  #shown(now, stamp = null) {
     const before = this.shownAt;
+    const sent = this.stamp !== null && stamp !== null ? ((stamp - this.stamp) >>> 0) / 90 : null;
+    this.stamp = stamp;
     this.shownAt = now;
     this.stats.frames++;
     this.trying = null;
@@ -150,12 +168,23 @@ export class Player extends EventTarget {
       const text = `${this.mesh.label(from)} → ${this.mesh.label(to)}: ${ms} ms without a picture`;
       this.announced = { text, until: now + ANNOUNCE };
       this.#emit("gap", { ms, from: this.mesh.label(from), to: this.mesh.label(to) });
-    } else if (before !== null && this.stalledAt === null && now - before < 1000) {
-      this.intervals.push(now - before);
-      if (this.intervals.length > MEMORY) this.intervals.shift();
-      this.stats.threshold = this.threshold;
-    }
+      // What was lost is no interval, but better than nothing.
+      if (!this.known) this.#learn(Infinity, sent);
+    } else if (before !== null) this.#learn(now - before, sent);
     if (this.stalledAt !== null) this.#recovered();
+  }
+
+  /** Takes what lay between two frames, here and by the sender's clock: they may come in a burst. */
+  #learn(passed, sent) {
+    if (document.hidden) return; // not every frame is seen
+    if (this.known && performance.now() - this.swappedAt < CAUGHT_UP) return;
+    const told = sent !== null && sent > 0 && sent <= LONGEST;
+    const here = passed <= (told ? LATE : LONGEST) ? passed : 0;
+    const interval = Math.max(told ? sent : 0, here);
+    if (interval === 0) return;
+    this.intervals.push(interval);
+    if (this.intervals.length > MEMORY) this.intervals.shift();
+    this.stats.threshold = this.threshold;
   }
 
   #recovered() {
@@ -183,18 +212,21 @@ export class Player extends EventTarget {
         if (!healthy || now - leg.playsSince >= CATCH_UP) return this.#swap(leg);
       }
     }
-    if (now - this.tickedAt > ASLEEP) this.wokeAt = now;
+    // The timers of a hidden page are slow: that is no sleep.
+    if (now - this.tickedAt > ASLEEP && !document.hidden) this.wokeAt = now;
     this.tickedAt = now;
-    const since = Math.max(this.shownAt ?? now, this.swappedAt);
+    const since = Math.max(this.shownAt ?? now, this.swappedAt, this.visibleAt);
     const stands = now - since > this.threshold && now - this.wokeAt > AWAKE;
     if (this.active && this.stalledAt === null && stands) {
       this.stalledAt = this.shownAt ?? since;
+      // With a slow camera every frame may come after the alarm: the next one waits longer.
+      if (!this.known) this.patience = Math.min(2 * this.patience, LONGEST);
       this.#emit("stall", { threshold: Math.round(this.threshold) });
     }
     if (this.stalledAt !== null) {
       const { standby } = this;
       if (standby?.ready && !this.contenders.has(standby)) this.#contend(standby);
-      if (now - this.stalledAt > LOST) this.#connect();
+      if (now - this.stalledAt > (standby?.ready ? LOST : ALONE)) this.#connect();
     }
     if (!this.standby && now - this.lookedAt > LOOK) {
       this.lookedAt = now;
@@ -345,7 +377,7 @@ export class Player extends EventTarget {
         return await leg.answer(answer.sdp, answer.node);
       } catch (error) {
         failures.push(error);
-        if (error.status) break; // an answer, if not a good one
+        if (error.status && error.status < 500) break; // an answer, if not a good one
       }
     }
     throw failures.at(-1) ?? new Refused(0, "no node answers");
@@ -370,10 +402,10 @@ export class Player extends EventTarget {
     const needed = () => !this.closed && (!this.active || this.stalledAt !== null);
     for (let round = 0; needed(); round++) {
       const attempts = [];
-      for (const base of this.mesh.bases()) {
+      for (const base of this.#bases()) {
         if (!needed()) break;
         if (round > 0 || this.active) this.trying = this.mesh.labelOf(base);
-        const attempt = this.#ask(base, needed);
+        const attempt = this.#ask(base, this.#goal(round), needed);
         attempts.push(attempt);
         const heard = await Promise.race([attempt, sleep(HEDGE)]);
         if (heard === "refused") break; // it is the stream, not the node
@@ -384,8 +416,22 @@ export class Player extends EventTarget {
     this.connecting = false;
   }
 
-  async #ask(base, needed) {
-    const heard = await this.#attempt(base, "home", needed);
+  /** Where to ask: at the node that has just failed last. */
+  #bases() {
+    const failed = this.mesh.nodes.get(this.active?.node)?.urls ?? [];
+    const bases = this.mesh.bases();
+    return [...bases.filter((base) => !failed.includes(base)), ...bases.filter((base) => failed.includes(base))];
+  }
+
+  /** Where to get the picture: if home has just failed, this page may be the first to know. */
+  #goal(round) {
+    const { place, active } = this;
+    const failed = active && place?.next && place.home === active.node;
+    return failed && round % 2 === 0 ? place.next : "home";
+  }
+
+  async #ask(base, to, needed) {
+    const heard = await this.#attempt(base, to, needed);
     // Home may be out of this browser's reach, but not of the node's: it relays.
     return heard === "unreachable" && needed() ? this.#attempt(base, "here", needed) : heard;
   }

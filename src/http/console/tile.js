@@ -23,7 +23,7 @@ export function makeTile(mesh, name, { link = false } = {}) {
   if (link) title.href = `/watch/${encodeURIComponent(name)}${location.search}`;
   const news = make("span", "news");
   const via = make("span", "via");
-  caption.append(title, news, via);
+  caption.append(title, via, news);
   element.append(video, words, caption);
 
   const player = new Player(video, mesh, name).start();
@@ -36,8 +36,11 @@ export function makeTile(mesh, name, { link = false } = {}) {
     set(words, text ?? "");
     words.hidden = text === null;
     element.classList.toggle("troubled", text !== null);
-    set(news, player.news ?? "");
-    set(via, player.stats.via ? `via ${player.stats.via}` : "");
+    const moving = player.stats.frames > 0 && player.stalledAt !== null;
+    element.classList.toggle("moving", moving);
+    const short = moving ? "no picture, moving…" : player.news ?? "";
+    set(news, text === null ? short : "");
+    set(via, text === null && player.stats.via ? `via ${player.stats.via}` : "");
   };
   refresh();
   const timer = setInterval(refresh, 100);

@@ -58,14 +58,19 @@ impl Agent {
         }
     }
 
-    /// Home holds: legs that served to find it, or were home before, are closed.
+    /// Home holds: legs that served to find it, or were home before, are closed. A home that knows
+    /// of nobody may be cut off from the others: who stands by goes on to, and serves those who do
+    /// not reach home.
     pub(super) fn drop_others(&mut self, effects: &mut Vec<Effect>) {
         let wanted = self.wanted_next;
         let drop: Vec<LegId> = self
             .legs
             .iter()
             .filter(|(id, leg)| {
-                let next = leg.node.is_some() && leg.node == wanted;
+                let next = match wanted {
+                    Some(wanted) => leg.node == Some(wanted),
+                    None => leg.purpose == Purpose::Next && leg.registered,
+                };
                 self.home != Some(**id) && (leg.purpose == Purpose::Old || !next)
             })
             .map(|(&id, _)| id)

@@ -76,6 +76,7 @@ impl Agent {
                 epoch: self.epoch,
                 source: self.source.clone(),
                 home: self.lost_home,
+                lost_ms: None,
             };
             send(id, ClientMessage::Register(register), effects);
             return;
@@ -128,6 +129,7 @@ impl Agent {
                     epoch: self.epoch,
                     source: self.source.clone(),
                     home: Some(home),
+                    lost_ms: None,
                 };
                 send(id, ClientMessage::Register(register), effects);
             }

@@ -168,3 +168,17 @@ fn the_source_runs_on_while_another_home_is_looked_for() {
     assert!(!trial.agent.media().is_empty());
     assert!(!trial.sent.contains(&Effect::Media(BTreeSet::new())));
 }
+
+#[test]
+fn who_stands_by_goes_on_to_when_home_is_cut_off_from_the_others() {
+    let mut trial = Trial::new();
+    let epoch = trial.agent.epoch();
+    let alone = Registered { role: Role::Home, epoch, next: None };
+    trial.tell(HOME, &NodeMessage::Registered(alone));
+    trial.pass(1000);
+    assert_eq!(trial.agent.next(), Some(NEXT), "it serves those who do not reach home");
+    // Not for ever: once it is gone, it is gone.
+    trial.silent = Some(NEXT);
+    trial.pass(12_000);
+    assert_eq!(trial.agent.next(), None);
+}

@@ -1,6 +1,9 @@
 //! Who may stay, who is told to go where, and who becomes home or next here.
 
-use super::{AGENT_GONE, Claim, Counters, Effect, Host, IN_FLIGHT, Stream, Warm, World};
+use std::time::Duration;
+
+use super::{AGENT_GONE, Claim, Counters, Effect, Host, IN_FLIGHT, Note, Stream, Warm, World};
+use crate::admission::Denied;
 use crate::directory::{ENTRIES_MAX, SourceState};
 use crate::id::{EncoderId, NodeId, SessionId, valid_name};
 use crate::placement;
@@ -15,31 +18,15 @@ impl Host {
         effects: &mut Vec<Effect>,
     ) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        let verdict = match &hello.credential {
-            Some(token) => world
-                .roster
-                .check_credential(token, world.now.wall)
-                .map(|credential| format!("client {}", credential.id.short())),
-            None if session.loopback => Ok("local".to_owned()),
-            None => {
-                self.counters.denied += 1;
-                let reason = "a credential is needed from anywhere but this machine; \
-                              get one with `roost invite --client` on a node"
-                    .to_owned();
-                let failed =
-                    wire::Failed { status: 401, reason: reason.clone(), retry_after: None };
-                effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
-                effects.push(Effect::Close(id, reason));
-                return;
-            }
-        };
+        let credential = hello.credential.as_deref();
+        let verdict = world.roster.authorise(session.loopback, credential, world.now.wall);
         let principal = match verdict {
             Ok(principal) => principal,
-            Err(refusal) => {
+            Err(denied) => {
                 self.counters.denied += 1;
-                let reason = refusal.to_string();
-                let failed =
-                    wire::Failed { status: 403, reason: reason.clone(), retry_after: None };
+                let status = if denied == Denied::NoCredential { 401 } else { 403 };
+                let reason = denied.to_string();
+                let failed = wire::Failed { status, reason: reason.clone(), retry_after: None };
                 effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
                 effects.push(Effect::Close(id, reason));
                 return;
@@ -189,9 +176,13 @@ impl Host {
             session.agent_of = Some((encoder, Role::Home));
         }
         self.in_flight.retain(|(other, ..)| *other != encoder);
-        if world.directory.claims(encoder).any(|(node, _)| node != world.me) {
+        let mut claims = world.directory.claims(encoder).map(|(node, _)| node);
+        let elsewhere = claims.find(|node| *node != world.me);
+        drop(claims);
+        if elsewhere.is_some() {
             self.counters.adopted += 1;
         }
+        let from = register.home.filter(|home| *home != world.me).or(elsewhere);
         world.directory.raise_floor(encoder, register.epoch);
         let name = register.name.clone();
         let stream = self.streams.entry(encoder).or_insert_with(|| Stream::new(name));
@@ -209,6 +200,15 @@ impl Host {
                 session.agent_of = None;
             }
         }
+        if before.as_ref().is_none_or(|claim| claim.epoch != register.epoch) {
+            let lost = register.lost_ms.map(|ms| Duration::from_millis(ms.into()));
+            let note = Note::Home { session: id, epoch: register.epoch, from, lost };
+            effects.push(Effect::Note(encoder, stream.name.clone(), note));
+            if register.source != SourceState::Ready {
+                let note = Note::Signal(register.source.clone());
+                effects.push(Effect::Note(encoder, stream.name.clone(), note));
+            }
+        }
         stream.home = Some(Claim {
             session: Some(id),
             epoch: register.epoch,
@@ -223,6 +223,10 @@ impl Host {
         let next = self.streams.get(&encoder).and_then(|s| s.home.as_ref()).and_then(|c| c.next);
         let registered = wire::Registered { role: Role::Home, epoch: register.epoch, next };
         effects.push(Effect::Send(id, NodeMessage::Registered(registered)));
+        let doubt = self.doubt(world.now.mono, id, register.epoch, effects);
+        if let Some(claim) = self.streams.get_mut(&encoder).and_then(|s| s.home.as_mut()) {
+            claim.unconfirmed = doubt;
+        }
         self.settle(world, encoder, effects);
         self.tell_places(world, effects);
     }
@@ -238,11 +242,12 @@ impl Host {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.agent_of = Some((encoder, Role::Next));
         }
-        let name = register.name.clone();
-        let stream = self.streams.entry(encoder).or_insert_with(|| Stream::new(name));
-        stream.warm = Some(Warm { session: id, epoch, unconfirmed: None, told: None });
         let registered = wire::Registered { role: register.role, epoch, next: None };
         effects.push(Effect::Send(id, NodeMessage::Registered(registered)));
+        let unconfirmed = self.doubt(world.now.mono, id, epoch, effects);
+        let name = register.name.clone();
+        let stream = self.streams.entry(encoder).or_insert_with(|| Stream::new(name));
+        stream.warm = Some(Warm { session: id, epoch, unconfirmed, told: None });
         self.settle(world, encoder, effects);
     }
 }

@@ -1,11 +1,11 @@
 //! What follows from a stream's state: whether the claim stands, what the directory says, next,
 //! the route, and what the agent is told.
 
-use super::{Effect, Host, Route, Stream, World};
+use super::{Effect, Host, Note, Route, Stream, World};
 use crate::directory::Entry;
 use crate::grow::Later;
 use crate::id::{EncoderId, NodeId};
-use crate::media::KeyframeGate;
+use crate::media::GateEvent;
 use crate::placement::{self, Candidate};
 use crate::time::Mono;
 use crate::wire::{self, NodeMessage, Role};
@@ -27,6 +27,8 @@ impl Host {
             self.counters.superseded += 1;
             if let Some(session) = claim.session {
                 let reason = format!("epoch {floor} is home elsewhere");
+                let note = Note::Gone(reason.clone());
+                effects.push(Effect::Note(encoder, stream.name.clone(), note));
                 let rejected =
                     wire::Rejected { role: Role::Home, floor, name_taken: false, reason };
                 effects.push(Effect::Send(session, NodeMessage::Rejected(rejected)));
@@ -118,8 +120,9 @@ impl Host {
         }
         self.last_feed = feed;
         stream.route = route.clone();
-        stream.keyframes = KeyframeGate::new();
+        stream.keyframes = stream.keyframes.anew();
         effects.push(Effect::Route(encoder, route));
+        self.keyframe(world.now.mono, encoder, GateEvent::Wake, effects);
     }
 
     pub(super) fn tell_demand(&mut self, now: Mono, encoder: EncoderId, effects: &mut Vec<Effect>) {

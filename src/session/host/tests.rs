@@ -80,6 +80,7 @@ impl Trial {
             epoch,
             source: SourceState::Ready,
             home: None,
+            lost_ms: None,
         };
         self.say(session, ClientMessage::Register(register))
     }
@@ -177,6 +178,7 @@ fn a_connection_speaks_for_one_encoder() {
         epoch: epoch(1),
         source: SourceState::Ready,
         home: None,
+        lost_ms: None,
     };
     let effects = trial.say(1, ClientMessage::Register(register));
     assert!(rejection(&effects, 1).is_some());
@@ -279,4 +281,55 @@ fn a_node_that_stood_still_asks_for_what_it_relays_anew() {
         })
         .collect();
     assert_eq!(routes, [0, 2], "another feed: what waits of the first is not taken");
+}
+
+#[test]
+fn a_registration_that_waited_while_the_node_stood_still_is_asked_about_first() {
+    for role in [Role::Home, Role::Next] {
+        let mut trial = Trial::new(2);
+        trial.welcome(1);
+        trial.call(|host, world, out| host.viewers(world, CAM, 1, out));
+        trial.call(|host, world, out| host.stalled(world, out));
+        let effects = trial.register(1, role, epoch(5));
+        let local = |effects: &[Effect]| {
+            effects.iter().any(|e| matches!(e, Effect::Route(CAM, Route::Local { .. })))
+        };
+        assert!(!local(&effects), "{role:?}: by now it may be at home elsewhere");
+        let question = effects.iter().find_map(|effect| match effect {
+            Effect::Send(SessionId(1), NodeMessage::Confirm(question)) => Some(question.clone()),
+            _ => None,
+        });
+        let question = question.expect("a question");
+        let epoch = (role == Role::Home).then_some(epoch(5));
+        let answer = wire::Confirm { nonce: question.nonce, epoch };
+        assert!(local(&trial.say(1, ClientMessage::Confirmed(answer))), "{role:?}");
+    }
+}
+
+#[test]
+fn a_registration_long_after_the_node_stood_still_needs_no_question() {
+    let mut trial = Trial::new(2);
+    trial.call(|host, world, out| host.stalled(world, out));
+    trial.ms += 1500;
+    let effects = trial.home(1, epoch(5));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Route(CAM, Route::Local { .. }))));
+}
+
+#[test]
+fn a_wish_for_a_keyframe_is_made_again_where_the_stream_comes_from_next() {
+    let mut trial = Trial::new(2);
+    trial.call(|host, world, out| host.viewers(world, CAM, 1, out));
+    // Nobody to ask yet.
+    let wish = |host: &mut Host, world: &mut World<'_>, out: &mut Vec<Effect>| {
+        host.keyframe_wanted(world.now.mono, CAM, out);
+    };
+    assert_eq!(keyframes(&trial.call(wish)), 0);
+    assert_eq!(trial.call(|host, _, _| assert!(host.next_wake().is_none())), []);
+    assert_eq!(keyframes(&trial.home(1, epoch(1))), 1);
+    // Its agent is gone before a keyframe came, and another takes over.
+    trial.call(|host, world, out| host.closed(world, SessionId(1), out));
+    assert_eq!(keyframes(&trial.home(2, epoch(2))), 1);
+    trial.call(|host, world, out| host.keyframe_arrived(world.now.mono, CAM, out));
+    trial.call(|host, world, out| host.closed(world, SessionId(2), out));
+    assert_eq!(keyframes(&trial.home(3, epoch(3))), 0, "nobody waits");
 }

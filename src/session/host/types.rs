@@ -1,10 +1,11 @@
 //! What goes into and comes out of [`super::Host`].
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::admission::Roster;
-use crate::directory::Directory;
-use crate::id::{EncoderId, NodeId, SessionId};
+use crate::directory::{Directory, SourceState};
+use crate::id::{EncoderId, Epoch, NodeId, SessionId};
 use crate::placement::Candidate;
 use crate::time::Now;
 use crate::wire::{NodeMessage, PeerList};
@@ -63,8 +64,6 @@ pub enum Effect {
     Welcomed(SessionId, String),
     /// On the session's ordered stream.
     Send(SessionId, NodeMessage),
-    /// In a datagram.
-    Datagram(SessionId, Vec<u8>),
     /// End the session.
     Close(SessionId, String),
     /// A stream's frames come from here now.
@@ -75,6 +74,28 @@ pub enum Effect {
     Unserve(SessionId, EncoderId),
     /// Ask the node that a stream is relayed from for a keyframe.
     RelayKeyframe(EncoderId),
+    /// For people: what became of the encoder with this name.
+    Note(EncoderId, String, Note),
+}
+
+/// A change of an encoder's state at this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// It is at home here.
+    Home {
+        /// Its agent's session.
+        session: SessionId,
+        /// Under this epoch.
+        epoch: Epoch,
+        /// The home that it had before, elsewhere.
+        from: Option<NodeId>,
+        /// How long that home had not been heard, if it was lost.
+        lost: Option<Duration>,
+    },
+    /// Its picture came, went, or is one that browsers cannot play.
+    Signal(SourceState),
+    /// It is at home here no more, or its agent is gone: why, in words.
+    Gone(String),
 }
 
 /// What happened since the node started.

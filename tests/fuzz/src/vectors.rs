@@ -69,6 +69,7 @@ pub(crate) fn all() -> Vec<(&'static str, String)> {
         epoch: EPOCH,
         source: SourceState::Ready,
         home: None,
+        lost_ms: None,
     };
     framed("ClientMessage Register", ClientMessage::Register(register).frame());
     let watch = Watch { encoder: ENCODER, stay: true };

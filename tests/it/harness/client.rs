@@ -1,9 +1,11 @@
 //! Real encoders and viewers.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use super::mesh::Mesh;
 use super::process::Process;
@@ -98,5 +100,59 @@ impl Viewer {
 
     fn arrivals(&self) -> Vec<(Instant, usize)> {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// `roost view NAME --json`, with what it told and when.
+#[derive(Debug)]
+pub(crate) struct Witness {
+    process: Process,
+    told: Arc<Mutex<Vec<(Instant, Value)>>>,
+}
+
+impl Witness {
+    /// Starts watching, and returns when it told of a second with a picture.
+    #[track_caller]
+    pub(crate) fn start(mesh: &Mesh, name: &str) -> Self {
+        let addrs = mesh.addrs();
+        let args = ["view", name, "--addr", &addrs, "--json"].map(str::to_owned);
+        let label = format!("witness-{name}");
+        let mut process = Process::start_with(&label, mesh.folder().path(), &args, Stdio::piped());
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let lines = BufReader::new(process.stdout().expect("it is a pipe")).lines();
+        let noted = Arc::clone(&told);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
+                noted.push((Instant::now(), line));
+            }
+        });
+        let witness = Self { process, told };
+        let since = Instant::now();
+        wait_until(PATIENCE, &format!("{name} is seen"), || {
+            !witness.told("second", since).is_empty()
+        });
+        witness
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Every event of this kind since then.
+    pub(crate) fn told(&self, event: &str, since: Instant) -> Vec<Value> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let later = told.iter().filter(|(at, line)| *at >= since && line["event"] == event);
+        later.map(|(_, line)| line.clone()).collect()
+    }
+
+    /// Stops watching; its report.
+    #[track_caller]
+    pub(crate) fn end(mut self) -> Value {
+        let since = Instant::now();
+        self.process.terminate();
+        super::wait_for(PATIENCE, "it reports", || self.told("report", since).pop())
     }
 }

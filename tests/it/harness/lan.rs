@@ -146,12 +146,17 @@ impl Host {
         finish(PATIENCE, inside(&self.namespace, command))
     }
 
+    /// Any program, to be started here.
+    pub(crate) fn command(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(args);
+        inside(&self.namespace, command)
+    }
+
     /// Runs any program here to its end.
     #[track_caller]
     pub(crate) fn program(&self, program: &str, args: &[&str]) -> Finished {
-        let mut command = Command::new(program);
-        command.args(args);
-        finish(PATIENCE, inside(&self.namespace, command))
+        finish(PATIENCE, self.command(program, args))
     }
 
     /// A node of this host's name, once it answers.
@@ -187,9 +192,21 @@ impl Host {
     /// A test picture from here, once this node knows its home.
     #[track_caller]
     pub(crate) fn encode(&self, name: &str, addr: &str, seen_by: &Self) -> Process {
+        self.encode_from(&["--test"], name, addr, seen_by)
+    }
+
+    /// The same with any source.
+    #[track_caller]
+    pub(crate) fn encode_from(
+        &self,
+        source: &[&str],
+        name: &str,
+        addr: &str,
+        seen_by: &Self,
+    ) -> Process {
         let state = self.folder.path().join(format!("state-{name}")).display().to_string();
-        let args = ["encode", name, "--test", "--addr", addr, "--state", &state];
-        let process = self.start(name, &args);
+        let args = ["encode", name, "--addr", addr, "--state", &state];
+        let process = self.start(name, &[&args[..], source].concat());
         wait_for(PATIENCE, &format!("{name} has a home"), || {
             seen_by.encoder(name)?.get("home_name")?.as_str().map(str::to_owned)
         });

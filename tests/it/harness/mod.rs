@@ -3,6 +3,7 @@
 //! Everything is bound to port 0 and a temporary folder, waits for conditions with a bound, and
 //! is gone when its handle is dropped, or when the test's thread ends in whatever way.
 
+pub(crate) mod capture;
 pub(crate) mod client;
 pub(crate) mod http;
 pub(crate) mod lan;

@@ -37,6 +37,12 @@ impl Options {
         self
     }
 
+    /// Listens there.
+    pub(crate) fn listen(mut self, addr: SocketAddr) -> Self {
+        self.listen = addr.to_string();
+        self
+    }
+
     /// Any further arguments.
     pub(crate) fn args(mut self, args: &[&str]) -> Self {
         self.more.extend(args.iter().map(|arg| (*arg).to_owned()));
@@ -196,6 +202,16 @@ impl Launched {
     pub(crate) fn ready(mut self) -> Node {
         let listen = wait_for_ports(&self.options, self.folder.path(), &mut self.process);
         Node { options: self.options, folder: self.folder, process: self.process, listen }
+    }
+
+    /// Its data folder.
+    pub(crate) fn data(&self) -> PathBuf {
+        data(&self.options, self.folder.path())
+    }
+
+    /// Its process.
+    pub(crate) fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     /// For a node that is expected to end by itself: its exit code and what it said.

@@ -51,6 +51,7 @@ function makeCard(name) {
   const head = make("div", "node-head");
   const word = make("span", "word");
   const note = make("p", "note");
+  note.append(make("span"), make("span"), make("span"));
   const buttons = make("p", "buttons");
   head.append(make("span", "disc"), make("strong", "", name), word);
   const button = (verb, label) => {
@@ -58,7 +59,11 @@ function makeCard(name) {
     made.type = "button";
     made.dataset.verb = verb;
     made.setAttribute("aria-label", `${label} ${name}`);
-    made.addEventListener("click", () => press(`/nodes/${name}/${verb}`));
+    made.addEventListener("click", async () => {
+      await press(`/nodes/${name}/${verb}`);
+      // Whoever uses the keyboard stays at this node.
+      if (made.disabled) buttons.querySelector("button:enabled")?.focus();
+    });
     buttons.append(made, " ");
     return made;
   };
@@ -74,11 +79,13 @@ function showNode(node) {
   if (!cards.has(node.name)) cards.set(node.name, makeCard(node.name));
   const { card, word, note, kill, freeze, restart } = cards.get(node.name);
   card.className = `node ${node.condition}`;
-  const seen = node.state && node.condition !== "starting" ? `, the others say ${node.state}` : "";
-  set(word, WORDS[node.condition] + seen);
-  const homes = `${node.encoders} ${node.encoders === 1 ? "stream" : "streams"} at home`;
-  const address = node.url ? `, ${node.url.replace("http://", "")}` : "";
-  set(note, `${homes}${address}, process ${node.pid}`);
+  set(word, WORDS[node.condition]);
+  const [homes, seen, where] = note.children;
+  const others = state.nodes.some((other) => other !== node && other.condition === "running");
+  const known = others || node.condition === "running";
+  set(homes, known ? `${node.encoders} ${node.encoders === 1 ? "stream" : "streams"} at home` : "no node knows its streams");
+  set(seen, others ? (node.state ? `the others see it ${node.state}` : "the others do not know it yet") : "no other node runs");
+  set(where, `${node.url?.replace("http://", "") ?? "no address yet"}, process ${node.pid}`);
   kill.disabled = node.condition === "dead";
   freeze.disabled = node.condition !== "running";
   restart.disabled = node.condition === "running" || node.condition === "starting";
@@ -96,9 +103,6 @@ function showWall() {
     tile.element.dataset.encoder = name;
     at("wall").append(tile.element);
     tiles.set(name, tile);
-  }
-  for (const { element, player } of tiles.values()) {
-    element.classList.toggle("moving", player.stats.frames > 0 && player.stalledAt !== null);
   }
 }
 
@@ -126,7 +130,8 @@ function showBlow(blow) {
   const count = `${names.length} ${names.length === 1 ? "stream" : "streams"}`;
   const verdict = () => {
     if (names.length === 0) return ["healed", "nothing had to move"];
-    if (waiting) return ["hurt", `moving ${dark} of ${count}, ${seconds(age)}`];
+    if (dark) return ["hurt", `${dark} of ${count} without a picture, ${seconds(age)} so far`];
+    if (waiting) return ["hurt", `${blow.homeless.length} of ${count} without a home, ${seconds(age)} so far`];
     if (gaps.length) return ["healed", `${count} healed, the longest without a picture ${seconds(longest)}`];
     return over ? ["healed", `${count} moved without a visible gap`] : ["hurt", "watching"];
   };
@@ -156,6 +161,8 @@ async function refresh() {
   at("add").disabled = state.nodes.length >= state.nodes_max;
   showWall();
   state.blows.forEach(showBlow);
+  // Numbers that still run are not read out.
+  at("log").setAttribute("aria-busy", [...blows.values()].some((blow) => !blow.settled));
   const running = state.nodes.filter((node) => node.condition === "running").length;
   const players = [...tiles.values()].map((tile) => tile.player);
   const moving = players.filter((p) => p.stats.frames > 0 && p.stalledAt === null).length;

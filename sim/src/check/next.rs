@@ -1,0 +1,86 @@
+//! Every encoder has a next while there is a node that can be it, and its agent and its home mean
+//! the same one.
+
+use std::collections::BTreeSet;
+
+use super::SLACK;
+use crate::net::SEC;
+use crate::world::World;
+
+/// A next is found within this time.
+const FOUND: u64 = 15 * SEC;
+/// Each node that the agent does not reach may be tried first, twice.
+const IN_VAIN: u64 = 8 * SEC;
+
+/// An encoder lacks a next.
+#[derive(Debug)]
+pub(crate) struct Lack {
+    since: u64,
+    home: usize,
+    /// Nodes that could be it. With others the search begins anew.
+    candidates: BTreeSet<usize>,
+}
+
+impl World {
+    pub(super) fn check_next(&mut self) {
+        for e in 0..self.plan.encoders {
+            let before = self.checks.nextless.remove(&e);
+            if !self.net.loss.is_empty() || !self.net.latency.is_empty() {
+                continue;
+            }
+            let lack = self.lacks_next(e);
+            if let Some(next) = self.next_of(e) {
+                self.checks.last_next.insert(e, next);
+            }
+            let Some((home, candidates)) = lack else { continue };
+            let same = before.filter(|l| l.home == home && l.candidates == candidates);
+            let since = same.map_or(self.now, |lack| lack.since);
+            let agent = self.host_of_encoder(e);
+            let vain = (0..self.plan.nodes)
+                .filter(|x| self.nodes[*x].control.is_some() && !self.reach(agent, *x));
+            let limit = FOUND + IN_VAIN * vain.count() as u64;
+            if self.now > since + limit * self.patience() + SLACK {
+                let text = format!(
+                    "cam{e} at home at n{home} has no next for {} s, though {candidates:?} could \
+                     be it: its agent says {:?}, its home {:?}",
+                    (self.now - since) / SEC,
+                    self.next_of(e),
+                    self.next_by_home(e, home)
+                );
+                self.fail("next", text);
+                return;
+            }
+            self.checks.nextless.insert(e, Lack { since, home, candidates });
+        }
+    }
+
+    /// Home of an encoder without a next that serves, and who could be next.
+    fn lacks_next(&self, e: usize) -> Option<(usize, BTreeSet<usize>)> {
+        let agent = self.host_of_encoder(e);
+        if self.host_of_twin(e).is_some_and(|twin| self.hosts[twin].up) {
+            return None;
+        }
+        let home = self.home_of(e).filter(|home| self.reach(agent, *home))?;
+        let fits = |x: usize| {
+            let control = self.nodes[x].control.as_ref();
+            x != home && control.is_some_and(|c| !c.leaving()) && self.reach(agent, x)
+        };
+        // A home that does not reach who stands by may not know of it, and it stands by still.
+        let (next, by_home) = (self.next_of(e), self.next_by_home(e, home));
+        let agree = |x: usize| by_home == Some(x) || (by_home.is_none() && !self.reach(home, x));
+        if next.is_some_and(|next| fits(next) && agree(next)) {
+            return None;
+        }
+        let stood_by = self.checks.last_next.get(&e).copied();
+        let candidates: BTreeSet<usize> = (0..self.plan.nodes)
+            .filter(|x| fits(*x) && (self.reach(home, *x) || stood_by == Some(*x)))
+            .collect();
+        (!candidates.is_empty()).then_some((home, candidates))
+    }
+
+    fn next_by_home(&self, e: usize, home: usize) -> Option<usize> {
+        let control = self.nodes[home].control.as_ref()?;
+        let next = control.directory().entry(control.me(), self.encoders[e].id)?.next?;
+        self.index.get(&next).copied()
+    }
+}

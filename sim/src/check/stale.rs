@@ -1,0 +1,70 @@
+//! Nobody is shown what is old: neither by a node that stood still, nor by anyone.
+
+use crate::client::Seen;
+use crate::media::{Frame, Receiver};
+use crate::net::{MS, SEC};
+use crate::world::World;
+
+/// How much earlier than the newest picture one of another start may have been taken: the two may
+/// come over different paths.
+const BACK: u64 = 500 * MS;
+/// A group of pictures that is given again reaches back this far at most.
+const GROUP: u64 = 5 * SEC;
+/// How long after it stood still a node may still have something old.
+const AFTERMATH: u64 = 10 * SEC;
+
+impl World {
+    /// A node hands a frame to a receiver.
+    pub(crate) fn check_handed(&mut self, ix: usize, receiver: Receiver, frame: Frame) {
+        let viewer = match receiver {
+            Receiver::Flow(..) => return,
+            Receiver::Browser(browser) => Some(self.browsers[browser].seen),
+            Receiver::Session(session) => self.nodes[ix]
+                .sessions
+                .get(&session)
+                .and_then(|at| self.conns.get(&at.conn))
+                .and_then(|conn| self.viewer_at(conn.ends[0].host))
+                .map(|viewer| self.viewers[viewer].seen),
+        };
+        let age = (self.now - frame.taken) / MS;
+        let encoder = frame.encoder.short();
+        // What waited is the group of pictures so far, if the agent said since then that it is at
+        // home there.
+        let stale = frame.waited.filter(|at| {
+            let node = &self.nodes[*at];
+            let asked = node.confirmed.get(&frame.encoder).is_some_and(|at| *at >= node.woke);
+            !asked || self.now > frame.taken + GROUP
+        });
+        if let Some(at) = stale {
+            let text = format!(
+                "n{ix} hands out a picture of {encoder}, {age} ms old, that waited at n{at} while \
+                 it stood still"
+            );
+            self.fail("waited", text);
+        }
+        let woke = self.nodes[ix].woke;
+        let Some((line, newest)) = viewer.and_then(|seen| seen.newest) else { return };
+        let back = if line == frame.timeline { GROUP } else { BACK * self.patience() };
+        if woke > 0 && self.now < woke + AFTERMATH && frame.taken + back < newest {
+            let text = format!(
+                "n{ix}, which stood still, hands out a picture of {encoder}, {age} ms old, to a \
+                 viewer that has seen one {} ms later",
+                (newest - frame.taken) / MS
+            );
+            self.fail("older", text);
+        }
+    }
+
+    /// A viewer shows a frame.
+    pub(crate) fn check_shown(&mut self, who: &str, before: Seen, frame: Frame) {
+        let Some((line, newest)) = before.newest else { return };
+        if line != frame.timeline && frame.taken + BACK * self.patience() < newest {
+            let text = format!(
+                "{who} shows a picture of another start of {}, {} ms older than the one before",
+                frame.encoder.short(),
+                (newest - frame.taken) / MS
+            );
+            self.fail("back", text);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! A node's media: what agents send goes into hubs, and out of them to whoever takes the stream.
+
+use roost::control::Event;
+use roost::id::{EncoderId, SessionId};
+use roost::session::host::Route;
+use roost::wire::FLOW_VIDEO;
+
+use crate::conn::Cargo;
+use crate::media::{Frame, Hub, Ingest, Receiver};
+use crate::node::LOOP_LATE;
+use crate::relay::Source;
+use crate::world::{Ev, World};
+
+impl World {
+    pub(crate) fn route(&mut self, ix: usize, encoder: EncoderId, route: &Route) {
+        self.checks.forget_requests(ix, encoder);
+        self.trace.say(self.now, || {
+            let text = match route {
+                Route::None => "nowhere".into(),
+                Route::Local { session, .. } => format!("session {}", session.0),
+                Route::Relay { via, .. } => {
+                    self.index.get(via).map_or(String::new(), |via| format!("relay from n{via}"))
+                }
+            };
+            format!("n{ix} takes {} from {text}", encoder.short())
+        });
+        let session = match route {
+            Route::Local { session, .. } => Some(*session),
+            Route::None | Route::Relay { .. } => None,
+        };
+        let node = &mut self.nodes[ix];
+        if let Some(before) = node.attached.remove(&encoder)
+            && Some(before) != session
+            && let Some(before) = node.sessions.get_mut(&before)
+        {
+            before.ingest = Ingest::default();
+        }
+        let hub = node.hubs.entry(encoder).or_default();
+        match route {
+            Route::None => {
+                hub.set_feed(0, 0);
+                self.relay_route(ix, encoder, None);
+            }
+            Route::Local { session, feed, timeline } => {
+                let Some(at) = node.sessions.get_mut(session) else {
+                    self.relay_route(ix, encoder, None);
+                    return;
+                };
+                hub.set_feed(*feed, *timeline);
+                node.attached.insert(encoder, *session);
+                let early = std::mem::take(&mut at.ingest.early);
+                at.ingest.target = Some((encoder, *feed));
+                self.relay_route(ix, encoder, None);
+                for frame in early.frames {
+                    self.push_frame(ix, *feed, frame);
+                }
+            }
+            Route::Relay { via, feed, timeline } => {
+                hub.set_feed(*feed, *timeline);
+                let Some(&via) = self.index.get(via) else { return };
+                let source = Source { via, feed: *feed, timeline: *timeline };
+                self.relay_route(ix, encoder, Some(source));
+            }
+        }
+    }
+
+    pub(crate) fn ingest(&mut self, ix: usize, session: SessionId, frame: Frame) {
+        if self.now - self.nodes[ix].turned > LOOP_LATE {
+            return;
+        }
+        let Some(at) = self.nodes[ix].sessions.get_mut(&session) else { return };
+        match at.ingest.target {
+            Some((_, feed)) => {
+                self.check_serving(ix, frame);
+                self.push_frame(ix, feed, frame);
+            }
+            None => at.ingest.early.push(frame),
+        }
+    }
+
+    /// A frame goes to everyone who takes the stream here.
+    pub(crate) fn push_frame(&mut self, ix: usize, feed: u64, frame: Frame) {
+        let end = self.end_of(ix);
+        let Some(hub) = self.nodes[ix].hubs.get_mut(&frame.encoder) else { return };
+        let (to, wants) = hub.push(self.now, feed, frame);
+        let lacking = hub.lacking();
+        if frame.key {
+            self.checks.answer_requests(ix, frame.encoder);
+        }
+        self.check_lacking(ix, frame.encoder, lacking);
+        if frame.key && !to.is_empty() {
+            self.hub_event(ix, Ev::KeyframeArrived { end, encoder: frame.encoder });
+        }
+        if wants {
+            self.hub_event(ix, Ev::KeyframeWanted { end, encoder: frame.encoder });
+        }
+        for receiver in to {
+            self.hand(ix, receiver, frame);
+        }
+    }
+
+    pub(crate) fn hand(&mut self, ix: usize, receiver: Receiver, frame: Frame) {
+        self.check_handed(ix, receiver, frame);
+        match receiver {
+            Receiver::Session(session) => {
+                if let Some(at) = self.nodes[ix].sessions.get(&session) {
+                    self.send(at.conn, 1, Cargo::Picture(FLOW_VIDEO, frame));
+                }
+            }
+            Receiver::Flow(conn, flow) => self.send(conn, 1, Cargo::Picture(flow, frame)),
+            Receiver::Browser(browser) => self.browser_sees(browser, frame),
+        }
+    }
+
+    pub(crate) fn serve(&mut self, ix: usize, session: SessionId, encoder: EncoderId) {
+        if self.nodes[ix].sessions.contains_key(&session) {
+            self.subscribe_here(ix, encoder, Receiver::Session(session), 1);
+        }
+    }
+
+    pub(crate) fn subscribe_here(
+        &mut self,
+        ix: usize,
+        encoder: EncoderId,
+        receiver: Receiver,
+        viewers: u32,
+    ) {
+        let end = self.end_of(ix);
+        let hub = self.nodes[ix].hubs.entry(encoder).or_default();
+        let start = hub.subscribe(self.now, receiver, viewers);
+        self.hub_event(ix, Ev::Viewers { end, encoder });
+        if start.is_empty() {
+            self.hub_event(ix, Ev::KeyframeWanted { end, encoder });
+        }
+        for frame in start {
+            self.hand(ix, receiver, frame);
+        }
+    }
+
+    pub(crate) fn unsubscribe(&mut self, ix: usize, encoder: EncoderId, receiver: Receiver) {
+        let end = self.end_of(ix);
+        let Some(hub) = self.nodes[ix].hubs.get_mut(&encoder) else { return };
+        if hub.unsubscribe(receiver) {
+            self.hub_event(ix, Ev::Viewers { end, encoder });
+        }
+    }
+
+    /// A hub tells the control loop, in order.
+    pub(crate) fn hub_event(&mut self, ix: usize, event: Ev) {
+        let at = self.now.max(self.nodes[ix].told + 1);
+        self.nodes[ix].told = at;
+        self.queue.push(at, event);
+    }
+
+    pub(crate) fn viewers_changed(&mut self, ix: usize, encoder: EncoderId) {
+        let viewers = self.nodes[ix].hubs.get(&encoder).map_or(0, Hub::viewers);
+        if viewers == 0 {
+            self.checks.answer_requests(ix, encoder);
+        }
+        self.relay_viewers(ix, encoder, viewers);
+        self.node_event(ix, Event::Viewers(encoder, viewers));
+    }
+}

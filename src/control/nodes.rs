@@ -1,0 +1,59 @@
+//! What follows from membership, links and headers: this node's own header, the peer list that
+//! clients keep, and the candidates for new encoders.
+
+use super::Control;
+use crate::directory::Header;
+use crate::grow::Later;
+use crate::id::NodeId;
+use crate::placement::Candidate;
+use crate::wire::{Peer, PeerList};
+
+impl Control {
+    /// Recomputes what follows from membership, links and headers; true if clients see a change.
+    pub(super) fn refresh_nodes(&mut self) -> bool {
+        self.directory.put_header(Header {
+            name: self.name.clone(),
+            addrs: self.addrs.clone(),
+            links: self.linked.clone(),
+            draining: self.leaving.is_some(),
+            later: Later::default(),
+        });
+        self.recount();
+        let mut nodes: Vec<Peer> = self
+            .roster
+            .admissions()
+            .map(|admission| Peer {
+                node: admission.node,
+                name: self.label(admission.node),
+                addrs: self.addrs_of(admission.node),
+                up: self.alive.contains(&admission.node) && !self.draining(admission.node),
+                later: Later::default(),
+            })
+            .filter(|peer| !peer.addrs.is_empty())
+            .collect();
+        nodes.sort_by(|a, b| (!a.up, &a.name, a.node).cmp(&(!b.up, &b.name, b.node)));
+        let peers = PeerList { nodes };
+        let changed = peers != self.peers;
+        self.peers = peers;
+        changed
+    }
+
+    pub(super) fn draining(&self, node: NodeId) -> bool {
+        match self.directory.header(node) {
+            _ if node == self.me => self.leaving.is_some(),
+            Some(header) => header.draining,
+            None => false,
+        }
+    }
+
+    pub(super) fn recount(&mut self) {
+        let eligible = self.alive.iter().filter(|node| !self.draining(**node));
+        self.candidates = eligible
+            .map(|&node| Candidate {
+                node,
+                weight: self.reports.get(&node).map_or(1.0, |r| r.capacity).clamp(0.01, 1e6),
+                load: u32::try_from(self.directory.count(node)).unwrap_or(u32::MAX),
+            })
+            .collect();
+    }
+}

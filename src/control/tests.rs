@@ -1,0 +1,87 @@
+use super::*;
+use crate::id::InviteId;
+
+/// A control and what it still has to say to the other one.
+struct Side {
+    control: Control,
+    effects: Vec<Effect>,
+}
+
+impl Side {
+    fn start(keypair: &Keypair, boot: u64, roster: &Roster, now: Now) -> Self {
+        let config = Config {
+            keypair: keypair.clone(),
+            name: "n".into(),
+            addrs: vec!["a:1".into()],
+            boot: Boot(boot),
+            roster: roster.clone(),
+            remembered: Vec::new(),
+            seeds: Vec::new(),
+            ledger: accounts::Loaded::default(),
+            seed: [u8::try_from(boot).unwrap(); 32],
+        };
+        let mut effects = Vec::new();
+        let control = Control::new(config, now, &mut effects);
+        Self { control, effects }
+    }
+
+    fn handle(&mut self, now: Now, event: Event) {
+        self.control.handle(now, event, &mut self.effects);
+    }
+
+    fn link(&mut self, now: Now, node: NodeId) {
+        self.handle(now, Event::LinkUp { node, addrs: vec!["a:1".into()], learned: Vec::new() });
+    }
+
+    /// What it says, as events of the other one; the rest of its effects.
+    fn say(&mut self) -> (Vec<Event>, Vec<Effect>) {
+        let (mut said, mut rest) = (Vec::new(), Vec::new());
+        let me = self.control.me();
+        for effect in std::mem::take(&mut self.effects) {
+            match effect {
+                Effect::Send(_, bytes) => said.push(Event::Message(me, bytes)),
+                Effect::Datagram(_, bytes) => said.push(Event::Datagram(me, bytes)),
+                other => rest.push(other),
+            }
+        }
+        (said, rest)
+    }
+}
+
+#[test]
+fn a_boot_that_others_know_and_this_node_does_not_is_to_be_stored() {
+    let (founder, member) = (Keypair::from_seed([1; 32]), Keypair::from_seed([2; 32]));
+    let mut roster = Roster::found(&founder, [3; 16]);
+    let admission = roster.admit(&founder, member.public(), InviteId([4; 16]));
+    roster.adopt(vec![admission]);
+    let mut now = Now { mono: Mono(1_000_000_000), wall: 0 };
+    let mut one = Side::start(&founder, 1, &roster, now);
+    let (mut told, mut warned) = (Vec::new(), Vec::new());
+    // The second start is from an older folder, before the first was missed.
+    for boot in [7, 3] {
+        let mut two = Side::start(&member, boot, &roster, now);
+        one.link(now, member.node());
+        two.link(now, founder.node());
+        for _ in 0..100 {
+            now.mono = now.mono + Duration::from_millis(20);
+            one.handle(now, Event::Wake);
+            two.handle(now, Event::Wake);
+            let (to_two, _) = one.say();
+            let (to_one, rest) = two.say();
+            to_two.into_iter().for_each(|event| two.handle(now, event));
+            to_one.into_iter().for_each(|event| one.handle(now, event));
+            told.extend(rest.into_iter().filter_map(|effect| match effect {
+                Effect::Boot(boot) => Some(boot),
+                Effect::Note(Note::Outgrown(boot)) => {
+                    warned.push(boot);
+                    None
+                }
+                _ => None,
+            }));
+        }
+        assert!(one.control.alive().contains(&member.node()), "they met");
+        one.handle(now, Event::LinkDown(member.node()));
+    }
+    assert_eq!(told, [Boot(7)], "once, and only the older folder");
+    assert_eq!(warned, [Boot(7)], "and people are told");
+}

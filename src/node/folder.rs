@@ -1,0 +1,184 @@
+//! A node's folder: what is found in it, and how a node without a mesh gets one.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Join, NodeError, identity, random};
+use crate::accounts::Loaded;
+use crate::admission::{Admission, Invitation, Keypair, Roster, mesh_id};
+use crate::id::{Boot, MeshId, NodeId};
+use crate::net::join::{JoinError, join};
+use crate::store::{Store, StoreError, load_or_create_key};
+
+/// What a node finds in its folder.
+pub(super) struct Folder {
+    path: PathBuf,
+    pub(super) store: Store,
+    pub(super) keypair: Keypair,
+    roster: Option<Roster>,
+    pub(super) boot: Boot,
+    pub(super) remembered: Vec<(NodeId, Vec<String>)>,
+    pub(super) ledger: Loaded,
+}
+
+impl Folder {
+    /// Waits for the folder's lock and reads everything, on a thread of its own: a signal is heard
+    /// meanwhile.
+    pub(super) async fn open(path: PathBuf) -> Result<Self, NodeError> {
+        tokio::task::spawn_blocking(move || Self::from_disk(path))
+            .await
+            .map_err(|defect| NodeError::Failed(format!("cannot read the folder: {defect}")))?
+    }
+
+    fn from_disk(path: PathBuf) -> Result<Self, NodeError> {
+        let opened = Store::open(&path).map_err(stored)?;
+        if let Some(aside) = &opened.quarantined {
+            tracing::error!(
+                path = %aside.display(),
+                "the store could not be read; it is kept aside"
+            );
+        }
+        let store = opened.store;
+        let keypair = Keypair::from_seed(load_or_create_key(&path, random()).map_err(stored)?);
+        let boot = store.next_boot().map_err(stored)?;
+        let roster = roster_of(keypair.node(), &store.admissions().map_err(stored)?);
+        let remembered = store.members().map_err(stored)?;
+        let ledger = store.ledger().map_err(stored)?;
+        Ok(Self { path, store, keypair, roster, boot, remembered, ledger })
+    }
+
+    /// The folder stays taken for as long as this is held.
+    pub(super) fn lock(&self) -> Arc<File> {
+        self.store.lock()
+    }
+
+    /// The mesh of this node, which it joins or founds if it has none yet, and addresses to try
+    /// first. Whatever else can be refused has to be refused before.
+    pub(super) async fn enter(
+        &mut self,
+        wanted: Option<Join>,
+    ) -> Result<(Roster, Vec<String>), NodeError> {
+        match (wanted, self.roster.take()) {
+            (Some(Join::Invitation(invitation)), None) => self.join(invitation).await,
+            (Some(Join::Invitation(invitation)), Some(roster)) => {
+                if roster.mesh() != invitation.mesh {
+                    return Err(other_mesh(&self.path, roster.mesh(), invitation.mesh));
+                }
+                // Already a member: the invitation's addresses are as good as any.
+                Ok((roster, invitation.addrs))
+            }
+            (Some(Join::Address(addrs)), Some(roster)) => Ok((roster, addrs)),
+            (Some(Join::Address(_)), None) => Err(NodeError::Configuration(
+                "this node belongs to no mesh yet: an address is not enough, it needs an \
+                 invitation; run `roost invite` on a member"
+                    .into(),
+            )),
+            (None, Some(roster)) => Ok((roster, Vec::new())),
+            (None, None) => Ok((self.found()?, Vec::new())),
+        }
+    }
+
+    async fn join(&mut self, invitation: Invitation) -> Result<(Roster, Vec<String>), NodeError> {
+        identity::is_in(invitation.mesh);
+        let (seed, admitted) =
+            join(&invitation, &self.keypair).await.map_err(|error| not_joined(&error))?;
+        tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
+        let joined = Roster::from_admissions(invitation.mesh, admitted.admissions);
+        self.keep(&joined)?;
+        self.store.remember(&admitted.members).map_err(stored)?;
+        self.remembered.extend(admitted.members);
+        Ok((joined, invitation.addrs))
+    }
+
+    fn found(&self) -> Result<Roster, NodeError> {
+        if let Some(aside) = self.store.put_aside().map_err(stored)? {
+            return Err(membership_lost(&aside));
+        }
+        let roster = Roster::found(&self.keypair, random());
+        self.keep(&roster)?;
+        Ok(roster)
+    }
+
+    fn keep(&self, roster: &Roster) -> Result<(), NodeError> {
+        let all: Vec<_> = roster.admissions().cloned().collect();
+        self.store.add_admissions(&all).map_err(stored)
+    }
+}
+
+/// The mesh among these admissions that `me` belongs to. A folder whose key was moved away holds
+/// the admissions of an earlier node's mesh as well.
+fn roster_of(me: NodeId, admissions: &[Admission]) -> Option<Roster> {
+    // A founder's admission names a mesh: it is the one that everything else in it chains to.
+    let founders = admissions.iter().filter(|admission| admission.invite.is_none());
+    let mut rosters =
+        founders.map(|it| Roster::from_admissions(mesh_id(it), admissions.iter().cloned()));
+    rosters.find(|roster| roster.contains(me))
+}
+
+/// A node stays in the mesh of its folder: it must not wait alone for one that it cannot join.
+fn other_mesh(data: &Path, own: MeshId, wanted: MeshId) -> NodeError {
+    NodeError::Configuration(format!(
+        "the folder {} belongs to mesh {own}, the invitation is for mesh {wanted}; start with an \
+         empty folder to join that one, or without the invitation to stay",
+        data.display()
+    ))
+}
+
+/// A node that lost its membership does not quietly found a mesh of its own, where its encoders
+/// and viewers would be alone.
+fn membership_lost(aside: &Path) -> NodeError {
+    NodeError::Configuration(format!(
+        "this node's membership was lost with its store, which is kept aside as {}; to get back in \
+         under the same id, start it with --join and an invitation (`roost invite` on any member); \
+         to found a new mesh instead, remove that file",
+        aside.display()
+    ))
+}
+
+fn not_joined(error: &JoinError) -> NodeError {
+    let words = error.to_string();
+    match error {
+        JoinError::NoAnswer(_) => NodeError::NoNodeAnswered(words),
+        JoinError::WrongMesh { .. } | JoinError::Refused { .. } => NodeError::NotAllowed(words),
+        JoinError::Local(_) => NodeError::Failed(words),
+    }
+}
+
+fn stored(error: StoreError) -> NodeError {
+    match &error {
+        StoreError::InUse { .. } => NodeError::InUse(error.to_string()),
+        // Starting again would fail again until somebody changes the folder.
+        StoreError::Unwritable { .. }
+        | StoreError::KeyExposed { .. }
+        | StoreError::KeyMalformed { .. }
+        | StoreError::Newer { .. }
+        | StoreError::OtherMesh { .. } => NodeError::Configuration(error.to_string()),
+        _ => NodeError::Failed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_whose_key_was_moved_away_founds_one_mesh_and_stays_in_it() {
+        // Which of two founders comes first in the table is a matter of chance: several are tried.
+        for _ in 0..8 {
+            let dir = tempfile::tempdir().unwrap();
+            let start = async || {
+                let mut folder = Folder::open(dir.path().into()).await.unwrap();
+                let (roster, _) = folder.enter(None).await.unwrap();
+                (folder.keypair.node(), roster.mesh())
+            };
+            let first = start().await;
+            std::fs::rename(dir.path().join("node.key"), dir.path().join("old.key")).unwrap();
+            let second = start().await;
+            assert!(first.0 != second.0 && first.1 != second.1, "it is another node");
+            assert_eq!(start().await, second);
+            std::fs::rename(dir.path().join("old.key"), dir.path().join("node.key")).unwrap();
+            assert_eq!(start().await, first, "with its key the first one is back");
+        }
+    }
+}

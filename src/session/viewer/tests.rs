@@ -1,0 +1,241 @@
+use super::*;
+use crate::id::{EncoderId, Epoch};
+use crate::wire::{Peer, Welcome};
+
+const HOME: NodeId = NodeId([1; 16]);
+const NEXT: NodeId = NodeId([2; 16]);
+
+/// A viewer with two nodes that answer unless they are silenced; time goes in steps of 10 ms, and
+/// frames come every 40 ms.
+struct Trial {
+    viewer: Viewer,
+    ms: u64,
+    legs: BTreeMap<LegId, NodeId>,
+    silent: Option<NodeId>,
+    frames_from: Option<NodeId>,
+    closed: Vec<NodeId>,
+    watches: Vec<NodeId>,
+}
+
+impl Trial {
+    /// Home's picture is seen.
+    fn new() -> Self {
+        let config = Config {
+            name: "cam-1".into(),
+            stay: false,
+            targets: vec!["home:1".into()],
+            peers: PeerList::default(),
+            seed: 1,
+        };
+        let mut trial = Self {
+            viewer: Viewer::new(config),
+            ms: 1000,
+            legs: BTreeMap::new(),
+            silent: None,
+            frames_from: Some(HOME),
+            closed: Vec::new(),
+            watches: Vec::new(),
+        };
+        trial.pass(2000);
+        assert_eq!(trial.viewer.via(), Some(HOME));
+        assert!(trial.legs.values().any(|node| *node == NEXT), "a leg stands by");
+        trial.watches.clear();
+        trial
+    }
+
+    fn now(&self) -> Mono {
+        Mono(self.ms * 1_000_000)
+    }
+
+    fn event(&mut self, event: Event) {
+        let mut effects = Vec::new();
+        self.viewer.handle(self.now(), event, &mut effects);
+        self.take(effects);
+    }
+
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / 10 {
+            self.ms += 10;
+            self.event(Event::Wake);
+            if self.ms.is_multiple_of(40)
+                && let Some(node) = self.frames_from
+                && self.silent != Some(node)
+                && let Some(leg) = self.leg(node)
+            {
+                self.event(Event::Fresh(leg));
+            }
+        }
+    }
+
+    fn leg(&self, node: NodeId) -> Option<LegId> {
+        self.legs.iter().find(|(_, of)| **of == node).map(|(leg, _)| *leg)
+    }
+
+    fn tell(&mut self, node: NodeId, message: &NodeMessage) {
+        let leg = self.leg(node).expect("a leg");
+        self.event(Event::Message(leg, message.encode()));
+    }
+
+    fn take(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Dial { leg, addr, .. } => {
+                    let node = if addr == "home:1" { HOME } else { NEXT };
+                    if self.silent != Some(node) {
+                        self.legs.insert(leg, node);
+                        self.event(Event::Connected { leg, node });
+                        let welcome = NodeMessage::Welcome(Welcome { peers: peers() });
+                        self.event(Event::Message(leg, welcome.encode()));
+                    }
+                }
+                Effect::Close(leg) => self.closed.extend(self.legs.remove(&leg)),
+                Effect::Send(leg, bytes) => match ClientMessage::decode(&bytes) {
+                    Ok(ClientMessage::Follow(_)) => {
+                        let place = NodeMessage::Stream(place(HOME, 1));
+                        self.event(Event::Message(leg, place.encode()));
+                    }
+                    Ok(ClientMessage::Watch(_)) => self.watches.extend(self.legs.get(&leg)),
+                    _ => {}
+                },
+                Effect::Datagram(leg, body) => {
+                    // The driver reads the flow's id off.
+                    if let Some(Heartbeat::Ping(number)) = Heartbeat::decode(&body[1..])
+                        && self.legs.get(&leg).is_some_and(|node| self.silent != Some(*node))
+                    {
+                        let pong = Heartbeat::Pong(number).encode()[1..].to_vec();
+                        self.event(Event::Datagram(leg, pong));
+                    }
+                }
+                Effect::Peers(_) | Effect::Note(_) => {}
+            }
+        }
+    }
+
+    /// Why the picture stood still, once it comes from this node.
+    fn cause_from(&mut self, node: NodeId) -> String {
+        let leg = self.leg(node).expect("a leg");
+        self.event(Event::Fresh(leg));
+        self.viewer.cause().expect("it stood still").to_owned()
+    }
+}
+
+fn peers() -> PeerList {
+    let peer = |node: NodeId, name: &str| Peer {
+        node,
+        name: name.into(),
+        addrs: vec![format!("{name}:1")],
+        up: true,
+        later: crate::grow::Later::default(),
+    };
+    PeerList { nodes: vec![peer(HOME, "home"), peer(NEXT, "next")] }
+}
+
+fn place(home: NodeId, counter: u64) -> StreamPlace {
+    StreamPlace {
+        name: "cam-1".into(),
+        encoder: Some(EncoderId([7; 16])),
+        home: Some(home),
+        next: Some(if home == HOME { NEXT } else { HOME }),
+        epoch: Epoch { counter, instance: 1 },
+        source: Some(SourceState::Ready),
+    }
+}
+
+#[test]
+fn a_picture_that_flows_has_no_cause() {
+    let mut trial = Trial::new();
+    trial.pass(1000);
+    assert_eq!(trial.viewer.cause(), None);
+    assert!(trial.watches.is_empty(), "next is left alone");
+}
+
+#[test]
+fn a_node_that_falls_silent_is_named_with_the_time_since() {
+    let mut trial = Trial::new();
+    trial.silent = Some(HOME);
+    trial.pass(300);
+    assert!(trial.watches.contains(&NEXT), "next is asked");
+    let cause = trial.cause_from(NEXT);
+    assert!(cause.starts_with("home fell silent 3"), "{cause}");
+}
+
+#[test]
+fn a_node_that_stood_still_for_a_while_is_named_with_the_time_that_it_did() {
+    let mut trial = Trial::new();
+    trial.silent = Some(HOME);
+    trial.pass(300);
+    trial.silent = None;
+    trial.frames_from = None;
+    trial.pass(100);
+    let cause = trial.cause_from(HOME);
+    assert!(cause.starts_with("home was silent for 3"), "{cause}");
+}
+
+#[test]
+fn a_node_that_answers_without_a_picture_is_told_apart_from_a_silent_one() {
+    let mut trial = Trial::new();
+    trial.frames_from = None;
+    trial.pass(300);
+    assert_eq!(trial.viewer.cause_until(trial.now()), "home answers but has no picture");
+    assert_eq!(trial.cause_from(HOME), "home answers but has no picture");
+}
+
+#[test]
+fn a_source_without_a_signal_is_the_cause_in_its_own_words() {
+    let mut trial = Trial::new();
+    trial.frames_from = None;
+    trial.pass(100);
+    let source = Some(SourceState::NoSignal("the camera is off".into()));
+    trial.tell(HOME, &NodeMessage::Stream(StreamPlace { source, ..place(HOME, 1) }));
+    trial.tell(HOME, &NodeMessage::Stream(place(HOME, 1)));
+    trial.pass(100);
+    assert_eq!(trial.cause_from(HOME), "cam-1 has no signal: the camera is off");
+}
+
+#[test]
+fn a_connection_that_ends_is_the_cause_with_its_reason() {
+    let mut trial = Trial::new();
+    trial.frames_from = None;
+    trial.pass(50);
+    let leg = trial.leg(HOME).expect("a leg");
+    trial.legs.remove(&leg);
+    trial.event(Event::Closed { leg, reason: "reset by the node".into() });
+    trial.pass(200);
+    assert_eq!(trial.cause_from(NEXT), "the connection to home ended: reset by the node");
+}
+
+#[test]
+fn a_home_that_moved_is_told_with_where_it_is_now() {
+    let mut trial = Trial::new();
+    trial.frames_from = None;
+    trial.pass(100);
+    trial.tell(NEXT, &NodeMessage::Stream(place(NEXT, 2)));
+    trial.pass(100);
+    assert_eq!(trial.cause_from(NEXT), "home moved to next");
+    trial.pass(200);
+    trial.tell(NEXT, &NodeMessage::Stream(place(NEXT, 3)));
+    assert_eq!(trial.cause_from(NEXT), "the encoder began anew at next");
+}
+
+#[test]
+fn a_viewer_that_slept_blames_itself_and_keeps_its_legs() {
+    let mut trial = Trial::new();
+    trial.frames_from = None;
+    trial.ms += 3_500;
+    trial.pass(100);
+    assert!(trial.closed.is_empty(), "closed {:?}", trial.closed);
+    assert!(trial.watches.is_empty(), "asked {:?} at once", trial.watches);
+    let cause = trial.cause_from(HOME);
+    assert!(cause.starts_with("this viewer stood still for 3"), "{cause}");
+}
+
+#[test]
+fn an_idle_leg_that_lost_a_ping_is_not_dead_when_it_is_needed() {
+    let mut trial = Trial::new();
+    trial.silent = Some(NEXT);
+    trial.pass(3_500);
+    trial.silent = Some(HOME);
+    trial.pass(200);
+    assert!(trial.watches.contains(&NEXT));
+    assert!(!trial.closed.contains(&NEXT));
+}
