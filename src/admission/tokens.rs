@@ -66,6 +66,9 @@ pub fn issue_redirect(
     issue(by, Kind::Redirect, mesh, &claims)
 }
 
+/// The name of whoever is at the node's own machine and shows no credential.
+pub const LOCAL: &str = "local";
+
 /// Why nobody is let in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
@@ -90,7 +93,7 @@ impl Roster {
         wall_ms: u64,
     ) -> Result<String, Denied> {
         let Some(shown) = credential else {
-            return if loopback { Ok("local".into()) } else { Err(Denied::NoCredential) };
+            return if loopback { Ok(LOCAL.into()) } else { Err(Denied::NoCredential) };
         };
         let enrolment = shown.parse::<Enrolment>();
         let token = enrolment.as_ref().map_or(shown, |enrolment| &enrolment.credential);

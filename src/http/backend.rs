@@ -25,6 +25,11 @@ impl Principal {
     pub fn new(name: &str) -> Self {
         Self(name.into())
     }
+
+    /// Whoever is at the node's own machine.
+    pub fn is_local(&self) -> bool {
+        *self.0 == *crate::admission::LOCAL
+    }
 }
 
 /// Why someone may not.

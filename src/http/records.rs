@@ -39,8 +39,9 @@ const LOCAL: AccountId = AccountId([0; 16]);
 pub(super) async fn accounts(
     State(app): State<App>,
     uri: Uri,
-    _caller: Caller,
+    caller: Caller,
 ) -> Result<Json<Vec<Value>>, Problem> {
+    local(&caller)?;
     let after = query_value(&uri, "after").map(|id| parse(&id)).transpose()?;
     let records = app.backend.records(Kind::ACCOUNT, after, PAGE_MAX).await;
     Ok(Json(records.iter().map(|(key, record)| shown(*key, record)).collect()))
@@ -50,8 +51,9 @@ pub(super) async fn accounts(
 pub(super) async fn account(
     State(app): State<App>,
     Path(id): Path<String>,
-    _caller: Caller,
+    caller: Caller,
 ) -> Result<Response, Problem> {
+    local(&caller)?;
     let key = Key { kind: Kind::ACCOUNT, id: parse(&id)? };
     let record = app.backend.record(key).await.filter(Record::exists).ok_or_else(missing)?;
     Ok(with_tag(Json(shown(key, &record)).into_response(), record.tag()))
@@ -65,6 +67,7 @@ pub(super) async fn put_account(
     caller: Caller,
     request: Request,
 ) -> Result<Response, Problem> {
+    local(&caller)?;
     let key = Key { kind: Kind::ACCOUNT, id: parse(&id)? };
     let headers = request.headers().clone();
     let text = read_text(request.into_body(), MAX_BODY).await?;
@@ -95,12 +98,26 @@ pub(super) async fn delete_account(
     caller: Caller,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    local(&caller)?;
     let key = Key { kind: Kind::ACCOUNT, id: parse(&id)? };
     let record = app.backend.record(key).await.filter(Record::exists).ok_or_else(missing)?;
     let expect = expected(&headers, &record)?;
     let receipt = write(&app, &headers, key, vec![Change::Delete], expect).await?;
     tracing::info!(event = "record.removed", account = %caller.principal.0, id = %key.id, "removed");
     Ok(with_receipt(StatusCode::NO_CONTENT.into_response(), &receipt))
+}
+
+/// Nobody can log in yet, and a client's credential is for watching and sending: accounts are the
+/// business of whoever is at the node's own machine.
+fn local(caller: &Caller) -> Result<(), Problem> {
+    match caller.principal.is_local() {
+        true => Ok(()),
+        false => Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "accounts are read and changed on the node's own machine only: ask there, over \
+             loopback and without a credential",
+        )),
+    }
 }
 
 async fn write(

@@ -57,3 +57,23 @@ fn nobody_overwrites_what_they_have_not_seen() {
     assert_eq!(gone.expect("it answers").status, 204);
     assert_eq!(node.get(&path(1)).status, 404);
 }
+
+#[test]
+fn a_clients_credential_opens_no_accounts() {
+    let mesh = Mesh::start(1);
+    let node = &mesh.nodes()[0];
+    let made = put(node, 1, &[("If-None-Match", "*")], &json!({ "name": "ann" }));
+    assert_eq!(made.status, 201, "{made:?}");
+    let bearer = format!("Bearer {}", node.invite_client());
+    let shown = [("Authorization", bearer.as_str()), ("If-Match", "*")];
+    for (method, path) in [
+        ("GET", "/api/v1/accounts".to_owned()),
+        ("GET", path(1)),
+        ("PUT", path(1)),
+        ("DELETE", path(1)),
+    ] {
+        let refused = request(node.addr(), method, &path, &shown, r#"{"name":"x"}"#);
+        assert_eq!(refused.expect("it answers").status, 403, "{method} {path}");
+    }
+    assert_eq!(name(node, 1), Some(json!("ann")));
+}
