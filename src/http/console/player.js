@@ -13,7 +13,7 @@ const UNKNOWN = 400; // ms: the least threshold until the frame rate is known
 const KNOWN = 8; // frame intervals by which the frame rate is known
 const MEMORY = 60; // frame intervals remembered
 const LONGEST = 5000; // ms: what is longer is no interval between frames, but a pause
-const CAUGHT_UP = 1000; // ms after a swap in which frames are left out, to catch up with the present
+const CATCH = 50; // ms by which, and twice, the sender's clock runs ahead when frames are left out
 const LATE = 1000; // ms that the network delays a frame at most; what is longer is an outage
 const HIDDEN = 3000; // ms: the least threshold of a hidden page, which may look once a second
 const TICK = 10; // ms between looks at the legs
@@ -177,8 +177,8 @@ export class Player extends EventTarget {
   /** Takes what lay between two frames, here and by the sender's clock: they may come in a burst. */
   #learn(passed, sent) {
     if (document.hidden) return; // not every frame is seen
-    if (this.known && performance.now() - this.swappedAt < CAUGHT_UP) return;
     const told = sent !== null && sent > 0 && sent <= LONGEST;
+    if (told && sent > 2 * passed + CATCH) return; // catching up with the present
     const here = passed <= (told ? LATE : LONGEST) ? passed : 0;
     const interval = Math.max(told ? sent : 0, here);
     if (interval === 0) return;
