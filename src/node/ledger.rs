@@ -4,7 +4,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Node;
 use super::drive::Driver;
-use crate::accounts::{Ledger, Note, Receipt, Refusal, Write};
+use crate::accounts::{Audit, AuditCursor, Ledger, Note, Receipt, Refusal, Write};
 use crate::control::Event;
 
 /// Questions and changes that wait for the control loop; beyond it whoever has one waits.
@@ -35,6 +35,14 @@ impl Node {
         let read = Box::new(move |ledger: &Ledger| drop(answer.send(read(ledger))));
         self.shared.calls.send(Call::Read(read)).await.ok()?;
         answered.await.ok()
+    }
+}
+
+impl Node {
+    /// Who changed what where, the newest first, from before a place: see [`Ledger::audit`].
+    pub async fn audit(&self, before: Option<AuditCursor>, limit: usize) -> Vec<Audit> {
+        let audit = self.read_ledger(move |ledger| ledger.audit(before, limit)).await;
+        audit.unwrap_or_default()
     }
 }
 
@@ -73,9 +81,10 @@ pub(super) fn tell(note: &Note) {
             removed,
             "everything was taken over; what others had removed is removed here, too"
         ),
-        Note::Disk(reason) => tracing::error!(
+        Note::Disk { reason, commits } => tracing::error!(
             event = "ledger.refused",
             err = reason,
+            commits,
             "the disk refuses changes of accounts and settings; they were refused, all else goes on"
         ),
     }

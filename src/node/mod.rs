@@ -169,6 +169,7 @@ impl Node {
         identity::is_node(folder.keypair.node());
         let (roster, seeds) = folder.enter(config.join).await?;
         identity::is_in(roster.mesh());
+        let folder = folder.open_ledger(&roster).await?;
         let lock = folder.lock();
         let Folder { store, keypair, boot, remembered, ledger, .. } = folder;
         let name = config.name.unwrap_or_else(|| name::default_name(keypair.node()));
@@ -215,7 +216,7 @@ impl Node {
         let id = keypair.node();
         let mesh = control.roster().mesh();
         let reports = report::Reports::start(id, boot, mesh, net.clone());
-        let (store, stored) = writer::Writer::start(store, event_tx.clone());
+        let (store, stored) = writer::Writer::start(store, mesh, event_tx.clone());
         let driver = drive::Driver {
             control,
             clock,
