@@ -131,6 +131,7 @@ struct Shared {
     totals: Arc<ArcSwap<Totals>>,
     turning: Arc<media::Turning>,
     failovers: Failovers,
+    rights: ledger::RightsReader,
     left: watch::Receiver<bool>,
     stored: watch::Receiver<()>,
     /// Kept until the process ends: whoever takes the folder next finds the ports free, too.
@@ -210,6 +211,7 @@ impl Node {
         let mut effects = Vec::new();
         let control = Control::new(born, clock.now(), &mut effects);
         let view = Arc::new(ArcSwap::from_pointee(control.view()));
+        let (rights, rights_reader) = ledger::SharedRights::new(control.rights().clone());
         let totals = Arc::new(ArcSwap::from_pointee(Totals::default()));
         let failovers = failovers();
         let id = keypair.node();
@@ -238,6 +240,7 @@ impl Node {
             view: view.clone(),
             changes: change_tx,
             totals: totals.clone(),
+            rights,
             left: left_tx,
             view_dirty: true,
         };
@@ -260,6 +263,7 @@ impl Node {
             totals,
             turning,
             failovers,
+            rights: rights_reader,
             left,
             stored,
             _lock: lock,
