@@ -35,6 +35,30 @@ pub enum Who {
     Encoder(EncoderId),
 }
 
+/// Who asks, with a name for logs and lists.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct Principal {
+    /// What decides.
+    pub who: Who,
+    /// What people read.
+    pub name: String,
+}
+
+impl Principal {
+    /// Whoever is at the node's own machine.
+    pub fn local() -> Self {
+        Self { who: Who::Local, name: LOCAL.into() }
+    }
+
+    /// A client with a name.
+    pub fn new(who: Who, name: impl Into<String>) -> Self {
+        Self { who, name: name.into() }
+    }
+}
+
+/// The name of whoever is at the node's own machine.
+pub const LOCAL: &str = "local";
+
 /// What somebody may. Each includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

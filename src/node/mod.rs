@@ -33,6 +33,7 @@ pub use relay::FLOWS_MAX;
 use folder::Folder;
 use ports::Ports;
 
+use crate::access::Principal;
 use crate::admission::{
     Denied, Enrolment, Invitation, Keypair, Roster, issue_credential, issue_redirect,
 };
@@ -373,7 +374,7 @@ impl Node {
     }
 
     /// Who a client is, by name, with a credential or from this machine.
-    pub fn authorise(&self, loopback: bool, credential: Option<&str>) -> Result<String, Denied> {
+    pub fn authorise(&self, loopback: bool, credential: Option<&str>) -> Result<Principal, Denied> {
         self.roster().authorise(loopback, credential, wall_ms())
     }
 

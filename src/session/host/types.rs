@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::access::Rights;
+use crate::access::{Principal, Rights};
 use crate::admission::Roster;
 use crate::directory::{Directory, SourceState};
 use crate::id::{EncoderId, Epoch, NodeId, SessionId};
@@ -64,7 +64,7 @@ pub enum Route {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// The client is who it says, by this name.
-    Welcomed(SessionId, String),
+    Welcomed(SessionId, Principal),
     /// On the session's ordered stream.
     Send(SessionId, NodeMessage),
     /// End the session.
