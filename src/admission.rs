@@ -17,7 +17,7 @@ use crate::id::{InviteId, MeshId, NodeId};
 pub use keys::{Keypair, node_id, verify};
 pub use roster::{ADMISSIONS_MAX, Roster};
 pub use strings::{ADDRS_MAX, BadString, Enrolment, Invitation, STRING_MAX};
-pub use tokens::{Credential, Denied, LOCAL, TOKEN_MAX, issue_credential, issue_redirect};
+pub use tokens::{Credential, Denied, TOKEN_MAX, issue_credential, issue_redirect};
 
 /// A raw Ed25519 public key.
 pub type PublicKey = [u8; 32];

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::access::Principal;
 use crate::accounts;
 use crate::admission::{Admission, Keypair, PublicKey, Roster};
 use crate::cluster::NodeReport;
@@ -154,7 +155,7 @@ pub enum Effect {
     /// Gossip reports with this member.
     GossipWith(NodeId),
     /// The client is who it says, by this name.
-    ClientWelcomed(SessionId, String),
+    ClientWelcomed(SessionId, Principal),
     /// Ordered stream of a client.
     ClientSend(SessionId, Vec<u8>),
     /// Datagram to a client.

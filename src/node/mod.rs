@@ -28,11 +28,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use clients::{ApiCall, NativeViewer};
 pub use drive::Totals;
 pub use identity::identity;
+pub use ledger::{RecordChange, RecordChanges};
 pub use relay::FLOWS_MAX;
 
 use folder::Folder;
 use ports::Ports;
 
+use crate::access::Principal;
 use crate::admission::{
     Denied, Enrolment, Invitation, Keypair, Roster, issue_credential, issue_redirect,
 };
@@ -131,6 +133,8 @@ struct Shared {
     totals: Arc<ArcSwap<Totals>>,
     turning: Arc<media::Turning>,
     failovers: Failovers,
+    rights: ledger::RightsReader,
+    told: ledger::Told,
     left: watch::Receiver<bool>,
     stored: watch::Receiver<()>,
     /// Kept until the process ends: whoever takes the folder next finds the ports free, too.
@@ -211,6 +215,8 @@ impl Node {
         let mut effects = Vec::new();
         let control = Control::new(born, clock.now(), &mut effects);
         let view = Arc::new(ArcSwap::from_pointee(control.view()));
+        let (rights, rights_reader) = ledger::SharedRights::new(control.rights().clone());
+        let told = ledger::Told::new();
         let totals = Arc::new(ArcSwap::from_pointee(Totals::default()));
         let failovers = failovers();
         let id = keypair.node();
@@ -239,6 +245,8 @@ impl Node {
             view: view.clone(),
             changes: change_tx,
             totals: totals.clone(),
+            rights,
+            told: told.clone(),
             left: left_tx,
             view_dirty: true,
         };
@@ -261,6 +269,8 @@ impl Node {
             totals,
             turning,
             failovers,
+            rights: rights_reader,
+            told,
             left,
             stored,
             _lock: lock,
@@ -370,7 +380,7 @@ impl Node {
     }
 
     /// Who a client is, by name, with a credential or from this machine.
-    pub fn authorise(&self, loopback: bool, credential: Option<&str>) -> Result<String, Denied> {
+    pub fn authorise(&self, loopback: bool, credential: Option<&str>) -> Result<Principal, Denied> {
         self.roster().authorise(loopback, credential, wall_ms())
     }
 
