@@ -14,7 +14,7 @@ pub(super) fn born(me: NodeId, mut seed: [u8; 32], loaded: Loaded) -> Ledger {
 
 impl Control {
     pub(super) fn tell_members(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let members = self.roster.admissions().map(|admission| admission.node).collect();
+        let members = self.roster.members().collect();
         self.account(now, accounts::Event::Members(members), effects);
     }
 

@@ -14,6 +14,7 @@ use super::*;
 use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
 use crate::id::{Boot, EncoderId, Epoch, MeshId, NodeId, RecordId};
+use crate::node::NotDone;
 use crate::webrtc::{Feed, Outlet, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
@@ -80,6 +81,7 @@ impl FakeMesh {
             boot: Boot(1),
             nodes: Vec::new(),
             encoders: vec![encoder],
+            outcasts: Vec::new(),
         };
         let mesh = Arc::new(Self {
             nodes: Mutex::default(),
@@ -115,6 +117,10 @@ impl FakeMesh {
             encoders: 0,
             viewers: 0,
             report: None,
+            key: None,
+            admitted_by: None,
+            invite: None,
+            clock_offset_ms: None,
         });
         let folder = tempfile::tempdir().unwrap();
         let tls = tls::config(tls::load_or_make(folder.path(), &[]).unwrap()).unwrap();
@@ -162,7 +168,7 @@ impl Backend for FakeNode {
     }
 
     fn checks(&self) -> Vec<Check> {
-        vec![Check { name: "store", error: None }]
+        vec![Check::new("store", None)]
     }
 
     fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied> {
@@ -212,6 +218,18 @@ impl Backend for FakeNode {
 
     async fn viewers(&self, _encoder: Option<EncoderId>) -> ViewersView {
         ViewersView::default()
+    }
+
+    async fn revoke(&self, _node: NodeId, _reason: String) -> Result<(), NotDone> {
+        Ok(())
+    }
+
+    async fn readmit(&self, _node: NodeId) -> Result<(), NotDone> {
+        Ok(())
+    }
+
+    async fn rotate(&self) -> Result<(), NotDone> {
+        Ok(())
     }
 
     async fn write(&self, _write: Write) -> Result<Receipt, Refusal> {

@@ -4,6 +4,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Node;
 use super::drive::Driver;
+use super::members::{Decree, Decreed};
 use crate::accounts::{Ledger, Note, Receipt, Refusal, Write};
 use crate::control::Event;
 
@@ -14,6 +15,7 @@ pub(super) const CALL_QUEUE: usize = 256;
 pub(super) enum Call {
     Write(Write, oneshot::Sender<Result<Receipt, Refusal>>),
     Read(Box<dyn FnOnce(&Ledger) + Send>),
+    Decree(Decree, oneshot::Sender<Decreed>),
 }
 
 impl Node {
@@ -48,6 +50,7 @@ impl Driver {
                 self.handle(Event::Write { ticket, write });
             }
             Call::Read(read) => read(self.control.ledger()),
+            Call::Decree(decree, answer) => self.decree(decree, answer),
         }
     }
 }

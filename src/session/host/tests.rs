@@ -51,6 +51,7 @@ impl Trial {
             me: node(1),
             directory: &mut self.directory,
             roster: &self.roster,
+            time: self.ms,
             alive: &self.alive,
             linked: &self.alive,
             candidates: &self.candidates,
