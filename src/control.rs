@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::access::Rights;
 use crate::accounts::{self, Ledger};
 use crate::admission::{Keypair, Roster, Statement, Statements};
 use crate::cluster::NodeReport;
@@ -60,6 +61,7 @@ pub struct Control {
     directory: Directory,
     host: Host,
     ledger: Ledger,
+    rights: Rights,
     /// Its next wake-up has to be asked for again.
     host_called: bool,
     host_due: Option<Mono>,
@@ -120,6 +122,7 @@ impl Control {
             directory: Directory::new(me, salted(config.boot, &config.seed)),
             host: Host::default(),
             ledger: ledger::born(me, config.seed, config.ledger),
+            rights: Rights::default(),
             host_called: false,
             host_due: None,
             reports: BTreeMap::new(),
@@ -145,6 +148,7 @@ impl Control {
             leaving: None,
             counters: Counters::default(),
         };
+        control.index_rights();
         control.member_effects(now, member_effects, effects);
         control.start_out(now, effects);
         control.tell_members(now, effects);
@@ -283,6 +287,11 @@ impl Control {
     /// What people decided.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// What they come to: who may do what.
+    pub fn rights(&self) -> &Rights {
+        &self.rights
     }
 
     /// This node's clients.
@@ -497,6 +506,7 @@ impl Control {
             me: self.me,
             directory: &mut self.directory,
             roster: &self.roster,
+            rights: &self.rights,
             alive: &self.alive,
             linked: &self.linked,
             candidates: &self.candidates,

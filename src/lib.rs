@@ -1,6 +1,7 @@
 //! Roost: a mesh of equal video relay servers. See `docs/architecture.md` for the bird's eye view.
 
 // -- decide: pure, no socket, clock, disk or task --
+pub mod access;
 pub mod accounts;
 pub mod admission;
 pub mod cluster;

@@ -9,7 +9,7 @@ use std::process::Command;
 /// Top-level modules from the bottom up. A module imports from its own layer and those below.
 const LAYERS: &[&[&str]] = &[
     &["grow", "id", "time"],
-    &["media", "cluster", "directory", "placement", "membership", "accounts", "peering"],
+    &["media", "cluster", "directory", "placement", "membership", "accounts", "access", "peering"],
     &["admission", "wire"],
     &["session"],
     &["control"],
@@ -31,6 +31,7 @@ const PURE: &[&str] = &[
     "membership",
     "accounts",
     "peering",
+    "access",
     "admission",
     "wire",
     "session",

@@ -130,6 +130,7 @@ static SCHEMAS: &[Schema] = &[
             (2, "description", Text),
             (3, "domain", Id),
             (4, "role", Text),
+            (5, "everything", Flag),
         ],
         sets: &[DISABLED, (2, "accounts", Id), (3, "groups", Id), (4, "encoders", Id)],
         collected: true,

@@ -1,3 +1,4 @@
+use crate::access::{DEFAULT_DOMAIN, Principal, Who};
 use proptest::prelude::*;
 
 use super::*;
@@ -266,13 +267,14 @@ fn one_rule_says_who_a_client_is() {
     let token = issue_credential(&by, roster.mesh(), InviteId([9; 16]), WALL + 1);
     let enrolment =
         Enrolment { addrs: vec!["a:1".into()], mesh: roster.mesh(), credential: token.clone() };
-    let name = format!("client {}", InviteId([9; 16]).short());
+    let who = Who::Client { id: InviteId([9; 16]), domain: DEFAULT_DOMAIN };
+    let client = Principal::new(who, format!("client {}", InviteId([9; 16]).short()));
     for shown in [&token, &enrolment.to_string()] {
         for loopback in [false, true] {
-            assert_eq!(roster.authorise(loopback, Some(shown), WALL).as_ref(), Ok(&name));
+            assert_eq!(roster.authorise(loopback, Some(shown), WALL).as_ref(), Ok(&client));
         }
     }
-    assert_eq!(roster.authorise(true, None, WALL), Ok("local".into()));
+    assert_eq!(roster.authorise(true, None, WALL), Ok(Principal::local()));
     assert_eq!(roster.authorise(false, None, WALL), Err(Denied::NoCredential));
     let bad = roster.authorise(true, Some("nonsense"), WALL);
     assert!(matches!(bad, Err(Denied::BadCredential(_))), "{bad:?}");

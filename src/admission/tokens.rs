@@ -10,6 +10,7 @@ use pasetors::version4::{PublicToken, V4};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Enrolment, Keypair, Kind, LEEWAY_MS, PublicKey, Refusal, Roster};
+use crate::access::{DEFAULT_DOMAIN, Principal, Who};
 use crate::id::{EncoderId, InviteId, MeshId, NodeId};
 
 /// The longest token that is looked at, in bytes; ours have about 400.
@@ -72,9 +73,6 @@ pub fn issue_redirect(
     issue(by, Kind::Redirect, mesh, &claims)
 }
 
-/// The name of whoever is at the node's own machine and shows no credential.
-pub const LOCAL: &str = "local";
-
 /// Why nobody is let in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
@@ -90,21 +88,22 @@ pub enum Denied {
 }
 
 impl Roster {
-    /// Who a client is, by name: the one rule of every endpoint. `credential` is a token, or the
+    /// Who a client is: the one rule of every endpoint. `credential` is a token, or the
     /// enrolment string that holds one; this machine's own need none.
     pub fn authorise(
         &self,
         loopback: bool,
         credential: Option<&str>,
         now_ms: u64,
-    ) -> Result<String, Denied> {
+    ) -> Result<Principal, Denied> {
         let Some(shown) = credential else {
-            return if loopback { Ok(LOCAL.into()) } else { Err(Denied::NoCredential) };
+            return if loopback { Ok(Principal::local()) } else { Err(Denied::NoCredential) };
         };
         let enrolment = shown.parse::<Enrolment>();
         let token = enrolment.as_ref().map_or(shown, |enrolment| &enrolment.credential);
         let credential = self.check_credential(token, now_ms)?;
-        Ok(format!("client {}", credential.id.short()))
+        let who = Who::Client { id: credential.id, domain: DEFAULT_DOMAIN };
+        Ok(Principal::new(who, format!("client {}", credential.id.short())))
     }
 
     /// What `token` entitles to, if a member of this mesh issued it and it is not over.

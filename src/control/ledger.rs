@@ -1,7 +1,8 @@
 //! The ledger's share of the coordinator.
 
 use super::{Control, Effect, Note};
-use crate::accounts::{self, Ledger, Loaded, Records};
+use crate::access::Rights;
+use crate::accounts::{self, Key, Ledger, Loaded, Records};
 use crate::id::NodeId;
 use crate::time::Now;
 use crate::wire::{LinkMessage, Message};
@@ -13,6 +14,19 @@ pub(super) fn born(me: NodeId, mut seed: [u8; 32], loaded: Loaded) -> Ledger {
 }
 
 impl Control {
+    /// Reads everything that rights depend on; afterwards changes keep it up.
+    pub(super) fn index_rights(&mut self) {
+        let ledger = &self.ledger;
+        self.rights = Rights::of(Rights::KINDS.into_iter().flat_map(|kind| ledger.of_kind(kind)));
+    }
+
+    fn record_changed(&mut self, key: Key, effects: &mut Vec<Effect>) {
+        effects.push(Effect::RecordChanged(key));
+        if Rights::KINDS.contains(&key.kind) {
+            self.rights.changed(key, self.ledger.get(key).as_ref());
+        }
+    }
+
     pub(super) fn tell_members(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let members = self.roster.members().collect();
         self.account(now, accounts::Event::Members(members), effects);
@@ -67,7 +81,7 @@ impl Control {
                     continue;
                 }
                 accounts::Effect::Changed(key) => {
-                    effects.push(Effect::RecordChanged(key));
+                    self.record_changed(key, effects);
                     continue;
                 }
                 accounts::Effect::Note(note) => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::access::Principal;
 use crate::accounts;
 use crate::admission::{Keypair, PublicKey, Refusal, Roster, Statement};
 use crate::cluster::NodeReport;
@@ -207,7 +208,7 @@ pub enum Effect {
     /// Gossip reports with this member.
     GossipWith(NodeId),
     /// The client is who it says, by this name.
-    ClientWelcomed(SessionId, String),
+    ClientWelcomed(SessionId, Principal),
     /// Ordered stream of a client.
     ClientSend(SessionId, Vec<u8>),
     /// Datagram to a client.

@@ -116,7 +116,7 @@ pub(super) async fn invite(
     let invitation = app.backend.invite(terms)?;
     tracing::info!(
         event = "invitation.made",
-        account = %caller.principal.0,
+        account = %caller.principal.name,
         uses = asked.uses,
         client = asked.client,
         "an invitation was made"

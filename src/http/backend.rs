@@ -2,35 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, RwLockReadGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Serialize;
 use tokio::sync::watch;
 
+pub use crate::access::Principal;
+use crate::access::Rights;
 use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::cluster::ClusterView;
 use crate::id::{EncoderId, NodeId, RecordId};
 use crate::node::{Failovers, NotDone};
 use crate::webrtc::{Feed, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
-
-/// Who asks, as [`Backend::authorise`] found. For logs and lists; it opens nothing by itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Principal(pub Arc<str>);
-
-impl Principal {
-    /// Someone with this name.
-    pub fn new(name: &str) -> Self {
-        Self(name.into())
-    }
-
-    /// Whoever is at the node's own machine.
-    pub fn is_local(&self) -> bool {
-        *self.0 == *crate::admission::LOCAL
-    }
-}
 
 /// Why someone may not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,6 +131,12 @@ pub trait Backend: Send + Sync + 'static {
     /// The one place that decides who may: anonymous on loopback only, otherwise by credential.
     fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied>;
 
+    /// Who may do what. Hold it for a question, not for a wait.
+    fn rights(&self) -> RwLockReadGuard<'_, Rights>;
+
+    /// Changes whenever [`Backend::rights`] does.
+    fn rights_changes(&self) -> watch::Receiver<u64>;
+
     /// The encoder with this name.
     fn resolve(&self, name: &str) -> Option<EncoderId>;
 
@@ -207,7 +199,7 @@ pub trait Backend: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LegChange<'a> {
     /// Set up for this stream and viewer.
-    Opened(EncoderId, &'a str),
+    Opened(EncoderId, &'a Principal),
     /// Carries media, or (`false`) is a silent standby.
     Playing(bool),
     /// Gone.

@@ -4,21 +4,25 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 
 use super::backend::*;
 use super::*;
+use crate::access::{DEFAULT_DOMAIN, Rights, Who};
 use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
-use crate::id::{Boot, EncoderId, Epoch, MeshId, NodeId, RecordId};
+use crate::id::{Boot, EncoderId, Epoch, InviteId, MeshId, NodeId, RecordId};
 use crate::node::NotDone;
 use crate::webrtc::{Feed, Outlet, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
 pub(super) const CAM: EncoderId = EncoderId([9; 16]);
+
+/// Whose credential is "good".
+const CLIENT: Who = Who::Client { id: InviteId([7; 16]), domain: DEFAULT_DOMAIN };
 
 /// Sessions per fake node.
 pub(super) const MAX_LEGS: usize = 4;
@@ -31,6 +35,7 @@ pub(super) struct FakeMesh {
 }
 
 pub(super) struct FakeNode {
+    rights: RwLock<Rights>,
     mesh: Arc<FakeMesh>,
     pub(super) id: NodeId,
     webrtc: WebRtc,
@@ -100,6 +105,7 @@ impl FakeMesh {
         let webrtc = WebRtc::with_limit(Arc::new(Nowhere), &[candidate], MAX_LEGS).unwrap();
         let address = listener.local_addr().unwrap();
         let node = Arc::new(FakeNode {
+            rights: RwLock::default(),
             mesh: self.clone(),
             id: id_of(number),
             webrtc,
@@ -171,11 +177,19 @@ impl Backend for FakeNode {
         vec![Check::new("store", None)]
     }
 
+    fn rights(&self) -> RwLockReadGuard<'_, Rights> {
+        self.rights.read().unwrap()
+    }
+
+    fn rights_changes(&self) -> watch::Receiver<u64> {
+        self.mesh.changes.subscribe()
+    }
+
     fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied> {
         match token {
-            Some("good") => Ok(Principal::new("client")),
+            Some("good") => Ok(Principal::new(CLIENT, "client")),
             Some(_) => Err(Denied { bad_credential: true, reason: "unknown credential".into() }),
-            None if remote.is_loopback() => Ok(Principal::new("loopback")),
+            None if remote.is_loopback() => Ok(Principal::local()),
             None => Err(Denied { bad_credential: false, reason: "a credential is needed".into() }),
         }
     }
@@ -213,7 +227,7 @@ impl Backend for FakeNode {
     }
 
     fn check_redirect(&self, token: &str, _encoder: EncoderId) -> Option<Principal> {
-        (token == format!("rt-{}", self.id)).then(|| Principal::new("redirected"))
+        (token == format!("rt-{}", self.id)).then(|| Principal::new(CLIENT, "redirected"))
     }
 
     async fn viewers(&self, _encoder: Option<EncoderId>) -> ViewersView {

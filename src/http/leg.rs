@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures::stream::{FuturesUnordered, StreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::backend::{Backend, LegChange};
+use super::backend::{Backend, LegChange, Principal};
 use super::place::StreamState;
 use crate::cluster::{ClusterView, EncoderView, Liveness};
 use crate::id::{EncoderId, NodeId};
@@ -149,7 +149,7 @@ type OfferResult = Pin<Box<dyn Future<Output = NodeMessage> + Send>>;
 struct Driver {
     backend: Arc<dyn Backend>,
     encoder: EncoderId,
-    principal: String,
+    principal: Principal,
     leg: String,
     handle: LegHandle,
     /// A player that talks to us, as opposed to one that just receives.
@@ -170,7 +170,7 @@ async fn drive(
     backend: Arc<dyn Backend>,
     encoder: EncoderId,
     warm: bool,
-    principal: String,
+    principal: Principal,
     accepted: Accepted,
 ) {
     let Accepted { leg, handle, mut events, .. } = accepted;
@@ -339,7 +339,7 @@ impl Driver {
             let encoder = of.map(|of| of.name.as_str());
             tracing::info!(
                 event = "viewer.ended", protocol = "webrtc", encoder, id = %self.encoder,
-                account = self.principal, frames, bytes, dur_ms, reason,
+                account = self.principal.name, frames, bytes, dur_ms, reason,
                 "a viewer's leg ended"
             );
         }
@@ -380,7 +380,7 @@ mod tests {
             let mut driver = Driver {
                 backend: node.clone(),
                 encoder: CAM,
-                principal: "client".to_owned(),
+                principal: Principal::local(),
                 leg: leg.as_str().to_owned(),
                 handle,
                 page,

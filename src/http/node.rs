@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -21,6 +21,7 @@ use super::backend::{
 use super::counters::{Door, counters};
 use super::tls::{self, Certificate, load_or_make};
 use super::{ServerCounters, leg, router, serve};
+use crate::access::{Rights, Who};
 use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::admission;
 use crate::cluster::{ClusterView, EncoderState};
@@ -228,7 +229,7 @@ async fn call_api(router: axum::Router, call: ApiCall) {
         .method(request.method.as_str())
         .uri(&request.path)
         .header("content-type", "application/json")
-        .extension(Principal::new(&principal))
+        .extension(principal)
         .body(Body::from(request.body));
     let response = match built {
         Ok(request) => router.oneshot(request).await.unwrap_or_else(|never| match never {}),
@@ -256,7 +257,7 @@ struct Live {
 
 struct Leg {
     encoder: EncoderId,
-    principal: String,
+    principal: Principal,
     opened: Instant,
     playing: bool,
 }
@@ -296,7 +297,7 @@ impl Live {
                 name: name(leg.encoder),
                 node,
                 protocol: "webrtc",
-                principal: leg.principal.clone(),
+                principal: leg.principal.name.clone(),
                 since_s: leg.opened.elapsed().as_secs(),
             });
         let native = self.node.native_viewers();
@@ -384,7 +385,7 @@ impl Backend for Live {
 
     fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied> {
         match self.node.authorise(remote.is_loopback(), token) {
-            Ok(name) => Ok(Principal::new(&name)),
+            Ok(principal) => Ok(principal),
             Err(denied) => {
                 let bad_credential = denied != admission::Denied::NoCredential;
                 let counter = match bad_credential {
@@ -395,6 +396,14 @@ impl Backend for Live {
                 Err(Denied { bad_credential, reason: denied.to_string() })
             }
         }
+    }
+
+    fn rights(&self) -> RwLockReadGuard<'_, Rights> {
+        self.node.rights()
+    }
+
+    fn rights_changes(&self) -> watch::Receiver<u64> {
+        self.node.rights_changes()
     }
 
     fn resolve(&self, name: &str) -> Option<EncoderId> {
@@ -445,7 +454,7 @@ impl Backend for Live {
         let mut legs = self.legs();
         match change {
             LegChange::Opened(encoder, principal) => {
-                let (principal, opened) = (principal.to_owned(), Instant::now());
+                let (principal, opened) = (principal.clone(), Instant::now());
                 legs.insert(leg.to_owned(), Leg { encoder, principal, opened, playing: false });
             }
             LegChange::Playing(playing) => {
@@ -472,7 +481,7 @@ impl Backend for Live {
 
     fn check_redirect(&self, token: &str, encoder: EncoderId) -> Option<Principal> {
         if self.node.check_redirect(token, encoder, "view") {
-            return Some(Principal::new("redirected"));
+            return Some(Principal::new(Who::Nobody, "redirected"));
         }
         self.door.bad_redirect.fetch_add(1, Ordering::Relaxed);
         None

@@ -9,6 +9,7 @@ use super::App;
 use super::auth::Caller;
 use super::body::read_text;
 use super::problem::Problem;
+use crate::access::Who;
 use crate::admission::REASON_MAX;
 use crate::cluster::{NodeView, OutcastView};
 use crate::control::NoDecree;
@@ -70,7 +71,7 @@ pub(super) async fn revoke(
     }
     app.backend.revoke(node, reason.clone()).await.map_err(not_done)?;
     tracing::warn!(
-        event = "node.revoked", account = %caller.principal.0, peer = %node, reason,
+        event = "node.revoked", account = %caller.principal.name, peer = %node, reason,
         "a node was revoked here"
     );
     Ok(StatusCode::NO_CONTENT)
@@ -86,7 +87,7 @@ pub(super) async fn readmit(
     let node = parse(&id)?;
     app.backend.readmit(node).await.map_err(not_done)?;
     tracing::warn!(
-        event = "node.unrevoked", account = %caller.principal.0, peer = %node,
+        event = "node.unrevoked", account = %caller.principal.name, peer = %node,
         "a node was let in again here"
     );
     Ok(StatusCode::NO_CONTENT)
@@ -110,12 +111,12 @@ pub(super) async fn rotate(
         ));
     }
     app.backend.rotate().await.map_err(not_done)?;
-    tracing::info!(event = "key.changed", account = %caller.principal.0, "the key was changed");
+    tracing::info!(event = "key.changed", account = %caller.principal.name, "the key was changed");
     Ok(StatusCode::NO_CONTENT)
 }
 
 fn local(caller: &Caller) -> Result<(), Problem> {
-    match caller.principal.is_local() {
+    match caller.principal.who == Who::Local {
         true => Ok(()),
         false => Err(Problem::new(
             StatusCode::FORBIDDEN,

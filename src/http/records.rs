@@ -14,6 +14,7 @@ use super::App;
 use super::auth::{Caller, query_value};
 use super::body::read_text;
 use super::problem::Problem;
+use crate::access::Who;
 use crate::accounts::{
     Change, Expect, Field, Key, Kind, Receipt, Record, Refusal, SIBLINGS_MAX, Schema, Sibling,
     Write,
@@ -84,7 +85,7 @@ pub(super) async fn put_account(
         return Ok(with_tag(Json(shown(key, &record)).into_response(), record.tag()));
     }
     let receipt = write(&app, &headers, key, changes, expect).await?;
-    tracing::info!(event = "record.changed", account = %caller.principal.0, id = %key.id, "changed");
+    tracing::info!(event = "record.changed", account = %caller.principal.name, id = %key.id, "changed");
     let record = app.backend.record(key).await.unwrap_or_default();
     let status = if existed { StatusCode::OK } else { StatusCode::CREATED };
     let answer = (status, Json(shown(key, &record))).into_response();
@@ -103,14 +104,14 @@ pub(super) async fn delete_account(
     let record = app.backend.record(key).await.filter(Record::exists).ok_or_else(missing)?;
     let expect = expected(&headers, &record)?;
     let receipt = write(&app, &headers, key, vec![Change::Delete], expect).await?;
-    tracing::info!(event = "record.removed", account = %caller.principal.0, id = %key.id, "removed");
+    tracing::info!(event = "record.removed", account = %caller.principal.name, id = %key.id, "removed");
     Ok(with_receipt(StatusCode::NO_CONTENT.into_response(), &receipt))
 }
 
 /// Nobody can log in yet, and a client's credential is for watching and sending: accounts are the
 /// business of whoever is at the node's own machine.
 fn local(caller: &Caller) -> Result<(), Problem> {
-    match caller.principal.is_local() {
+    match caller.principal.who == Who::Local {
         true => Ok(()),
         false => Err(Problem::new(
             StatusCode::FORBIDDEN,

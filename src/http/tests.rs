@@ -343,7 +343,7 @@ async fn an_event_stream_begins_with_a_snapshot_and_tells_changes() {
     let mesh = FakeMesh::start(2).await;
     let router = router(mesh.node(1), Arc::default());
     let mut request = Request::get("/api/v1/streams/cam/events").body(Body::empty()).unwrap();
-    request.extensions_mut().insert(backend::Principal::new("native"));
+    request.extensions_mut().insert(backend::Principal::local());
     let response = router.oneshot(request).await.unwrap();
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let mut body = response.into_body();

@@ -76,7 +76,7 @@ pub(super) async fn post(
             (view.node, false)
         }
     };
-    let offer = Offer { encoder, sdp, warm, principal: principal.0.to_string() };
+    let offer = Offer { encoder, sdp, warm, principal };
     let answer = backend.clone().signal(node, offer).await?;
     let base = base_url(&backend.view(), node, &parts);
     let location = format!("{base}/whep/{name}/{}", answer.leg);

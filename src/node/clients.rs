@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::media::{Ingest, Serving, Turning};
+use crate::access::Principal;
 use crate::control::Event;
 use crate::flow;
 use crate::hub::Hubs;
@@ -26,7 +27,7 @@ pub struct ApiCall {
     /// What is asked.
     pub request: ApiRequest,
     /// Who asks, as the node's control found.
-    pub principal: String,
+    pub principal: Principal,
     /// Takes the answer.
     pub answer: oneshot::Sender<ApiResponse>,
 }
@@ -55,7 +56,7 @@ struct Client {
     connection: quinn::Connection,
     ingest: Arc<Ingest>,
     serving: BTreeMap<EncoderId, Serving>,
-    principal: Arc<Mutex<Option<String>>>,
+    principal: Arc<Mutex<Option<Principal>>>,
     /// Among strangers, until it has shown a credential.
     place: Option<Place>,
 }
@@ -144,7 +145,7 @@ impl Clients {
     }
 
     /// The client may use the API from now on.
-    pub(super) fn welcomed(&self, session: SessionId, principal: String) {
+    pub(super) fn welcomed(&self, session: SessionId, principal: Principal) {
         if let Some(client) = self.sessions().get_mut(&session) {
             client.place = None;
             client.ingest.open();
@@ -227,7 +228,7 @@ impl Clients {
         let mut out = Vec::new();
         for (&session, client) in sessions.iter() {
             let who = client.principal.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let who = who.unwrap_or_default();
+            let who = who.unwrap_or_default().name;
             let serving = client.serving.iter();
             out.extend(serving.map(|(&id, serving)| (id, session, who.clone(), serving.since)));
         }
@@ -264,7 +265,7 @@ async fn write(mut send: MessageWriter, mut queue: mpsc::Receiver<Vec<u8>>) {
 
 async fn api(
     connection: quinn::Connection,
-    principal: Arc<Mutex<Option<String>>>,
+    principal: Arc<Mutex<Option<Principal>>>,
     calls: mpsc::Sender<ApiCall>,
 ) {
     let slots = Arc::new(tokio::sync::Semaphore::new(API_AT_ONCE));

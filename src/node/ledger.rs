@@ -1,15 +1,38 @@
 //! The ledger as the rest of the process reaches it: through the control loop, which owns it.
 
-use tokio::sync::{mpsc, oneshot};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Node;
 use super::drive::Driver;
 use super::members::{Decree, Decreed};
-use crate::accounts::{Ledger, Note, Receipt, Refusal, Write};
+use crate::access::Rights;
+use crate::accounts::{Key, Ledger, Note, Receipt, Refusal, Write};
 use crate::control::Event;
 
 /// Questions and changes that wait for the control loop; beyond it whoever has one waits.
 pub(super) const CALL_QUEUE: usize = 256;
+
+/// The index of rights for whoever is not on the control loop: a copy, kept up with it.
+pub(super) struct SharedRights {
+    index: Arc<RwLock<Rights>>,
+    changes: watch::Sender<u64>,
+}
+
+/// How [`SharedRights`] is read.
+pub(super) struct RightsReader {
+    index: Arc<RwLock<Rights>>,
+    changes: watch::Receiver<u64>,
+}
+
+impl SharedRights {
+    pub(super) fn new(rights: Rights) -> (Self, RightsReader) {
+        let index = Arc::new(RwLock::new(rights));
+        let (changes, changed) = watch::channel(0);
+        (Self { index: index.clone(), changes }, RightsReader { index, changes: changed })
+    }
+}
 
 /// Something that somebody wants of the ledger.
 pub(super) enum Call {
@@ -40,7 +63,29 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Who may do what. Hold it for a question, not for a wait.
+    pub fn rights(&self) -> RwLockReadGuard<'_, Rights> {
+        self.shared.rights.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes whenever [`Node::rights`] does.
+    pub fn rights_changes(&self) -> watch::Receiver<u64> {
+        self.shared.rights.changes.clone()
+    }
+}
+
 impl Driver {
+    pub(super) fn record_changed(&mut self, key: Key) {
+        if !Rights::KINDS.contains(&key.kind) {
+            return;
+        }
+        let record = self.control.ledger().get(key);
+        let mut index = self.rights.index.write().unwrap_or_else(PoisonError::into_inner);
+        index.changed(key, record.as_ref());
+        self.rights.changes.send_replace(index.version());
+    }
+
     pub(super) fn call(&mut self, call: Call) {
         match call {
             Call::Write(write, answer) => {

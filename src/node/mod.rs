@@ -35,6 +35,7 @@ pub use relay::FLOWS_MAX;
 use folder::Folder;
 use ports::Ports;
 
+use crate::access::Principal;
 use crate::admission::{
     Denied, Enrolment, Invitation, Keypair, Roster, issue_credential, issue_redirect,
 };
@@ -134,6 +135,7 @@ struct Shared {
     totals: Arc<ArcSwap<Totals>>,
     turning: Arc<media::Turning>,
     failovers: Failovers,
+    rights: ledger::RightsReader,
     left: watch::Receiver<bool>,
     stored: watch::Receiver<()>,
     /// Kept until the process ends: whoever takes the folder next finds the ports free, too.
@@ -216,6 +218,7 @@ impl Node {
         let mut effects = Vec::new();
         let control = Control::new(born, clock.now(), &mut effects);
         let view = Arc::new(ArcSwap::from_pointee(control.view()));
+        let (rights, rights_reader) = ledger::SharedRights::new(control.rights().clone());
         let totals = Arc::new(ArcSwap::from_pointee(Totals::default()));
         let failovers = failovers();
         let id = keypair.node();
@@ -249,6 +252,7 @@ impl Node {
             view: view.clone(),
             changes: change_tx,
             totals: totals.clone(),
+            rights,
             left: left_tx,
             view_dirty: true,
         };
@@ -272,6 +276,7 @@ impl Node {
             totals,
             turning,
             failovers,
+            rights: rights_reader,
             left,
             stored,
             _lock: lock,
@@ -381,7 +386,7 @@ impl Node {
     }
 
     /// Who a client is, by name, with a credential or from this machine.
-    pub fn authorise(&self, loopback: bool, credential: Option<&str>) -> Result<String, Denied> {
+    pub fn authorise(&self, loopback: bool, credential: Option<&str>) -> Result<Principal, Denied> {
         self.roster().authorise(loopback, credential, self.mesh_time())
     }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Message, WireError, decode_body, encode_body, messages};
+use crate::access::Principal;
 use crate::accounts;
 use crate::admission::{StatementDigest, Statements};
 use crate::directory;
@@ -90,7 +91,7 @@ pub struct Offer {
     /// A media-less standby leg: silent until the page says `play`.
     pub warm: bool,
     /// Who the viewer is, as `authorise` at the first node found.
-    pub principal: String,
+    pub principal: Principal,
 }
 
 /// The answer to an [`Offer`].

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::access::Rights;
 use crate::admission::{Keypair, Roster};
 use crate::directory::{Directory, Header};
 use crate::grow::Later;
@@ -22,6 +23,7 @@ struct Trial {
     host: Host,
     directory: Directory,
     roster: Roster,
+    rights: Rights,
     alive: BTreeSet<NodeId>,
     candidates: Vec<Candidate>,
     ms: u64,
@@ -34,6 +36,7 @@ impl Trial {
         Self {
             host: Host::default(),
             directory: Directory::new(node(1), Boot(1)),
+            rights: Rights::default(),
             roster: Roster::found(&Keypair::from_seed([1; 32]), [0; 16]),
             candidates: alive.iter().map(candidate).collect(),
             alive,
@@ -50,6 +53,7 @@ impl Trial {
             now: Now { mono: Mono(self.ms * 1_000_000), wall: self.ms },
             me: node(1),
             directory: &mut self.directory,
+            rights: &self.rights,
             roster: &self.roster,
             time: self.ms,
             alive: &self.alive,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::access::{Principal, Rights};
 use crate::admission::Roster;
 use crate::directory::{Directory, SourceState};
 use crate::id::{EncoderId, Epoch, NodeId, SessionId};
@@ -22,6 +23,8 @@ pub struct World<'a> {
     pub directory: &'a mut Directory,
     /// Who belongs to the mesh.
     pub roster: &'a Roster,
+    /// Who may do what.
+    pub rights: &'a Rights,
     /// Nodes believed alive, this one included.
     pub alive: &'a BTreeSet<NodeId>,
     /// Nodes with a working link.
@@ -63,7 +66,7 @@ pub enum Route {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// The client is who it says, by this name.
-    Welcomed(SessionId, String),
+    Welcomed(SessionId, Principal),
     /// On the session's ordered stream.
     Send(SessionId, NodeMessage),
     /// End the session.

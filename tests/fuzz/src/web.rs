@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use roost::access::Principal;
 use roost::http::leg::PageMessage;
 use roost::id::{EncoderId, NodeId};
 use roost::net::gossip;
@@ -247,7 +248,7 @@ pub fn port_scripts() -> Vec<Vec<u8>> {
 /// Questions, answers, media and API messages, one of each kind.
 pub fn asks() -> Vec<Vec<u8>> {
     let encoder = EncoderId([3; 16]);
-    let (sdp, principal) = (OFFER.to_owned(), "local".to_owned());
+    let (sdp, principal) = (OFFER.to_owned(), Principal::local());
     let failed = Failed { status: 503, reason: "full".into(), retry_after: Some(5) };
     let hops = vec![NodeId([1; 16]), NodeId([2; 16])];
     vec![

@@ -1,0 +1,380 @@
+//! What the ledger's domains, groups, accounts, rules and encoders come to, kept up with every
+//! changed record, so that a question costs no decoding.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{DEFAULT_DOMAIN, DEFAULT_DOMAIN_NAME, Right, Scope, Who};
+use crate::accounts::{Key, Kind, Record};
+use crate::id::{AccountId, EncoderId, RecordId};
+
+/// An index of who may do what. See the [module](self).
+#[derive(Debug, Clone, Default)]
+pub struct Rights {
+    domains: BTreeMap<RecordId, Box<str>>,
+    /// Those that were removed: nothing in them is anybody's.
+    gone: BTreeSet<RecordId>,
+    accounts: BTreeMap<RecordId, AccountFacts>,
+    encoders: BTreeMap<RecordId, EncoderFacts>,
+    groups: BTreeMap<RecordId, BTreeSet<RecordId>>,
+    rules: BTreeMap<RecordId, Rule>,
+    /// Groups of an account.
+    member_of: BTreeMap<RecordId, BTreeSet<RecordId>>,
+    /// Rules that name an account or a group.
+    granted: BTreeMap<RecordId, BTreeSet<RecordId>>,
+    /// By kind, domain and name; after a partition two may have one name.
+    names: BTreeMap<(Kind, Option<RecordId>, Box<str>), BTreeSet<RecordId>>,
+    /// Where each record's name is filed.
+    filed: BTreeMap<Key, (Option<RecordId>, Box<str>)>,
+    version: u64,
+}
+
+/// What is known of an account.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct AccountFacts {
+    domain: Home,
+    off: bool,
+}
+
+/// What is known of an encoder that has a record.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EncoderFacts {
+    /// Its domain; nobody's while it is in conflict.
+    pub domain: Option<RecordId>,
+    /// Disabled or removed: it may not send.
+    pub off: bool,
+}
+
+/// The domain that a record says it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Home {
+    /// It names none.
+    #[default]
+    Unnamed,
+    In(RecordId),
+    /// It names two, or none that can be read.
+    Unclear,
+}
+
+#[derive(Debug, Clone)]
+struct Rule {
+    right: Right,
+    domain: Home,
+    /// Of all in the domain, or else of the encoders that it names.
+    everything: bool,
+    encoders: BTreeSet<RecordId>,
+    subjects: BTreeSet<RecordId>,
+}
+
+impl Rights {
+    /// The index of these records.
+    pub fn of(records: impl IntoIterator<Item = (Key, Record)>) -> Self {
+        let mut rights = Self::default();
+        for (key, record) in records {
+            rights.changed(key, Some(&record));
+        }
+        rights
+    }
+
+    /// The kinds that it looks at.
+    pub const KINDS: [Kind; 5] =
+        [Kind::DOMAIN, Kind::GROUP, Kind::ACCOUNT, Kind::RULE, Kind::ENCODER];
+
+    /// Takes a record as it is now. Whether rights may be others than before.
+    pub fn changed(&mut self, key: Key, record: Option<&Record>) -> bool {
+        let known = record.filter(|record| record.exists());
+        self.file(key, known);
+        match key.kind {
+            Kind::DOMAIN => {
+                let name = known.map(|record| text(record, 1).unwrap_or_default().into());
+                match name {
+                    Some(name) => drop(self.domains.insert(key.id, name)),
+                    None => drop(self.domains.remove(&key.id)),
+                }
+                match record.is_some_and(Record::is_deleted) {
+                    true => drop(self.gone.insert(key.id)),
+                    false => drop(self.gone.remove(&key.id)),
+                }
+            }
+            Kind::ACCOUNT => match record {
+                Some(record) => {
+                    let facts = AccountFacts { domain: home(record), off: record.is_off() };
+                    self.accounts.insert(key.id, facts);
+                }
+                None => drop(self.accounts.remove(&key.id)),
+            },
+            Kind::ENCODER => match record {
+                Some(record) => {
+                    let domain = match home(record) {
+                        _ if record.is_deleted() => Some(DEFAULT_DOMAIN),
+                        Home::Unnamed => Some(DEFAULT_DOMAIN),
+                        Home::In(domain) => Some(domain),
+                        Home::Unclear => None,
+                    };
+                    self.encoders.insert(key.id, EncoderFacts { domain, off: record.is_off() });
+                }
+                None => drop(self.encoders.remove(&key.id)),
+            },
+            Kind::GROUP => {
+                let members = known.map(|record| ids(record, 2)).unwrap_or_default();
+                let before = self.groups.remove(&key.id).unwrap_or_default();
+                reindex(&mut self.member_of, key.id, &before, &members);
+                if known.is_some() {
+                    self.groups.insert(key.id, members);
+                }
+            }
+            Kind::RULE => {
+                let rule = record.filter(|record| !record.is_off()).and_then(rule);
+                let after = rule.as_ref().map(|rule| rule.subjects.clone()).unwrap_or_default();
+                let before = self.rules.remove(&key.id).map(|rule| rule.subjects);
+                reindex(&mut self.granted, key.id, &before.unwrap_or_default(), &after);
+                if let Some(rule) = rule {
+                    self.rules.insert(key.id, rule);
+                }
+            }
+            _ => return false,
+        }
+        self.version += 1;
+        true
+    }
+
+    /// Rises with every change.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether `who` may do what takes `right` with `scope`.
+    pub fn may(&self, who: &Who, right: Right, scope: Scope) -> bool {
+        self.right(who, scope).is_some_and(|has| has >= right)
+    }
+
+    /// The highest right that `who` has over the whole of `scope`.
+    pub fn right(&self, who: &Who, scope: Scope) -> Option<Right> {
+        let domain = match scope {
+            Scope::Mesh => None,
+            Scope::Domain(domain) => Some(domain),
+            Scope::Encoder(encoder) => Some(self.domain_of(encoder)?),
+        };
+        if let Some(domain) = domain
+            && self.gone.contains(&domain)
+            && !matches!(who, Who::Local)
+        {
+            // Whoever has the whole mesh has to be able to clean up.
+            return self.right(who, Scope::Mesh);
+        }
+        match who {
+            Who::Nobody => None,
+            Who::Local => Some(Right::Administer),
+            Who::Client { domain: own, .. } => (domain == Some(*own)).then_some(Right::Publish),
+            Who::Encoder(own) => {
+                let on = !self.encoders.get(&RecordId(own.0))?.off;
+                (on && scope == Scope::Encoder(*own)).then_some(Right::Publish)
+            }
+            Who::Account(account) => self.right_of(*account, domain, scope),
+        }
+    }
+
+    fn right_of(
+        &self,
+        account: AccountId,
+        domain: Option<RecordId>,
+        scope: Scope,
+    ) -> Option<Right> {
+        let facts = self.accounts.get(&RecordId(account.0)).filter(|facts| !facts.off)?;
+        let confined = match facts.domain {
+            Home::Unnamed => None,
+            Home::In(own) => Some(own),
+            Home::Unclear => return None,
+        };
+        // An account of a domain has nothing outside it, whatever rules say.
+        if confined.is_some_and(|own| domain != Some(own) || self.gone.contains(&own)) {
+            return None;
+        }
+        let grants = self.rules_of(account).filter(|rule| {
+            let covers = match rule.domain {
+                Home::Unnamed => true,
+                Home::In(of) => domain == Some(of),
+                Home::Unclear => false,
+            };
+            let named = rule.everything
+                || matches!(scope, Scope::Encoder(id) if rule.encoders.contains(&RecordId(id.0)));
+            covers && named
+        });
+        grants.map(|rule| rule.right).max()
+    }
+
+    fn rules_of(&self, account: AccountId) -> impl Iterator<Item = &Rule> {
+        let id = RecordId(account.0);
+        let groups = self.member_of.get(&id).into_iter().flatten();
+        let subjects = std::iter::once(id).chain(groups.copied());
+        let rules = subjects.flat_map(|subject| self.granted.get(&subject).into_iter().flatten());
+        rules.filter_map(|rule| self.rules.get(rule))
+    }
+
+    /// Whether `who` may watch (or send) this stream: not while the encoder is out of use.
+    pub fn may_stream(&self, who: &Who, right: Right, encoder: EncoderId) -> bool {
+        let off = self.encoder(encoder).is_some_and(|facts| facts.off);
+        !off && self.may(who, right, Scope::Encoder(encoder))
+    }
+
+    /// Whether anything of this domain is any business of `who`: then its name is, too.
+    pub fn sees(&self, who: &Who, domain: RecordId) -> bool {
+        if self.may(who, Right::View, Scope::Domain(domain)) {
+            return true;
+        }
+        match who {
+            Who::Encoder(encoder) => self.domain_of(*encoder) == Some(domain),
+            Who::Account(account) => {
+                let Some(facts) = self.accounts.get(&RecordId(account.0)) else { return false };
+                if facts.off {
+                    return false;
+                }
+                facts.domain == Home::In(domain)
+                    || self.rules_of(*account).flat_map(|rule| &rule.encoders).any(|encoder| {
+                        let encoder = EncoderId(encoder.0);
+                        self.domain_of(encoder) == Some(domain)
+                            && self.may(who, Right::View, Scope::Encoder(encoder))
+                    })
+            }
+            _ => false,
+        }
+    }
+
+    /// The domain of an encoder: that of its record, or the one of everything without. Nothing
+    /// while that is in conflict.
+    pub fn domain_of(&self, encoder: EncoderId) -> Option<RecordId> {
+        match self.encoders.get(&RecordId(encoder.0)) {
+            Some(facts) => facts.domain,
+            None => Some(DEFAULT_DOMAIN),
+        }
+    }
+
+    /// What is known of an encoder by its record.
+    pub fn encoder(&self, encoder: EncoderId) -> Option<&EncoderFacts> {
+        self.encoders.get(&RecordId(encoder.0))
+    }
+
+    /// Whether the account is there and may log in.
+    pub fn is_active(&self, account: AccountId) -> bool {
+        self.accounts.get(&RecordId(account.0)).is_some_and(|facts| {
+            let gone = matches!(facts.domain, Home::In(own) if self.gone.contains(&own));
+            !facts.off && !gone && facts.domain != Home::Unclear
+        })
+    }
+
+    /// The domain that confines an account, if one does.
+    pub fn confines(&self, account: AccountId) -> Option<RecordId> {
+        match self.accounts.get(&RecordId(account.0))?.domain {
+            Home::In(domain) => Some(domain),
+            Home::Unnamed | Home::Unclear => None,
+        }
+    }
+
+    /// The records of a kind with this name in this domain, or in none; more than one after a
+    /// partition.
+    pub fn named(
+        &self,
+        kind: Kind,
+        domain: Option<RecordId>,
+        name: &str,
+    ) -> impl Iterator<Item = RecordId> {
+        let found = self.names.get(&(kind, domain, name.into()));
+        found.into_iter().flatten().copied()
+    }
+
+    /// The name of a domain.
+    pub fn domain_name(&self, domain: RecordId) -> Option<&str> {
+        let default = (domain == DEFAULT_DOMAIN).then_some(DEFAULT_DOMAIN_NAME);
+        self.domains.get(&domain).map(AsRef::as_ref).or(default)
+    }
+
+    /// The domain of this name; of several, always the same.
+    pub fn domain_named(&self, name: &str) -> Option<RecordId> {
+        let default = (name == DEFAULT_DOMAIN_NAME).then_some(DEFAULT_DOMAIN);
+        self.named(Kind::DOMAIN, None, name).next().or(default)
+    }
+
+    /// The name of a record of one of [`Rights::KINDS`].
+    pub fn name_of(&self, key: Key) -> Option<&str> {
+        self.filed.get(&key).map(|(_, name)| name.as_ref())
+    }
+
+    fn file(&mut self, key: Key, record: Option<&Record>) {
+        if !Self::KINDS.contains(&key.kind) {
+            return;
+        }
+        if let Some((domain, name)) = self.filed.remove(&key) {
+            let place = (key.kind, domain, name);
+            if let Some(ids) = self.names.get_mut(&place) {
+                ids.remove(&key.id);
+                if ids.is_empty() {
+                    self.names.remove(&place);
+                }
+            }
+        }
+        let Some(name) = record.and_then(|record| text(record, 1)) else { return };
+        let domain = match record.map(home) {
+            Some(Home::In(domain)) if key.kind != Kind::DOMAIN => Some(domain),
+            Some(Home::Unnamed) if key.kind == Kind::ENCODER => Some(DEFAULT_DOMAIN),
+            _ => None,
+        };
+        self.names.entry((key.kind, domain, name.into())).or_default().insert(key.id);
+        self.filed.insert(key, (domain, name.into()));
+    }
+}
+
+/// Of each account, group, rule, encoder and room; not of a domain, which has no such field.
+const DOMAIN_FIELD: u16 = 3;
+const ROLE_FIELD: u16 = 4;
+const EVERYTHING_FIELD: u16 = 5;
+
+fn home(record: &Record) -> Home {
+    match record.values(DOMAIN_FIELD).as_slice() {
+        [] => Home::Unnamed,
+        [one] => one.value.try_into().map_or(Home::Unclear, |id| Home::In(RecordId(id))),
+        // Settled, or nobody's: one of them would be the wrong tenant.
+        _ => Home::Unclear,
+    }
+}
+
+fn text(record: &Record, field: u16) -> Option<&str> {
+    std::str::from_utf8(record.value(field)?).ok()
+}
+
+fn ids(record: &Record, set: u16) -> BTreeSet<RecordId> {
+    record.elements(set).filter_map(|bytes| Some(RecordId(bytes.try_into().ok()?))).collect()
+}
+
+/// What a rule grants. Of roles in conflict it is the least.
+fn rule(record: &Record) -> Option<Rule> {
+    let roles = record.values(ROLE_FIELD);
+    let rights = roles.iter().map(|role| Right::of_role(std::str::from_utf8(role.value).ok()?));
+    let rights = rights.collect::<Option<Vec<_>>>()?;
+    let subjects = ids(record, 2).into_iter().chain(ids(record, 3)).collect();
+    let right = rights.into_iter().min()?;
+    let wide = record.values(EVERYTHING_FIELD);
+    let everything = !wide.is_empty() && wide.iter().all(|flag| flag.value == [1]);
+    Some(Rule { right, domain: home(record), everything, encoders: ids(record, 4), subjects })
+}
+
+/// Moves `id` from what it was filed under to what it is now.
+fn reindex(
+    index: &mut BTreeMap<RecordId, BTreeSet<RecordId>>,
+    id: RecordId,
+    before: &BTreeSet<RecordId>,
+    after: &BTreeSet<RecordId>,
+) {
+    for old in before.difference(after) {
+        if let Some(ids) = index.get_mut(old) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                index.remove(old);
+            }
+        }
+    }
+    for new in after.difference(before) {
+        index.entry(*new).or_default().insert(id);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+use crdts::CvRDT as _;
+
+use super::*;
+use crate::accounts::{Change, Dot, Stamp};
+use crate::id::{ActorId, NodeId};
+
+const SITE: RecordId = RecordId([1; 16]);
+const OTHER: RecordId = RecordId([2; 16]);
+const ANNA: AccountId = AccountId([3; 16]);
+const GATE: EncoderId = EncoderId([4; 16]);
+const DOCK: EncoderId = EncoderId([5; 16]);
+
+#[derive(Default)]
+struct Book {
+    rights: Rights,
+    records: BTreeMap<Key, Record>,
+    writes: u64,
+}
+
+impl Book {
+    fn write(&mut self, kind: Kind, id: [u8; 16], changes: &[Change]) {
+        self.writes += 1;
+        let key = Key { kind, id: RecordId(id) };
+        let record = self.records.entry(key).or_default();
+        wrote(record, self.writes, changes);
+        self.rights.changed(key, Some(record));
+    }
+
+    fn may(&self, right: Right, scope: Scope) -> bool {
+        self.rights.may(&Who::Account(ANNA), right, scope)
+    }
+}
+
+fn wrote(record: &mut Record, write: u64, changes: &[Change]) {
+    let dot = Dot { actor: ActorId([9; 16]), seq: write, nonce: [0; 4] };
+    let by = Stamp { account: ANNA, node: NodeId([8; 16]), wall: write };
+    record.apply(dot, by, changes).unwrap();
+}
+
+fn set(field: u16, value: impl AsRef<[u8]>) -> Change {
+    Change::Set(field, value.as_ref().to_vec())
+}
+
+/// Two sites with a camera each, and Anna, who guards the first.
+fn book() -> Book {
+    let mut book = Book::default();
+    book.write(Kind::DOMAIN, SITE.0, &[set(1, "site")]);
+    book.write(Kind::DOMAIN, OTHER.0, &[set(1, "other")]);
+    book.write(Kind::ACCOUNT, ANNA.0, &[set(1, "anna")]);
+    book.write(Kind::ENCODER, GATE.0, &[set(1, "gate"), set(3, SITE.0)]);
+    book.write(Kind::ENCODER, DOCK.0, &[set(1, "dock"), set(3, OTHER.0)]);
+    book.write(Kind::GROUP, [6; 16], &[set(1, "guards"), Change::Add(2, ANNA.0.to_vec())]);
+    let rule = [set(3, SITE.0), set(4, "publisher"), set(5, [1]), Change::Add(3, vec![6; 16])];
+    book.write(Kind::RULE, [7; 16], &rule);
+    book
+}
+
+#[test]
+fn a_rule_gives_its_group_what_its_role_says_in_its_domain_and_nowhere_else() {
+    let book = book();
+    assert!(book.may(Right::View, Scope::Encoder(GATE)));
+    assert!(book.may(Right::Publish, Scope::Domain(SITE)));
+    assert!(!book.may(Right::Operate, Scope::Domain(SITE)));
+    assert!(!book.may(Right::View, Scope::Encoder(DOCK)));
+    assert!(!book.may(Right::View, Scope::Mesh));
+    assert!(book.rights.sees(&Who::Account(ANNA), SITE));
+    assert!(!book.rights.sees(&Who::Account(ANNA), OTHER));
+}
+
+#[test]
+fn a_rule_about_some_encoders_is_about_no_other_also_once_none_is_left() {
+    let mut book = book();
+    let only = [Change::Clear(5), Change::Add(4, GATE.0.to_vec())];
+    book.write(Kind::RULE, [7; 16], &only);
+    assert!(book.may(Right::View, Scope::Encoder(GATE)));
+    assert!(!book.may(Right::View, Scope::Domain(SITE)));
+    assert!(book.rights.sees(&Who::Account(ANNA), SITE), "its name is told with the encoder's");
+    book.write(Kind::RULE, [7; 16], &[Change::Remove(4, GATE.0.to_vec())]);
+    assert!(!book.may(Right::View, Scope::Encoder(GATE)));
+    assert!(!book.rights.sees(&Who::Account(ANNA), SITE));
+}
+
+#[test]
+fn an_account_of_a_domain_has_nothing_outside_it_whatever_rules_say() {
+    let mut book = book();
+    book.write(Kind::RULE, [7; 16], &[Change::Clear(3), set(4, "admin")]);
+    assert!(book.may(Right::Administer, Scope::Mesh));
+    book.write(Kind::ACCOUNT, ANNA.0, &[set(3, SITE.0)]);
+    assert!(book.may(Right::Administer, Scope::Domain(SITE)));
+    assert!(!book.may(Right::View, Scope::Mesh));
+    assert!(!book.may(Right::View, Scope::Encoder(DOCK)));
+    assert!(!book.rights.sees(&Who::Account(ANNA), OTHER));
+}
+
+#[test]
+fn whoever_leaves_a_group_or_is_disabled_or_whose_rule_is_removed_has_nothing_more() {
+    let may = |book: &Book| book.may(Right::View, Scope::Encoder(GATE));
+    for act in [
+        (Kind::GROUP, [6; 16], Change::Remove(2, ANNA.0.to_vec())),
+        (Kind::GROUP, [6; 16], Change::Delete),
+        (Kind::RULE, [7; 16], Change::Disable),
+        (Kind::RULE, [7; 16], Change::Delete),
+        (Kind::ACCOUNT, ANNA.0, Change::Disable),
+        (Kind::ACCOUNT, ANNA.0, Change::Delete),
+        (Kind::DOMAIN, SITE.0, Change::Delete),
+    ] {
+        let mut book = book();
+        assert!(may(&book));
+        book.write(act.0, act.1, std::slice::from_ref(&act.2));
+        assert!(!may(&book), "{act:?}");
+    }
+}
+
+#[test]
+fn a_disabled_encoder_is_neither_watched_nor_sent_by_anybody() {
+    let mut book = book();
+    let key = Who::Encoder(GATE);
+    assert!(book.rights.may_stream(&key, Right::Publish, GATE));
+    assert!(!book.rights.may_stream(&key, Right::Publish, DOCK));
+    book.write(Kind::ENCODER, GATE.0, &[Change::Disable]);
+    for who in [Who::Account(ANNA), key, Who::Local] {
+        assert!(!book.rights.may_stream(&who, Right::View, GATE));
+        assert!(!book.rights.may_stream(&who, Right::Publish, GATE));
+    }
+}
+
+#[test]
+fn a_conflict_gives_the_least_and_one_about_a_domain_gives_nothing() {
+    let mut book = book();
+    let forked = |book: &mut Book, kind, id: [u8; 16], change: Change| {
+        let key = Key { kind, id: RecordId(id) };
+        let mut fork = book.records[&key].clone();
+        book.writes += 1;
+        wrote(&mut fork, book.writes, &[change]);
+        fork
+    };
+    let merge = |book: &mut Book, kind, id, mine: Change, theirs: Change| {
+        let fork = forked(book, kind, id, theirs);
+        book.write(kind, id, &[mine]);
+        let key = Key { kind, id: RecordId(id) };
+        let record = book.records.get_mut(&key).unwrap();
+        record.merge(fork);
+        book.rights.changed(key, Some(&*record));
+    };
+    merge(&mut book, Kind::RULE, [7; 16], set(4, "admin"), set(4, "viewer"));
+    assert!(book.may(Right::View, Scope::Domain(SITE)));
+    assert!(!book.may(Right::Publish, Scope::Domain(SITE)));
+    merge(&mut book, Kind::ENCODER, GATE.0, set(3, SITE.0), set(3, OTHER.0));
+    assert!(!book.may(Right::View, Scope::Encoder(GATE)), "nobody knows whose it is");
+    assert!(book.rights.may(&Who::Local, Right::View, Scope::Mesh));
+    merge(&mut book, Kind::RULE, [7; 16], set(3, SITE.0), set(3, OTHER.0));
+    assert!(!book.may(Right::View, Scope::Domain(SITE)));
+}
+
+#[test]
+fn an_enrolment_string_opens_its_domain_and_whoever_says_nothing_gets_nothing() {
+    let book = book();
+    let client = Who::Client { id: crate::id::InviteId([1; 16]), domain: DEFAULT_DOMAIN };
+    let unknown = EncoderId([99; 16]);
+    assert!(
+        book.rights.may_stream(&client, Right::Publish, unknown),
+        "it is in the default domain"
+    );
+    assert!(!book.rights.may_stream(&client, Right::View, GATE));
+    assert!(!book.rights.may(&client, Right::Operate, Scope::Domain(DEFAULT_DOMAIN)));
+    assert!(!book.rights.may_stream(&Who::Nobody, Right::View, unknown));
+    assert!(!book.rights.may_stream(&Who::Encoder(unknown), Right::Publish, unknown));
+}
+
+#[test]
+fn names_are_found_in_their_domain_and_follow_their_records() {
+    let mut book = book();
+    let named = |book: &Book, domain, name| {
+        book.rights.named(Kind::ENCODER, domain, name).collect::<Vec<_>>()
+    };
+    assert_eq!(named(&book, Some(SITE), "gate"), [RecordId(GATE.0)]);
+    assert_eq!(named(&book, Some(OTHER), "gate"), []);
+    book.write(Kind::ENCODER, GATE.0, &[set(1, "north"), Change::Clear(3)]);
+    assert_eq!(named(&book, Some(SITE), "gate"), []);
+    assert_eq!(named(&book, Some(DEFAULT_DOMAIN), "north"), [RecordId(GATE.0)]);
+    book.write(Kind::ENCODER, GATE.0, &[Change::Delete]);
+    assert_eq!(named(&book, Some(DEFAULT_DOMAIN), "north"), []);
+    assert_eq!(book.rights.domain_named("site"), Some(SITE));
+    assert_eq!(book.rights.domain_named("default"), Some(DEFAULT_DOMAIN));
+}
+
+/// The index after any changes is the one of the records as they are in the end.
+#[test]
+fn the_index_does_not_depend_on_how_it_came_to_be() {
+    let mut book = book();
+    book.write(Kind::GROUP, [6; 16], &[Change::Remove(2, ANNA.0.to_vec())]);
+    book.write(Kind::RULE, [7; 16], &[Change::Add(2, ANNA.0.to_vec()), Change::Disable]);
+    book.write(Kind::RULE, [7; 16], &[Change::Enable]);
+    book.write(Kind::DOMAIN, OTHER.0, &[Change::Delete]);
+    let anew = Rights::of(book.records.clone());
+    for right in [Right::View, Right::Publish, Right::Operate, Right::Administer] {
+        for scope in [
+            Scope::Mesh,
+            Scope::Domain(SITE),
+            Scope::Domain(OTHER),
+            Scope::Encoder(GATE),
+            Scope::Encoder(DOCK),
+        ] {
+            let who = Who::Account(ANNA);
+            assert_eq!(anew.may(&who, right, scope), book.rights.may(&who, right, scope));
+        }
+    }
+}
