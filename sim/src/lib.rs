@@ -18,6 +18,7 @@ mod run;
 mod serve;
 mod shrink;
 mod trace;
+mod trust;
 mod world;
 
 pub use check::{Measure, Violation};

@@ -162,6 +162,14 @@ pub enum Fault {
     Reorder(f64),
     /// This share of requests for keyframes gets lost, though messages do not.
     RequestsLost(f64),
+    /// Somebody at the first node shuts the second out.
+    Revoke(usize, usize),
+    /// Somebody at the first node lets the second in again.
+    Readmit(usize, usize),
+    /// A node is given another key.
+    Rotate(usize),
+    /// A node's wall clock is this many milliseconds off, while the fault lasts.
+    Clock(usize, i64),
 }
 
 /// Whom a fault befalls, found out when it begins.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use rand_chacha::ChaCha8Rng;
-use roost::admission::{Admission, Invitation};
+use roost::admission::{Invitation, Statement};
 use roost::id::{EncoderId, MeshId, NodeId};
 use roost::session::leg::LegId;
 use roost::time::{Mono, Now};
@@ -80,7 +80,7 @@ pub(crate) enum Ev {
     },
     JoinAnswer {
         from: End,
-        admissions: Vec<Admission>,
+        statements: Vec<Statement>,
         members: Vec<(NodeId, Vec<String>)>,
     },
     ClientHello {
@@ -133,6 +133,12 @@ pub(crate) enum Ev {
     BrowserMoves(usize),
     /// Somebody makes a change.
     Edit(usize),
+    /// Statements about members are on disk.
+    Recorded {
+        end: End,
+        number: u64,
+        statements: Vec<Statement>,
+    },
     /// A commit is on disk.
     Persisted {
         end: End,
@@ -151,7 +157,8 @@ pub(crate) struct LinkDecide {
     pub(crate) to: End,
     pub(crate) addr: String,
     pub(crate) addrs: Vec<String>,
-    pub(crate) learned: Vec<Admission>,
+    pub(crate) learned: Vec<Statement>,
+    pub(crate) wall: u64,
     pub(crate) hello: crate::conn::LinkHello,
 }
 
@@ -198,6 +205,8 @@ pub(crate) struct World {
     pub(crate) checks: Checks,
     pub(crate) violation: Option<Violation>,
     pub(crate) events: u64,
+    /// How far wall clocks are off besides, in milliseconds.
+    pub(crate) clocks_off: BTreeMap<usize, i64>,
 }
 
 impl World {
@@ -263,7 +272,9 @@ impl World {
     pub(crate) fn clock(&self, host: usize) -> Now {
         let since = self.now - self.hosts[host].started;
         let skew = crate::rng::mix(self.plan.seed ^ host as u64) % 7_200_000;
-        Now { mono: Mono(since + SEC), wall: WALL + self.now / MS + skew }
+        let off = self.clocks_off.get(&host).copied().unwrap_or(0);
+        let wall = (WALL + self.now / MS + skew).saturating_add_signed(off);
+        Now { mono: Mono(since + SEC), wall }
     }
 
     /// Has a host's machine called at its own time `at`, or a little later, as timers are.
@@ -344,8 +355,8 @@ impl World {
             Ev::LinkFailed { from, node, addr } => self.link_failed(from, node, addr),
             Ev::JoinAsk { from } => self.join_ask(from),
             Ev::JoinArrive { from, to } => self.join_arrive(from, to),
-            Ev::JoinAnswer { from, admissions, members } => {
-                self.join_answer(from, admissions, members);
+            Ev::JoinAnswer { from, statements, members } => {
+                self.join_answer(from, statements, members);
             }
             Ev::ClientHello { from, leg, to } => self.client_hello(from, leg, to),
             Ev::LegFailed { end, leg } => self.leg_failed(end, leg),
@@ -371,6 +382,9 @@ impl World {
             Ev::Edit(edit) => self.edit(edit),
             Ev::Persisted { end } if self.awake(end) => self.persisted(end),
             Ev::Backup(index) => self.back_up(index),
+            Ev::Recorded { end, number, statements } if self.awake(end) => {
+                self.recorded(end, number, statements);
+            }
             Ev::FaultBegins(index) => self.fault_begins(index),
             Ev::FaultEnds(index) => self.fault_ends(index),
             Ev::Probe => {
@@ -382,6 +396,7 @@ impl World {
             | Ev::SubscribeAgain { end, .. }
             | Ev::Viewers { end, .. }
             | Ev::Persisted { end }
+            | Ev::Recorded { end, .. }
             | Ev::KeyframeArrived { end, .. }
             | Ev::KeyframeWanted { end, .. }
             | Ev::Leased { end, .. } => {

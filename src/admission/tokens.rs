@@ -9,7 +9,7 @@ use pasetors::token::UntrustedToken;
 use pasetors::version4::{PublicToken, V4};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Enrolment, Keypair, Kind, LEEWAY_MS, Refusal, Roster};
+use super::{Enrolment, Keypair, Kind, LEEWAY_MS, PublicKey, Refusal, Roster};
 use crate::access::{DEFAULT_DOMAIN, Principal, Who};
 use crate::id::{EncoderId, InviteId, MeshId, NodeId};
 
@@ -30,6 +30,12 @@ pub struct Credential {
 #[derive(Serialize, Deserialize)]
 struct CredentialClaims {
     id: String,
+    exp: u64,
+}
+
+/// What every token says.
+#[derive(Deserialize)]
+struct Expiry {
     exp: u64,
 }
 
@@ -88,24 +94,24 @@ impl Roster {
         &self,
         loopback: bool,
         credential: Option<&str>,
-        wall_ms: u64,
+        now_ms: u64,
     ) -> Result<Principal, Denied> {
         let Some(shown) = credential else {
             return if loopback { Ok(Principal::local()) } else { Err(Denied::NoCredential) };
         };
         let enrolment = shown.parse::<Enrolment>();
         let token = enrolment.as_ref().map_or(shown, |enrolment| &enrolment.credential);
-        let credential = self.check_credential(token, wall_ms)?;
+        let credential = self.check_credential(token, now_ms)?;
         let who = Who::Client { id: credential.id, domain: DEFAULT_DOMAIN };
         Ok(Principal::new(who, format!("client {}", credential.id.short())))
     }
 
     /// What `token` entitles to, if a member of this mesh issued it and it is not over.
-    pub fn check_credential(&self, token: &str, wall_ms: u64) -> Result<Credential, Refusal> {
+    pub fn check_credential(&self, token: &str, now_ms: u64) -> Result<Credential, Refusal> {
         let what = Kind::Credential;
         let (by, claims) = self.open::<CredentialClaims>(token, what)?;
         let id = claims.id.parse().map_err(|_no_id| Refusal::Unreadable { what })?;
-        not_over(claims.exp, wall_ms, what)?;
+        not_over(claims.exp, now_ms, what)?;
         Ok(Credential { id, by, expires: claims.exp })
     }
 
@@ -116,10 +122,10 @@ impl Roster {
         target: NodeId,
         encoder: EncoderId,
         verb: &str,
-        wall_ms: u64,
+        now_ms: u64,
     ) -> Result<(), Refusal> {
         let (_by, claims) = self.open::<RedirectClaims>(token, Kind::Redirect)?;
-        not_over(claims.exp, wall_ms, Kind::Redirect)?;
+        not_over(claims.exp, now_ms, Kind::Redirect)?;
         let fits = claims.target.parse() == Ok(target)
             && claims.encoder.parse() == Ok(encoder)
             && claims.verb == verb;
@@ -138,12 +144,15 @@ impl Roster {
             .ok()
             .and_then(|text| text.parse::<NodeId>().ok())
             .ok_or(unreadable)?;
-        let issuer = self.key_of(by).ok_or(Refusal::UnknownIssuer { what, by })?;
-        let trusted = AsymmetricPublicKey::<V4>::from(&issuer)
-            .and_then(|key| {
-                PublicToken::verify(&key, &untrusted, None, Some(&purpose(what, self.mesh())))
-            })
-            .map_err(|_wrong| Refusal::BadSignature { what })?;
+        // The date is read before the signature is known to be good, and used only to choose keys.
+        let expires = serde_json::from_slice::<Expiry>(untrusted.untrusted_payload());
+        let issuers = self.issuer(what, by, expires.map_or(u64::MAX, |claims| claims.exp))?;
+        let opened = |key: &PublicKey| {
+            let key = AsymmetricPublicKey::<V4>::from(key).ok()?;
+            let purpose = purpose(what, self.mesh());
+            PublicToken::verify(&key, &untrusted, None, Some(&purpose)).ok()
+        };
+        let trusted = issuers.iter().find_map(opened).ok_or(Refusal::BadSignature { what })?;
         let claims = serde_json::from_str(trusted.payload())
             .map_err(|_shape| Refusal::Unreadable { what })?;
         Ok((by, claims))
@@ -170,8 +179,8 @@ fn purpose(what: Kind, mesh: MeshId) -> Vec<u8> {
     [label, &mesh.0].concat()
 }
 
-fn not_over(expires: u64, wall_ms: u64, what: Kind) -> Result<(), Refusal> {
-    if wall_ms > expires.saturating_add(LEEWAY_MS) {
+fn not_over(expires: u64, now_ms: u64, what: Kind) -> Result<(), Refusal> {
+    if now_ms > expires.saturating_add(LEEWAY_MS) {
         return Err(Refusal::Expired { what });
     }
     Ok(())

@@ -197,6 +197,10 @@ mod tests {
             encoders: 1,
             viewers: 2,
             report: None,
+            key: None,
+            admitted_by: None,
+            invite: None,
+            clock_offset_ms: None,
         }
     }
 
@@ -220,6 +224,7 @@ mod tests {
                 native_only: false,
                 viewers: 2,
             }],
+            outcasts: Vec::new(),
         }
     }
 

@@ -12,7 +12,7 @@ use super::auth::{Caller, query_value};
 use super::backend::{InviteTerms, ViewersView};
 use super::body::read_text;
 use super::problem::Problem;
-use crate::cluster::{ClusterView, EncoderView, NodeView};
+use crate::cluster::{ClusterView, EncoderView};
 
 /// Largest JSON body, in bytes: every request of the API is a handful of fields.
 const MAX_JSON: usize = 16 * 1024;
@@ -20,17 +20,12 @@ const MAX_JSON: usize = 16 * 1024;
 /// Most uses of one invitation: the supported size of a mesh, and some.
 const MAX_USES: u32 = 1000;
 
-/// Longest life of an invitation: a month.
-const MAX_LIFETIME: Duration = Duration::from_secs(31 * 24 * 3600);
+/// Longest life of an invitation.
+const MAX_LIFETIME: Duration = Duration::from_millis(crate::admission::LIFETIME_MAX_MS);
 
 /// `GET /api/v1/cluster`.
 pub(super) async fn cluster(State(app): State<App>, _caller: Caller) -> Json<ClusterView> {
     Json((*app.backend.view()).clone())
-}
-
-/// `GET /api/v1/nodes`.
-pub(super) async fn nodes(State(app): State<App>, _caller: Caller) -> Json<Vec<NodeView>> {
-    Json(app.backend.view().nodes.clone())
 }
 
 /// `GET /api/v1/encoders`.

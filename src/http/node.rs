@@ -25,9 +25,10 @@ use crate::access::{Rights, Who};
 use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::admission;
 use crate::cluster::{ClusterView, EncoderState};
+use crate::control::SKEW_ALARM;
 use crate::id::{EncoderId, NodeId, RecordId};
 use crate::net::{RtcDatagram, RtcSocket};
-use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError};
+use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError, NotDone};
 use crate::session::{HOLD, SESSIONS_MAX};
 use crate::webrtc::{Feed, MAX_LEGS, Outlet, WebRtc};
 use crate::wire::{self, Answer, Ask, Failed, Message, Offer, SdpAnswer};
@@ -264,7 +265,7 @@ struct Leg {
 /// A hard limit, as a condition of taking more.
 fn within(name: &'static str, count: usize, most: usize) -> Check {
     let error = (count >= most).then(|| format!("{count} of {most}: this node takes no more"));
-    Check { name, error }
+    Check::new(name, error)
 }
 
 impl Live {
@@ -366,8 +367,17 @@ impl Backend for Live {
     fn checks(&self) -> Vec<Check> {
         let totals = self.node.totals();
         let error = totals.store_error.as_ref().map(|error| error.to_string());
+        let view = self.node.view();
+        let out = view.outcasts.iter().find(|out| out.node == view.node);
+        let skew = Duration::from_millis(totals.clock_skew_ms.unsigned_abs());
+        let side = if totals.clock_skew_ms < 0 { "behind" } else { "ahead of" };
+        let warning = (skew > SKEW_ALARM).then(|| {
+            format!("this node's clock is {} s {side} the mesh's; set it", skew.as_secs())
+        });
         vec![
-            Check { name: "store", error },
+            Check::new("member", out.map(|out| out.why.clone())),
+            Check::new("store", error),
+            Check { name: "clock", error: None, warning },
             within("viewers", self.webrtc.legs(), MAX_LEGS),
             within("clients", totals.sessions, SESSIONS_MAX),
         ]
@@ -507,6 +517,18 @@ impl Backend for Live {
         all
     }
 
+    async fn revoke(&self, node: NodeId, reason: String) -> Result<(), NotDone> {
+        self.node.revoke(node, reason).await
+    }
+
+    async fn readmit(&self, node: NodeId) -> Result<(), NotDone> {
+        self.node.readmit(node).await
+    }
+
+    async fn rotate(&self) -> Result<(), NotDone> {
+        self.node.rotate().await
+    }
+
     async fn write(&self, write: Write) -> Result<Receipt, Refusal> {
         self.node.write(write).await
     }
@@ -534,7 +556,7 @@ impl Backend for Live {
             counters: counters(&self.node, &self.door),
             viewers,
             store_bytes: self.node.totals().store_bytes,
-            clock_offsets: self.node.totals().clock_offsets.clone(),
+            clock_skew_ms: self.node.totals().clock_skew_ms,
             failovers: Some(self.node.failovers()),
         }
     }

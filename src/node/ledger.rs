@@ -7,6 +7,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::Node;
 use super::drive::Driver;
+use super::members::{Decree, Decreed};
 use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Key, Ledger, Note, Receipt, Refusal, Write};
 use crate::control::Event;
@@ -89,6 +90,7 @@ impl RecordChanges {
 pub(super) enum Call {
     Write(Write, oneshot::Sender<Result<Receipt, Refusal>>),
     Read(Box<dyn FnOnce(&Ledger) + Send>),
+    Decree(Decree, oneshot::Sender<Decreed>),
 }
 
 impl Node {
@@ -160,6 +162,7 @@ impl Driver {
                 self.handle(Event::Write { ticket, write });
             }
             Call::Read(read) => read(self.control.ledger()),
+            Call::Decree(decree, answer) => self.decree(decree, answer),
         }
     }
 }

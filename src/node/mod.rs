@@ -8,6 +8,7 @@ mod folder;
 mod identity;
 mod ledger;
 mod media;
+mod members;
 mod name;
 mod ports;
 mod relay;
@@ -29,6 +30,7 @@ pub use clients::{ApiCall, NativeViewer};
 pub use drive::Totals;
 pub use identity::identity;
 pub use ledger::{RecordChange, RecordChanges};
+pub use members::NotDone;
 pub use relay::FLOWS_MAX;
 
 use folder::Folder;
@@ -121,7 +123,8 @@ struct Shared {
     name: String,
     addrs: Vec<String>,
     data: PathBuf,
-    keypair: Keypair,
+    keypair: Arc<ArcSwap<Keypair>>,
+    mesh_clock: Arc<members::MeshClock>,
     roster: Arc<ArcSwap<Roster>>,
     net: Net,
     hubs: Hubs,
@@ -175,7 +178,7 @@ impl Node {
         identity::is_in(roster.mesh());
         let folder = folder.open_ledger(&roster).await?;
         let lock = folder.lock();
-        let Folder { store, keypair, boot, remembered, ledger, .. } = folder;
+        let Folder { store, keypair, next_key, boot, remembered, ledger, .. } = folder;
         let name = config.name.unwrap_or_else(|| name::default_name(keypair.node()));
         let addrs = addresses::of(config.advertise, addr);
         let shared_roster = Arc::new(ArcSwap::from_pointee(roster.clone()));
@@ -201,8 +204,11 @@ impl Node {
             clients::Clients::new(turning.clone(), hubs.clone(), event_tx.clone(), api_tx);
         let clock = Clock::new();
         let seed = random();
+        let mesh_clock = Arc::new(members::MeshClock::new(clock));
+        let shared_key = Arc::new(ArcSwap::from_pointee(keypair.clone()));
         let born = control::Config {
             keypair: keypair.clone(),
+            next_key,
             name: name.clone(),
             addrs: addrs.clone(),
             boot,
@@ -239,6 +245,11 @@ impl Node {
             attached: std::collections::BTreeMap::new(),
             joins: std::collections::BTreeMap::new(),
             last_join: 0,
+            decrees: std::collections::BTreeMap::new(),
+            last_decree: 0,
+            keypair: shared_key.clone(),
+            mesh_clock: mesh_clock.clone(),
+            data: config.data.clone(),
             writes: std::collections::BTreeMap::new(),
             last_write: 0,
             asks: ask_tx,
@@ -257,7 +268,8 @@ impl Node {
             name,
             addrs,
             data: config.data,
-            keypair,
+            keypair: shared_key,
+            mesh_clock,
             roster: shared_roster,
             net,
             hubs,
@@ -355,17 +367,17 @@ impl Node {
 
     /// An invitation string for `uses` nodes, good for `lifetime`.
     pub fn invite(&self, uses: u32, lifetime: Duration) -> String {
-        let expires = wall_ms().saturating_add(millis(lifetime));
-        let (keys, mesh) = (&self.shared.keypair, self.roster().mesh());
+        let expires = self.mesh_time().saturating_add(millis(lifetime));
+        let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
         let (id, secret) = (InviteId(random()), random());
-        Invitation::make(keys, mesh, self.known_addrs(), id, secret, expires, uses).to_string()
+        Invitation::make(&keys, mesh, self.known_addrs(), id, secret, expires, uses).to_string()
     }
 
     /// An enrolment string for clients, good for `lifetime`.
     pub fn enrol(&self, lifetime: Duration) -> String {
-        let expires = wall_ms().saturating_add(millis(lifetime));
-        let mesh = self.roster().mesh();
-        let credential = issue_credential(&self.shared.keypair, mesh, InviteId(random()), expires);
+        let expires = self.mesh_time().saturating_add(millis(lifetime));
+        let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
+        let credential = issue_credential(&keys, mesh, InviteId(random()), expires);
         let addrs = self.known_addrs();
         Enrolment { addrs, mesh, credential }.to_string()
     }
@@ -381,18 +393,20 @@ impl Node {
 
     /// Who a client is, by name, with a credential or from this machine.
     pub fn authorise(&self, loopback: bool, credential: Option<&str>) -> Result<Principal, Denied> {
-        self.roster().authorise(loopback, credential, wall_ms())
+        self.roster().authorise(loopback, credential, self.mesh_time())
     }
 
     /// A token that lets its bearer do `verb` with `encoder` at `target` for half a minute.
     pub fn redirect_token(&self, target: NodeId, encoder: EncoderId, verb: &str) -> String {
-        let (keys, mesh) = (&self.shared.keypair, self.roster().mesh());
-        issue_redirect(keys, mesh, target, encoder, verb, wall_ms() + REDIRECT_LIFETIME)
+        let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
+        let expires = self.mesh_time().saturating_add(REDIRECT_LIFETIME);
+        issue_redirect(&keys, mesh, target, encoder, verb, expires)
     }
 
     /// Whether this is a redirect token for this node.
     pub fn check_redirect(&self, token: &str, encoder: EncoderId, verb: &str) -> bool {
-        self.roster().check_redirect(token, self.shared.id, encoder, verb, wall_ms()).is_ok()
+        let now = self.mesh_time();
+        self.roster().check_redirect(token, self.shared.id, encoder, verb, now).is_ok()
     }
 
     /// Native viewers served here.

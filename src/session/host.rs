@@ -42,6 +42,8 @@ pub struct Host {
     /// Until then what comes may have waited while this node stood still.
     backlog_until: Option<Mono>,
     draining: bool,
+    /// Why nobody is served, if this node is shut out of the mesh.
+    shut: Option<String>,
     /// Totals.
     pub counters: Counters,
 }
@@ -329,6 +331,30 @@ impl Host {
             let goodbye = wire::Goodbye { reason: reason.clone() };
             effects.push(Effect::Send(id, NodeMessage::Goodbye(goodbye)));
         }
+        self.nodes_changed(world, effects);
+    }
+
+    /// This node is shut out of the mesh: everyone is sent elsewhere, and nobody is served.
+    pub fn expel(&mut self, world: &mut World<'_>, reason: &str, effects: &mut Vec<Effect>) {
+        self.shut(reason);
+        for &id in self.sessions.keys() {
+            let goodbye = wire::Goodbye { reason: reason.to_owned() };
+            effects.push(Effect::Send(id, NodeMessage::Goodbye(goodbye)));
+            effects.push(Effect::Close(id, reason.to_owned()));
+        }
+        self.nodes_changed(world, effects);
+    }
+
+    /// Nobody is served from now on, for this reason.
+    pub fn shut(&mut self, reason: &str) {
+        self.draining = true;
+        self.shut = Some(reason.to_owned());
+    }
+
+    /// This node belongs to the mesh again.
+    pub fn stay(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
+        self.draining = false;
+        self.shut = None;
         self.nodes_changed(world, effects);
     }
 

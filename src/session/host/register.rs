@@ -18,8 +18,14 @@ impl Host {
         effects: &mut Vec<Effect>,
     ) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
+        if let Some(reason) = self.shut.clone() {
+            let failed = wire::Failed { status: 503, reason: reason.clone(), retry_after: None };
+            effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
+            effects.push(Effect::Close(id, reason));
+            return;
+        }
         let credential = hello.credential.as_deref();
-        let verdict = world.roster.authorise(session.loopback, credential, world.now.wall);
+        let verdict = world.roster.authorise(session.loopback, credential, world.time);
         let principal = match verdict {
             Ok(principal) => principal,
             Err(denied) => {

@@ -55,6 +55,7 @@ impl Trial {
             directory: &mut self.directory,
             rights: &self.rights,
             roster: &self.roster,
+            time: self.ms,
             alive: &self.alive,
             linked: &self.alive,
             candidates: &self.candidates,

@@ -15,6 +15,8 @@ use crate::wire::{NodeMessage, PeerList};
 pub struct World<'a> {
     /// The moment.
     pub now: Now,
+    /// Mesh time, in milliseconds since 1970: what expires is judged by it.
+    pub time: u64,
     /// Who this is.
     pub me: NodeId,
     /// Where everything is.
