@@ -345,6 +345,9 @@ impl Host {
             effects.push(Effect::Send(id, NodeMessage::Goodbye(goodbye)));
             effects.push(Effect::Close(id, reason.to_owned()));
         }
+        for stream in self.streams.values_mut() {
+            (stream.home, stream.warm) = (None, None);
+        }
         self.nodes_changed(world, effects);
     }
 

@@ -100,6 +100,9 @@ impl World {
 
     /// Every connected encoder has exactly one home, and everyone knows which.
     pub(super) fn check_one_home(&mut self) {
+        if !(0..self.plan.nodes).any(|ix| self.is_member(ix)) {
+            return;
+        }
         for e in 0..self.plan.encoders {
             if !self.agents_of(e).any(|ix| self.hosts[self.host_of_encoder(ix)].up) {
                 continue;
