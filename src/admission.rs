@@ -26,7 +26,7 @@ pub use statements::{
     CUT_MAX, REASON_MAX, Readmission, Rebind, Retire, Revocation, Statement, Statements, Terms,
 };
 pub use strings::{ADDRS_MAX, BadString, Enrolment, Invitation, STRING_MAX};
-pub use tokens::{Credential, Denied, TOKEN_MAX, issue_credential, issue_redirect};
+pub use tokens::{Credential, Denied, TOKEN_MAX, issue_credential, issue_redirect, issuer_of};
 
 /// A raw Ed25519 public key.
 pub type PublicKey = [u8; 32];

@@ -77,6 +77,8 @@ pub struct Control {
     recording: u64,
     recorded: u64,
     rotation: Option<rotate::Rotation>,
+    /// A key to change to once this node is a member again.
+    next_key: Option<Keypair>,
     links: BTreeMap<NodeId, Link>,
     linked: BTreeSet<NodeId>,
     alive: BTreeSet<NodeId>,
@@ -134,6 +136,7 @@ impl Control {
             recording: 0,
             recorded: 0,
             rotation: None,
+            next_key: None,
             links: BTreeMap::new(),
             linked: BTreeSet::new(),
             alive: BTreeSet::from([me]),
@@ -327,6 +330,11 @@ impl Control {
     /// What time it is in the mesh, in milliseconds since 1970.
     pub fn time(&self, now: Now) -> u64 {
         self.clocks.time(now)
+    }
+
+    /// Whether this node's key is changing, or will.
+    pub fn rotating(&self) -> bool {
+        self.rotation.is_some() || self.next_key.is_some()
     }
 
     /// Whether this node is leaving.

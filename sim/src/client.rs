@@ -548,7 +548,7 @@ impl World {
         if self.browsers[ix].at.is_some() {
             return;
         }
-        let ready = |node: usize| self.runs(node) && self.nodes[node].control.is_some();
+        let ready = |node: usize| self.runs(node) && self.is_member(node);
         let nodes: Vec<usize> = (0..self.plan.nodes).filter(|node| ready(*node)).collect();
         let turn = usize::try_from(crate::rng::mix(self.plan.seed ^ self.now) % 1024).unwrap_or(0);
         let Some(&at) = nodes.get((ix + turn) % nodes.len().max(1)) else {

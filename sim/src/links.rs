@@ -109,7 +109,7 @@ impl World {
     fn judge(&self, a: usize, b: usize) -> Option<(Vec<Statement>, Result<(), ()>)> {
         let (mine, theirs) = (self.roster(a)?, self.roster(b)?);
         let chain = theirs.chain(self.nodes[b].id)?;
-        let more = theirs.news(Some(self.nodes[a].id), NEWS);
+        let more = theirs.news(&[self.nodes[a].id, self.nodes[b].id], NEWS);
         let key = self.nodes[b].keypair.public();
         let (learned, verdict) = mine.judge(&chain, &more, &key, theirs.mesh());
         Some((learned, verdict.map(|_node| ()).map_err(|_refusal| ())))

@@ -73,11 +73,18 @@ struct Size {
     /// Rarer things happen as well.
     #[arg(long)]
     rare: bool,
+    /// Members are shut out, let in and given other keys as well, and clocks are wrong.
+    #[arg(long, conflicts_with = "rare")]
+    trust: bool,
 }
 
 impl Size {
     fn plan(self, seed: u64) -> Plan {
-        let draw = if self.rare { Plan::draw_rare } else { Plan::draw };
+        let draw = match (self.rare, self.trust) {
+            (true, _) => Plan::draw_rare,
+            (_, true) => Plan::draw_trust,
+            _ => Plan::draw,
+        };
         draw(seed, self.nodes, self.encoders)
     }
 }

@@ -362,6 +362,12 @@ impl World {
         if let Note::Stalled(_) = note {
             self.nodes[ix].woke = self.now;
         }
+        // Whoever is at it sees nothing more, and goes elsewhere.
+        if let Note::Expelled(node, _) = note
+            && *node == self.nodes[ix].id
+        {
+            self.browsers_lose(ix);
+        }
         if let Note::Down(node) = note {
             self.check_verdict(ix, *node);
         }

@@ -305,6 +305,27 @@ impl Plan {
         plan
     }
 
+    /// The same with members that are shut out, let in again and given other keys, and clocks that
+    /// are years off.
+    pub fn draw_trust(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
+        let mut plan = Self::draw(seed, nodes, encoders);
+        let mut rng = stream(seed, For::Trust);
+        for _ in 0..rng.random_range(1..=8) {
+            let at_ms = CALM_MS + rng.random_range(0..20_000);
+            let (a, b) = (rng.random_range(0..plan.nodes), rng.random_range(0..plan.nodes));
+            let years = rng.random_range(-20..=20) * 365 * 24 * 3_600_000;
+            let (until_ms, fault) = match rng.random_range(0..8) {
+                // Of all but the first, so that somebody is always in.
+                0..3 if b > 0 => (None, Fault::Revoke(a, b)),
+                3 | 4 => (None, Fault::Readmit(a, b)),
+                5 => (Some(at_ms + 10_000), Fault::Clock(a, years)),
+                _ => (None, Fault::Rotate(a)),
+            };
+            plan.faults.push(Item { at_ms, until_ms, fault });
+        }
+        plan
+    }
+
     /// Whether any encoder ever has a second agent.
     pub(crate) fn has_twins(&self) -> bool {
         self.faults.iter().any(|item| matches!(item.fault, Fault::Twin(_)))

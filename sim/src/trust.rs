@@ -2,7 +2,7 @@
 
 use rand::RngExt as _;
 use roost::admission::{Keypair, Statement};
-use roost::control::{Event, NoDecree};
+use roost::control::{Control, Event, NoDecree};
 use roost::id::NodeId;
 
 use crate::conn::{End, Kind};
@@ -61,6 +61,10 @@ impl World {
 
     pub(crate) fn decreed(&mut self, ix: usize, ticket: u64, result: Result<(), NoDecree>) {
         self.trace.say(self.now, || format!("n{ix} decrees {ticket}: {result:?}"));
+        let rotating = self.nodes[ix].control.as_ref().is_some_and(Control::rotating);
+        if result.is_err() && !rotating {
+            self.nodes[ix].disk.next_key = None;
+        }
     }
 
     /// All that a node has here ends.
@@ -85,7 +89,7 @@ impl World {
     /// A node may refuse whoever is shut out, or comes when it is shut out itself.
     pub(crate) fn refused_newcomer(&mut self, ix: usize, reason: &str) {
         let out = |node: NodeId| {
-            let roster = self.nodes[ix].control.as_ref().map(roost::control::Control::roster);
+            let roster = self.nodes[ix].control.as_ref().map(Control::roster);
             roster.is_some_and(|roster| roster.outcast(node).is_some())
         };
         if !self.nodes.iter().any(|node| out(node.id)) {

@@ -381,10 +381,10 @@ impl World {
             Ev::BrowserMoves(browser) => self.browser_moves(browser),
             Ev::Edit(edit) => self.edit(edit),
             Ev::Persisted { end } if self.awake(end) => self.persisted(end),
-            Ev::Backup(index) => self.back_up(index),
             Ev::Recorded { end, number, statements } if self.awake(end) => {
                 self.recorded(end, number, statements);
             }
+            Ev::Backup(index) => self.back_up(index),
             Ev::FaultBegins(index) => self.fault_begins(index),
             Ev::FaultEnds(index) => self.fault_ends(index),
             Ev::Probe => {

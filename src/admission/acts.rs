@@ -86,12 +86,11 @@ impl Roster {
         }
     }
 
-    /// What `about` should hear first, and everyone else besides: all that is no admission, up to
-    /// `most` bytes.
-    pub fn news(&self, about: Option<NodeId>, most: usize) -> Vec<Statement> {
+    /// All that is no admission, up to `most` bytes; what is about `first` comes first.
+    pub fn news(&self, first: &[NodeId], most: usize) -> Vec<Statement> {
         let others = self.statements().filter(|it| !matches!(it, Statement::Admission(_)));
         let mut all: Vec<&Statement> = others.collect();
-        all.sort_by_key(|it| Some(it.about()) != about);
+        all.sort_by_key(|it| !first.contains(&it.about()));
         let mut left = most;
         let fits = all.into_iter().take_while(|it| {
             let size = postcard::experimental::serialized_size(it).unwrap_or(usize::MAX);

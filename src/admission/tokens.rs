@@ -87,6 +87,17 @@ pub enum Denied {
     BadCredential(#[from] Refusal),
 }
 
+/// The node that claims to have issued a token, or the one in an enrolment string.
+pub fn issuer_of(credential: &str) -> Option<NodeId> {
+    let enrolment = credential.parse::<Enrolment>();
+    let token = enrolment.as_ref().map_or(credential, |enrolment| &enrolment.credential);
+    footer(&UntrustedToken::<Public, V4>::try_from(token).ok()?)
+}
+
+fn footer(token: &UntrustedToken<Public, V4>) -> Option<NodeId> {
+    std::str::from_utf8(token.untrusted_footer()).ok()?.parse().ok()
+}
+
 impl Roster {
     /// Who a client is: the one rule of every endpoint. `credential` is a token, or the
     /// enrolment string that holds one; this machine's own need none.
@@ -140,10 +151,7 @@ impl Roster {
         let Ok(untrusted) = UntrustedToken::<Public, V4>::try_from(token) else {
             return Err(unreadable);
         };
-        let by = std::str::from_utf8(untrusted.untrusted_footer())
-            .ok()
-            .and_then(|text| text.parse::<NodeId>().ok())
-            .ok_or(unreadable)?;
+        let by = footer(&untrusted).ok_or(unreadable)?;
         // The date is read before the signature is known to be good, and used only to choose keys.
         let expires = serde_json::from_slice::<Expiry>(untrusted.untrusted_payload());
         let issuers = self.issuer(what, by, expires.map_or(u64::MAX, |claims| claims.exp))?;

@@ -280,7 +280,7 @@ fn a_key_is_changed_and_everything_that_was_signed_before_stays_good() {
     assert_eq!(mine, Ok((roster.mesh(), id(2))));
     assert_eq!(verify_chain(None, &own, &[], &new.public()), Err(Refusal::NotYourAdmission));
     let (learned, verdict) =
-        before.judge(&own, &roster.news(None, 1 << 20), &old.public(), roster.mesh());
+        before.judge(&own, &roster.news(&[], 1 << 20), &old.public(), roster.mesh());
     assert_eq!((learned.len(), verdict), (1, Err(Refusal::FormerKey { node: id(2) })));
     // What the old key signed is good for a lifetime; what it signs later is not.
     assert!(roster.check_credential(&token, WALL).is_ok());

@@ -36,7 +36,10 @@ impl Control {
             effects.push(Effect::Send(node, message.clone()));
         }
         let after: BTreeSet<NodeId> = self.roster.members().collect();
-        for &node in before.difference(&after) {
+        // Also those that are heard of only now: it is news here that they are out.
+        let out = self.roster.outcasts().map(|(node, _)| node);
+        let out: Vec<NodeId> = out.filter(|node| !self.expelled.contains(node)).collect();
+        for node in out {
             self.expel(now, node, effects);
         }
         for &node in after.difference(&before) {
@@ -55,6 +58,9 @@ impl Control {
         }
         if was_out && self.roster.outcast(self.me).is_none() {
             self.host(now, effects, |host, world, out| host.stay(world, out));
+            if let Some(key) = self.next_key.take() {
+                self.rotate(now, None, key, effects);
+            }
         }
         self.tell_members(now, effects);
         self.proceed_rotating(now, effects);
@@ -87,6 +93,9 @@ impl Control {
             return;
         }
         self.unlink(now, node, &refusal.to_string(), effects);
+        if matches!(self.roster.outcast(node), Some(Outcast::Revoked(_))) {
+            self.host(now, effects, |host, _, out| host.distrust(node, &refusal.to_string(), out));
+        }
         self.alive.remove(&node);
         self.reports.remove(&node);
         self.clocks.forget(node);

@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 
 use super::{Control, Effect, NoDecree, Note};
-use crate::admission::{Keypair, Statement, Statements};
+use crate::admission::{Keypair, Refusal, Statement, Statements};
 use crate::id::{NodeId, StatementId};
 use crate::time::Now;
 use crate::wire::{LinkMessage, Message};
@@ -37,10 +37,15 @@ impl Control {
         key: Keypair,
         effects: &mut Vec<Effect>,
     ) {
-        let refused = match (&self.rotation, self.roster.outcast(self.me)) {
-            (Some(_), _) => Some(NoDecree::Rotating),
-            (None, Some(why)) => Some(NoDecree::Out(crate::admission::Refusal::out(self.me, why))),
-            (None, None) => None,
+        // Left over from before a restart: it is gone on with once this node is a member again.
+        if ticket.is_none() && self.roster.outcast(self.me).is_some() {
+            self.next_key = Some(key);
+            return;
+        }
+        let refused = match self.roster.outcast(self.me) {
+            _ if self.rotating() => Some(NoDecree::Rotating),
+            Some(why) => Some(NoDecree::Out(Refusal::out(self.me, why))),
+            None => None,
         };
         let rebind = match refused {
             Some(why) => Err(why),

@@ -14,7 +14,7 @@ use super::message::{MessageReader, MessageWriter, ReceiveError, lost_reason};
 use super::mux::canonical;
 use super::transport::Class;
 use super::{ClientConn, DialError, Inner, MediaConn, NetEvent, close, close_with, locked, tls};
-use crate::admission::{ADDRS_MAX, PublicKey, Statement, Statements};
+use crate::admission::{ADDRS_MAX, PublicKey, Roster, Statement, Statements};
 use crate::id::{NodeId, valid_name};
 use crate::wire::{
     ALPN_CLIENT, ALPN_JOIN, ALPN_MEDIA, ALPN_MESH, Handshake, Hello, JOIN_EXPORTER, Join,
@@ -220,10 +220,16 @@ impl Inner {
         let roster = self.roster.load();
         let member = to.and_then(|key| roster.member_with_key(key));
         let more = match to {
-            Some(_) => roster.news(member, NEWS_MAX),
+            Some(_) => self.news(&roster, member),
             None => Vec::new(),
         };
         self.hello_with(&roster, member.is_some(), more)
+    }
+
+    /// What another node should hear before it judges this one, or hears that it is refused.
+    fn news(&self, roster: &Roster, to: Option<NodeId>) -> Vec<Statement> {
+        let first: Vec<NodeId> = to.into_iter().chain([self.node]).collect();
+        roster.news(&first, NEWS_MAX)
     }
 
     /// Our hello to whoever has no key, or is no member yet.
@@ -238,7 +244,7 @@ impl Inner {
 
     fn hello_with(
         &self,
-        roster: &crate::admission::Roster,
+        roster: &Roster,
         to_member: bool,
         more: Vec<Statement>,
     ) -> Result<Hello, String> {
@@ -262,7 +268,7 @@ impl Inner {
         let roster = self.roster.load();
         let own = hello.chain.first().map(|own| own.node);
         let known = own.filter(|node| roster.current_key(*node).is_some());
-        Statements(known.map_or_else(Vec::new, |node| roster.news(Some(node), NEWS_MAX)))
+        Statements(known.map_or_else(Vec::new, |node| self.news(&roster, Some(node))))
     }
 
     /// Judges the other side's hello by the key that it proved. What it says that is new and
@@ -323,7 +329,7 @@ impl Inner {
         let judged = self.judge(&mut hello, &key).await;
         let judged = judged.and_then(|judged| {
             let roster = self.roster.load();
-            let own = self.hello_with(&roster, true, roster.news(Some(judged.0), NEWS_MAX))?;
+            let own = self.hello_with(&roster, true, self.news(&roster, Some(judged.0)))?;
             Ok((judged, own))
         });
         let ((node, learned), own) = match judged {

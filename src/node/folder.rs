@@ -54,7 +54,7 @@ impl Folder {
 
     /// Reads the ledger of the mesh that was entered, on a thread of its own.
     pub(super) async fn open_ledger(mut self, roster: &Roster) -> Result<Self, NodeError> {
-        let (mesh, alone) = (roster.mesh(), roster.admissions().count() < 2);
+        let (mesh, alone) = (roster.mesh(), roster.len() < 2);
         let read = move || {
             self.store.bind(mesh, self.entry)?;
             self.ledger = self.store.ledger(mesh)?;

@@ -78,16 +78,30 @@ impl Node {
 
     /// Gives this node another key; answers when it is in use.
     pub async fn rotate(&self) -> Result<(), NotDone> {
+        // One at a time: the file of a key that others know already must not be lost.
+        let _alone = self.shared.rotating.lock().await;
         let key = Keypair::of(self.id(), random());
-        let (folder, kept) = (self.data().to_owned(), key.clone());
-        let written =
-            tokio::task::spawn_blocking(move || store::keep_next_key(&folder, &kept)).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(NotDone::Disk(error.to_string())),
-            Err(defect) => return Err(NotDone::Disk(defect.to_string())),
+        let kept = key.clone();
+        let fresh = self.on_disk(move |folder| store::keep_next_key(folder, &kept)).await?;
+        if !fresh {
+            return Err(NoDecree::Rotating.into());
         }
-        self.decree(Decree::Rotate(key)).await
+        let decreed = self.decree(Decree::Rotate(key)).await;
+        if let Err(NotDone::Refused(_)) = decreed {
+            self.on_disk(store::forget_next_key).await?;
+        }
+        decreed
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&std::path::Path) -> Result<T, store::StoreError> + Send + 'static,
+    ) -> Result<T, NotDone> {
+        let folder = self.data().to_owned();
+        match tokio::task::spawn_blocking(move || work(&folder)).await {
+            Ok(result) => result.map_err(|error| NotDone::Disk(error.to_string())),
+            Err(defect) => Err(NotDone::Disk(defect.to_string())),
+        }
     }
 
     async fn decree(&self, decree: Decree) -> Result<(), NotDone> {

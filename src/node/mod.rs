@@ -125,6 +125,8 @@ struct Shared {
     data: PathBuf,
     keypair: Arc<ArcSwap<Keypair>>,
     mesh_clock: Arc<members::MeshClock>,
+    /// Held while the key is being changed.
+    rotating: tokio::sync::Mutex<()>,
     roster: Arc<ArcSwap<Roster>>,
     net: Net,
     hubs: Hubs,
@@ -270,6 +272,7 @@ impl Node {
             data: config.data,
             keypair: shared_key,
             mesh_clock,
+            rotating: tokio::sync::Mutex::default(),
             roster: shared_roster,
             net,
             hubs,

@@ -360,8 +360,10 @@ mod tests {
         }
         writer.boot(Boot(1));
         let (answer, answered) = oneshot::channel();
-        writer
-            .answer(answer, wire::Admitted { statements: Default::default(), members: Vec::new() });
+        writer.answer(
+            answer,
+            wire::Admitted { statements: Statements::default(), members: Vec::new() },
+        );
         assert!(answered.blocking_recv().unwrap().is_err(), "a newcomer, too");
         assert!(writer.trouble().is_some_and(|why| why.contains("defect")), "and it is told");
     }

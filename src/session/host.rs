@@ -53,6 +53,8 @@ struct Session {
     loopback: bool,
     opened: Mono,
     welcomed: bool,
+    /// The node that issued its credential, if it needed one.
+    issuer: Option<NodeId>,
     agent_of: Option<(EncoderId, Role)>,
     follows: BTreeMap<String, Option<wire::StreamPlace>>,
     watching: BTreeSet<EncoderId>,
@@ -113,6 +115,7 @@ impl Host {
             loopback,
             opened: world.now.mono,
             welcomed: false,
+            issuer: None,
             agent_of: None,
             follows: BTreeMap::new(),
             watching: BTreeSet::new(),
@@ -342,7 +345,20 @@ impl Host {
             effects.push(Effect::Send(id, NodeMessage::Goodbye(goodbye)));
             effects.push(Effect::Close(id, reason.to_owned()));
         }
+        for stream in self.streams.values_mut() {
+            (stream.home, stream.warm) = (None, None);
+        }
         self.nodes_changed(world, effects);
+    }
+
+    /// A node is shut out: whoever is here by a credential of its making goes.
+    pub fn distrust(&self, issuer: NodeId, reason: &str, effects: &mut Vec<Effect>) {
+        for (&id, _) in self.sessions.iter().filter(|(_, it)| it.issuer == Some(issuer)) {
+            let reason = reason.to_owned();
+            let failed = wire::Failed { status: 403, reason: reason.clone(), retry_after: None };
+            effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
+            effects.push(Effect::Close(id, reason));
+        }
     }
 
     /// Nobody is served from now on, for this reason.

@@ -26,9 +26,15 @@ pub fn next_key(dir: &Path) -> Result<Option<Keypair>, StoreError> {
     read(&dir.join(NEXT_FILE))
 }
 
-/// Puts the key that a node will change to beside the one it has.
-pub fn keep_next_key(dir: &Path, key: &Keypair) -> Result<(), StoreError> {
-    files::write_atomic(&dir.join(NEXT_FILE), text(key).as_bytes())
+/// Puts the key that a node will change to beside the one it has, if there is none yet; says
+/// whether it did.
+pub fn keep_next_key(dir: &Path, key: &Keypair) -> Result<bool, StoreError> {
+    let path = dir.join(NEXT_FILE);
+    if files::read(&path)?.is_some() {
+        return Ok(false);
+    }
+    files::write_atomic(&path, text(key).as_bytes())?;
+    Ok(true)
 }
 
 /// The key that a node changed to takes the place of the one it had. Killed in between, it is in
@@ -93,7 +99,9 @@ mod tests {
             (used.public(), next)
         };
         assert_eq!(now(), (first.public(), None));
-        keep_next_key(dir, &second).unwrap();
+        assert!(keep_next_key(dir, &second).unwrap());
+        let third = Keypair::of(first.node(), [3; 32]);
+        assert!(!keep_next_key(dir, &third).unwrap(), "one at a time");
         assert_eq!(now(), (first.public(), Some(second.public())));
         // Between the two steps of `use_key`.
         files::write_atomic(&dir.join(KEY_FILE), text(&second).as_bytes()).unwrap();

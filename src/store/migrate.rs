@@ -79,9 +79,10 @@ mod tests {
             meta.insert("schema", 1u32.to_le_bytes().as_slice()).unwrap();
             meta.insert("boot", 4u64.to_le_bytes().as_slice()).unwrap();
             let mut admissions = tx.open_table(ADMISSIONS).unwrap();
-            // Without the terms, which came later.
-            let bytes = encode(admission);
-            admissions.insert(&bytes[..bytes.len() - 1], ()).unwrap();
+            // Without the terms of its invitation.
+            let mut admission = encode(admission);
+            assert_eq!(admission.pop(), Some(0));
+            admissions.insert(admission.as_slice(), ()).unwrap();
             let mut members = tx.open_table(MEMBERS).unwrap();
             members.insert([1; 16], encode(&vec!["a:1"]).as_slice()).unwrap();
             let records = TableDefinition::<(u16, [u8; 16]), &[u8]>::new("records");

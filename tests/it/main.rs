@@ -11,4 +11,5 @@ mod ledger_faults;
 mod mesh;
 mod operating;
 mod source;
+mod trust;
 mod whep;

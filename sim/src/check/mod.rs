@@ -10,6 +10,7 @@ mod peers;
 mod served;
 mod stale;
 mod steady;
+mod trust;
 mod twins;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -138,6 +139,7 @@ impl World {
         self.check_steady();
         self.note_rough();
         self.check_twins();
+        self.check_trust();
     }
 
     /// When everything had time to recover.
@@ -146,6 +148,7 @@ impl World {
             return;
         }
         self.check_members();
+        self.check_same_statements();
         self.check_one_home();
         self.check_peers();
         self.check_ledger();

@@ -39,6 +39,7 @@ impl Host {
             }
         };
         session.welcomed = true;
+        session.issuer = credential.and_then(crate::admission::issuer_of);
         effects.push(Effect::Welcomed(id, principal));
         let welcome = wire::Welcome { peers: world.peers.clone() };
         effects.push(Effect::Send(id, NodeMessage::Welcome(welcome)));
