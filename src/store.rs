@@ -7,11 +7,13 @@
 //! is on disk.
 
 mod agent;
+mod backup;
 mod files;
 mod ledger;
 mod migrate;
 
 pub use agent::{AgentRecord, AgentStore, Held, HoldError, LoadedAgent};
+pub use backup::{BackedUp, Restored, Source, restore};
 pub use ledger::Entry;
 
 use std::fs::{File, TryLockError};
@@ -118,6 +120,14 @@ pub enum StoreError {
         /// The key file.
         path: PathBuf,
     },
+    /// Something that is to be restored cannot be.
+    #[error("{} is no backup: {reason}; give a file that roost backup wrote", path.display())]
+    NoBackup {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The thread that writes panicked.
     #[error(
         "writing to the store met a defect and has ended; start the node again, and report this"
@@ -159,7 +169,7 @@ pub struct Opened {
 pub struct Store {
     dir: PathBuf,
     path: PathBuf,
-    db: Database,
+    db: Arc<Database>,
     lock: Arc<File>,
 }
 
@@ -201,7 +211,8 @@ impl Store {
                 }
             }
         };
-        let store = Self { dir: dir.into(), path, db, lock: Arc::new(lock) };
+        let (db, lock) = (Arc::new(db), Arc::new(lock));
+        let store = Self { dir: dir.into(), path, db, lock };
         store.add_admissions(&saved.admissions)?;
         store.remember(&saved.members)?;
         store.raise_boot(Boot(saved.boot))?;
@@ -338,18 +349,22 @@ impl Store {
         })
     }
 
-    /// A page that went bad after opening may make redb panic instead of returning an error.
     fn guard<T>(&self, body: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        match catch_unwind(AssertUnwindSafe(body)) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(redb::Error::Io(source))) => Err(files::io_error(&self.path, source)),
-            Ok(Err(error)) => {
-                Err(StoreError::Database { path: self.path.clone(), reason: error.to_string() })
-            }
-            Err(_panic) => {
-                let reason = "it is damaged".into();
-                Err(StoreError::Database { path: self.path.clone(), reason })
-            }
+        guarded(&self.path, body)
+    }
+}
+
+/// A page that went bad after opening may make redb panic instead of returning an error.
+fn guarded<T>(path: &Path, body: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(redb::Error::Io(source))) => Err(files::io_error(path, source)),
+        Ok(Err(error)) => {
+            Err(StoreError::Database { path: path.into(), reason: error.to_string() })
+        }
+        Err(_panic) => {
+            let reason = "it is damaged".into();
+            Err(StoreError::Database { path: path.into(), reason })
         }
     }
 }
