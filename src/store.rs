@@ -7,12 +7,14 @@
 //! is on disk.
 
 mod agent;
+mod backup;
 mod files;
 mod keys;
 mod ledger;
 mod migrate;
 
 pub use agent::{AgentRecord, AgentStore, Held, HoldError, LoadedAgent};
+pub use backup::{BackedUp, Restored, Source, restore};
 pub use keys::{forget_next_key, keep_next_key, load_or_create_key, next_key, use_key};
 pub use ledger::Entry;
 
@@ -121,6 +123,14 @@ pub enum StoreError {
         /// The key file.
         path: PathBuf,
     },
+    /// Something that is to be restored cannot be.
+    #[error("{} is no backup: {reason}; give a file that roost backup wrote", path.display())]
+    NoBackup {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The thread that writes panicked.
     #[error(
         "writing to the store met a defect and has ended; start the node again, and report this"
@@ -162,7 +172,7 @@ pub struct Opened {
 pub struct Store {
     dir: PathBuf,
     path: PathBuf,
-    db: Database,
+    db: Arc<Database>,
     lock: Arc<File>,
 }
 
@@ -204,7 +214,8 @@ impl Store {
                 }
             }
         };
-        let store = Self { dir: dir.into(), path, db, lock: Arc::new(lock) };
+        let (db, lock) = (Arc::new(db), Arc::new(lock));
+        let store = Self { dir: dir.into(), path, db, lock };
         store.add_statements(&saved.statements)?;
         store.remember(&saved.members)?;
         store.raise_boot(Boot(saved.boot))?;
@@ -279,17 +290,7 @@ impl Store {
         if statements.is_empty() {
             return Ok(());
         }
-        self.write(|tx| {
-            let mut admissions = tx.open_table(ADMISSIONS)?;
-            let mut others = tx.open_table(STATEMENTS)?;
-            for statement in statements {
-                match statement {
-                    Statement::Admission(it) => admissions.insert(encode(it).as_slice(), ())?,
-                    other => others.insert(encode(other).as_slice(), ())?,
-                };
-            }
-            Ok(())
-        })
+        self.write(|tx| insert_statements(tx, statements))
     }
 
     /// Members and their addresses as last remembered, for a start without anyone to ask.
@@ -345,18 +346,22 @@ impl Store {
         })
     }
 
-    /// A page that went bad after opening may make redb panic instead of returning an error.
     fn guard<T>(&self, body: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        match catch_unwind(AssertUnwindSafe(body)) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(redb::Error::Io(source))) => Err(files::io_error(&self.path, source)),
-            Ok(Err(error)) => {
-                Err(StoreError::Database { path: self.path.clone(), reason: error.to_string() })
-            }
-            Err(_panic) => {
-                let reason = "it is damaged".into();
-                Err(StoreError::Database { path: self.path.clone(), reason })
-            }
+        guarded(&self.path, body)
+    }
+}
+
+/// A page that went bad after opening may make redb panic instead of returning an error.
+fn guarded<T>(path: &Path, body: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(redb::Error::Io(source))) => Err(files::io_error(path, source)),
+        Ok(Err(error)) => {
+            Err(StoreError::Database { path: path.into(), reason: error.to_string() })
+        }
+        Err(_panic) => {
+            let reason = "it is damaged".into();
+            Err(StoreError::Database { path: path.into(), reason })
         }
     }
 }
@@ -505,6 +510,21 @@ fn meta(db: &Database, key: &str) -> Result<Option<Vec<u8>>, redb::Error> {
 
 fn meta_u64(db: &Database, key: &str) -> Result<Option<u64>, redb::Error> {
     Ok(meta(db, key)?.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?))))
+}
+
+fn insert_statements(
+    tx: &redb::WriteTransaction,
+    statements: &[Statement],
+) -> Result<(), redb::Error> {
+    let mut admissions = tx.open_table(ADMISSIONS)?;
+    let mut others = tx.open_table(STATEMENTS)?;
+    for statement in statements {
+        match statement {
+            Statement::Admission(it) => admissions.insert(encode(it).as_slice(), ())?,
+            other => others.insert(encode(other).as_slice(), ())?,
+        };
+    }
+    Ok(())
 }
 
 fn read_statements(db: &Database) -> Result<Vec<Statement>, redb::Error> {

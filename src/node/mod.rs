@@ -45,6 +45,7 @@ use crate::control::{self, Control};
 use crate::hub::{Hubs, Subscription};
 use crate::id::{EncoderId, InviteId, NodeId, valid_name};
 use crate::net::{AskError, Net, NetConfig, RtcDatagram};
+use crate::store::Source;
 use crate::time::{Mono, Now};
 use crate::wire;
 
@@ -140,6 +141,7 @@ struct Shared {
     failovers: Failovers,
     rights: ledger::RightsReader,
     told: ledger::Told,
+    source: Source,
     left: watch::Receiver<bool>,
     stored: watch::Receiver<()>,
     /// Kept until the process ends: whoever takes the folder next finds the ports free, too.
@@ -230,6 +232,7 @@ impl Node {
         let id = keypair.node();
         let mesh = control.roster().mesh();
         let reports = report::Reports::start(id, boot, mesh, net.clone());
+        let source = store.source();
         let (store, stored) = writer::Writer::start(store, mesh, event_tx.clone());
         let driver = drive::Driver {
             control,
@@ -286,6 +289,7 @@ impl Node {
             failovers,
             rights: rights_reader,
             told,
+            source,
             left,
             stored,
             _lock: lock,
