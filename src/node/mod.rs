@@ -83,6 +83,12 @@ pub struct NodeConfig {
     pub name: Option<String>,
     /// PEM files of a web certificate and its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Whoever asks from this machine without a credential is taken for its owner: for a mesh that
+    /// never leaves it.
+    pub open_loopback: bool,
+    /// The first administrator's password, if this node founds a mesh; drawn if there is none.
+    /// Secret.
+    pub admin_password: Option<String>,
     /// Where those are from now on; they are read again with every message.
     pub reload: Option<mpsc::Receiver<Option<(PathBuf, PathBuf)>>>,
     /// Told the bound address once all listeners are open.

@@ -240,6 +240,7 @@ fn spawn(options: &Options, folder: &Path) -> Process {
         ["node", "--name", &options.name, "--data", &data, "--ready-file", &ready, "--listen"];
     let mut args: Vec<String> = fixed.map(str::to_owned).into();
     args.push(options.listen.clone());
+    args.push("--open-loopback".to_owned());
     args.extend(options.more.iter().cloned());
     Process::start(&options.name, folder, &args)
 }
