@@ -51,6 +51,7 @@ impl Trial {
         let mut effects = Vec::new();
         let mut world = World {
             now: Now { mono: Mono(self.ms * 1_000_000), wall: self.ms },
+            time: self.ms,
             me: node(1),
             directory: &mut self.directory,
             rights: &self.rights,
