@@ -7,6 +7,7 @@ mod harness;
 mod health;
 mod lan;
 mod ledger;
+mod ledger_faults;
 mod mesh;
 mod operating;
 mod source;
