@@ -279,7 +279,9 @@ export class Player extends EventTarget {
   #newLeg() {
     const leg = new Leg();
     leg.addEventListener("message", ({ detail }) => {
-      if (detail.t === "place" && detail.name === this.name) this.mesh.learn(detail);
+      // A leg tells the stream's full name, which may not be the one in this page's address.
+      const mine = detail.name === this.name || (detail.id && detail.id === this.place?.id);
+      if (detail.t === "place" && mine) this.mesh.learn({ ...detail, name: this.name });
       if (detail.t === "failed") this.trouble = sentence(detail.reason);
     });
     leg.addEventListener("gone", () => this.#lost(leg));
