@@ -128,7 +128,7 @@ function show() {
   showMe();
   set(
     at("self"),
-    mesh.denied ? `Not allowed: ${mesh.denied}`
+    mesh.refusal ? mesh.refusal
       : mesh.live ? `You are on ${mesh.label(mesh.self)}.`
       : "Looking for a node that answers…",
   );

@@ -60,6 +60,13 @@ export class Mesh extends EventTarget {
     this.wake = () => {};
   }
 
+  /** What to say to somebody whom no node lets in, or null. */
+  get refusal() {
+    if (!this.denied) return null;
+    const linked = new URLSearchParams(location.search).has("token");
+    return linked ? `Not allowed: ${this.denied}` : "Sign in to go on.";
+  }
+
   /** Goes on with another credential, at once. */
   enter(token) {
     this.token = token;

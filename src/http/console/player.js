@@ -101,7 +101,7 @@ export class Player extends EventTarget {
     if (place?.state === "native_only") return place.reason ?? "Browsers cannot play this stream.";
     const moving = this.shownAt !== null && this.stalledAt === null;
     if (moving) return null;
-    if (this.mesh.denied && !this.active) return `Not allowed: ${this.mesh.denied}`;
+    if (this.mesh.refusal) return this.mesh.refusal;
     if (this.mesh.live && place?.state === "unknown") return `No stream is called “${this.name}”.`;
     if (place?.state === "no_signal") return `No signal: ${place.reason ?? "the source gives no picture"}`;
     const long = this.stalledAt !== null && performance.now() - this.stalledAt > 700;
