@@ -164,6 +164,7 @@ impl World {
         for (index, item) in self.plan.faults.iter().enumerate() {
             self.queue.push_first(BEGIN + item.at_ms * MS, Ev::FaultBegins(index));
         }
+        self.schedule_rights();
         self.schedule_edits();
         self.queue.push(BEGIN + PROBE, Ev::Probe);
     }

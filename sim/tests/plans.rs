@@ -41,6 +41,8 @@ plans! {
     halves_of_a_mesh_merge_what_people_changed = "ledger-halves",
     no_crash_takes_back_what_was_acknowledged = "ledger-crashes",
     nodes_that_were_alone_merge_what_people_changed = "ledger-alone",
+    nobody_watches_who_may_not_once_two_halves_have_met = "rights-in-halves",
+    nobody_watches_who_may_not_whoever_crashes = "rights-and-crashes",
     a_viewer_hardly_notices_that_home_is_killed = "home-killed",
     next_takes_over_for_good = "home-killed-for-good",
     two_nodes_are_enough_to_lose_one = "home-killed-among-two",
