@@ -43,6 +43,8 @@ plans! {
     nodes_that_were_alone_merge_what_people_changed = "ledger-alone",
     nobody_watches_who_may_not_once_two_halves_have_met = "rights-in-halves",
     nobody_watches_who_may_not_whoever_crashes = "rights-and-crashes",
+    an_old_backup_that_is_put_back_takes_nothing_from_anybody = "ledger-old-backup",
+    records_that_cannot_be_read_come_again = "ledger-unreadable",
     a_viewer_hardly_notices_that_home_is_killed = "home-killed",
     next_takes_over_for_good = "home-killed-for-good",
     two_nodes_are_enough_to_lose_one = "home-killed-among-two",
