@@ -5,7 +5,7 @@ use roost::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView}
 
 use super::addr::Addr;
 use super::exit::{Exit, Failure};
-use super::{call, out};
+use super::out;
 
 /// Arguments of `roost status`.
 #[derive(Debug, clap::Args)]
@@ -22,14 +22,14 @@ pub(crate) struct Status {
 
 /// Asks any node and prints what it believes.
 pub(crate) async fn run(args: Status) -> Result<(), Failure> {
-    let target = args.addr.target()?;
-    let view: ClusterView =
-        match call::get(&target, "/api/v1/cluster", "cannot read the mesh's state").await {
-            Err(failure) if args.check && failure.exit == Exit::NoNodeAnswered => {
-                return Err(Failure { exit: Exit::Down, ..failure });
-            }
-            answer => answer?,
-        };
+    let mesh = args.addr.mesh()?;
+    let view: ClusterView = match mesh.get("/api/v1/cluster", "cannot read the mesh's state").await
+    {
+        Err(failure) if args.check && failure.exit == Exit::NoNodeAnswered => {
+            return Err(Failure { exit: Exit::Down, ..failure });
+        }
+        answer => answer?,
+    };
     if args.json {
         out::json(&view)?;
     } else {

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 
 use super::backend::{Backend, Principal};
 use super::problem::Problem;
+use crate::access::Who;
 
 /// The connection that a request came over; put into its extensions by the listener.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +47,12 @@ where
 pub(super) fn authorise(backend: &dyn Backend, parts: &Parts) -> Result<Caller, Problem> {
     let peer = parts.extensions.get::<Peer>().copied();
     if let Some(principal) = parts.extensions.get::<Principal>() {
+        if principal.who == Who::Nobody {
+            return Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "a credential is needed: log in (roost login), or use an enrolment string",
+            ));
+        }
         return Ok(Caller { principal: principal.clone(), peer });
     }
     let Some(peer) = peer else {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{AGENT_GONE, Claim, Counters, Effect, Host, IN_FLIGHT, Note, Stream, Warm, World};
+use crate::access::Principal;
 use crate::admission::Denied;
 use crate::directory::{ENTRIES_MAX, SourceState};
 use crate::id::{EncoderId, NodeId, SessionId, valid_name};
@@ -22,6 +23,14 @@ impl Host {
         let verdict = world.roster.authorise(session.loopback, credential, world.now.wall);
         let principal = match verdict {
             Ok(principal) => principal,
+            // Whoever logs in has nothing to show yet. It stays unwelcome: among strangers, without
+            // the peer list, and for no longer than a hello may take.
+            Err(Denied::NoCredential) if hello.only_api => {
+                effects.push(Effect::Welcomed(id, Principal::default()));
+                let welcome = wire::Welcome { peers: wire::PeerList::default() };
+                effects.push(Effect::Send(id, NodeMessage::Welcome(welcome)));
+                return;
+            }
             Err(denied) => {
                 self.counters.denied += 1;
                 let status = if denied == Denied::NoCredential { 401 } else { 403 };

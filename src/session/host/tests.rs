@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::access::Rights;
+use crate::access::{Principal, Rights};
 use crate::admission::{Keypair, Roster};
 use crate::directory::{Directory, Header};
 use crate::grow::Later;
@@ -72,7 +72,12 @@ impl Trial {
     /// A local client that has said hello.
     fn welcome(&mut self, session: u64) {
         self.call(|host, world, out| host.opened(world, SessionId(session), true, out));
-        let hello = wire::ClientHello { agent: "t".into(), version: "0".into(), credential: None };
+        let hello = wire::ClientHello {
+            agent: "t".into(),
+            version: "0".into(),
+            credential: None,
+            only_api: false,
+        };
         self.say(session, ClientMessage::Hello(hello));
     }
 
@@ -105,6 +110,31 @@ impl Trial {
     fn unreachable(&mut self, node: NodeId) {
         self.say(1, ClientMessage::NextUnreachable(wire::NextUnreachable { node }));
     }
+}
+
+#[test]
+fn who_shows_nothing_is_nobody_for_the_api_alone_and_not_for_long() {
+    let mut trial = Trial::new(2);
+    for (session, only_api) in [(1, false), (2, true)] {
+        trial.call(|host, world, out| host.opened(world, SessionId(session), false, out));
+        let (agent, version) = ("t".into(), "0".into());
+        let hello = wire::ClientHello { agent, version, credential: None, only_api };
+        let effects = trial.say(session, ClientMessage::Hello(hello));
+        let nobody = Effect::Welcomed(SessionId(session), Principal::default());
+        assert_eq!(effects.contains(&nobody), only_api, "{effects:?}");
+        assert_eq!(effects.iter().any(|it| matches!(it, Effect::Close(..))), !only_api);
+        let peers = effects.iter().find_map(|effect| match effect {
+            Effect::Send(_, NodeMessage::Welcome(welcome)) => Some(welcome.peers.nodes.len()),
+            _ => None,
+        });
+        assert_eq!(peers, only_api.then_some(0), "{effects:?}");
+    }
+    let follow = ClientMessage::Follow(wire::Follow { name: "cam".into() });
+    let refused = trial.say(2, follow);
+    assert!(matches!(refused[..], [Effect::Close(SessionId(2), _)]), "{refused:?}");
+    trial.ms += u64::try_from(crate::session::HELLO_DEADLINE.as_millis()).unwrap();
+    let effects = trial.wake();
+    assert!(effects.iter().any(|it| matches!(it, Effect::Close(SessionId(2), _))), "{effects:?}");
 }
 
 fn epoch(counter: u64) -> Epoch {
