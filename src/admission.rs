@@ -17,7 +17,9 @@ use crate::id::{InviteId, MeshId, NodeId};
 pub use keys::{Keypair, node_id, verify};
 pub use roster::{ADMISSIONS_MAX, Roster};
 pub use strings::{ADDRS_MAX, BadString, Enrolment, Invitation, STRING_MAX};
-pub use tokens::{Credential, Denied, TOKEN_MAX, issue_credential, issue_redirect};
+pub use tokens::{
+    Credential, Denied, Session, TOKEN_MAX, issue_credential, issue_redirect, issue_session,
+};
 
 /// A raw Ed25519 public key.
 pub type PublicKey = [u8; 32];
@@ -151,6 +153,15 @@ pub enum Refusal {
         /// What it should have been.
         what: Kind,
     },
+    /// It was good once, or never was: its account or encoder does not have it.
+    #[error(
+        "{what} is not good any more: its account or encoder was changed, or it was never one; log \
+         in again, or get a new one"
+    )]
+    Ended {
+        /// What was shown.
+        what: Kind,
+    },
     /// A redirect to somebody or something else.
     #[error("the redirect is for something else: ask again at any node")]
     OtherRedirect,
@@ -165,6 +176,10 @@ pub enum Kind {
     Credential,
     /// A redirect from one node to another.
     Redirect,
+    /// What somebody got who logged in.
+    Session,
+    /// An encoder's key.
+    StreamKey,
 }
 
 impl fmt::Display for Kind {
@@ -173,6 +188,8 @@ impl fmt::Display for Kind {
             Self::Invitation => "the invitation",
             Self::Credential => "the credential",
             Self::Redirect => "the redirect",
+            Self::Session => "the sign-in",
+            Self::StreamKey => "the stream key",
         })
     }
 }

@@ -8,9 +8,12 @@
 
 mod agent;
 mod files;
+mod first;
 mod ledger;
 
 pub use agent::{AgentRecord, AgentStore, Held, HoldError, LoadedAgent};
+
+pub use first::{FIRST_PASSWORD_FILE, first_password, forget_first_password, keep_first_password};
 
 use std::fs::{File, TryLockError};
 use std::io;

@@ -421,7 +421,7 @@ impl World {
     pub(crate) fn session_opened(&mut self, ix: usize, session: SessionId, conn: ConnId) {
         let ingest = Ingest::default();
         self.nodes[ix].sessions.insert(session, Session { conn, ingest });
-        self.node_event(ix, Event::ClientOpened { session, loopback: true });
+        self.node_event(ix, Event::ClientOpened { session, local: true });
     }
 
     pub(crate) fn client_cargo(&mut self, end: End, session: SessionId, cargo: Cargo) {

@@ -1,4 +1,4 @@
-use crate::access::{DEFAULT_DOMAIN, Principal, Who};
+use crate::access::{DEFAULT_DOMAIN, Principal, Rights, Who};
 use proptest::prelude::*;
 
 use super::*;
@@ -213,7 +213,7 @@ fn strings_survive_a_terminal_and_name_their_kind() {
     let enrolment = Enrolment {
         addrs: invitation.addrs.clone(),
         mesh: roster.mesh(),
-        credential: issue_credential(&key(1), roster.mesh(), invite_id(5), WALL),
+        credential: issue_credential(&key(1), roster.mesh(), invite_id(5), DEFAULT_DOMAIN, WALL),
     };
     let (node_text, client_text) = (invitation.to_string(), enrolment.to_string());
     assert!(node_text.starts_with("roost1-"), "{node_text}");
@@ -237,27 +237,30 @@ fn strings_survive_a_terminal_and_name_their_kind() {
 fn one_rule_says_who_a_client_is() {
     let roster = tree(&[0]);
     let by = key(0);
-    let token = issue_credential(&by, roster.mesh(), InviteId([9; 16]), WALL + 1);
+    let token = issue_credential(&by, roster.mesh(), InviteId([9; 16]), DEFAULT_DOMAIN, WALL + 1);
     let enrolment =
         Enrolment { addrs: vec!["a:1".into()], mesh: roster.mesh(), credential: token.clone() };
+    let rights = Rights::default();
     let who = Who::Client { id: InviteId([9; 16]), domain: DEFAULT_DOMAIN };
     let client = Principal::new(who, format!("client {}", InviteId([9; 16]).short()));
     for shown in [&token, &enrolment.to_string()] {
         for loopback in [false, true] {
-            assert_eq!(roster.authorise(loopback, Some(shown), WALL).as_ref(), Ok(&client));
+            let found = roster.authenticate(&rights, loopback, Some(shown), WALL);
+            assert_eq!(found.as_ref(), Ok(&client));
         }
     }
-    assert_eq!(roster.authorise(true, None, WALL), Ok(Principal::local()));
-    assert_eq!(roster.authorise(false, None, WALL), Err(Denied::NoCredential));
-    let bad = roster.authorise(true, Some("nonsense"), WALL);
+    assert_eq!(roster.authenticate(&rights, true, None, WALL), Ok(Principal::local()));
+    assert_eq!(roster.authenticate(&rights, false, None, WALL), Err(Denied::NoCredential));
+    let bad = roster.authenticate(&rights, true, Some("nonsense"), WALL);
     assert!(matches!(bad, Err(Denied::BadCredential(_))), "{bad:?}");
 }
 
 #[test]
 fn credentials_are_verified_by_any_member() {
     let roster = tree(&[0, 1]);
-    let token = issue_credential(&key(2), roster.mesh(), invite_id(5), WALL);
-    let good = Credential { id: invite_id(5), by: key(2).node(), expires: WALL };
+    let token = issue_credential(&key(2), roster.mesh(), invite_id(5), DEFAULT_DOMAIN, WALL);
+    let good =
+        Credential { id: invite_id(5), by: key(2).node(), domain: DEFAULT_DOMAIN, expires: WALL };
     assert_eq!(roster.check_credential(&token, WALL), Ok(good.clone()));
     assert_eq!(roster.check_credential(&token, WALL + LEEWAY_MS), Ok(good));
     let what = Kind::Credential;
@@ -270,7 +273,7 @@ fn credentials_are_verified_by_any_member() {
         Err(Refusal::UnknownIssuer { what, by: key(2).node() })
     );
     assert_eq!(roster.check_credential("x", WALL), Err(Refusal::Unreadable { what }));
-    let other_mesh = issue_credential(&key(2), MeshId([8; 16]), invite_id(5), WALL);
+    let other_mesh = issue_credential(&key(2), MeshId([8; 16]), invite_id(5), DEFAULT_DOMAIN, WALL);
     assert_eq!(roster.check_credential(&other_mesh, WALL), Err(Refusal::BadSignature { what }));
     assert!(token.len() < TOKEN_MAX, "{}", token.len());
 }
@@ -279,16 +282,21 @@ fn credentials_are_verified_by_any_member() {
 fn a_redirect_is_good_for_one_thing_at_one_node() {
     let roster = tree(&[0, 1]);
     let (target, encoder) = (key(1).node(), EncoderId([4; 16]));
-    let token = issue_redirect(&key(2), roster.mesh(), target, encoder, "whep", WALL);
+    let who = Who::Account(crate::id::AccountId([6; 16]));
+    let anna = Principal::new(who, "anna").with_proof(7);
+    let token = issue_redirect(&key(2), roster.mesh(), target, encoder, "whep", WALL, &anna);
+    let wordy = Principal::new(Who::Local, "\u{1F600}".repeat(4000));
+    let long = issue_redirect(&key(2), roster.mesh(), target, encoder, "whep", WALL, &wordy);
+    assert!(long.len() <= TOKEN_MAX, "{}", long.len());
     let check = |target, encoder, verb| roster.check_redirect(&token, target, encoder, verb, WALL);
-    assert_eq!(check(target, encoder, "whep"), Ok(()));
+    assert_eq!(check(target, encoder, "whep"), Ok(anna.clone()), "it says for whom");
     assert_eq!(check(key(0).node(), encoder, "whep"), Err(Refusal::OtherRedirect));
     assert_eq!(check(target, EncoderId([5; 16]), "whep"), Err(Refusal::OtherRedirect));
     assert_eq!(check(target, encoder, "whip"), Err(Refusal::OtherRedirect));
     // Neither kind passes for the other.
     let what = Kind::Credential;
     assert_eq!(roster.check_credential(&token, WALL), Err(Refusal::BadSignature { what }));
-    let credential = issue_credential(&key(2), roster.mesh(), invite_id(5), WALL);
+    let credential = issue_credential(&key(2), roster.mesh(), invite_id(5), DEFAULT_DOMAIN, WALL);
     assert_eq!(
         roster.check_redirect(&credential, target, encoder, "whep", WALL),
         Err(Refusal::BadSignature { what: Kind::Redirect })

@@ -58,11 +58,6 @@ impl Answer {
         self.headers.iter().find(|(have, _)| have == name).map(|(_, value)| value.as_str())
     }
 
-    /// The body, or nothing if it is no JSON.
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
-    }
-
     /// The answer, unless it is a refusal; `what` begins the sentence, then.
     pub(crate) fn good(self, what: &str) -> Result<Self, Failure> {
         let Some(exit) = exit_of_status(self.status) else { return Ok(self) };

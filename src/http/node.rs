@@ -24,12 +24,13 @@ use super::problem::Problem;
 use super::socket::AdminSocket;
 use super::tls::{self, Certificate, load_or_make};
 use super::{ServerCounters, leg, router, serve};
-use crate::access::{Rights, Who};
+use crate::access::Rights;
 use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::admission;
 use crate::cluster::{ClusterView, EncoderState};
-use crate::id::{EncoderId, NodeId, RecordId};
+use crate::id::{AccountId, EncoderId, NodeId, RecordId};
 use crate::net::{RtcDatagram, RtcSocket};
+use crate::node::passwords::Passwords;
 use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError};
 use crate::session::{HOLD, SESSIONS_MAX};
 use crate::webrtc::{Feed, MAX_LEGS, Outlet, WebRtc};
@@ -64,6 +65,20 @@ pub async fn run(
             return Ok(());
         }
     };
+    let passwords = Passwords::new();
+    tokio::select! {
+        finished = node.finish_founding(&passwords) => {
+            if let Err(error) = finished {
+                node.leave().await;
+                return Err(error);
+            }
+        }
+        // The next start finishes it.
+        () = &mut shutdown => {
+            node.leave().await;
+            return Ok(());
+        }
+    }
     let bound = doors.addr;
     let hosts: Vec<String> = node.addrs().iter().map(|a| strip_port(a).to_owned()).collect();
     let made = |given: Option<_>| given.map_or_else(|| load_or_make(node.data(), &hosts), Ok);
@@ -85,6 +100,7 @@ pub async fn run(
     let backend = Arc::new(Live {
         node: node.clone(),
         webrtc,
+        passwords,
         door: Door::default(),
         legs: Mutex::default(),
     });
@@ -303,6 +319,7 @@ fn native_headers(headers: &HeaderMap) -> wire::ApiHeaders {
 struct Live {
     node: Node,
     webrtc: WebRtc,
+    passwords: Passwords,
     door: Door,
     legs: Mutex<BTreeMap<String, Leg>>,
 }
@@ -427,7 +444,7 @@ impl Backend for Live {
     }
 
     fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied> {
-        match self.node.authorise(remote.is_loopback(), token) {
+        match self.node.authenticate(remote.is_loopback(), token) {
             Ok(principal) => Ok(principal),
             Err(denied) => {
                 let bad_credential = denied != admission::Denied::NoCredential;
@@ -449,8 +466,16 @@ impl Backend for Live {
         self.node.rights_changes()
     }
 
-    fn resolve(&self, name: &str) -> Option<EncoderId> {
-        self.node.view().by_name(name).map(|encoder| encoder.id)
+    fn mesh_ms(&self) -> u64 {
+        self.node.mesh_ms()
+    }
+
+    fn passwords(&self) -> &Passwords {
+        &self.passwords
+    }
+
+    fn session_token(&self, account: AccountId, lifetime: Duration) -> Option<(String, u64)> {
+        self.node.session_token(account, lifetime)
     }
 
     fn webrtc(&self) -> &WebRtc {
@@ -510,24 +535,23 @@ impl Backend for Live {
     }
 
     fn invite(&self, terms: InviteTerms) -> Result<String, Failed> {
-        Ok(if terms.client {
-            self.node.enrol(terms.lifetime)
-        } else {
-            self.node.invite(terms.uses, terms.lifetime)
+        Ok(match terms.client {
+            Some(domain) => self.node.enrol(terms.lifetime, domain),
+            None => self.node.invite(terms.uses, terms.lifetime),
         })
     }
 
-    fn redirect_token(&self, node: NodeId, encoder: EncoderId, _principal: &Principal) -> String {
+    fn redirect_token(&self, node: NodeId, encoder: EncoderId, principal: &Principal) -> String {
         self.door.redirects.fetch_add(1, Ordering::Relaxed);
-        self.node.redirect_token(node, encoder, "view")
+        self.node.redirect_token(node, encoder, "view", principal)
     }
 
     fn check_redirect(&self, token: &str, encoder: EncoderId) -> Option<Principal> {
-        if self.node.check_redirect(token, encoder, "view") {
-            return Some(Principal::new(Who::Nobody, "redirected"));
+        let principal = self.node.check_redirect(token, encoder, "view");
+        if principal.is_none() {
+            self.door.bad_redirect.fetch_add(1, Ordering::Relaxed);
         }
-        self.door.bad_redirect.fetch_add(1, Ordering::Relaxed);
-        None
+        principal
     }
 
     async fn viewers(&self, encoder: Option<EncoderId>) -> ViewersView {

@@ -249,10 +249,13 @@ async fn of_two_encoders_with_one_name_all_speak_of_the_one_that_lives() {
         view.encoders.push(other);
     });
     let view = client.mesh.node(0).view();
-    let mesh = place::MeshState::of(&view);
+    let node = client.mesh.node(0);
+    let local = backend::Principal::local();
+    let mesh = visible::with(&*node, &local, |eyes| place::MeshState::of(eyes, &view));
     assert_eq!(mesh.streams.len(), 1);
     assert_eq!(mesh.streams[0].id, Some(living));
-    assert_eq!(place::StreamState::of(&view, "cam").place, mesh.streams[0]);
+    let stream = visible::with(&*node, &local, |eyes| place::StreamState::of(eyes, &view, "cam"));
+    assert_eq!(stream.place, mesh.streams[0]);
     let item = client.get("/api/v1/encoders/cam").await;
     let item: serde_json::Value = serde_json::from_str(&item.body).unwrap();
     assert_eq!(item["id"], living.to_string());

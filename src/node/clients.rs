@@ -39,6 +39,7 @@ pub type NativeViewer = (EncoderId, SessionId, String, std::time::Instant);
 #[derive(Clone)]
 pub(super) struct Clients {
     shared: Arc<Shared>,
+    open_loopback: bool,
 }
 
 struct Shared {
@@ -78,7 +79,13 @@ impl Clients {
                 api,
                 overflows: AtomicU64::new(0),
             }),
+            open_loopback: false,
         }
+    }
+
+    /// Whether clients on this machine need no credential.
+    pub(super) fn open_to_loopback(self, open_loopback: bool) -> Self {
+        Self { open_loopback, ..self }
     }
 
     /// Serves a client until its connection ends.
@@ -98,8 +105,8 @@ impl Clients {
         };
         self.sessions().insert(session, client);
         let events = self.shared.events.clone();
-        let loopback = remote.ip().to_canonical().is_loopback();
-        if events.send(Event::ClientOpened { session, loopback }).await.is_err() {
+        let local = self.open_loopback && remote.ip().to_canonical().is_loopback();
+        if events.send(Event::ClientOpened { session, local }).await.is_err() {
             return;
         }
         let writer = tokio::spawn(write(send, queue));

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Join, NodeError, identity, random};
+use super::{Join, NodeError, founding, identity, random};
 use crate::accounts::Loaded;
 use crate::admission::{Admission, Invitation, Keypair, Roster, mesh_id};
 use crate::id::{Boot, MeshId, NodeId};
@@ -20,18 +20,20 @@ pub(super) struct Folder {
     pub(super) boot: Boot,
     pub(super) remembered: Vec<(NodeId, Vec<String>)>,
     pub(super) ledger: Loaded,
+    /// The first administrator's password, if somebody chose one.
+    admin: Option<String>,
 }
 
 impl Folder {
     /// Waits for the folder's lock and reads everything, on a thread of its own: a signal is heard
     /// meanwhile.
-    pub(super) async fn open(path: PathBuf) -> Result<Self, NodeError> {
-        tokio::task::spawn_blocking(move || Self::from_disk(path))
+    pub(super) async fn open(path: PathBuf, admin: Option<String>) -> Result<Self, NodeError> {
+        tokio::task::spawn_blocking(move || Self::from_disk(path, admin))
             .await
             .map_err(|defect| NodeError::Failed(format!("cannot read the folder: {defect}")))?
     }
 
-    fn from_disk(path: PathBuf) -> Result<Self, NodeError> {
+    fn from_disk(path: PathBuf, admin: Option<String>) -> Result<Self, NodeError> {
         let opened = Store::open(&path).map_err(stored)?;
         if let Some(aside) = &opened.quarantined {
             tracing::error!(
@@ -45,7 +47,7 @@ impl Folder {
         let roster = roster_of(keypair.node(), &store.admissions().map_err(stored)?);
         let remembered = store.members().map_err(stored)?;
         let ledger = store.ledger().map_err(stored)?;
-        Ok(Self { path, store, keypair, roster, boot, remembered, ledger })
+        Ok(Self { path, store, keypair, roster, boot, remembered, ledger, admin })
     }
 
     /// The folder stays taken for as long as this is held.
@@ -79,11 +81,17 @@ impl Folder {
         }
     }
 
+    /// What is left to do of a founding, once the node runs.
+    pub(super) fn unfinished(&self) -> Result<Option<founding::Founding>, NodeError> {
+        founding::unfinished(&self.path, self.admin.as_deref())
+    }
+
     async fn join(&mut self, invitation: Invitation) -> Result<(Roster, Vec<String>), NodeError> {
         identity::is_in(invitation.mesh);
         let (seed, admitted) =
             join(&invitation, &self.keypair).await.map_err(|error| not_joined(&error))?;
         tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
+        founding::abandon(&self.path)?;
         let joined = Roster::from_admissions(invitation.mesh, admitted.admissions);
         self.keep(&joined)?;
         self.store.remember(&admitted.members).map_err(stored)?;
@@ -95,6 +103,7 @@ impl Folder {
         if let Some(aside) = self.store.put_aside().map_err(stored)? {
             return Err(membership_lost(&aside));
         }
+        founding::prepare(&self.path, self.admin.as_deref())?;
         let roster = Roster::found(&self.keypair, random());
         self.keep(&roster)?;
         Ok(roster)
@@ -168,7 +177,7 @@ mod tests {
         for _ in 0..8 {
             let dir = tempfile::tempdir().unwrap();
             let start = async || {
-                let mut folder = Folder::open(dir.path().into()).await.unwrap();
+                let mut folder = Folder::open(dir.path().into(), None).await.unwrap();
                 let (roster, _) = folder.enter(None).await.unwrap();
                 (folder.keypair.node(), roster.mesh())
             };

@@ -51,6 +51,7 @@ impl Trial {
         let mut effects = Vec::new();
         let mut world = World {
             now: Now { mono: Mono(self.ms * 1_000_000), wall: self.ms },
+            time: self.ms,
             me: node(1),
             directory: &mut self.directory,
             rights: &self.rights,
@@ -132,7 +133,7 @@ fn who_shows_nothing_is_nobody_for_the_api_alone_and_not_for_long() {
     let follow = ClientMessage::Follow(wire::Follow { name: "cam".into() });
     let refused = trial.say(2, follow);
     assert!(matches!(refused[..], [Effect::Close(SessionId(2), _)]), "{refused:?}");
-    trial.ms += u64::try_from(crate::session::HELLO_DEADLINE.as_millis()).unwrap();
+    trial.ms += u64::try_from(HELLO_DEADLINE.as_millis()).unwrap();
     let effects = trial.wake();
     assert!(effects.iter().any(|it| matches!(it, Effect::Close(SessionId(2), _))), "{effects:?}");
 }

@@ -255,7 +255,7 @@ impl Stage {
             Said::Connected { client, leg, to } => {
                 let session = SessionId(u64::from(leg.0) * 2 + client as u64 + 1);
                 self.sessions.insert((client, leg), (to, session));
-                self.node(to, Event::ClientOpened { session, loopback: true });
+                self.node(to, Event::ClientOpened { session, local: true });
                 let node = first_or_second(to as u8);
                 if client == 0 {
                     self.agent(agent::Event::Connected { leg, node });
