@@ -29,6 +29,9 @@ pub struct Plan {
     /// How many changes people make to the ledger.
     #[serde(default)]
     pub writes: usize,
+    /// Whether clients show credentials, and the changes are about who may watch.
+    #[serde(default)]
+    pub guarded: bool,
     /// How the network is without faults.
     #[serde(default)]
     pub net: Net,
@@ -131,6 +134,12 @@ pub enum Fault {
     Freeze(Vec<Who>),
     /// Killed, and started again when the fault is over with the folder of its first start.
     OldFolder(Vec<Who>),
+    /// Killed, and started again when the fault is over, with a backup of the ledger put back that
+    /// was made at half of the time before the fault.
+    OldBackup(Vec<Who>),
+    /// Killed, and started again when the fault is over; by then a record cannot be read any more
+    /// that another node has as well.
+    Unreadable(Vec<Who>),
     /// A second agent of this encoder starts, with a copy of the first one's disk if it never ran
     /// before; killed when the fault is over.
     Twin(usize),
@@ -212,6 +221,7 @@ impl Plan {
             viewers: encoders,
             browsers: 0,
             writes: 0,
+            guarded: false,
             net: Net::default(),
             camera: Camera::default(),
             join: Join::Admitted,
@@ -258,6 +268,7 @@ impl Plan {
             plan.faults.push(Item { at_ms: at, until_ms, fault });
         }
         plan.writes = rng.random_range(0..=80);
+        plan.guarded = rng.random_bool(0.3);
         plan
     }
 
@@ -277,11 +288,13 @@ impl Plan {
             let until_ms = Some(at_ms + log_uniform(&mut rng, 100.0, 30_000.0));
             let (a, b) = (rng.random_range(0..plan.nodes), rng.random_range(0..plan.nodes));
             let e = rng.random_range(0..plan.encoders.max(1));
-            let fault = match rng.random_range(0..6) {
+            let fault = match rng.random_range(0..8) {
                 0 | 1 if plan.encoders > 0 => Fault::Twin(e),
                 2 => Fault::OldFolder(vec![Who::Node(a)]),
                 3 => Fault::OldFolder(vec![Who::Home(e), Who::Node(b)]),
                 4 if plan.browsers > 0 => Fault::Freeze(vec![Who::Page(0)]),
+                6 => Fault::OldBackup(vec![Who::Node(a)]),
+                7 => Fault::Unreadable(vec![Who::Node(a), Who::Node(b)]),
                 _ => Fault::RequestsLost(0.5),
             };
             plan.faults.push(Item { at_ms, until_ms, fault });

@@ -12,6 +12,7 @@ use crate::check::{Checks, Violation};
 use crate::client::{Browser, Encoder, Viewer};
 use crate::conn::{Cargo, Conn, ConnId, End};
 use crate::faults::Active;
+use crate::ledger::Books;
 use crate::net::{MS, Net, SEC};
 use crate::node::Node;
 use crate::plan::Plan;
@@ -130,12 +131,16 @@ pub(crate) enum Ev {
         counter: u64,
     },
     BrowserMoves(usize),
+    /// Everyone gets an account.
+    People,
     /// Somebody makes a change.
     Edit(usize),
     /// A commit is on disk.
     Persisted {
         end: End,
     },
+    /// Everyone's ledger is backed up, for this fault.
+    Backup(usize),
     FaultBegins(usize),
     FaultEnds(usize),
     Probe,
@@ -190,6 +195,8 @@ pub(crate) struct World {
     pub(crate) mesh: MeshId,
     pub(crate) invitation: Option<Invitation>,
     pub(crate) active: BTreeMap<usize, Active>,
+    /// Everyone's ledger as it was, by the fault that puts some of them back.
+    pub(crate) backups: BTreeMap<usize, Vec<Books>>,
     pub(crate) checks: Checks,
     pub(crate) violation: Option<Violation>,
     pub(crate) events: u64,
@@ -363,8 +370,11 @@ impl World {
             Ev::Tick { end } => self.tick(end),
             Ev::Leased { end, counter } if self.awake(end) => self.leased(end, counter),
             Ev::BrowserMoves(browser) => self.browser_moves(browser),
+            Ev::People => self.people(),
+            Ev::Edit(edit) if self.plan.guarded => self.change_rights(edit),
             Ev::Edit(edit) => self.edit(edit),
             Ev::Persisted { end } if self.awake(end) => self.persisted(end),
+            Ev::Backup(index) => self.back_up(index),
             Ev::FaultBegins(index) => self.fault_begins(index),
             Ev::FaultEnds(index) => self.fault_ends(index),
             Ev::Probe => {

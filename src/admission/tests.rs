@@ -2,7 +2,8 @@ use crate::access::{DEFAULT_DOMAIN, Principal, Rights, Who};
 use proptest::prelude::*;
 
 use super::*;
-use crate::id::EncoderId;
+use crate::accounts::{self, Change, Dot, Key, Record, Stamp};
+use crate::id::{AccountId, ActorId, EncoderId, NodeId, RecordId};
 
 const WALL: u64 = 1_800_000_000_000;
 
@@ -255,6 +256,57 @@ fn one_rule_says_who_a_client_is() {
     assert!(matches!(bad, Err(Denied::BadCredential(_))), "{bad:?}");
 }
 
+/// An account with this password in the records.
+fn account_with(account: AccountId, password: &str) -> Rights {
+    let mut record = Record::default();
+    let dot = Dot { actor: ActorId([1; 16]), seq: 1, nonce: [0; 4] };
+    let by = Stamp { account, node: NodeId([1; 16]), wall: 1 };
+    let set = |field, text: &str| Change::Set(field, text.as_bytes().to_vec());
+    record.apply(dot, by, &[set(1, "anna"), set(4, password)]).unwrap();
+    let key = Key { kind: accounts::Kind::ACCOUNT, id: RecordId(account.0) };
+    Rights::of([(key, record)])
+}
+
+#[test]
+fn a_sign_in_is_good_at_any_member_until_its_end_or_another_password() {
+    let roster = tree(&[0, 1]);
+    let account = AccountId([5; 16]);
+    let rights = account_with(account, "first");
+    let password = rights.password_of(account).unwrap();
+    let session = Session { account, password, expires: WALL };
+    let token = issue_session(&key(2), roster.mesh(), &session);
+    assert!(token.len() < TOKEN_MAX, "{}", token.len());
+    let anna = Principal::new(Who::Account(account), "anna").with_proof(password);
+    let ask = |rights: &Rights, now| roster.authenticate(rights, false, Some(&token), now);
+    assert_eq!(ask(&rights, WALL), Ok(anna));
+    let what = Kind::Session;
+    let refused = |refusal| Err(Denied::BadCredential(refusal));
+    assert_eq!(ask(&rights, WALL + LEEWAY_MS + 1), refused(Refusal::Expired { what }));
+    let ended = refused(Refusal::Ended { what });
+    assert_eq!(ask(&account_with(account, "second"), WALL), ended);
+    assert_eq!(ask(&Rights::default(), WALL), ended, "an unknown account is no other case");
+    // Neither kind passes for the other.
+    assert_eq!(
+        roster.check_credential(&token, WALL),
+        Err(Refusal::BadSignature { what: Kind::Credential })
+    );
+    let stranger = Keypair::from_seed([99; 32]);
+    let forged = issue_session(&stranger, roster.mesh(), &session);
+    let verdict = roster.authenticate(&rights, true, Some(&forged), WALL);
+    assert_eq!(verdict, refused(Refusal::UnknownIssuer { what, by: stranger.node() }));
+}
+
+#[test]
+fn an_enrolment_string_names_its_domain_and_an_older_one_is_of_the_default() {
+    let roster = tree(&[0]);
+    let domain = RecordId([4; 16]);
+    for domain in [domain, DEFAULT_DOMAIN] {
+        let token = issue_credential(&key(0), roster.mesh(), invite_id(5), domain, WALL);
+        let client = roster.authenticate(&Rights::default(), false, Some(&token), WALL).unwrap();
+        assert_eq!(client.who, Who::Client { id: invite_id(5), domain });
+    }
+}
+
 #[test]
 fn credentials_are_verified_by_any_member() {
     let roster = tree(&[0, 1]);
@@ -282,7 +334,7 @@ fn credentials_are_verified_by_any_member() {
 fn a_redirect_is_good_for_one_thing_at_one_node() {
     let roster = tree(&[0, 1]);
     let (target, encoder) = (key(1).node(), EncoderId([4; 16]));
-    let who = Who::Account(crate::id::AccountId([6; 16]));
+    let who = Who::Account(AccountId([6; 16]));
     let anna = Principal::new(who, "anna").with_proof(7);
     let token = issue_redirect(&key(2), roster.mesh(), target, encoder, "whep", WALL, &anna);
     let wordy = Principal::new(Who::Local, "\u{1F600}".repeat(4000));

@@ -154,7 +154,7 @@ impl Roster {
             Ok(enrolment) => &enrolment.credential,
             // Which of the two it is only its signature tells.
             Err(_) => match self.check_session(rights, shown, mesh_ms) {
-                Err(Refusal::BadSignature { .. }) => shown,
+                Err(Refusal::BadSignature { .. } | Refusal::Unreadable { .. }) => shown,
                 verdict => return Ok(verdict?),
             },
         };
@@ -178,7 +178,8 @@ impl Roster {
         let password = rights.password_of(claims.account).filter(|now| Ok(*now) == shown);
         let password = password.ok_or(Refusal::Ended { what })?;
         let key = Key { kind: accounts::Kind::ACCOUNT, id: RecordId(claims.account.0) };
-        let name = rights.name_of(key).map_or_else(|| claims.account.short(), str::to_owned);
+        let name = rights.name_of(key).filter(|name| !name.is_empty());
+        let name = name.map_or_else(|| claims.account.short(), str::to_owned);
         Ok(Principal::new(Who::Account(claims.account), name).with_proof(password))
     }
 

@@ -384,8 +384,8 @@ async fn a_leg_ends_when_its_viewer_may_watch_no_more() {
 async fn a_redirect_and_a_forwarded_offer_are_judged_again_where_they_lead() {
     let mesh = mesh().await;
     let far = router(mesh.node(1), Arc::default());
-    let redirect =
-        ask_router(far.clone(), "192.0.2.1:1", "viewer", "POST", "/whep/cam", OFFER).await;
+    let near = "127.0.0.1:1";
+    let redirect = ask_router(far.clone(), near, "viewer", "POST", "/whep/cam", OFFER).await;
     assert_eq!(redirect.status, 307);
     // The fake's redirect tokens are for the client of the default domain, who does not see it.
     let token = format!("rt-{}", mesh.node(0).id);

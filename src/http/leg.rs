@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::backend::{Backend, LegChange, Principal};
 use super::place::StreamState;
@@ -88,6 +89,8 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Sets a leg up at this node, whoever's page asked for it, and starts its driver. Whether the
 /// viewer may is judged here, by what this node knows, whatever others found.
 pub fn accept(backend: Arc<dyn Backend>, offer: &Offer) -> Result<SdpAnswer, Failed> {
+    // Before they are asked: no change is missed.
+    let rights = backend.rights_changes();
     if !visible::may_watch(&*backend, &offer.principal, offer.encoder) {
         let reason = "no such stream is known here; it may not be yours to watch".to_owned();
         return Err(Failed { status: 404, reason, retry_after: None });
@@ -106,7 +109,7 @@ pub fn accept(backend: Arc<dyn Backend>, offer: &Offer) -> Result<SdpAnswer, Fai
         SdpAnswer { sdp: accepted.answer_sdp.clone(), leg: accepted.leg.as_str().to_owned() };
     backend.leg_changed(&answer.leg, LegChange::Opened(offer.encoder, &offer.principal));
     let (encoder, warm, principal) = (offer.encoder, offer.warm, offer.principal.clone());
-    tokio::spawn(drive(backend, encoder, warm, principal, accepted));
+    tokio::spawn(drive(backend, encoder, warm, principal, rights, accepted));
     Ok(answer)
 }
 
@@ -180,10 +183,11 @@ async fn drive(
     encoder: EncoderId,
     warm: bool,
     principal: Principal,
+    mut rights: watch::Receiver<u64>,
     accepted: Accepted,
 ) {
     let Accepted { leg, handle, mut events, .. } = accepted;
-    let (mut changes, mut rights) = (backend.changes(), backend.rights_changes());
+    let mut changes = backend.changes();
     let mut driver = Driver {
         backend,
         encoder,

@@ -31,6 +31,7 @@ pub use clients::{ApiCall, NativeViewer};
 pub use drive::Totals;
 pub use founding::{ADMIN, ADMINISTRATORS};
 pub use identity::identity;
+pub use ledger::{RecordChange, RecordChanges};
 pub use relay::FLOWS_MAX;
 
 use folder::Folder;
@@ -146,6 +147,7 @@ struct Shared {
     open_loopback: bool,
     /// What is left to do of a founding.
     founding: tokio::sync::Mutex<Option<founding::Founding>>,
+    told: ledger::Told,
     left: watch::Receiver<bool>,
     stored: watch::Receiver<()>,
     /// Kept until the process ends: whoever takes the folder next finds the ports free, too.
@@ -185,6 +187,7 @@ impl Node {
         let (roster, seeds) = folder.enter(config.join).await?;
         identity::is_in(roster.mesh());
         let founding = folder.unfinished()?;
+        let folder = folder.open_ledger(&roster).await?;
         let lock = folder.lock();
         let Folder { store, keypair, boot, remembered, ledger, .. } = folder;
         let name = config.name.unwrap_or_else(|| name::default_name(keypair.node()));
@@ -228,12 +231,13 @@ impl Node {
         let control = Control::new(born, clock.now(), &mut effects);
         let view = Arc::new(ArcSwap::from_pointee(control.view()));
         let (rights, rights_reader) = ledger::SharedRights::new(control.rights().clone());
+        let told = ledger::Told::new();
         let totals = Arc::new(ArcSwap::from_pointee(Totals::default()));
         let failovers = failovers();
         let id = keypair.node();
         let mesh = control.roster().mesh();
         let reports = report::Reports::start(id, boot, mesh, net.clone());
-        let (store, stored) = writer::Writer::start(store, event_tx.clone());
+        let (store, stored) = writer::Writer::start(store, mesh, event_tx.clone());
         let driver = drive::Driver {
             control,
             clock,
@@ -257,6 +261,7 @@ impl Node {
             changes: change_tx,
             totals: totals.clone(),
             rights,
+            told: told.clone(),
             left: left_tx,
             view_dirty: true,
         };
@@ -282,6 +287,7 @@ impl Node {
             rights: rights_reader,
             open_loopback: config.open_loopback,
             founding: tokio::sync::Mutex::new(founding),
+            told,
             left,
             stored,
             _lock: lock,

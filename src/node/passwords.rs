@@ -22,7 +22,7 @@ pub const PASSWORDS_TRIED: usize = 4;
 /// Memory in KiB, passes and lanes that are used (OWASP's for argon2id), and the most that are
 /// believed of a stored hash.
 const COST: (u32, u32, u32) = (19 * 1024, 2, 1);
-const COST_MAX: (u32, u32, u32) = (64 * 1024, 8, 4);
+const MOST: (u32, u32, u32) = (64 * 1024, 8, 4);
 
 /// Why a password is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -149,7 +149,7 @@ fn hash(password: &[u8]) -> Option<String> {
 fn verify(password: &[u8], stored: &str) -> bool {
     let Ok(parsed) = PasswordHash::new(stored) else { return false };
     let Ok(params) = Params::try_from(&parsed) else { return false };
-    let (memory, passes, lanes) = COST_MAX;
+    let (memory, passes, lanes) = MOST;
     // A stored hash must not take what it likes.
     let modest = params.m_cost() <= memory && params.t_cost() <= passes && params.p_cost() <= lanes;
     modest && Argon2::default().verify_password(password, &parsed).is_ok()

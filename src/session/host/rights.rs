@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Effect, Host, World, permits};
-use crate::access::Right;
+use crate::access::{Principal, Right};
 use crate::id::{EncoderId, SessionId};
 use crate::wire::{self, NodeMessage};
 
@@ -11,6 +11,14 @@ use crate::wire::{self, NodeMessage};
 pub(super) const JUDGE_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Host {
+    /// Who is shown which stream here.
+    pub fn watchers(&self) -> impl Iterator<Item = (&Principal, EncoderId)> {
+        self.sessions.values().flat_map(|session| {
+            let who = session.principal.iter();
+            who.flat_map(|who| session.watching.iter().map(move |encoder| (who, *encoder)))
+        })
+    }
+
     /// Rights may have changed: whoever may do no more what they do here is stopped.
     pub fn rights_changed(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
         self.judge_at = None;

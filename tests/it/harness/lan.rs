@@ -1,6 +1,7 @@
 //! A small network on this machine: hosts with addresses of their own on one switch, which can be
 //! made deaf to each other. Needs root; without it, tests of this kind say so and pass.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -159,11 +160,16 @@ impl Host {
         finish(PATIENCE, self.command(program, args))
     }
 
+    /// Where its node keeps its data.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join(format!("data-{}", self.name))
+    }
+
     /// A node of this host's name, once it answers.
     #[track_caller]
     pub(crate) fn node(&self, more: &[&str]) -> Process {
-        let data = self.folder.path().join(format!("data-{}", self.name)).display().to_string();
-        let fixed = ["node", "--name", &self.name, "--data", &data];
+        let data = self.data().display().to_string();
+        let fixed = ["node", "--name", &self.name, "--data", &data, "--open-loopback"];
         let process = self.start(&self.name, &[&fixed[..], more].concat());
         wait_until(PATIENCE, &format!("{} answers", self.name), || self.view().is_some());
         process
