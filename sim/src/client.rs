@@ -476,7 +476,8 @@ impl World {
         }
         state.conn = Some(id);
         let credential = self.credential(host);
-        let hello = ClientHello { agent: "sim".into(), version: String::new(), credential };
+        let (agent, version) = ("sim".into(), String::new());
+        let hello = ClientHello { agent, version, credential, only_api: false };
         self.send(id, 0, Cargo::Message(ClientMessage::Hello(hello).encode()));
         if let Some(ix) = self.encoder_at(host) {
             self.agent_event(ix, agent::Event::Connected { leg, node });

@@ -271,6 +271,13 @@ fn read_secret(path: &Path, what: &str) -> Result<String, Failure> {
     })
 }
 
+/// The folder in which a node on this machine has its socket, as far as nobody said otherwise.
+pub(crate) fn default_socket_folder() -> PathBuf {
+    std::env::var_os("ROOST_DATA")
+        .filter(|data| !data.is_empty())
+        .map_or_else(default_data, PathBuf::from)
+}
+
 /// Where a node's state lives unless it is told.
 fn default_data() -> PathBuf {
     if rustix::process::geteuid().is_root() {

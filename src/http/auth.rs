@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 
 use super::backend::{Backend, Principal};
 use super::problem::Problem;
-use crate::access::{Right, Scope};
+use crate::access::{Right, Scope, Who};
 
 /// The connection that a request came over; put into its extensions by the listener.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +68,12 @@ impl Caller {
 pub(super) fn authorise(backend: &dyn Backend, parts: &Parts) -> Result<Caller, Problem> {
     let peer = parts.extensions.get::<Peer>().copied();
     if let Some(principal) = parts.extensions.get::<Principal>() {
+        if principal.who == Who::Nobody {
+            return Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "a credential is needed: log in (roost login), or use an enrolment string",
+            ));
+        }
         // Since its connection was made, it may have become nobody.
         if !backend.rights().stands(principal, backend.mesh_ms()) {
             let detail = "what this connection showed is not good any more; log in again";

@@ -333,6 +333,7 @@ impl NodeCollector {
                 ("over_limit", &s.over_limit),
                 ("no_handshake", &s.no_handshake),
                 ("clear_text", &s.clear_text),
+                ("socket_peer", &s.socket_peer),
             ],
         );
         out.counters("http_refused", "TCP connections and requests refused", &refused)

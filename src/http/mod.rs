@@ -21,6 +21,7 @@ pub mod problem;
 mod process;
 mod records;
 pub mod server;
+pub mod socket;
 #[cfg(test)]
 mod tests;
 pub mod tls;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{HeaderMap, Request, StatusCode};
+use axum::response::IntoResponse;
 use tokio::sync::{mpsc, oneshot, watch};
 use tower::ServiceExt;
 
@@ -19,6 +20,8 @@ use super::backend::{
     ViewersView,
 };
 use super::counters::{Door, counters};
+use super::problem::Problem;
+use super::socket::AdminSocket;
 use super::tls::{self, Certificate, load_or_make};
 use super::{ServerCounters, leg, router, serve};
 use crate::access::Rights;
@@ -38,7 +41,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for an answer to a native client to be complete: the slowest asks every node.
 const API_TIME: Duration = Duration::from_secs(10);
 /// Largest answer that a native client gets, in bytes.
-const API_ANSWER_MAX: usize = wire::MAX_MESSAGE - 1024;
+const API_ANSWER_MAX: usize = wire::MAX_MESSAGE - wire::API_HEADER_BYTES_MAX - 1024;
 
 /// Runs a node with everything it serves until `shutdown`, then lets it leave gracefully.
 pub async fn run(
@@ -106,6 +109,8 @@ pub async fn run(
     let (stop, stopped) = watch::channel(false);
     let Doors { tcp, rtc, asks, api, .. } = doors;
     let doors = tokio::spawn(open_doors(rtc, asks, api, backend, router.clone()));
+    let socket = AdminSocket::open(node.data())
+        .map(|it| tokio::spawn(it.serve(router.clone(), counters.clone(), stopped.clone())));
     let server = tokio::spawn(serve(tcp, tls, router, counters, stopped));
     tracing::info!(event = "node.ready", node = %node.id(), name = node.name(), listen = %bound, "ready");
     if let Some(ready) = ready {
@@ -123,6 +128,9 @@ pub async fn run(
     node.leave().await;
     stop.send_replace(true);
     let _ = server.await;
+    if let Some(socket) = socket {
+        let _ = socket.await;
+    }
     doors.abort();
     Ok(())
 }
@@ -240,27 +248,72 @@ async fn open_doors(
 
 async fn call_api(router: axum::Router, call: ApiCall) {
     let ApiCall { request, principal, answer } = call;
-    let built = Request::builder()
-        .method(request.method.as_str())
-        .uri(&request.path)
-        .header("content-type", "application/json")
-        .extension(principal)
-        .body(Body::from(request.body));
-    let response = match built {
+    let response = match native_request(request, principal) {
         Ok(request) => router.oneshot(request).await.unwrap_or_else(|never| match never {}),
-        Err(_) => {
-            let body = br#"{"status":400,"detail":"no such method or path"}"#.to_vec();
-            let _ = answer.send(wire::ApiResponse { status: 400, body });
-            return;
+        Err(problem) => problem.into_response(),
+    };
+    let (head, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, API_ANSWER_MAX);
+    // An event stream has no end: it is for HTTP, and here it is cut off.
+    let (head, body) = match tokio::time::timeout(API_TIME, body).await {
+        Ok(Ok(body)) => (head, body),
+        Ok(Err(_)) | Err(_) => {
+            let detail =
+                "the answer is too long, or does not end: ask for less at once, or by HTTP";
+            let (head, body) = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+                .into_response()
+                .into_parts();
+            (head, axum::body::to_bytes(body, API_ANSWER_MAX).await.unwrap_or_default())
         }
     };
-    let status = response.status().as_u16();
-    let body = axum::body::to_bytes(response.into_body(), API_ANSWER_MAX);
-    // An event stream has no end: it is for HTTP, and here it is cut off.
-    let body = tokio::time::timeout(API_TIME, body).await;
-    let body = body.map(|read| read.map(|bytes| bytes.to_vec()).unwrap_or_default());
-    let body = body.unwrap_or_default();
-    let _ = answer.send(wire::ApiResponse { status, body });
+    let status = head.status.as_u16();
+    let _ = answer.send(wire::ApiResponse {
+        status,
+        headers: native_headers(&head.headers),
+        body: body.to_vec(),
+    });
+}
+
+/// A native client's request as the router takes it.
+fn native_request(
+    request: wire::ApiRequest,
+    principal: Principal,
+) -> Result<Request<Body>, Problem> {
+    if !wire::api_headers_fit(&request.headers) {
+        return Err(Problem::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            format!(
+                "a request has at most {} headers and {} bytes of them",
+                wire::API_HEADERS_MAX,
+                wire::API_HEADER_BYTES_MAX
+            ),
+        ));
+    }
+    let mut built =
+        Request::builder().method(request.method.as_str()).uri(&request.path).extension(principal);
+    if !request.headers.iter().any(|(name, _)| name == "content-type") {
+        built = built.header("content-type", "application/json");
+    }
+    for (name, value) in request.headers {
+        built = built.header(name, value);
+    }
+    built.body(Body::from(request.body)).map_err(|error| {
+        let detail = format!("no request: {error}; check its method, path and headers");
+        Problem::new(StatusCode::BAD_REQUEST, detail)
+    })
+}
+
+/// What a native client is told of an answer's headers: what is for pages of other origins is left
+/// out.
+fn native_headers(headers: &HeaderMap) -> wire::ApiHeaders {
+    let wanted = headers.iter().filter(|(name, _)| !name.as_str().starts_with("access-control-"));
+    let texts = wanted.filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?)));
+    let mut headers: wire::ApiHeaders =
+        texts.map(|(name, value)| (name, value.to_owned())).collect();
+    while !wire::api_headers_fit(&headers) {
+        headers.pop();
+    }
+    headers
 }
 
 struct Live {

@@ -342,6 +342,17 @@ async fn invitations_have_limits() {
 }
 
 #[tokio::test]
+async fn nobody_gets_only_what_is_open_to_everybody() {
+    let mesh = FakeMesh::start(1).await;
+    let router = router(mesh.node(0), Arc::default());
+    for (path, status) in [("/healthcheck", 200), ("/api/v1/cluster", 401), ("/metrics", 401)] {
+        let mut request = Request::get(path).body(Body::empty()).unwrap();
+        request.extensions_mut().insert(backend::Principal::default());
+        assert_eq!(router.clone().oneshot(request).await.unwrap().status(), status, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn an_event_stream_begins_with_a_snapshot_and_tells_changes() {
     let mesh = FakeMesh::start(2).await;
     let router = router(mesh.node(1), Arc::default());

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::media::{Ingest, Serving, Turning};
-use crate::access::Principal;
+use crate::access::{Principal, Who};
 use crate::control::Event;
 use crate::flow;
 use crate::hub::Hubs;
@@ -151,11 +151,13 @@ impl Clients {
         });
     }
 
-    /// The client may use the API from now on.
+    /// The client may use the API from now on; and the rest, if it is somebody.
     pub(super) fn welcomed(&self, session: SessionId, principal: Principal) {
         if let Some(client) = self.sessions().get_mut(&session) {
-            client.place = None;
-            client.ingest.open();
+            if principal.who != Who::Nobody {
+                client.place = None;
+                client.ingest.open();
+            }
             *client.principal.lock().unwrap_or_else(PoisonError::into_inner) = Some(principal);
         }
     }
@@ -301,5 +303,6 @@ async fn api(
 
 fn refuse(status: u16, detail: &str) -> ApiResponse {
     let body = format!(r#"{{"status":{status},"detail":"{detail}"}}"#).into_bytes();
-    ApiResponse { status, body }
+    let headers = vec![("content-type".to_owned(), "application/problem+json".to_owned())];
+    ApiResponse { status, headers, body }
 }

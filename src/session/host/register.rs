@@ -6,7 +6,7 @@ use super::rights::{JUDGE_INTERVAL, may_not_send};
 use super::{
     AGENT_GONE, Claim, Counters, Effect, Host, IN_FLIGHT, Note, Stream, Warm, World, permits,
 };
-use crate::access::Right;
+use crate::access::{Principal, Right};
 use crate::admission::Denied;
 use crate::directory::{ENTRIES_MAX, SourceState};
 use crate::id::{EncoderId, NodeId, SessionId, valid_name};
@@ -27,6 +27,14 @@ impl Host {
             world.roster.authenticate(world.rights, session.local, credential, world.time);
         let principal = match verdict {
             Ok(principal) => principal,
+            // Whoever logs in has nothing to show yet. It stays unwelcome: among strangers, without
+            // the peer list, and for no longer than a hello may take.
+            Err(Denied::NoCredential) if hello.only_api => {
+                effects.push(Effect::Welcomed(id, Principal::default()));
+                let welcome = wire::Welcome { peers: wire::PeerList::default() };
+                effects.push(Effect::Send(id, NodeMessage::Welcome(welcome)));
+                return;
+            }
             Err(denied) => {
                 self.counters.denied += 1;
                 let status = if denied == Denied::NoCredential { 401 } else { 403 };

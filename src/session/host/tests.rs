@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::access::keys::{StreamKey, key_hash, key_text};
-use crate::access::{DEFAULT_DOMAIN, Rights};
+use crate::access::{DEFAULT_DOMAIN, Principal, Rights};
 use crate::accounts::{Change, Dot, Key, Kind, Record, Stamp};
 use crate::admission::{Keypair, Roster, Session, issue_credential, issue_session};
 use crate::directory::{Directory, Header};
@@ -79,7 +79,12 @@ impl Trial {
     /// A local client that has said hello.
     fn welcome(&mut self, session: u64) {
         self.call(|host, world, out| host.opened(world, SessionId(session), true, out));
-        let hello = wire::ClientHello { agent: "t".into(), version: "0".into(), credential: None };
+        let hello = wire::ClientHello {
+            agent: "t".into(),
+            version: "0".into(),
+            credential: None,
+            only_api: false,
+        };
         self.say(session, ClientMessage::Hello(hello));
     }
 
@@ -112,6 +117,31 @@ impl Trial {
     fn unreachable(&mut self, node: NodeId) {
         self.say(1, ClientMessage::NextUnreachable(wire::NextUnreachable { node }));
     }
+}
+
+#[test]
+fn who_shows_nothing_is_nobody_for_the_api_alone_and_not_for_long() {
+    let mut trial = Trial::new(2);
+    for (session, only_api) in [(1, false), (2, true)] {
+        trial.call(|host, world, out| host.opened(world, SessionId(session), false, out));
+        let (agent, version) = ("t".into(), "0".into());
+        let hello = wire::ClientHello { agent, version, credential: None, only_api };
+        let effects = trial.say(session, ClientMessage::Hello(hello));
+        let nobody = Effect::Welcomed(SessionId(session), Principal::default());
+        assert_eq!(effects.contains(&nobody), only_api, "{effects:?}");
+        assert_eq!(effects.iter().any(|it| matches!(it, Effect::Close(..))), !only_api);
+        let peers = effects.iter().find_map(|effect| match effect {
+            Effect::Send(_, NodeMessage::Welcome(welcome)) => Some(welcome.peers.nodes.len()),
+            _ => None,
+        });
+        assert_eq!(peers, only_api.then_some(0), "{effects:?}");
+    }
+    let follow = ClientMessage::Follow(wire::Follow { name: "cam".into() });
+    let refused = trial.say(2, follow);
+    assert!(matches!(refused[..], [Effect::Close(SessionId(2), _)]), "{refused:?}");
+    trial.ms += u64::try_from(HELLO_DEADLINE.as_millis()).unwrap();
+    let effects = trial.wake();
+    assert!(effects.iter().any(|it| matches!(it, Effect::Close(SessionId(2), _))), "{effects:?}");
 }
 
 fn epoch(counter: u64) -> Epoch {
@@ -378,7 +408,7 @@ impl Trial {
     fn hello(&mut self, session: u64, credential: Option<String>) -> Vec<Effect> {
         self.call(|host, world, out| host.opened(world, SessionId(session), false, out));
         let (agent, version) = ("t".into(), "0".into());
-        let hello = wire::ClientHello { agent, version, credential };
+        let hello = wire::ClientHello { agent, version, credential, only_api: false };
         self.say(session, ClientMessage::Hello(hello))
     }
 

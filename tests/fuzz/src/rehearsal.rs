@@ -262,8 +262,8 @@ impl Stage {
                 } else {
                     self.viewer(viewer::Event::Connected { leg, node });
                 }
-                let hello =
-                    ClientHello { agent: "roost".into(), version: "0".into(), credential: None };
+                let (agent, version) = ("roost".into(), "0".into());
+                let hello = ClientHello { agent, version, credential: None, only_api: false };
                 let bytes = ClientMessage::Hello(hello).encode();
                 self.flying.push_back(Said::Client { to, session, bytes });
             }

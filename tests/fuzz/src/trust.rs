@@ -120,6 +120,7 @@ pub fn handshakes() -> Vec<Vec<u8>> {
         agent: "roost view".into(),
         version: "0.1.0".into(),
         credential: Some(credential),
+        only_api: true,
     };
     vec![
         hello(chain_of(me)).encode(),
