@@ -174,7 +174,7 @@ impl Rights {
             _ => return false,
         }
         self.version += 1;
-        if self.version % COMPACT_EVERY == 0 {
+        if self.version.is_multiple_of(COMPACT_EVERY) {
             self.compact();
         }
         true
