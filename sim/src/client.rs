@@ -475,7 +475,9 @@ impl World {
             return;
         }
         state.conn = Some(id);
-        let hello = ClientHello { agent: "sim".into(), version: String::new(), credential: None };
+        let credential = self.credential(host);
+        let (agent, version) = ("sim".into(), String::new());
+        let hello = ClientHello { agent, version, credential, only_api: false };
         self.send(id, 0, Cargo::Message(ClientMessage::Hello(hello).encode()));
         if let Some(ix) = self.encoder_at(host) {
             self.agent_event(ix, agent::Event::Connected { leg, node });

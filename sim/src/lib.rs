@@ -13,6 +13,7 @@ mod node;
 pub mod plan;
 mod queue;
 mod relay;
+mod rights;
 mod rng;
 mod run;
 mod serve;

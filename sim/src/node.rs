@@ -442,7 +442,8 @@ impl World {
     pub(crate) fn session_opened(&mut self, ix: usize, session: SessionId, conn: ConnId) {
         let ingest = Ingest::default();
         self.nodes[ix].sessions.insert(session, Session { conn, ingest });
-        self.node_event(ix, Event::ClientOpened { session, loopback: true });
+        let local = !self.plan.guarded;
+        self.node_event(ix, Event::ClientOpened { session, local });
     }
 
     pub(crate) fn client_cargo(&mut self, end: End, session: SessionId, cargo: Cargo) {

@@ -29,6 +29,9 @@ pub struct Plan {
     /// How many changes people make to the ledger.
     #[serde(default)]
     pub writes: usize,
+    /// Whether clients show credentials, and the changes are about who may watch.
+    #[serde(default)]
+    pub guarded: bool,
     /// How the network is without faults.
     #[serde(default)]
     pub net: Net,
@@ -226,6 +229,7 @@ impl Plan {
             viewers: encoders,
             browsers: 0,
             writes: 0,
+            guarded: false,
             net: Net::default(),
             camera: Camera::default(),
             join: Join::Admitted,
@@ -272,6 +276,7 @@ impl Plan {
             plan.faults.push(Item { at_ms: at, until_ms, fault });
         }
         plan.writes = rng.random_range(0..=80);
+        plan.guarded = rng.random_bool(0.3);
         plan
     }
 

@@ -173,6 +173,7 @@ impl World {
                 self.queue.push_first(BEGIN + item.at_ms / 2 * MS, Ev::Backup(index));
             }
         }
+        self.schedule_rights();
         self.schedule_edits();
         self.queue.push(BEGIN + PROBE, Ev::Probe);
     }

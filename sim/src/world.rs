@@ -131,6 +131,8 @@ pub(crate) enum Ev {
         counter: u64,
     },
     BrowserMoves(usize),
+    /// Everyone gets an account.
+    People,
     /// Somebody makes a change.
     Edit(usize),
     /// Statements about members are on disk.
@@ -379,6 +381,8 @@ impl World {
             Ev::Tick { end } => self.tick(end),
             Ev::Leased { end, counter } if self.awake(end) => self.leased(end, counter),
             Ev::BrowserMoves(browser) => self.browser_moves(browser),
+            Ev::People => self.people(),
+            Ev::Edit(edit) if self.plan.guarded => self.change_rights(edit),
             Ev::Edit(edit) => self.edit(edit),
             Ev::Persisted { end } if self.awake(end) => self.persisted(end),
             Ev::Recorded { end, number, statements } if self.awake(end) => {

@@ -10,10 +10,14 @@ mod events;
 mod exit;
 mod invite;
 mod licenses;
+mod local;
+mod login;
 mod node;
 mod out;
+mod sessions;
 mod signals;
 mod status;
+mod table;
 mod view;
 
 use std::process::ExitCode;
@@ -74,6 +78,12 @@ enum Command {
     View(view::View),
     /// Show members, links, encoders, homes and viewers
     Status(status::Status),
+    /// Log in: the other commands act for you from then on
+    Login(login::Login),
+    /// Forget what login keeps
+    Logout(login::Logout),
+    /// Say whom commands act for
+    Whoami(login::Whoami),
     /// Print the licences of Roost and of what it is made of
     Licenses,
     /// Print a completion script for a shell
@@ -132,6 +142,9 @@ fn run(args: Roost) -> Result<(), Failure> {
         Command::Encode(args) => with_log(&log, encode::run(args)),
         Command::View(args) => with_log(&log, view::run(args)),
         Command::Status(args) => with_log(&log, status::run(args)),
+        Command::Login(args) => with_log(&log, login::login(args)),
+        Command::Logout(args) => with_log(&log, login::logout(args)),
+        Command::Whoami(args) => with_log(&log, login::whoami(args)),
         Command::Licenses => licenses::run(),
         Command::Completions(args) => completions::run(&args),
         Command::DemoJanitor => Ok(()),
@@ -193,6 +206,10 @@ mod tests {
             "roost view cam-1 --addr a:1 --output - --json",
             "roost status --json --addr a:1",
             "roost status --check",
+            "roost status --addr unix:/var/lib/roost/roost.sock",
+            "roost login --addr a:1 --name site1/bob --password-stdin",
+            "roost logout --all",
+            "roost whoami --json --token-file /run/secrets/token",
             "roost licenses",
             "roost completions bash",
         ] {

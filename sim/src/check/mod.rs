@@ -7,6 +7,7 @@ mod ledger;
 mod members;
 mod next;
 mod peers;
+mod rights;
 mod served;
 mod stale;
 mod steady;
@@ -73,6 +74,8 @@ pub(crate) struct Checks {
     pub(crate) acked: Vec<ledger::Acked>,
     /// Records that somebody may have enabled or not.
     pub(crate) unsure: BTreeSet<Key>,
+    /// When rights were changed last.
+    pub(crate) judged_at: u64,
     /// Numbers worth telling.
     pub(crate) measured: BTreeMap<&'static str, Measure>,
 }
@@ -140,6 +143,7 @@ impl World {
         self.note_rough();
         self.check_twins();
         self.check_trust();
+        self.check_rights();
     }
 
     /// When everything had time to recover.

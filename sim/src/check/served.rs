@@ -62,6 +62,9 @@ impl World {
             });
         }
         let viewer = &self.viewers[e - self.plan.encoders];
+        if !self.all_allow(e - self.plan.encoders) {
+            return true;
+        }
         viewer.seen.fresh_at + SEC >= self.now
     }
 
