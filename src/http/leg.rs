@@ -92,6 +92,7 @@ pub fn accept(backend: Arc<dyn Backend>, offer: &Offer) -> Result<SdpAnswer, Fai
     // Before they are asked: no change is missed.
     let rights = backend.rights_changes();
     if !visible::may_watch(&*backend, &offer.principal, offer.encoder) {
+        backend.webrtc().counters().forbidden.fetch_add(1, Ordering::Relaxed);
         let reason = "no such stream is known here; it may not be yours to watch".to_owned();
         return Err(Failed { status: 404, reason, retry_after: None });
     }
@@ -299,6 +300,7 @@ impl Driver {
 
     /// The picture ends now, and the page hears why.
     fn dismiss(&mut self) {
+        self.backend.webrtc().counters().dismissed.fetch_add(1, Ordering::Relaxed);
         self.asked = None;
         self.handle.stop();
         self.set_playing(false);

@@ -298,6 +298,7 @@ impl NodeCollector {
                 ("refused", &c.refused),
                 ("full", &c.full),
                 ("leaving", &c.leaving),
+                ("forbidden", &c.forbidden),
             ],
         );
         out.counters("webrtc_offers", "Offers by what became of them", &offers)?;
@@ -314,6 +315,7 @@ impl NodeCollector {
         for (name, help, counter) in [
             ("webrtc_datagrams_sent", "WebRTC datagrams sent", &c.datagrams_out),
             ("webrtc_sent_bytes", "WebRTC bytes sent", &c.bytes_out),
+            ("webrtc_dismissed", "Sessions ended for want of a right", &c.dismissed),
             ("webrtc_not_established", "Sessions that never connected", &c.not_established),
             ("webrtc_events_dropped", "Events of sessions nobody took", &c.events_dropped),
         ] {

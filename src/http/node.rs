@@ -14,7 +14,7 @@ use axum::response::IntoResponse;
 use tokio::sync::{mpsc, oneshot, watch};
 use tower::ServiceExt;
 
-use super::auth::strip_port;
+use super::auth::{Peer, strip_port};
 use super::backend::{
     Backend, Check, Denied, InviteTerms, LegChange, MetricsSnapshot, Principal, ViewerView,
     ViewersView,
@@ -247,8 +247,8 @@ async fn open_doors(
 }
 
 async fn call_api(router: axum::Router, call: ApiCall) {
-    let ApiCall { request, principal, answer } = call;
-    let response = match native_request(request, principal) {
+    let ApiCall { request, principal, remote, answer } = call;
+    let response = match native_request(request, principal, remote) {
         Ok(request) => router.oneshot(request).await.unwrap_or_else(|never| match never {}),
         Err(problem) => problem.into_response(),
     };
@@ -278,6 +278,7 @@ async fn call_api(router: axum::Router, call: ApiCall) {
 fn native_request(
     request: wire::ApiRequest,
     principal: Principal,
+    address: SocketAddr,
 ) -> Result<Request<Body>, Problem> {
     if !wire::api_headers_fit(&request.headers) {
         return Err(Problem::new(
@@ -291,6 +292,8 @@ fn native_request(
     }
     let mut built =
         Request::builder().method(request.method.as_str()).uri(&request.path).extension(principal);
+    // Who fails to log in too often is told to wait, whichever way they come.
+    built = built.extension(Peer { address, secure: true });
     if !request.headers.iter().any(|(name, _)| name == "content-type") {
         built = built.header("content-type", "application/json");
     }

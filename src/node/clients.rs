@@ -28,6 +28,8 @@ pub struct ApiCall {
     pub request: ApiRequest,
     /// Who asks, as the node's control found.
     pub principal: Principal,
+    /// From where.
+    pub remote: std::net::SocketAddr,
     /// Takes the answer.
     pub answer: oneshot::Sender<ApiResponse>,
 }
@@ -278,6 +280,7 @@ async fn api(
     calls: mpsc::Sender<ApiCall>,
 ) {
     let slots = Arc::new(tokio::sync::Semaphore::new(API_AT_ONCE));
+    let remote = connection.remote_address();
     while let Ok((send, recv)) = connection.accept_bi().await {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let who = principal.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -288,7 +291,8 @@ async fn api(
             let response = match (recv.read::<ApiMessage>().await, who) {
                 (Ok(ApiMessage::Request(request)), Some(principal)) => {
                     let (answer, answered) = oneshot::channel();
-                    let _ = calls.send(ApiCall { request, principal, answer }).await;
+                    let call = ApiCall { request, principal, remote, answer };
+                    let _ = calls.send(call).await;
                     answered.await.unwrap_or_else(|_dropped| refuse(503, "the node is stopping"))
                 }
                 (Ok(_), None) => refuse(401, "say hello first"),

@@ -1,14 +1,19 @@
 //! Nobody is let in without showing something, and nobody gets more than what is theirs.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use roost::admission::Enrolment;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::http::{Response, request};
 use crate::harness::node::{Node, Options};
+use crate::harness::process::Process;
 use crate::harness::{PATIENCE, wait_for, wait_until};
 
 const PASSWORD: &str = "correct horse battery";
@@ -51,11 +56,16 @@ fn token(node: &Node, name: &str, password: &str) -> String {
 impl Guarded {
     #[track_caller]
     fn start(count: usize) -> Self {
+        Self::start_with(count, Options::closed)
+    }
+
+    #[track_caller]
+    fn start_with(count: usize, how: impl Fn(Options) -> Options) -> Self {
         let folder = Arc::new(tempfile::tempdir().expect("a temporary folder can be made"));
         let file = folder.path().join("password");
         std::fs::write(&file, format!("{PASSWORD}\n")).expect("the folder is there");
         let path = file.display().to_string();
-        let options = Options::named("n1").folder(&folder).closed();
+        let options = how(Options::named("n1").folder(&folder));
         let founder = Node::start(options.args(&["--admin-password-file", &path]));
         let token = token(&founder, "admin", PASSWORD);
         let mut guarded = Self { nodes: vec![founder], token, folder };
@@ -63,7 +73,7 @@ impl Guarded {
             let invitation = guarded.invite(&json!({ "uses": count - 1 }));
             for number in 2..=count {
                 let options = Options::named(&format!("n{number}")).folder(&guarded.folder);
-                guarded.nodes.push(Node::start(options.closed().join(&invitation)));
+                guarded.nodes.push(Node::start(how(options).join(&invitation)));
             }
         }
         wait_until(PATIENCE, "every node sees every node", || {
@@ -206,4 +216,113 @@ fn guessing_is_slowed_down_and_counted_and_no_password_is_in_any_log() {
         assert!(!log.contains(secret), "{secret} is in the log");
     }
     assert!(log.contains("login.refused") || log.contains("wrong name or password"), "{log}");
+}
+
+/// What came from somewhere, and when the last of it.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<(String, Option<Instant>)>>);
+
+impl Heard {
+    /// Everything that can be read, until its end.
+    fn all_of(mut source: impl Read + Send + 'static) -> Self {
+        let heard = Self::default();
+        let noted = heard.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 16 << 10];
+            while let Ok(read @ 1..) = source.read(&mut buffer) {
+                let mut noted = noted.0.lock().unwrap_or_else(PoisonError::into_inner);
+                // Of video only the moment matters.
+                if noted.0.len() < 1 << 20 {
+                    noted.0.push_str(&String::from_utf8_lossy(&buffer[..read]));
+                }
+                noted.1 = Some(Instant::now());
+            }
+        });
+        heard
+    }
+
+    fn last(&self) -> Option<Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    fn has(&self, words: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.contains(words)
+    }
+}
+
+/// An event stream of a node.
+fn events(node: &Node, token: &str) -> Heard {
+    let mut stream = TcpStream::connect(node.addr()).expect("it answers");
+    let head = format!("GET /api/v1/events HTTP/1.0\r\nAuthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("it reads");
+    Heard::all_of(stream)
+}
+
+#[test]
+fn whatever_an_account_opened_ends_at_every_node_soon_after_it_is_disabled() {
+    let mesh = Guarded::start_with(3, |options| options);
+    let view = mesh.view(&mesh.nodes[0]);
+    let addrs: Vec<String> = mesh.nodes.iter().map(|node| node.addr().to_string()).collect();
+    let enrolment = Enrolment {
+        addrs: addrs.clone(),
+        mesh: view["mesh"].as_str().expect("it is a text").parse().expect("it is an id"),
+        credential: mesh.token.clone(),
+    };
+    let (string, folder) = (enrolment.to_string(), mesh.folder.path());
+    let start = |name: &str, args: &[&str], stdout: Stdio| {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        Process::start_with(name, folder, &args, stdout)
+    };
+    let encode = |name: &str, by: &str| {
+        let state = folder.join(name).display().to_string();
+        let args = ["encode", name, "--test", "--addr", by, "--state", &state];
+        start(name, &args, Stdio::null())
+    };
+    // One encoder of the machine's own, one that its account sends.
+    let _own = encode("cam", &addrs.join(","));
+    let _theirs = encode("theirs", &string);
+    let state = |name: &str| {
+        let view = mesh.nodes[0].view()?;
+        let encoders = view["encoders"].as_array()?.clone();
+        let found = encoders.into_iter().find(|encoder| encoder["name"] == name)?;
+        Some(found["state"].as_str()?.to_owned())
+    };
+    wait_until(PATIENCE, "both are at home", || {
+        ["cam", "theirs"].iter().all(|name| matches!(state(name).as_deref(), Some("idle" | "live")))
+    });
+    let mut viewer =
+        start("viewer", &["view", "cam", "--addr", &string, "--output", "-"], Stdio::piped());
+    let picture = Heard::all_of(viewer.stdout().expect("it is a pipe"));
+    wait_until(PATIENCE, "there is a picture", || picture.last().is_some());
+    let told: Vec<Heard> = mesh.nodes.iter().map(|node| events(node, &mesh.token)).collect();
+    wait_until(PATIENCE, "every node tells of both", || {
+        told.iter().all(|heard| heard.has("theirs"))
+    });
+    let me = mesh.ask(0, "GET", "/api/v1/me", &Value::Null).json();
+    let path = format!("/api/v1/accounts/{}", me["id"].as_str().expect("it is an id"));
+    let off = json!({ "name": "admin", "disabled": true }).to_string();
+    let disabled = request(mesh.nodes[1].addr(), "PUT", &path, &[("If-Match", "*")], &off);
+    assert_eq!(disabled.expect("it answers").status, 200);
+    let begin = Instant::now();
+    let within = Duration::from_secs(1);
+    wait_until(within, "every event stream ends with a reason", || {
+        told.iter().all(|heard| heard.has("event: end") && heard.has("sign-in is over"))
+    });
+    println!("event streams ended after {:?}", begin.elapsed());
+    wait_until(within, "the account's encoder is without its agent", || {
+        state("theirs").as_deref() == Some("no_signal")
+    });
+    println!("its encoder was without its agent after {:?}", begin.elapsed());
+    // A picture on its way may still come out; then none does.
+    std::thread::sleep(within);
+    let last = picture.last().expect("there was one");
+    let after = last.saturating_duration_since(begin);
+    println!("the last picture came out after {after:?}");
+    assert!(after < within, "{after:?}");
+    assert!(last.elapsed() > Duration::from_millis(500), "nothing comes any more");
+    wait_until(PATIENCE, "the viewer says why", || viewer.log().contains("log in again"));
+    for node in &mesh.nodes {
+        assert_eq!(ask(node, "GET", "/api/v1/me", &mesh.token, &[], "").status, 403);
+    }
+    assert!(matches!(state("cam").as_deref(), Some("idle" | "live")), "others are not concerned");
 }
