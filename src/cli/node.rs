@@ -9,13 +9,17 @@ use roost::node::{Join, NodeConfig};
 use tokio::sync::{mpsc, oneshot};
 
 use super::exit::{Exit, Failure};
+use super::noun;
 use super::signals::{Hangups, Stop};
 use crate::{config, logging};
 
 /// Arguments of `roost node`. What is not given here is looked for in the environment, then in
 /// the configuration file, then defaulted.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Node {
+    #[command(subcommand)]
+    pub(crate) verb: Option<noun::NodeVerb>,
     /// Folder of this node's key and state; made if missing [default: /var/lib/roost for root,
     /// otherwise ~/.local/share/roost]
     #[arg(long, value_name = "DIR", env = "ROOST_DATA")]

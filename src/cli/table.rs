@@ -16,6 +16,11 @@ pub(crate) fn grid(header: &[&str]) -> Table {
     table
 }
 
+/// A table as text: padding at the end of lines helps nobody and spoils comparisons.
+pub(crate) fn text(table: &Table) -> String {
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
 /// Names and values below each other.
 pub(crate) fn pairs(rows: &[(String, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
@@ -51,6 +56,18 @@ pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
+/// One line of at most `width` characters; what is longer ends in dots.
+pub(crate) fn short(text: &str, width: usize) -> String {
+    let line = plain(text).replace('\n', " ");
+    match line.chars().nth(width) {
+        None => line,
+        Some(_) => {
+            let kept: String = line.chars().take(width.saturating_sub(1)).collect();
+            format!("{}…", kept.trim_end())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -73,6 +90,13 @@ mod tests {
         }
         assert_eq!(time(&json!(1_795_646_604_123_i64)), "2026-11-25 22:43:24Z");
         assert_eq!(time(&json!(null)), "-");
+    }
+
+    #[test]
+    fn long_texts_end_in_dots_and_stay_on_one_line() {
+        assert_eq!(short("äbcdef", 6), "äbcdef");
+        assert_eq!(short("äbcdefg", 6), "äbcde…");
+        assert_eq!(short("a\nb", 6), "a b");
     }
 
     #[test]
