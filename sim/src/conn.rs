@@ -151,6 +151,10 @@ impl World {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let at = at.max(conn.sent[side] + 1);
         conn.sent[side] = at;
+        if self.story.is_some() {
+            let (ends, kind) = (conn.ends, conn.kind.clone());
+            self.observe_message((ends[side].host, ends[1 - side].host), at, &kind, &cargo);
+        }
         self.queue.push(at, Ev::Deliver { conn: id, to: 1 - side, cargo });
     }
 

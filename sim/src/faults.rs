@@ -92,6 +92,7 @@ impl World {
         let hosts = active.hosts.clone();
         let cuts = active.cuts.clone();
         self.active.insert(index, active);
+        self.observe_fault(index, &hosts, &cuts, &item.fault);
         self.expect_before(&item.fault, &hosts);
         hosts.iter().for_each(|host| self.touch(*host));
         match &item.fault {
@@ -123,6 +124,7 @@ impl World {
 
     pub(crate) fn fault_ends(&mut self, index: usize) {
         let Some(active) = self.active.remove(&index) else { return };
+        self.observe_fault_over(index);
         let fault = self.plan.faults[index].fault.clone();
         let text = format!("fault over: {fault:?}");
         self.trace.add(self.now, 0, 0, text.as_bytes());

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use roost_sim::plan::Plan;
-use roost_sim::{Outcome, Watch, run, shrink};
+use roost_sim::{Outcome, Watch, explain, run, shrink};
 
 #[derive(Parser)]
 #[command(about = "Plays partitions, crashes and frozen nodes against Roost's deciding half")]
@@ -18,8 +18,20 @@ struct Cli {
 enum Task {
     /// One seed.
     Run(Pick),
-    /// One seed, told line by line.
-    Explain(Pick),
+    /// A run told by time and by node, and drawn.
+    Explain {
+        /// A plan from a file, instead of a seed's.
+        #[arg(long)]
+        plan: Option<PathBuf>,
+        #[command(flatten)]
+        pick: Pick,
+        /// Draw it into this file, too.
+        #[arg(long)]
+        svg: Option<PathBuf>,
+        /// Only what concerns one host: `n2`, `cam0`, `viewer1`.
+        #[arg(long)]
+        of: Option<String>,
+    },
     /// The plan of a seed.
     Plan(Pick),
     /// Many seeds, one after the other.
@@ -43,8 +55,7 @@ enum Task {
     },
     /// Makes a failing plan smaller and prints it.
     Shrink {
-        /// A plan from a file.
-        #[arg(long)]
+        /// A plan from a file; a seed's if missing.
         plan: Option<PathBuf>,
         #[command(flatten)]
         pick: Pick,
@@ -107,7 +118,13 @@ fn main() -> ExitCode {
 fn act(task: Task) -> Result<ExitCode, String> {
     match task {
         Task::Run(pick) => Ok(one(&pick.plan(), Watch::Nobody)),
-        Task::Explain(pick) => Ok(one(&pick.plan(), Watch::Print)),
+        Task::Explain { plan, pick, svg, of } => {
+            let plan = match plan {
+                Some(path) => read(&path)?,
+                None => pick.plan(),
+            };
+            told(&plan, svg.as_ref(), of.as_deref())
+        }
         Task::Plan(pick) => {
             println!("{}", text(&pick.plan()));
             Ok(ExitCode::SUCCESS)
@@ -127,6 +144,17 @@ fn act(task: Task) -> Result<ExitCode, String> {
         Task::Swarm { seeds, size, keep_going } => Ok(swarm(seeds, size, keep_going)),
         Task::Meta(pick) => meta(&pick),
     }
+}
+
+fn told(plan: &Plan, svg: Option<&PathBuf>, of: Option<&str>) -> Result<ExitCode, String> {
+    let explained = explain(plan, of);
+    // Whoever reads only the beginning closes the pipe.
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), explained.text.as_bytes());
+    if let Some(path) = svg {
+        std::fs::write(path, explained.svg)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(if explained.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn read(path: &PathBuf) -> Result<Plan, String> {

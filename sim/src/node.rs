@@ -349,6 +349,9 @@ impl World {
         }
         if let Note::Down(node) = note {
             self.check_verdict(ix, *node);
+            if let Some(&judged) = self.index.get(node) {
+                self.observe_verdict(ix, judged);
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use crate::node::Node;
 use crate::plan::Plan;
 use crate::queue::Queue;
 use crate::rng::{For, stream};
+use crate::story::Story;
 use crate::trace::Trace;
 
 /// The moment at which a run begins, so that no machine sees zero.
@@ -193,6 +194,8 @@ pub(crate) struct World {
     pub(crate) checks: Checks,
     pub(crate) violation: Option<Violation>,
     pub(crate) events: u64,
+    /// What is told of it, if somebody wants to know.
+    pub(crate) story: Option<Story>,
 }
 
 impl World {
@@ -304,11 +307,13 @@ impl World {
             self.now = at;
             self.events += 1;
             self.happen(event);
+            self.observe();
         }
         if self.violation.is_none() {
             self.now = self.end;
             self.check_end();
         }
+        self.observe_end();
     }
 
     pub(crate) fn fail(&mut self, checker: &'static str, text: String) {
