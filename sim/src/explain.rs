@@ -138,6 +138,15 @@ pub(crate) fn words(world: &World, befell: &Befell) -> String {
         Fault::Loss(share) => format!("{} of packets lost", percent(*share)),
         Fault::Duplicate(share) => format!("{} of datagrams twice", percent(*share)),
         Fault::Reorder(share) => format!("{} of datagrams late", percent(*share)),
+        Fault::Bursts(share) => format!("packets lost in runs, {} begin one", percent(*share)),
+        Fault::Slow(_, kbit) => format!("{who} slow: {kbit} kbit/s"),
+        Fault::Drift(_, gains) => {
+            let days = *gains as f64 / 86_400_000.0;
+            format!("{who}: wall clock gains {days:.1} days a second")
+        }
+        Fault::DiskFull(_) => format!("{who}: disk full"),
+        Fault::OldBackup(_) => format!("{who} killed, old backup put back"),
+        Fault::Unreadable(_) => format!("{who} killed, a record unreadable"),
         Fault::RequestsLost(share) => format!("{} of requests for keyframes lost", percent(*share)),
     }
 }
@@ -312,6 +321,11 @@ fn plainly(what: &str) -> String {
 fn together(lines: Vec<Line>) -> Vec<Line> {
     let mut out: Vec<Line> = Vec::new();
     for line in lines {
+        let near = out.iter().rev().take_while(|b| line.at < b.at + TOGETHER);
+        let mut near = near.filter(|b| b.who == line.who);
+        if line.what.starts_with("waits: ") && near.any(|b| b.what == line.what) {
+            continue;
+        }
         let kind = ["up ", "link up ", "admitted ", "is asked for change "];
         let kind = kind.into_iter().find(|k| line.what.starts_with(k));
         if let Some(kind) = kind {

@@ -81,7 +81,16 @@ impl World {
                 }
                 active.hosts = from.into_iter().chain(to).collect();
             }
-            Fault::Latency(_) | Fault::Loss(_) | Fault::Duplicate(_) | Fault::Reorder(_) => {
+            Fault::Slow(who, _) | Fault::Drift(who, _) => active.hosts = self.resolve_all(who),
+            Fault::DiskFull(who) => {
+                active.hosts = self.resolve_all(who);
+                active.hosts.retain(|host| *host < self.plan.nodes);
+            }
+            Fault::Latency(_)
+            | Fault::Loss(_)
+            | Fault::Duplicate(_)
+            | Fault::Reorder(_)
+            | Fault::Bursts(_) => {
                 active.hosts = (0..self.hosts.len()).collect();
             }
         }
@@ -115,7 +124,21 @@ impl World {
             Fault::Loss(share) => self.net.loss.push(*share),
             Fault::Duplicate(share) => self.net.duplicate.push(*share),
             Fault::Reorder(share) => self.net.reorder.push(*share),
+            Fault::Bursts(share) => {
+                self.net.bursts.push(*share);
+                // Nobody is late who waits for packets: no further share is lost.
+                self.net.loss.push(0.0);
+            }
+            Fault::Slow(_, kbit) => {
+                self.net.slow.extend(hosts.iter().map(|host| (*host, *kbit)));
+                self.net.latency.push(0);
+            }
+            Fault::Drift(_, gains) => {
+                self.drifts.extend(hosts.iter().map(|host| (*host, (self.now, *gains))));
+            }
+            Fault::DiskFull(_) => self.full.extend(&hosts),
         }
+        self.mark_fault(&item.fault);
         self.expect_after(&item.fault, &hosts);
         if let Some(until) = item.until_ms {
             self.queue.push_first((until * MS).max(self.now + 1), Ev::FaultEnds(index));
@@ -172,6 +195,22 @@ impl World {
             Fault::Duplicate(share) => drop_one(&mut self.net.duplicate, share),
             Fault::Reorder(share) => drop_one(&mut self.net.reorder, share),
             Fault::RequestsLost(share) => drop_one(&mut self.net.requests_lost, share),
+            Fault::Bursts(share) => {
+                drop_one(&mut self.net.bursts, share);
+                drop_one(&mut self.net.loss, 0.0);
+            }
+            Fault::Slow(_, kbit) => {
+                for host in active.hosts {
+                    if let Some(at) = self.net.slow.iter().position(|s| *s == (host, kbit)) {
+                        self.net.slow.remove(at);
+                    }
+                }
+                if let Some(at) = self.net.latency.iter().position(|l| *l == 0) {
+                    self.net.latency.remove(at);
+                }
+            }
+            Fault::Drift(..) => self.drifts.retain(|host, _| !active.hosts.contains(host)),
+            Fault::DiskFull(_) => self.full.retain(|host| !active.hosts.contains(host)),
         }
     }
 

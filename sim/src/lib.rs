@@ -18,12 +18,13 @@ mod rng;
 mod run;
 mod serve;
 mod shrink;
+mod storm;
 mod story;
 mod svg;
 mod trace;
 mod world;
 
-pub use check::{Measure, Violation};
+pub use check::{MARKS, Measure, Violation};
 pub use explain::{Explained, explain};
 pub use run::{Outcome, Watch, run};
 pub use shrink::shrink;

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use roost_sim::plan::Plan;
-use roost_sim::{Outcome, Watch, explain, run, shrink};
+use roost_sim::{MARKS, Outcome, Watch, explain, run, shrink};
 
 #[derive(Parser)]
 #[command(about = "Plays partitions, crashes and frozen nodes against Roost's deciding half")]
@@ -81,14 +81,39 @@ struct Size {
     /// How many encoders; likewise.
     #[arg(long)]
     encoders: Option<usize>,
-    /// Rarer things happen as well.
-    #[arg(long)]
-    rare: bool,
+    /// What is drawn; some seeds of each kind if missing.
+    #[arg(long, value_enum)]
+    kind: Option<Drawn>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy)]
+enum Drawn {
+    /// Crashes, cuts, loss and the like.
+    Plain,
+    /// The same with rarer things.
+    Rare,
+    /// Faults that come in shapes.
+    Storm,
+}
+
+impl Drawn {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Rare => "rare",
+            Self::Storm => "storm",
+        }
+    }
 }
 
 impl Size {
     fn plan(self, seed: u64) -> Plan {
-        let draw = if self.rare { Plan::draw_rare } else { Plan::draw };
+        let draw = match self.kind {
+            None => Plan::draw_any,
+            Some(Drawn::Plain) => Plan::draw,
+            Some(Drawn::Rare) => Plan::draw_rare,
+            Some(Drawn::Storm) => Plan::draw_storm,
+        };
         draw(seed, self.nodes, self.encoders)
     }
 }
@@ -104,6 +129,9 @@ impl Pick {
         self.size.plan(self.seed)
     }
 }
+
+/// A swarm of this many seeds meets everything that should happen sometimes.
+const WHOLE: u64 = 200;
 
 fn main() -> ExitCode {
     match act(Cli::parse().command) {
@@ -202,12 +230,17 @@ fn one(plan: &Plan, watch: Watch) -> ExitCode {
 fn swarm((from, to): (u64, u64), size: Size, keep_going: bool) -> ExitCode {
     let started = std::time::Instant::now();
     let (mut failed, mut virtual_s) = (Vec::new(), 0.0);
+    let mut marks: std::collections::BTreeMap<&str, u64> =
+        MARKS.iter().map(|name| (*name, 0)).collect();
     let mut measured: std::collections::BTreeMap<&str, roost_sim::Measure> =
         std::collections::BTreeMap::new();
     for seed in from..to {
         let plan = size.plan(seed);
         let outcome = run(&plan, Watch::Nobody);
         virtual_s += outcome.seconds;
+        for name in outcome.marks.keys() {
+            *marks.entry(name).or_default() += 1;
+        }
         for (what, measure) in &outcome.measured {
             measured.entry(what).or_default().merge(*measure);
         }
@@ -231,6 +264,15 @@ fn swarm((from, to): (u64, u64), size: Size, keep_going: bool) -> ExitCode {
         let mean = measure.sum / measure.count.max(1);
         println!("  {what}: {} times, mean {mean}, most {}", measure.count, measure.max);
     }
+    println!("in how many seeds it happened:");
+    marks.iter().for_each(|(name, seeds)| println!("  {seeds:>6}  {name}"));
+    let never: Vec<&str> = marks.iter().filter(|(_, n)| **n == 0).map(|(name, _)| *name).collect();
+    // A small swarm cannot meet everything, nor can one of a single kind.
+    let whole = to.saturating_sub(from) >= WHOLE && size.kind.is_none() && failed.is_empty();
+    if whole && !never.is_empty() {
+        println!("never: {}", never.join("; "));
+        return ExitCode::FAILURE;
+    }
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -247,8 +289,8 @@ fn meta(pick: &Pick) -> Result<ExitCode, String> {
         if let Some(encoders) = pick.size.encoders {
             command.arg("--encoders").arg(encoders.to_string());
         }
-        if pick.size.rare {
-            command.arg("--rare");
+        if let Some(kind) = pick.size.kind {
+            command.arg("--kind").arg(kind.name());
         }
         let output = command.output().map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -344,6 +344,15 @@ impl World {
         };
         self.trace.add(self.now, ix, ix, text.as_bytes());
         self.trace.say(self.now, || format!("n{ix} {text}"));
+        if let Note::Up(node) = note
+            && let Some(&up) = self.index.get(node)
+            && self.hosts[up].life > 1
+        {
+            self.mark("a node that was called down is back");
+        }
+        if matches!(note, Note::Admitted(_)) && self.now > 10 * SEC {
+            self.mark("a newcomer joins after the start");
+        }
         if let Note::Stalled(_) = note {
             self.nodes[ix].woke = self.now;
         }

@@ -38,6 +38,10 @@ pub struct Outcome {
     pub events: u64,
     /// Virtual time that passed, in seconds.
     pub seconds: f64,
+    /// What happened that should happen sometimes, and how often.
+    pub marks: BTreeMap<&'static str, u64>,
+    /// Hashes of everything until each tenth of a second, if lines were kept.
+    pub hashes: Vec<u64>,
     /// Numbers by name.
     pub measured: BTreeMap<&'static str, Measure>,
     /// The longest time that any viewer stood still, in milliseconds, after its first picture.
@@ -62,6 +66,8 @@ impl World {
             events: self.events,
             seconds: self.now as f64 / 1e9,
             longest_gap_ms: gaps.max().unwrap_or(0) / MS,
+            marks: std::mem::take(&mut self.checks.marks),
+            hashes: self.trace.take_hashes(),
             measured: std::mem::take(&mut self.checks.measured),
             lines: self.trace.take_lines(),
             violation: self.violation.take(),
@@ -123,6 +129,8 @@ impl World {
             checks: Checks::default(),
             violation: None,
             events: 0,
+            drifts: BTreeMap::new(),
+            full: std::collections::BTreeSet::new(),
             story: None,
             plan: plan.clone(),
         };

@@ -301,7 +301,13 @@ impl Drawing<'_> {
         for (row, index, text) in strips {
             let Some(fault) = story.faults.get(index) else { continue };
             let kind = match fault.fault {
-                Fault::Crash(_) | Fault::OldFolder(_) | Fault::Leave(_) | Fault::Twin(_) => "bad",
+                Fault::Crash(_)
+                | Fault::OldFolder(_)
+                | Fault::OldBackup(_)
+                | Fault::Unreadable(_)
+                | Fault::DiskFull(_)
+                | Fault::Leave(_)
+                | Fault::Twin(_) => "bad",
                 Fault::Freeze(_) => "ice",
                 Fault::Cut { .. } => "cut",
                 _ => "net",
@@ -502,11 +508,19 @@ impl Drawing<'_> {
     fn messages(&mut self) {
         let (world, story) = (self.world, self.story);
         let first = story.faults.values().map(|fault| fault.from).min().unwrap_or(0);
+        let mut drawn = std::collections::BTreeMap::new();
         for said in &story.said {
             if said.read > world.now || (said.sent < first && said.weight != Weight::Decides) {
                 continue;
             }
             let (from, to) = (self.hosts[said.from], self.hosts[said.to]);
+            // Who asks again and again is drawn asking now and then.
+            let x = self.scale.x(said.sent);
+            let again = drawn.insert((said.from, said.to), x).filter(|last| x < last + 7.0);
+            if let (Some(last), true) = (again, said.weight != Weight::Decides) {
+                drawn.insert((said.from, said.to), last);
+                continue;
+            }
             let sign = if to > from { 1.0 } else { -1.0 };
             let (y1, y2) = (from + sign * BAR / 2.0, to - sign * BAR / 2.0);
             let (x1, x2) = (self.scale.x(said.sent), self.scale.x(said.read));

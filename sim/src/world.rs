@@ -1,6 +1,6 @@
 //! The world: virtual time, hosts, and what happens next.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_chacha::ChaCha8Rng;
 use roost::admission::{Admission, Invitation};
@@ -199,6 +199,10 @@ pub(crate) struct World {
     pub(crate) checks: Checks,
     pub(crate) violation: Option<Violation>,
     pub(crate) events: u64,
+    /// Wall clocks that run wrongly: since when, and how many milliseconds they gain a second.
+    pub(crate) drifts: BTreeMap<usize, (u64, i64)>,
+    /// Nodes whose disks are full.
+    pub(crate) full: BTreeSet<usize>,
     /// What is told of it, if somebody wants to know.
     pub(crate) story: Option<Story>,
 }
@@ -266,7 +270,11 @@ impl World {
     pub(crate) fn clock(&self, host: usize) -> Now {
         let since = self.now - self.hosts[host].started;
         let skew = crate::rng::mix(self.plan.seed ^ host as u64) % 7_200_000;
-        Now { mono: Mono(since + SEC), wall: WALL + self.now / MS + skew }
+        let drift = self.drifts.get(&host).map_or(0, |(from, gains)| {
+            i64::try_from((self.now - from) / MS).unwrap_or(i64::MAX).saturating_mul(*gains) / 1000
+        });
+        let wall = (WALL + self.now / MS + skew).saturating_add_signed(drift);
+        Now { mono: Mono(since + SEC), wall }
     }
 
     /// Has a host's machine called at its own time `at`, or a little later, as timers are.
@@ -379,6 +387,7 @@ impl World {
             Ev::FaultBegins(index) => self.fault_begins(index),
             Ev::FaultEnds(index) => self.fault_ends(index),
             Ev::Probe => {
+                self.trace.remember();
                 self.check_probe();
                 self.queue.push(self.now + PROBE, Ev::Probe);
             }

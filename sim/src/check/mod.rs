@@ -4,6 +4,7 @@ mod failover;
 mod home;
 mod keyframes;
 mod ledger;
+mod marks;
 mod members;
 mod next;
 mod peers;
@@ -11,6 +12,8 @@ mod served;
 mod stale;
 mod steady;
 mod twins;
+
+pub use marks::MARKS;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -72,6 +75,8 @@ pub(crate) struct Checks {
     pub(crate) acked: Vec<ledger::Acked>,
     /// Records that somebody may have enabled or not.
     pub(crate) unsure: BTreeSet<Key>,
+    /// What happened, and how often.
+    pub(crate) marks: BTreeMap<&'static str, u64>,
     /// Numbers worth telling.
     pub(crate) measured: BTreeMap<&'static str, Measure>,
 }
@@ -138,6 +143,7 @@ impl World {
         self.check_steady();
         self.note_rough();
         self.check_twins();
+        self.mark_states();
     }
 
     /// When everything had time to recover.
