@@ -131,7 +131,7 @@ impl Pick {
 }
 
 /// A swarm of this many seeds meets everything that should happen sometimes.
-const WHOLE: u64 = 200;
+const WHOLE: u64 = 500;
 
 fn main() -> ExitCode {
     match act(Cli::parse().command) {

@@ -83,9 +83,12 @@ fn storm(plan: &mut Plan, rng: &mut impl rand::Rng, class: usize, at_ms: u64, la
         4 => Fault::Slow(vec![Who::Node(one)], log_uniform(rng, 300.0, 20_000.0)),
         5 => {
             // From minutes in a second to years in the whole of it, ahead or behind.
-            let gains = i64::try_from(log_uniform(rng, 6e4, 2e10)).unwrap_or(0);
+            let until_ms = Some(at_ms + last.max(5_000));
+            let gains = i64::try_from(log_uniform(rng, 6e4, 3e10)).unwrap_or(0);
             let gains = if rng.random_bool(0.5) { gains } else { -gains / 100 };
-            Fault::Drift(vec![Who::Node(one)], gains)
+            let fault = Fault::Drift(vec![Who::Node(one)], gains);
+            plan.faults.push(Item { at_ms, until_ms, fault });
+            return;
         }
         6 => Fault::DiskFull(if rng.random_bool(0.3) {
             vec![Who::Nodes]

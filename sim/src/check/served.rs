@@ -50,7 +50,7 @@ impl World {
         }
     }
 
-    /// It was given one address, where nobody ever was, and was told no other yet.
+    /// It was given one address, where no member ever was, and was told no other yet.
     fn knows_nobody(&self, host: usize) -> bool {
         let e = host - self.plan.nodes;
         let target = match e.checked_sub(self.plan.encoders) {
@@ -58,7 +58,7 @@ impl World {
             Some(v) if self.viewers[v].seen.newest.is_none() => self.viewers[v].target,
             _ => return false,
         };
-        self.nodes[target].disk.boot == 0
+        self.nodes[target].disk.admissions.is_empty()
     }
 
     /// An agent is served when it has a home that runs and that it reaches; a viewer when it has
