@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use roost_sim::plan::Plan;
-use roost_sim::{Outcome, Watch, run, shrink};
+use roost_sim::{MARKS, Outcome, Watch, explain, run, shrink};
 
 #[derive(Parser)]
 #[command(about = "Plays partitions, crashes and frozen nodes against Roost's deciding half")]
@@ -18,8 +18,20 @@ struct Cli {
 enum Task {
     /// One seed.
     Run(Pick),
-    /// One seed, told line by line.
-    Explain(Pick),
+    /// A run told by time and by node, and drawn.
+    Explain {
+        /// A plan from a file, instead of a seed's.
+        #[arg(long)]
+        plan: Option<PathBuf>,
+        #[command(flatten)]
+        pick: Pick,
+        /// Draw it into this file, too.
+        #[arg(long)]
+        svg: Option<PathBuf>,
+        /// Only what concerns one host: `n2`, `cam0`, `viewer1`.
+        #[arg(long)]
+        of: Option<String>,
+    },
     /// The plan of a seed.
     Plan(Pick),
     /// Many seeds, one after the other.
@@ -43,8 +55,7 @@ enum Task {
     },
     /// Makes a failing plan smaller and prints it.
     Shrink {
-        /// A plan from a file.
-        #[arg(long)]
+        /// A plan from a file; a seed's if missing.
         plan: Option<PathBuf>,
         #[command(flatten)]
         pick: Pick,
@@ -70,20 +81,42 @@ struct Size {
     /// How many encoders; likewise.
     #[arg(long)]
     encoders: Option<usize>,
-    /// Rarer things happen as well.
-    #[arg(long)]
-    rare: bool,
-    /// Members are shut out, let in and given other keys as well, and clocks are wrong.
-    #[arg(long, conflicts_with = "rare")]
-    trust: bool,
+    /// What is drawn; some seeds of each kind if missing.
+    #[arg(long, value_enum)]
+    kind: Option<Drawn>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy)]
+enum Drawn {
+    /// Crashes, cuts, loss and the like.
+    Plain,
+    /// The same with rarer things.
+    Rare,
+    /// Faults that come in shapes.
+    Storm,
+    /// Members are shut out, let in and given other keys, and clocks are wrong.
+    Trust,
+}
+
+impl Drawn {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Rare => "rare",
+            Self::Storm => "storm",
+            Self::Trust => "trust",
+        }
+    }
 }
 
 impl Size {
     fn plan(self, seed: u64) -> Plan {
-        let draw = match (self.rare, self.trust) {
-            (true, _) => Plan::draw_rare,
-            (_, true) => Plan::draw_trust,
-            _ => Plan::draw,
+        let draw = match self.kind {
+            None => Plan::draw_any,
+            Some(Drawn::Plain) => Plan::draw,
+            Some(Drawn::Rare) => Plan::draw_rare,
+            Some(Drawn::Storm) => Plan::draw_storm,
+            Some(Drawn::Trust) => Plan::draw_trust,
         };
         draw(seed, self.nodes, self.encoders)
     }
@@ -101,6 +134,9 @@ impl Pick {
     }
 }
 
+/// A swarm of this many seeds meets everything that should happen sometimes.
+const WHOLE: u64 = 500;
+
 fn main() -> ExitCode {
     match act(Cli::parse().command) {
         Ok(code) => code,
@@ -114,7 +150,13 @@ fn main() -> ExitCode {
 fn act(task: Task) -> Result<ExitCode, String> {
     match task {
         Task::Run(pick) => Ok(one(&pick.plan(), Watch::Nobody)),
-        Task::Explain(pick) => Ok(one(&pick.plan(), Watch::Print)),
+        Task::Explain { plan, pick, svg, of } => {
+            let plan = match plan {
+                Some(path) => read(&path)?,
+                None => pick.plan(),
+            };
+            told(&plan, svg.as_ref(), of.as_deref())
+        }
         Task::Plan(pick) => {
             println!("{}", text(&pick.plan()));
             Ok(ExitCode::SUCCESS)
@@ -134,6 +176,17 @@ fn act(task: Task) -> Result<ExitCode, String> {
         Task::Swarm { seeds, size, keep_going } => Ok(swarm(seeds, size, keep_going)),
         Task::Meta(pick) => meta(&pick),
     }
+}
+
+fn told(plan: &Plan, svg: Option<&PathBuf>, of: Option<&str>) -> Result<ExitCode, String> {
+    let explained = explain(plan, of);
+    // Whoever reads only the beginning closes the pipe.
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), explained.text.as_bytes());
+    if let Some(path) = svg {
+        std::fs::write(path, explained.svg)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(if explained.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn read(path: &PathBuf) -> Result<Plan, String> {
@@ -181,12 +234,17 @@ fn one(plan: &Plan, watch: Watch) -> ExitCode {
 fn swarm((from, to): (u64, u64), size: Size, keep_going: bool) -> ExitCode {
     let started = std::time::Instant::now();
     let (mut failed, mut virtual_s) = (Vec::new(), 0.0);
+    let mut marks: std::collections::BTreeMap<&str, u64> =
+        MARKS.iter().map(|name| (*name, 0)).collect();
     let mut measured: std::collections::BTreeMap<&str, roost_sim::Measure> =
         std::collections::BTreeMap::new();
     for seed in from..to {
         let plan = size.plan(seed);
         let outcome = run(&plan, Watch::Nobody);
         virtual_s += outcome.seconds;
+        for name in outcome.marks.keys() {
+            *marks.entry(name).or_default() += 1;
+        }
         for (what, measure) in &outcome.measured {
             measured.entry(what).or_default().merge(*measure);
         }
@@ -210,6 +268,15 @@ fn swarm((from, to): (u64, u64), size: Size, keep_going: bool) -> ExitCode {
         let mean = measure.sum / measure.count.max(1);
         println!("  {what}: {} times, mean {mean}, most {}", measure.count, measure.max);
     }
+    println!("in how many seeds it happened:");
+    marks.iter().for_each(|(name, seeds)| println!("  {seeds:>6}  {name}"));
+    let never: Vec<&str> = marks.iter().filter(|(_, n)| **n == 0).map(|(name, _)| *name).collect();
+    // A small swarm cannot meet everything, nor can one of a single kind.
+    let whole = to.saturating_sub(from) >= WHOLE && size.kind.is_none() && failed.is_empty();
+    if whole && !never.is_empty() {
+        println!("never: {}", never.join("; "));
+        return ExitCode::FAILURE;
+    }
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -226,8 +293,8 @@ fn meta(pick: &Pick) -> Result<ExitCode, String> {
         if let Some(encoders) = pick.size.encoders {
             command.arg("--encoders").arg(encoders.to_string());
         }
-        if pick.size.rare {
-            command.arg("--rare");
+        if let Some(kind) = pick.size.kind {
+            command.arg("--kind").arg(kind.name());
         }
         let output = command.output().map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

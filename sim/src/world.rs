@@ -1,6 +1,6 @@
 //! The world: virtual time, hosts, and what happens next.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_chacha::ChaCha8Rng;
 use roost::admission::{Invitation, Statement};
@@ -18,6 +18,7 @@ use crate::node::Node;
 use crate::plan::Plan;
 use crate::queue::Queue;
 use crate::rng::{For, stream};
+use crate::story::Story;
 use crate::trace::Trace;
 
 /// The moment at which a run begins, so that no machine sees zero.
@@ -209,6 +210,12 @@ pub(crate) struct World {
     pub(crate) events: u64,
     /// How far wall clocks are off besides, in milliseconds.
     pub(crate) clocks_off: BTreeMap<usize, i64>,
+    /// Wall clocks that run wrongly: since when, and how many milliseconds they gain a second.
+    pub(crate) drifts: BTreeMap<usize, (u64, i64)>,
+    /// Nodes whose disks are full.
+    pub(crate) full: BTreeSet<usize>,
+    /// What is told of it, if somebody wants to know.
+    pub(crate) story: Option<Story>,
 }
 
 impl World {
@@ -275,7 +282,10 @@ impl World {
         let since = self.now - self.hosts[host].started;
         let skew = crate::rng::mix(self.plan.seed ^ host as u64) % 7_200_000;
         let off = self.clocks_off.get(&host).copied().unwrap_or(0);
-        let wall = (WALL + self.now / MS + skew).saturating_add_signed(off);
+        let drift = self.drifts.get(&host).map_or(0, |(from, gains)| {
+            i64::try_from((self.now - from) / MS).unwrap_or(i64::MAX).saturating_mul(*gains) / 1000
+        });
+        let wall = (WALL + self.now / MS + skew).saturating_add_signed(off.saturating_add(drift));
         Now { mono: Mono(since + SEC), wall }
     }
 
@@ -322,11 +332,13 @@ impl World {
             self.now = at;
             self.events += 1;
             self.happen(event);
+            self.observe();
         }
         if self.violation.is_none() {
             self.now = self.end;
             self.check_end();
         }
+        self.observe_end();
     }
 
     pub(crate) fn fail(&mut self, checker: &'static str, text: String) {
@@ -392,6 +404,7 @@ impl World {
             Ev::FaultBegins(index) => self.fault_begins(index),
             Ev::FaultEnds(index) => self.fault_ends(index),
             Ev::Probe => {
+                self.trace.remember();
                 self.check_probe();
                 self.queue.push(self.now + PROBE, Ev::Probe);
             }

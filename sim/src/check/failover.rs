@@ -83,6 +83,7 @@ impl World {
         });
         self.checks.pictures = waiting;
         for gap in healed {
+            self.mark("next takes over");
             self.measure("ms without a picture when home ends", gap / MS);
         }
         if let Some(text) = late {

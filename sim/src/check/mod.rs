@@ -4,6 +4,7 @@ mod failover;
 mod home;
 mod keyframes;
 mod ledger;
+mod marks;
 mod members;
 mod next;
 mod peers;
@@ -13,6 +14,8 @@ mod stale;
 mod steady;
 mod trust;
 mod twins;
+
+pub use marks::MARKS;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -76,6 +79,8 @@ pub(crate) struct Checks {
     pub(crate) unsure: BTreeSet<Key>,
     /// When rights were changed last.
     pub(crate) judged_at: u64,
+    /// What happened, and how often.
+    pub(crate) marks: BTreeMap<&'static str, u64>,
     /// Numbers worth telling.
     pub(crate) measured: BTreeMap<&'static str, Measure>,
 }
@@ -144,6 +149,7 @@ impl World {
         self.check_twins();
         self.check_trust();
         self.check_rights();
+        self.mark_states();
     }
 
     /// When everything had time to recover.
