@@ -131,6 +131,8 @@ impl World {
             events: 0,
             drifts: BTreeMap::new(),
             full: std::collections::BTreeSet::new(),
+            traffic: None,
+            unchecked: false,
             story: None,
             plan: plan.clone(),
         };
