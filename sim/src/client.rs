@@ -475,7 +475,9 @@ impl World {
             return;
         }
         state.conn = Some(id);
-        let hello = ClientHello { agent: "sim".into(), version: String::new(), credential: None };
+        let credential = self.credential(host);
+        let (agent, version) = ("sim".into(), String::new());
+        let hello = ClientHello { agent, version, credential, only_api: false };
         self.send(id, 0, Cargo::Message(ClientMessage::Hello(hello).encode()));
         if let Some(ix) = self.encoder_at(host) {
             self.agent_event(ix, agent::Event::Connected { leg, node });
@@ -548,7 +550,7 @@ impl World {
         if self.browsers[ix].at.is_some() {
             return;
         }
-        let ready = |node: usize| self.runs(node) && self.nodes[node].control.is_some();
+        let ready = |node: usize| self.runs(node) && self.is_member(node);
         let nodes: Vec<usize> = (0..self.plan.nodes).filter(|node| ready(*node)).collect();
         let turn = usize::try_from(crate::rng::mix(self.plan.seed ^ self.now) % 1024).unwrap_or(0);
         let Some(&at) = nodes.get((ix + turn) % nodes.len().max(1)) else {

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use rand::RngExt as _;
-use roost::admission::Admission;
+use roost::admission::Statement;
 use roost::id::{Boot, SessionId};
 use roost::session::leg::LegId;
 use roost::wire::MediaMessage;
@@ -46,7 +46,8 @@ pub(crate) enum Kind {
 pub(crate) struct LinkHello {
     pub(crate) boot: Boot,
     pub(crate) addrs: Vec<String>,
-    pub(crate) learned: Vec<Admission>,
+    pub(crate) learned: Vec<Statement>,
+    pub(crate) wall: u64,
 }
 
 /// What connections carry.

@@ -147,6 +147,16 @@ pub(crate) fn words(world: &World, befell: &Befell) -> String {
         Fault::DiskFull(_) => format!("{who}: disk full"),
         Fault::OldBackup(_) => format!("{who} killed, old backup put back"),
         Fault::Unreadable(_) => format!("{who} killed, a record unreadable"),
+        Fault::Revoke(by, node) => {
+            format!("{} revoked at {}", world.host_name(*node), world.host_name(*by))
+        }
+        Fault::Readmit(by, node) => {
+            format!("{} let in again at {}", world.host_name(*node), world.host_name(*by))
+        }
+        Fault::Rotate(node) => format!("{} takes another key", world.host_name(*node)),
+        Fault::Clock(node, ms) => {
+            format!("{}: wall clock jumps by {ms} ms", world.host_name(*node))
+        }
         Fault::RequestsLost(share) => format!("{} of requests for keyframes lost", percent(*share)),
     }
 }

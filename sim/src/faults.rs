@@ -69,6 +69,12 @@ impl World {
             Fault::Twin(e) => active.hosts = self.host_of_twin(*e).into_iter().collect(),
             // Clients and nodes cannot tell: nobody is excused.
             Fault::RequestsLost(_) => {}
+            Fault::Revoke(_, node) | Fault::Readmit(_, node) => {
+                active.hosts = self.resolve(Who::Node(*node));
+            }
+            Fault::Rotate(node) | Fault::Clock(node, _) => {
+                active.hosts = self.resolve(Who::Node(*node));
+            }
             Fault::Leave(who) => active.hosts = self.resolve_all(&[*who]),
             Fault::Cut { from, to, one_way } => {
                 let (from, to) = (self.resolve_all(from), self.resolve_all(to));
@@ -110,6 +116,12 @@ impl World {
             }
             Fault::Twin(_) => hosts.iter().for_each(|host| self.start_client(*host)),
             Fault::RequestsLost(share) => self.net.requests_lost.push(*share),
+            Fault::Revoke(by, node) => self.revoke(*by, *node),
+            Fault::Readmit(by, node) => self.readmit(*by, *node),
+            Fault::Rotate(node) => self.rotate(*node),
+            Fault::Clock(node, off) => {
+                self.clocks_off.insert(*node, *off);
+            }
             Fault::Freeze(_) => hosts.iter().for_each(|host| self.freeze(*host)),
             Fault::Leave(_) => {
                 for &host in &hosts {
@@ -195,6 +207,8 @@ impl World {
             Fault::Duplicate(share) => drop_one(&mut self.net.duplicate, share),
             Fault::Reorder(share) => drop_one(&mut self.net.reorder, share),
             Fault::RequestsLost(share) => drop_one(&mut self.net.requests_lost, share),
+            Fault::Revoke(..) | Fault::Readmit(..) | Fault::Rotate(_) => {}
+            Fault::Clock(node, _) => drop(self.clocks_off.remove(&node)),
             Fault::Bursts(share) => {
                 drop_one(&mut self.net.bursts, share);
                 drop_one(&mut self.net.loss, 0.0);

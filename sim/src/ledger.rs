@@ -133,7 +133,9 @@ impl World {
         let kept = |key: &Key, bytes: &[u8]| {
             let record = Record::decode(bytes).ok();
             record.is_some_and(|record| {
-                let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != ix);
+                // Who is down may stay so.
+                let others = self.nodes.iter().enumerate();
+                let others = others.filter(|(other, _)| *other != ix && self.runs(*other));
                 others.map(|(_, node)| &node.disk.books).any(|books| books.covers(*key, &record))
             })
         };

@@ -14,6 +14,7 @@ mod node;
 pub mod plan;
 mod queue;
 mod relay;
+mod rights;
 mod rng;
 mod run;
 mod scale;
@@ -23,6 +24,7 @@ mod storm;
 mod story;
 mod svg;
 mod trace;
+mod trust;
 mod world;
 
 pub use check::{MARKS, Measure, Violation};

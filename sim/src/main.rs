@@ -105,6 +105,8 @@ enum Drawn {
     Rare,
     /// Faults that come in shapes.
     Storm,
+    /// Members are shut out, let in and given other keys, and clocks are wrong.
+    Trust,
 }
 
 impl Drawn {
@@ -113,6 +115,7 @@ impl Drawn {
             Self::Plain => "plain",
             Self::Rare => "rare",
             Self::Storm => "storm",
+            Self::Trust => "trust",
         }
     }
 }
@@ -124,6 +127,7 @@ impl Size {
             Some(Drawn::Plain) => Plan::draw,
             Some(Drawn::Rare) => Plan::draw_rare,
             Some(Drawn::Storm) => Plan::draw_storm,
+            Some(Drawn::Trust) => Plan::draw_trust,
         };
         draw(seed, self.nodes, self.encoders)
     }

@@ -19,6 +19,8 @@ pub(crate) enum For {
     Storm,
     /// The rare part of a plan.
     Rare,
+    /// Who is shut out, let in and given another key.
+    Trust,
     /// A change that somebody makes.
     Edit(usize),
     /// Keys and names that last for a run.
@@ -34,6 +36,7 @@ pub(crate) fn stream(seed: u64, purpose: For) -> ChaCha8Rng {
         For::Host(host, life) => (4, host as u64, life),
         For::Edit(edit) => (7, edit as u64, 0),
         For::Birth(host) => (5, host as u64, 0),
+        For::Trust => (8, 0, 0),
         For::Rare => (6, 0, 0),
         For::Storm => (16, 0, 0),
     };

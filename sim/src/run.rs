@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use rand::RngExt as _;
-use roost::admission::Roster;
+use roost::admission::{Invitation, Roster};
 use roost::id::{InviteId, MeshId};
 
 use crate::check::{Checks, Measure, Violation};
@@ -129,6 +129,7 @@ impl World {
             checks: Checks::default(),
             violation: None,
             events: 0,
+            clocks_off: BTreeMap::new(),
             drifts: BTreeMap::new(),
             full: std::collections::BTreeSet::new(),
             traffic: None,
@@ -148,16 +149,20 @@ impl World {
         let mut roster = Roster::found(&founder, rng.random());
         self.mesh = roster.mesh();
         if self.plan.join == Join::Admitted {
-            let invite = InviteId(rng.random());
+            let (id, secret) = (InviteId(rng.random()), rng.random());
+            let uses = u32::try_from(self.plan.nodes).unwrap_or(u32::MAX);
+            let invitation =
+                Invitation::make(&founder, self.mesh, Vec::new(), id, secret, u64::MAX, uses);
             let keys = self.nodes.iter().skip(1).map(|node| node.keypair.public());
-            let admissions = keys.map(|key| roster.admit(&founder, key, invite)).collect();
+            let admit = |key| roster.admit(&founder, key, &invitation.invite);
+            let admissions: Vec<_> = keys.map(admit).collect();
             roster.adopt(admissions);
         }
-        let all: Vec<_> = roster.admissions().cloned().collect();
+        let all: Vec<_> = roster.statements().cloned().collect();
         let everyone = self.plan.join == Join::Admitted;
         for (ix, node) in self.nodes.iter_mut().enumerate() {
             if ix == 0 || everyone {
-                node.disk.admissions = all.clone();
+                node.disk.statements = all.clone();
             }
         }
     }
@@ -184,6 +189,7 @@ impl World {
                 self.queue.push_first(BEGIN + item.at_ms / 2 * MS, Ev::Backup(index));
             }
         }
+        self.schedule_rights();
         self.schedule_edits();
         self.queue.push(BEGIN + PROBE, Ev::Probe);
     }

@@ -13,9 +13,10 @@ impl Plan {
     /// The plan of a seed, of whatever kind: each third seed is as plain, rare or stormy as such
     /// seeds are.
     pub fn draw_any(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
-        match seed % 3 {
+        match seed % 4 {
             0 => Self::draw_storm(seed, nodes, encoders),
             1 => Self::draw(seed, nodes, encoders),
+            2 => Self::draw_trust(seed, nodes, encoders),
             _ => Self::draw_rare(seed, nodes, encoders),
         }
     }

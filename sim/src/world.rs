@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_chacha::ChaCha8Rng;
-use roost::admission::{Admission, Invitation};
+use roost::admission::{Invitation, Statement};
 use roost::id::{EncoderId, MeshId, NodeId};
 use roost::session::leg::LegId;
 use roost::time::{Mono, Now};
@@ -82,7 +82,7 @@ pub(crate) enum Ev {
     },
     JoinAnswer {
         from: End,
-        admissions: Vec<Admission>,
+        statements: Vec<Statement>,
         members: Vec<(NodeId, Vec<String>)>,
     },
     ClientHello {
@@ -133,8 +133,16 @@ pub(crate) enum Ev {
         counter: u64,
     },
     BrowserMoves(usize),
+    /// Everyone gets an account.
+    People,
     /// Somebody makes a change.
     Edit(usize),
+    /// Statements about members are on disk.
+    Recorded {
+        end: End,
+        number: u64,
+        statements: Vec<Statement>,
+    },
     /// A commit is on disk.
     Persisted {
         end: End,
@@ -153,7 +161,8 @@ pub(crate) struct LinkDecide {
     pub(crate) to: End,
     pub(crate) addr: String,
     pub(crate) addrs: Vec<String>,
-    pub(crate) learned: Vec<Admission>,
+    pub(crate) learned: Vec<Statement>,
+    pub(crate) wall: u64,
     pub(crate) hello: crate::conn::LinkHello,
 }
 
@@ -200,6 +209,8 @@ pub(crate) struct World {
     pub(crate) checks: Checks,
     pub(crate) violation: Option<Violation>,
     pub(crate) events: u64,
+    /// How far wall clocks are off besides, in milliseconds.
+    pub(crate) clocks_off: BTreeMap<usize, i64>,
     /// Wall clocks that run wrongly: since when, and how many milliseconds they gain a second.
     pub(crate) drifts: BTreeMap<usize, (u64, i64)>,
     /// Nodes whose disks are full.
@@ -275,10 +286,11 @@ impl World {
     pub(crate) fn clock(&self, host: usize) -> Now {
         let since = self.now - self.hosts[host].started;
         let skew = crate::rng::mix(self.plan.seed ^ host as u64) % 7_200_000;
+        let off = self.clocks_off.get(&host).copied().unwrap_or(0);
         let drift = self.drifts.get(&host).map_or(0, |(from, gains)| {
             i64::try_from((self.now - from) / MS).unwrap_or(i64::MAX).saturating_mul(*gains) / 1000
         });
-        let wall = (WALL + self.now / MS + skew).saturating_add_signed(drift);
+        let wall = (WALL + self.now / MS + skew).saturating_add_signed(off.saturating_add(drift));
         Now { mono: Mono(since + SEC), wall }
     }
 
@@ -366,8 +378,8 @@ impl World {
             Ev::LinkFailed { from, node, addr } => self.link_failed(from, node, addr),
             Ev::JoinAsk { from } => self.join_ask(from),
             Ev::JoinArrive { from, to } => self.join_arrive(from, to),
-            Ev::JoinAnswer { from, admissions, members } => {
-                self.join_answer(from, admissions, members);
+            Ev::JoinAnswer { from, statements, members } => {
+                self.join_answer(from, statements, members);
             }
             Ev::ClientHello { from, leg, to } => self.client_hello(from, leg, to),
             Ev::LegFailed { end, leg } => self.leg_failed(end, leg),
@@ -390,8 +402,13 @@ impl World {
             Ev::Tick { end } => self.tick(end),
             Ev::Leased { end, counter } if self.awake(end) => self.leased(end, counter),
             Ev::BrowserMoves(browser) => self.browser_moves(browser),
+            Ev::People => self.people(),
+            Ev::Edit(edit) if self.plan.guarded => self.change_rights(edit),
             Ev::Edit(edit) => self.edit(edit),
             Ev::Persisted { end } if self.awake(end) => self.persisted(end),
+            Ev::Recorded { end, number, statements } if self.awake(end) => {
+                self.recorded(end, number, statements);
+            }
             Ev::Backup(index) => self.back_up(index),
             Ev::FaultBegins(index) => self.fault_begins(index),
             Ev::FaultEnds(index) => self.fault_ends(index),
@@ -407,6 +424,7 @@ impl World {
             | Ev::SubscribeAgain { end, .. }
             | Ev::Viewers { end, .. }
             | Ev::Persisted { end }
+            | Ev::Recorded { end, .. }
             | Ev::KeyframeArrived { end, .. }
             | Ev::KeyframeWanted { end, .. }
             | Ev::Leased { end, .. } => {

@@ -23,6 +23,10 @@ pub const MARKS: &[&str] = &[
     "fault: clock that runs wrongly",
     "fault: disk full",
     "fault: requests lost",
+    "fault: member shut out",
+    "fault: member let in",
+    "fault: another key",
+    "fault: clock that jumps",
     "all nodes are down at once",
     "a home does not reach its encoder",
     "a home that is watched does not reach its encoder",
@@ -65,6 +69,10 @@ impl World {
             Fault::Drift(..) => "fault: clock that runs wrongly",
             Fault::DiskFull(_) => "fault: disk full",
             Fault::RequestsLost(_) => "fault: requests lost",
+            Fault::Revoke(..) => "fault: member shut out",
+            Fault::Readmit(..) => "fault: member let in",
+            Fault::Rotate(_) => "fault: another key",
+            Fault::Clock(..) => "fault: clock that jumps",
         };
         self.mark(name);
     }

@@ -8,9 +8,11 @@ mod marks;
 mod members;
 mod next;
 mod peers;
+mod rights;
 mod served;
 mod stale;
 mod steady;
+mod trust;
 mod twins;
 
 pub use marks::MARKS;
@@ -75,6 +77,8 @@ pub(crate) struct Checks {
     pub(crate) acked: Vec<ledger::Acked>,
     /// Records that somebody may have enabled or not.
     pub(crate) unsure: BTreeSet<Key>,
+    /// When rights were changed last.
+    pub(crate) judged_at: u64,
     /// What happened, and how often.
     pub(crate) marks: BTreeMap<&'static str, u64>,
     /// Numbers worth telling.
@@ -143,6 +147,8 @@ impl World {
         self.check_steady();
         self.note_rough();
         self.check_twins();
+        self.check_trust();
+        self.check_rights();
         self.mark_states();
     }
 
@@ -152,6 +158,7 @@ impl World {
             return;
         }
         self.check_members();
+        self.check_same_statements();
         self.check_one_home();
         self.check_peers();
         self.check_ledger();
