@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use roost_sim::plan::Plan;
-use roost_sim::{MARKS, Outcome, Watch, explain, run, shrink};
+use roost_sim::{MARKS, Outcome, Watch, explain, run, scale, shrink};
 
 #[derive(Parser)]
 #[command(about = "Plays partitions, crashes and frozen nodes against Roost's deciding half")]
@@ -59,6 +59,17 @@ enum Task {
         plan: Option<PathBuf>,
         #[command(flatten)]
         pick: Pick,
+    },
+    /// How meshes of many nodes behave, and what each plane costs.
+    Scale {
+        /// Numbers of nodes.
+        #[arg(default_values_t = [8, 64, 256, 1000])]
+        nodes: Vec<usize>,
+        /// Encoders of each.
+        #[arg(long, default_value_t = 10)]
+        encoders: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// The same seed in two fresh processes gives the same trace.
     Meta(Pick),
@@ -174,6 +185,10 @@ fn act(task: Task) -> Result<ExitCode, String> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Swarm { seeds, size, keep_going } => Ok(swarm(seeds, size, keep_going)),
+        Task::Scale { nodes, encoders, seed } => {
+            scaled(&nodes, encoders, seed);
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Meta(pick) => meta(&pick),
     }
 }
@@ -278,6 +293,49 @@ fn swarm((from, to): (u64, u64), size: Size, keep_going: bool) -> ExitCode {
         return ExitCode::FAILURE;
     }
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The most memory that this process had so far, in megabytes; zero where `/proc` is not there.
+fn peak_mb() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kb = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    kb.unwrap_or(0.0) / 1024.0
+}
+
+fn scaled(all: &[usize], encoders: usize, seed: u64) {
+    let mut before: Option<(usize, roost_sim::Scaled)> = None;
+    for &nodes in all {
+        let nodes = nodes.max(3);
+        let started = std::time::Instant::now();
+        let scaled = scale(nodes, encoders, seed);
+        let took = started.elapsed().as_secs_f64();
+        let time = |time: Option<f64>| time.map_or("never".into(), |s| format!("{s:.2} s"));
+        println!(
+            "{nodes} nodes: converged {}, death known {}, halves whole {}; {:.0} s in {took:.1} s, \
+             at most {:.2} MB for each node",
+            time(scaled.converged),
+            time(scaled.detected),
+            time(scaled.healed),
+            scaled.seconds,
+            peak_mb() / nodes as f64
+        );
+        for (plane, sent) in &scaled.planes {
+            let each = |sum: u64| sum as f64 / nodes as f64;
+            // Per node like a power of the number of nodes: 0 is constant, 1 in proportion.
+            let law = before.as_ref().and_then(|(fewer, before)| {
+                let then = before.planes.get(plane)?.bytes as f64 / *fewer as f64;
+                Some((each(sent.bytes) / then).ln() / (nodes as f64 / *fewer as f64).ln())
+            });
+            let law = law.map_or_else(String::new, |law| format!(", grows like N^{law:.2}"));
+            println!(
+                "  {plane}: {:.0} B and {:.2} packets per node and second{law}",
+                each(sent.bytes),
+                each(sent.packets)
+            );
+        }
+        before = Some((nodes, scaled));
+    }
 }
 
 /// The last word of `run`'s output is the trace's hash.

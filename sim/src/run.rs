@@ -132,6 +132,8 @@ impl World {
             clocks_off: BTreeMap::new(),
             drifts: BTreeMap::new(),
             full: std::collections::BTreeSet::new(),
+            traffic: None,
+            unchecked: false,
             story: None,
             plan: plan.clone(),
         };

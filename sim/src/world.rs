@@ -18,6 +18,7 @@ use crate::node::Node;
 use crate::plan::Plan;
 use crate::queue::Queue;
 use crate::rng::{For, stream};
+use crate::scale::Traffic;
 use crate::story::Story;
 use crate::trace::Trace;
 
@@ -214,6 +215,10 @@ pub(crate) struct World {
     pub(crate) drifts: BTreeMap<usize, (u64, i64)>,
     /// Nodes whose disks are full.
     pub(crate) full: BTreeSet<usize>,
+    /// What links carry, if somebody counts.
+    pub(crate) traffic: Option<Traffic>,
+    /// Nothing is checked: only times and costs are of interest.
+    pub(crate) unchecked: bool,
     /// What is told of it, if somebody wants to know.
     pub(crate) story: Option<Story>,
 }
@@ -330,8 +335,7 @@ impl World {
                 break;
             }
             self.now = at;
-            self.events += 1;
-            self.happen(event);
+            self.step(event);
             self.observe();
         }
         if self.violation.is_none() {
@@ -347,6 +351,11 @@ impl World {
             self.trace.say(now, || format!("VIOLATION {checker}: {text}"));
             self.violation = Some(Violation { checker, at: now, text });
         }
+    }
+
+    pub(crate) fn step(&mut self, event: Ev) {
+        self.events += 1;
+        self.happen(event);
     }
 
     fn awake(&self, end: End) -> bool {
@@ -405,7 +414,9 @@ impl World {
             Ev::FaultEnds(index) => self.fault_ends(index),
             Ev::Probe => {
                 self.trace.remember();
-                self.check_probe();
+                if !self.unchecked {
+                    self.check_probe();
+                }
                 self.queue.push(self.now + PROBE, Ev::Probe);
             }
             // For a process that is gone or stands still.

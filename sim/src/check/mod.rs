@@ -132,7 +132,7 @@ impl World {
 
     /// After every step of a node.
     pub(crate) fn check_node(&mut self, ix: usize) {
-        if self.violation.is_none() {
+        if self.violation.is_none() && !self.unchecked {
             self.check_claims(ix);
         }
     }
