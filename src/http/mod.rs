@@ -15,6 +15,7 @@ mod health;
 pub mod leg;
 pub mod login;
 mod metrics;
+mod native;
 mod node;
 pub mod place;
 pub mod problem;
