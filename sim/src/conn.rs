@@ -150,6 +150,7 @@ impl World {
             let kind = conn.kind.clone();
             self.count(&kind, &cargo);
         }
+        let Some(conn) = self.conns.get_mut(&id) else { return };
         self.trace.add(self.now, from, to, &cargo.trace());
         let Some(waits) = self.net.waits(self.now, from, cargo.bytes(), cargo.loose()) else {
             return;
