@@ -8,6 +8,7 @@ mod members;
 mod next;
 mod peers;
 mod served;
+mod spread;
 mod stale;
 mod steady;
 mod twins;
@@ -138,6 +139,7 @@ impl World {
         self.check_steady();
         self.note_rough();
         self.check_twins();
+        self.check_spread();
     }
 
     /// When everything had time to recover.
