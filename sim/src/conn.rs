@@ -146,9 +146,8 @@ impl World {
             return;
         }
         let (from, to) = (conn.ends[side].host, conn.ends[1 - side].host);
-        if self.traffic.is_some() {
-            let kind = conn.kind.clone();
-            self.count(&kind, &cargo);
+        if let Some(traffic) = &mut self.traffic {
+            traffic.count(self.now, &conn.kind, &cargo);
         }
         self.trace.add(self.now, from, to, &cargo.trace());
         let Some(waits) = self.net.waits(self.now, from, cargo.bytes(), cargo.loose()) else {
