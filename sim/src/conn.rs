@@ -149,6 +149,7 @@ impl World {
         if let Some(traffic) = &mut self.traffic {
             traffic.count(self.now, &conn.kind, &cargo);
         }
+        let Some(conn) = self.conns.get_mut(&id) else { return };
         self.trace.add(self.now, from, to, &cargo.trace());
         let Some(waits) = self.net.waits(self.now, from, cargo.bytes(), cargo.loose()) else {
             return;

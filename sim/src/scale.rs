@@ -60,7 +60,11 @@ impl Traffic {
             Cargo::Message(bytes) => match LinkMessage::decode(bytes) {
                 Ok(LinkMessage::Members(_)) => "liveness, whole state",
                 Ok(LinkMessage::DirectoryDigest(_) | LinkMessage::DirectoryDelta(_)) => "directory",
-                Ok(LinkMessage::Admissions(_) | LinkMessage::AdmissionDigest(_)) => "admission",
+                Ok(
+                    LinkMessage::Statements(_)
+                    | LinkMessage::StatementDigest(_)
+                    | LinkMessage::StatementsKnown(_),
+                ) => "statements",
                 Ok(LinkMessage::Goodbye(_)) | Err(_) => "other",
                 Ok(_) => "ledger",
             },

@@ -5,10 +5,14 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::explain::{Failover, span_text, watcher_name, words};
-use crate::net::{MS, SEC};
+use crate::net::SEC;
 use crate::plan::Fault;
 use crate::story::{State, Story, Weight};
 use crate::world::World;
+
+mod scale;
+
+use scale::{CALM, Scale};
 
 /// Left of the lanes: their names.
 const LEFT: f64 = 96.0;
@@ -19,98 +23,11 @@ const WIDTH: (f64, f64) = (1040.0, 2600.0);
 const LANE: f64 = 34.0;
 const BAR: f64 = 15.0;
 const GROUP: f64 = 14.0;
-/// Moments closer than this are drawn as one.
-const SAME: u64 = MS;
-/// Before the first fault only whole tenths of a second are told apart.
-const SAME_BEFORE: u64 = 400 * MS;
-/// A stretch without anything that is longer than this is marked as calm.
-const CALM: u64 = 2 * SEC;
 /// Colours of encoders.
 const COLOURS: usize = 6;
 
-const STYLE: &str = "
-:root{--bg:#ffffff;--ink:#1b2330;--dim:#68758a;--rule:#dde3ec;--idle:#d3dae5;--lane:#f4f6fa;
---c0:#2563c9;--c1:#c2410c;--c2:#0f8a5f;--c3:#8b3fc0;--c4:#a16207;--c5:#0e7f99;
---bad:#d11a2a;--badfill:#fbd5d8;--ice:#5b9fd8;--icefill:#d3e9fb;--cut:#d98a00;--cutfill:#fdeac2;
---net:#8a63c7;--netfill:#ebe2f9;--chip:#ffffff}
-@media(prefers-color-scheme:dark){:root{--bg:#10151d;--ink:#e7ecf4;--dim:#93a0b5;--rule:#293240;
---idle:#39445a;--lane:#161d28;--c0:#6ba4ff;--c1:#ff9152;--c2:#43cf9a;--c3:#c892f5;--c4:#e0b341;
---c5:#4cc6de;--bad:#ff6470;--badfill:#4a1c24;--ice:#79bdf2;--icefill:#16324a;--cut:#f0b13f;
---cutfill:#40300f;--net:#b394ea;--netfill:#2b2143;--chip:#1d2634}}
-svg{background:var(--bg)}
-text{font:12px 'Inter','DejaVu Sans','Liberation Sans',system-ui,sans-serif;fill:var(--ink)}
-.h{font-size:18px;font-weight:600}.s{fill:var(--dim)}.t{font-size:10.5px;fill:var(--dim)}
-.n{font-weight:600}.in{font-size:10.5px;fill:var(--bg);font-weight:600}.g{font-size:10.5px;fill:var(--bad);font-weight:600}
-.fb{font-size:10.5px;font-weight:600}.lane{fill:var(--lane)}.rule{stroke:var(--rule)}
-.up{fill:var(--idle)}.ice{fill:url(#ice);stroke:var(--ice)}.dead{stroke:var(--bad);stroke-width:2}
-.m{fill:none;stroke-width:1.3;opacity:.85}.m.talk{stroke:var(--dim);stroke-width:.9;opacity:.6}
-.m.news{stroke:var(--dim);stroke-width:.7;stroke-dasharray:2 3;opacity:.55}.m:hover{stroke-width:3.5;opacity:1}
-.f{fill:none;stroke-width:3;stroke-linecap:round}.f.halo{stroke:var(--bg);stroke-width:7}.chip{fill:var(--chip);stroke-width:1.5}
-.v{fill:var(--bad)}.calm{fill:url(#calm)}.next{stroke-width:2.4;stroke-dasharray:1.5 3.5;stroke-linecap:round}
-.gap{fill:var(--badfill);stroke:var(--bad)}.end{stroke:var(--bad);stroke-width:2;stroke-dasharray:5 3}
-";
-
-/// How time becomes width.
-struct Scale {
-    /// Moments and where they are, in order.
-    at: Vec<(u64, f64)>,
-}
-
-impl Scale {
-    fn new(moments: BTreeSet<u64>, first_fault: u64, end: u64) -> Self {
-        let mut kept = vec![0];
-        for at in moments {
-            let same = if at < first_fault { SAME_BEFORE } else { SAME };
-            if at > kept.last().copied().unwrap_or(0) + same && at < end {
-                kept.push(at);
-            }
-        }
-        kept.push(end);
-        let mut place = 0.0;
-        let mut at = vec![(0, 0.0)];
-        for pair in kept.windows(2) {
-            let ms = (pair[1] - pair[0]) as f64 / 1e6;
-            place += 9.0 * (1.0 + ms / 4.0).ln();
-            at.push((pair[1], place));
-        }
-        let stretch = place.clamp(WIDTH.0, WIDTH.1) / place.max(1.0);
-        at.iter_mut().for_each(|(_, x)| *x = LEFT + *x * stretch);
-        Self { at }
-    }
-
-    fn x(&self, at: u64) -> f64 {
-        let after = self.at.partition_point(|(moment, _)| *moment <= at);
-        let Some(&(from, left)) = self.at.get(after.saturating_sub(1)) else { return LEFT };
-        match self.at.get(after) {
-            Some(&(to, right)) => {
-                left + (right - left) * (at - from) as f64 / (to - from).max(1) as f64
-            }
-            None => left,
-        }
-    }
-
-    fn right(&self) -> f64 {
-        self.at.last().map_or(LEFT, |(_, x)| *x)
-    }
-
-    /// Times worth writing: round ones, with room between them.
-    fn ticks(&self, end: u64) -> Vec<(u64, f64)> {
-        let mut placed: Vec<(u64, f64)> = Vec::new();
-        for step in [10_000, 5_000, 1_000, 500, 100, 50, 20, 10].map(|ms| ms * MS) {
-            for number in 0..=end / step {
-                let at = number * step;
-                let x = self.x(at);
-                // What is pressed together needs no more than its ends.
-                let near = self.x(at.saturating_sub(step)).max(self.x(0));
-                let clear = placed.iter().all(|(_, other)| (other - x).abs() > 58.0);
-                if clear && (x - near > 6.0 || at == 0) {
-                    placed.push((at, x));
-                }
-            }
-        }
-        placed
-    }
-}
+/// Light and dark.
+const STYLE: &str = include_str!("svg/style.css");
 
 struct Drawing<'a> {
     world: &'a World,

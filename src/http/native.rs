@@ -1,4 +1,4 @@
-//! Requests to the API that native clients make over QUIC: the same routes and fields.
+//! The API for native clients: the same routes, asked over their own connection.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,8 +19,8 @@ const API_TIME: Duration = Duration::from_secs(10);
 /// Largest answer that a native client gets, in bytes.
 const API_ANSWER_MAX: usize = wire::MAX_MESSAGE - wire::API_HEADER_BYTES_MAX - 1024;
 
-/// Answers a native client's request.
-pub(super) async fn call_api(router: axum::Router, call: ApiCall) {
+/// Has the router answer a call.
+pub(super) async fn answer(router: axum::Router, call: ApiCall) {
     let ApiCall { request, principal, remote, answer } = call;
     let response = match native_request(request, principal, remote) {
         Ok(request) => router.oneshot(request).await.unwrap_or_else(|never| match never {}),

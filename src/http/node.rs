@@ -16,10 +16,9 @@ use super::backend::{
     ViewersView,
 };
 use super::counters::{Door, counters};
-use super::native::call_api;
 use super::socket::AdminSocket;
 use super::tls::{self, Certificate, load_or_make};
-use super::{ServerCounters, leg, router, serve};
+use super::{ServerCounters, leg, native, router, serve};
 use crate::access::Rights;
 use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::admission;
@@ -231,7 +230,7 @@ async fn open_doors(
                 let _ = answer.send(backend.clone().answer(ask).encode());
             }
             Some(call) = api.recv() => {
-                tokio::spawn(call_api(router.clone(), call));
+                tokio::spawn(native::answer(router.clone(), call));
             }
             else => return,
         }
