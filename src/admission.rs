@@ -26,7 +26,10 @@ pub use statements::{
     CUT_MAX, REASON_MAX, Readmission, Rebind, Retire, Revocation, Statement, Statements, Terms,
 };
 pub use strings::{ADDRS_MAX, BadString, Enrolment, Invitation, STRING_MAX};
-pub use tokens::{Credential, Denied, TOKEN_MAX, issue_credential, issue_redirect, issuer_of};
+pub use tokens::{
+    Credential, Denied, Session, TOKEN_MAX, issue_credential, issue_redirect, issue_session,
+    issuer_of,
+};
 
 /// A raw Ed25519 public key.
 pub type PublicKey = [u8; 32];
@@ -206,6 +209,15 @@ pub enum Refusal {
         /// Whose.
         node: NodeId,
     },
+    /// It was good once, or never was: its account or encoder does not have it.
+    #[error(
+        "{what} is not good any more: its account or encoder was changed, or it was never one; log \
+         in again, or get a new one"
+    )]
+    Ended {
+        /// What was shown.
+        what: Kind,
+    },
     /// A redirect to somebody or something else.
     #[error("the redirect is for something else: ask again at any node")]
     OtherRedirect,
@@ -220,6 +232,10 @@ pub enum Kind {
     Credential,
     /// A redirect from one node to another.
     Redirect,
+    /// What somebody got who logged in.
+    Session,
+    /// An encoder's key.
+    StreamKey,
 }
 
 impl fmt::Display for Kind {
@@ -228,6 +244,8 @@ impl fmt::Display for Kind {
             Self::Invitation => "the invitation",
             Self::Credential => "the credential",
             Self::Redirect => "the redirect",
+            Self::Session => "the sign-in",
+            Self::StreamKey => "the stream key",
         })
     }
 }

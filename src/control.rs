@@ -62,6 +62,8 @@ pub struct Control {
     host: Host,
     ledger: Ledger,
     rights: Rights,
+    /// Whoever is here has to be judged anew.
+    rights_changed: bool,
     /// Its next wake-up has to be asked for again.
     host_called: bool,
     host_due: Option<Mono>,
@@ -125,6 +127,7 @@ impl Control {
             host: Host::default(),
             ledger: ledger::born(me, config.seed, config.ledger),
             rights: Rights::default(),
+            rights_changed: false,
             host_called: false,
             host_due: None,
             reports: BTreeMap::new(),
@@ -220,9 +223,9 @@ impl Control {
                 self.recount();
                 effects.push(Effect::ViewChanged);
             }
-            Event::ClientOpened { session, loopback } => {
+            Event::ClientOpened { session, local } => {
                 self.host(now, effects, |host, world, out| {
-                    host.opened(world, session, loopback, out);
+                    host.opened(world, session, local, out);
                 });
             }
             Event::ClientMessage(session, bytes) => {
@@ -553,6 +556,10 @@ impl Control {
         if times > told && last.is_none_or(|at| now.mono >= at + OUTGROWN_INTERVAL) {
             self.outgrown = (times, Some(now.mono));
             effects.push(Effect::Note(Note::Outgrown(boot)));
+        }
+        if std::mem::take(&mut self.rights_changed) {
+            self.host(now, effects, |host, world, out| host.rights_changed(world, out));
+            effects.push(Effect::ViewChanged);
         }
         if std::mem::take(&mut self.nodes_dirty) {
             let peers_changed = self.refresh_nodes();

@@ -9,6 +9,7 @@
 mod agent;
 mod backup;
 mod files;
+mod first;
 mod keys;
 mod ledger;
 mod migrate;
@@ -17,6 +18,8 @@ pub use agent::{AgentRecord, AgentStore, Held, HoldError, LoadedAgent};
 pub use backup::{BackedUp, Restored, Source, restore};
 pub use keys::{forget_next_key, keep_next_key, load_or_create_key, next_key, use_key};
 pub use ledger::Entry;
+
+pub use first::{FIRST_PASSWORD_FILE, first_password, forget_first_password, keep_first_password};
 
 use std::fs::{File, TryLockError};
 use std::io;

@@ -288,7 +288,10 @@ impl World {
                 Effect::Admit { ticket, admitted } => self.admit(ix, ticket, admitted),
                 Effect::RefuseJoin { ticket, reason } => {
                     self.nodes[ix].joins.remove(&ticket);
-                    self.refused_newcomer(ix, &reason);
+                    // Rightly, by a clock that is years ahead; it asks again.
+                    if !self.drifts.contains_key(&ix) {
+                        self.refused_newcomer(ix, &reason);
+                    }
                 }
                 Effect::Persist(batch) => self.persist(ix, batch),
                 Effect::Written { ticket, result } => match result {
@@ -359,6 +362,15 @@ impl World {
         };
         self.trace.add(self.now, ix, ix, text.as_bytes());
         self.trace.say(self.now, || format!("n{ix} {text}"));
+        if let Note::Up(node) = note
+            && let Some(&up) = self.index.get(node)
+            && self.hosts[up].life > 1
+        {
+            self.mark("a node that was called down is back");
+        }
+        if matches!(note, Note::Admitted(_)) && self.now > 10 * SEC {
+            self.mark("a newcomer joins after the start");
+        }
         if let Note::Stalled(_) = note {
             self.nodes[ix].woke = self.now;
         }
@@ -370,6 +382,9 @@ impl World {
         }
         if let Note::Down(node) = note {
             self.check_verdict(ix, *node);
+            if let Some(&judged) = self.index.get(node) {
+                self.observe_verdict(ix, judged);
+            }
         }
     }
 
@@ -442,7 +457,8 @@ impl World {
     pub(crate) fn session_opened(&mut self, ix: usize, session: SessionId, conn: ConnId) {
         let ingest = Ingest::default();
         self.nodes[ix].sessions.insert(session, Session { conn, ingest });
-        self.node_event(ix, Event::ClientOpened { session, loopback: true });
+        let local = !self.plan.guarded;
+        self.node_event(ix, Event::ClientOpened { session, local });
     }
 
     pub(crate) fn client_cargo(&mut self, end: End, session: SessionId, cargo: Cargo) {

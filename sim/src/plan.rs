@@ -29,6 +29,9 @@ pub struct Plan {
     /// How many changes people make to the ledger.
     #[serde(default)]
     pub writes: usize,
+    /// Whether clients show credentials, and the changes are about who may watch.
+    #[serde(default)]
+    pub guarded: bool,
     /// How the network is without faults.
     #[serde(default)]
     pub net: Net,
@@ -160,6 +163,15 @@ pub enum Fault {
     Duplicate(f64),
     /// This share of datagrams comes up to 50 ms late.
     Reorder(f64),
+    /// On each path packets are lost in runs: this share begins one, which lasts for 8 on average.
+    Bursts(f64),
+    /// These hosts send this many kilobits a second at most.
+    Slow(Vec<Who>, u64),
+    /// The wall clock of these hosts gains this many milliseconds in each second, and is right
+    /// again when the fault is over.
+    Drift(Vec<Who>, i64),
+    /// Nothing can be written to the disks of these nodes.
+    DiskFull(Vec<Who>),
     /// This share of requests for keyframes gets lost, though messages do not.
     RequestsLost(f64),
     /// Somebody at the first node shuts the second out.
@@ -226,6 +238,7 @@ impl Plan {
             viewers: encoders,
             browsers: 0,
             writes: 0,
+            guarded: false,
             net: Net::default(),
             camera: Camera::default(),
             join: Join::Admitted,
@@ -272,6 +285,7 @@ impl Plan {
             plan.faults.push(Item { at_ms: at, until_ms, fault });
         }
         plan.writes = rng.random_range(0..=80);
+        plan.guarded = rng.random_bool(0.3);
         plan
     }
 
@@ -381,7 +395,7 @@ fn drawn_fault(
     }
 }
 
-fn log_uniform(rng: &mut impl rand::Rng, low: f64, high: f64) -> u64 {
+pub(crate) fn log_uniform(rng: &mut impl rand::Rng, low: f64, high: f64) -> u64 {
     let x: f64 = rng.random_range(low.ln()..high.ln());
     x.exp() as u64
 }

@@ -15,6 +15,8 @@ pub(crate) enum For {
     Path(usize, usize),
     /// A host's start: its machines and its own timing.
     Host(usize, u64),
+    /// The stormy part of a plan.
+    Storm,
     /// The rare part of a plan.
     Rare,
     /// Who is shut out, let in and given another key.
@@ -36,6 +38,7 @@ pub(crate) fn stream(seed: u64, purpose: For) -> ChaCha8Rng {
         For::Birth(host) => (5, host as u64, 0),
         For::Trust => (8, 0, 0),
         For::Rare => (6, 0, 0),
+        For::Storm => (16, 0, 0),
     };
     let mixed = [kind, a, b].into_iter().fold(seed, |state, word| mix(state ^ mix(word)));
     ChaCha8Rng::seed_from_u64(mixed)

@@ -1,6 +1,6 @@
 //! The world: virtual time, hosts, and what happens next.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_chacha::ChaCha8Rng;
 use roost::admission::{Invitation, Statement};
@@ -18,6 +18,8 @@ use crate::node::Node;
 use crate::plan::Plan;
 use crate::queue::Queue;
 use crate::rng::{For, stream};
+use crate::scale::Traffic;
+use crate::story::Story;
 use crate::trace::Trace;
 
 /// The moment at which a run begins, so that no machine sees zero.
@@ -131,6 +133,8 @@ pub(crate) enum Ev {
         counter: u64,
     },
     BrowserMoves(usize),
+    /// Everyone gets an account.
+    People,
     /// Somebody makes a change.
     Edit(usize),
     /// Statements about members are on disk.
@@ -207,6 +211,16 @@ pub(crate) struct World {
     pub(crate) events: u64,
     /// How far wall clocks are off besides, in milliseconds.
     pub(crate) clocks_off: BTreeMap<usize, i64>,
+    /// Wall clocks that run wrongly: since when, and how many milliseconds they gain a second.
+    pub(crate) drifts: BTreeMap<usize, (u64, i64)>,
+    /// Nodes whose disks are full.
+    pub(crate) full: BTreeSet<usize>,
+    /// What links carry, if somebody counts.
+    pub(crate) traffic: Option<Traffic>,
+    /// Nothing is checked: only times and costs are of interest.
+    pub(crate) unchecked: bool,
+    /// What is told of it, if somebody wants to know.
+    pub(crate) story: Option<Story>,
 }
 
 impl World {
@@ -273,7 +287,10 @@ impl World {
         let since = self.now - self.hosts[host].started;
         let skew = crate::rng::mix(self.plan.seed ^ host as u64) % 7_200_000;
         let off = self.clocks_off.get(&host).copied().unwrap_or(0);
-        let wall = (WALL + self.now / MS + skew).saturating_add_signed(off);
+        let drift = self.drifts.get(&host).map_or(0, |(from, gains)| {
+            i64::try_from((self.now - from) / MS).unwrap_or(i64::MAX).saturating_mul(*gains) / 1000
+        });
+        let wall = (WALL + self.now / MS + skew).saturating_add_signed(off.saturating_add(drift));
         Now { mono: Mono(since + SEC), wall }
     }
 
@@ -318,13 +335,14 @@ impl World {
                 break;
             }
             self.now = at;
-            self.events += 1;
-            self.happen(event);
+            self.step(event);
+            self.observe();
         }
         if self.violation.is_none() {
             self.now = self.end;
             self.check_end();
         }
+        self.observe_end();
     }
 
     pub(crate) fn fail(&mut self, checker: &'static str, text: String) {
@@ -333,6 +351,11 @@ impl World {
             self.trace.say(now, || format!("VIOLATION {checker}: {text}"));
             self.violation = Some(Violation { checker, at: now, text });
         }
+    }
+
+    pub(crate) fn step(&mut self, event: Ev) {
+        self.events += 1;
+        self.happen(event);
     }
 
     fn awake(&self, end: End) -> bool {
@@ -379,6 +402,8 @@ impl World {
             Ev::Tick { end } => self.tick(end),
             Ev::Leased { end, counter } if self.awake(end) => self.leased(end, counter),
             Ev::BrowserMoves(browser) => self.browser_moves(browser),
+            Ev::People => self.people(),
+            Ev::Edit(edit) if self.plan.guarded => self.change_rights(edit),
             Ev::Edit(edit) => self.edit(edit),
             Ev::Persisted { end } if self.awake(end) => self.persisted(end),
             Ev::Recorded { end, number, statements } if self.awake(end) => {
@@ -388,7 +413,10 @@ impl World {
             Ev::FaultBegins(index) => self.fault_begins(index),
             Ev::FaultEnds(index) => self.fault_ends(index),
             Ev::Probe => {
-                self.check_probe();
+                self.trace.remember();
+                if !self.unchecked {
+                    self.check_probe();
+                }
                 self.queue.push(self.now + PROBE, Ev::Probe);
             }
             // For a process that is gone or stands still.

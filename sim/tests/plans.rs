@@ -48,6 +48,8 @@ plans! {
     halves_of_a_mesh_merge_what_people_changed = "ledger-halves",
     no_crash_takes_back_what_was_acknowledged = "ledger-crashes",
     nodes_that_were_alone_merge_what_people_changed = "ledger-alone",
+    nobody_watches_who_may_not_once_two_halves_have_met = "rights-in-halves",
+    nobody_watches_who_may_not_whoever_crashes = "rights-and-crashes",
     an_old_backup_that_is_put_back_takes_nothing_from_anybody = "ledger-old-backup",
     records_that_cannot_be_read_come_again = "ledger-unreadable",
     a_viewer_hardly_notices_that_home_is_killed = "home-killed",

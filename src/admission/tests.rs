@@ -1,8 +1,9 @@
-use crate::access::{DEFAULT_DOMAIN, Principal, Who};
+use crate::access::{DEFAULT_DOMAIN, Principal, Rights, Who};
 use proptest::prelude::*;
 
 use super::*;
-use crate::id::EncoderId;
+use crate::accounts::{self, Change, Dot, Key, Record, Stamp};
+use crate::id::{AccountId, ActorId, EncoderId, NodeId, RecordId};
 
 const WALL: u64 = 1_800_000_000_000;
 
@@ -240,7 +241,7 @@ fn strings_survive_a_terminal_and_name_their_kind() {
     let enrolment = Enrolment {
         addrs: invitation.addrs.clone(),
         mesh: roster.mesh(),
-        credential: issue_credential(&key(1), roster.mesh(), invite_id(5), WALL),
+        credential: issue_credential(&key(1), roster.mesh(), invite_id(5), DEFAULT_DOMAIN, WALL),
     };
     let (node_text, client_text) = (invitation.to_string(), enrolment.to_string());
     assert!(node_text.starts_with("roost1-"), "{node_text}");
@@ -264,27 +265,81 @@ fn strings_survive_a_terminal_and_name_their_kind() {
 fn one_rule_says_who_a_client_is() {
     let roster = tree(&[0]);
     let by = key(0);
-    let token = issue_credential(&by, roster.mesh(), InviteId([9; 16]), WALL + 1);
+    let token = issue_credential(&by, roster.mesh(), InviteId([9; 16]), DEFAULT_DOMAIN, WALL + 1);
     let enrolment =
         Enrolment { addrs: vec!["a:1".into()], mesh: roster.mesh(), credential: token.clone() };
+    let rights = Rights::default();
     let who = Who::Client { id: InviteId([9; 16]), domain: DEFAULT_DOMAIN };
     let client = Principal::new(who, format!("client {}", InviteId([9; 16]).short()));
     for shown in [&token, &enrolment.to_string()] {
         for loopback in [false, true] {
-            assert_eq!(roster.authorise(loopback, Some(shown), WALL).as_ref(), Ok(&client));
+            let found = roster.authenticate(&rights, loopback, Some(shown), WALL);
+            assert_eq!(found.as_ref(), Ok(&client));
         }
     }
-    assert_eq!(roster.authorise(true, None, WALL), Ok(Principal::local()));
-    assert_eq!(roster.authorise(false, None, WALL), Err(Denied::NoCredential));
-    let bad = roster.authorise(true, Some("nonsense"), WALL);
+    assert_eq!(roster.authenticate(&rights, true, None, WALL), Ok(Principal::local()));
+    assert_eq!(roster.authenticate(&rights, false, None, WALL), Err(Denied::NoCredential));
+    let bad = roster.authenticate(&rights, true, Some("nonsense"), WALL);
     assert!(matches!(bad, Err(Denied::BadCredential(_))), "{bad:?}");
+}
+
+/// An account with this password in the records.
+fn account_with(account: AccountId, password: &str) -> Rights {
+    let mut record = Record::default();
+    let dot = Dot { actor: ActorId([1; 16]), seq: 1, nonce: [0; 4] };
+    let by = Stamp { account, node: NodeId([1; 16]), wall: 1 };
+    let set = |field, text: &str| Change::Set(field, text.as_bytes().to_vec());
+    record.apply(dot, by, &[set(1, "anna"), set(4, password)]).unwrap();
+    let key = Key { kind: accounts::Kind::ACCOUNT, id: RecordId(account.0) };
+    Rights::of([(key, record)])
+}
+
+#[test]
+fn a_sign_in_is_good_at_any_member_until_its_end_or_another_password() {
+    let roster = tree(&[0, 1]);
+    let account = AccountId([5; 16]);
+    let rights = account_with(account, "first");
+    let password = rights.password_of(account).unwrap();
+    let session = Session { account, password, expires: WALL };
+    let token = issue_session(&key(2), roster.mesh(), &session);
+    assert!(token.len() < TOKEN_MAX, "{}", token.len());
+    let anna = Principal::new(Who::Account(account), "anna").with_proof(password);
+    let ask = |rights: &Rights, now| roster.authenticate(rights, false, Some(&token), now);
+    assert_eq!(ask(&rights, WALL), Ok(anna));
+    let what = Kind::Session;
+    let refused = |refusal| Err(Denied::BadCredential(refusal));
+    assert_eq!(ask(&rights, WALL + LEEWAY_MS + 1), refused(Refusal::Expired { what }));
+    let ended = refused(Refusal::Ended { what });
+    assert_eq!(ask(&account_with(account, "second"), WALL), ended);
+    assert_eq!(ask(&Rights::default(), WALL), ended, "an unknown account is no other case");
+    // Neither kind passes for the other.
+    assert_eq!(
+        roster.check_credential(&token, WALL),
+        Err(Refusal::BadSignature { what: Kind::Credential })
+    );
+    let stranger = Keypair::from_seed([99; 32]);
+    let forged = issue_session(&stranger, roster.mesh(), &session);
+    let verdict = roster.authenticate(&rights, true, Some(&forged), WALL);
+    assert_eq!(verdict, refused(Refusal::UnknownIssuer { what, by: stranger.node() }));
+}
+
+#[test]
+fn an_enrolment_string_names_its_domain_and_an_older_one_is_of_the_default() {
+    let roster = tree(&[0]);
+    let domain = RecordId([4; 16]);
+    for domain in [domain, DEFAULT_DOMAIN] {
+        let token = issue_credential(&key(0), roster.mesh(), invite_id(5), domain, WALL);
+        let client = roster.authenticate(&Rights::default(), false, Some(&token), WALL).unwrap();
+        assert_eq!(client.who, Who::Client { id: invite_id(5), domain });
+    }
 }
 
 #[test]
 fn credentials_are_verified_by_any_member() {
     let roster = tree(&[0, 1]);
-    let token = issue_credential(&key(2), roster.mesh(), invite_id(5), WALL);
-    let good = Credential { id: invite_id(5), by: key(2).node(), expires: WALL };
+    let token = issue_credential(&key(2), roster.mesh(), invite_id(5), DEFAULT_DOMAIN, WALL);
+    let good =
+        Credential { id: invite_id(5), by: key(2).node(), domain: DEFAULT_DOMAIN, expires: WALL };
     assert_eq!(roster.check_credential(&token, WALL), Ok(good.clone()));
     assert_eq!(roster.check_credential(&token, WALL + LEEWAY_MS), Ok(good));
     let what = Kind::Credential;
@@ -297,7 +352,7 @@ fn credentials_are_verified_by_any_member() {
         Err(Refusal::UnknownIssuer { what, by: key(2).node() })
     );
     assert_eq!(roster.check_credential("x", WALL), Err(Refusal::Unreadable { what }));
-    let other_mesh = issue_credential(&key(2), MeshId([8; 16]), invite_id(5), WALL);
+    let other_mesh = issue_credential(&key(2), MeshId([8; 16]), invite_id(5), DEFAULT_DOMAIN, WALL);
     assert_eq!(roster.check_credential(&other_mesh, WALL), Err(Refusal::BadSignature { what }));
     assert!(token.len() < TOKEN_MAX, "{}", token.len());
 }
@@ -306,16 +361,21 @@ fn credentials_are_verified_by_any_member() {
 fn a_redirect_is_good_for_one_thing_at_one_node() {
     let roster = tree(&[0, 1]);
     let (target, encoder) = (key(1).node(), EncoderId([4; 16]));
-    let token = issue_redirect(&key(2), roster.mesh(), target, encoder, "whep", WALL);
+    let who = Who::Account(AccountId([6; 16]));
+    let anna = Principal::new(who, "anna").with_proof(7);
+    let token = issue_redirect(&key(2), roster.mesh(), target, encoder, "whep", WALL, &anna);
+    let wordy = Principal::new(Who::Local, "\u{1F600}".repeat(4000));
+    let long = issue_redirect(&key(2), roster.mesh(), target, encoder, "whep", WALL, &wordy);
+    assert!(long.len() <= TOKEN_MAX, "{}", long.len());
     let check = |target, encoder, verb| roster.check_redirect(&token, target, encoder, verb, WALL);
-    assert_eq!(check(target, encoder, "whep"), Ok(()));
+    assert_eq!(check(target, encoder, "whep"), Ok(anna.clone()), "it says for whom");
     assert_eq!(check(key(0).node(), encoder, "whep"), Err(Refusal::OtherRedirect));
     assert_eq!(check(target, EncoderId([5; 16]), "whep"), Err(Refusal::OtherRedirect));
     assert_eq!(check(target, encoder, "whip"), Err(Refusal::OtherRedirect));
     // Neither kind passes for the other.
     let what = Kind::Credential;
     assert_eq!(roster.check_credential(&token, WALL), Err(Refusal::BadSignature { what }));
-    let credential = issue_credential(&key(2), roster.mesh(), invite_id(5), WALL);
+    let credential = issue_credential(&key(2), roster.mesh(), invite_id(5), DEFAULT_DOMAIN, WALL);
     assert_eq!(
         roster.check_redirect(&credential, target, encoder, "whep", WALL),
         Err(Refusal::BadSignature { what: Kind::Redirect })

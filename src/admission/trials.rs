@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use rand::{SeedableRng as _, seq::SliceRandom as _};
 
 use super::*;
+use crate::access::DEFAULT_DOMAIN;
 use crate::id::StatementId;
 
 const WALL: u64 = 1_800_000_000_000;
@@ -256,7 +257,7 @@ fn a_key_is_changed_and_everything_that_was_signed_before_stays_good() {
     let mut roster = four();
     admit(&mut roster, 2, 5);
     let old = key(2);
-    let token = issue_credential(&old, roster.mesh(), InviteId([3; 16]), WALL + 5);
+    let token = issue_credential(&old, roster.mesh(), InviteId([3; 16]), DEFAULT_DOMAIN, WALL + 5);
     let new = rotate(&mut roster, &old, 99);
     for (is, key) in [(true, &old), (true, &new), (false, &key(9))] {
         assert_eq!(roster.member_with_key(&key.public()).is_some(), is);
@@ -285,9 +286,9 @@ fn a_key_is_changed_and_everything_that_was_signed_before_stays_good() {
     // What the old key signed is good for a lifetime; what it signs later is not.
     assert!(roster.check_credential(&token, WALL).is_ok());
     let long = WALL + LIFETIME_MAX_MS + 1;
-    let late = issue_credential(&old, roster.mesh(), InviteId([3; 16]), long);
+    let late = issue_credential(&old, roster.mesh(), InviteId([3; 16]), DEFAULT_DOMAIN, long);
     assert!(roster.check_credential(&late, WALL).is_err());
-    let fresh = issue_credential(&new, roster.mesh(), InviteId([3; 16]), long);
+    let fresh = issue_credential(&new, roster.mesh(), InviteId([3; 16]), DEFAULT_DOMAIN, long);
     assert!(roster.check_credential(&fresh, WALL).is_ok());
     let mut thief = before;
     admit(&mut thief, 2, 6);

@@ -23,7 +23,7 @@ impl Control {
     fn record_changed(&mut self, key: Key, effects: &mut Vec<Effect>) {
         effects.push(Effect::RecordChanged(key));
         if Rights::KINDS.contains(&key.kind) {
-            self.rights.changed(key, self.ledger.get(key).as_ref());
+            self.rights_changed |= self.rights.changed(key, self.ledger.get(key).as_ref());
         }
     }
 

@@ -115,8 +115,8 @@ pub enum Event {
     ClientOpened {
         /// Its session.
         session: SessionId,
-        /// From this machine.
-        loopback: bool,
+        /// Needs no credential.
+        local: bool,
     },
     /// On the client's ordered stream.
     ClientMessage(SessionId, Vec<u8>),

@@ -13,7 +13,8 @@ pub use crate::access::Principal;
 use crate::access::Rights;
 use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::cluster::ClusterView;
-use crate::id::{EncoderId, NodeId, RecordId};
+use crate::id::{AccountId, EncoderId, NodeId, RecordId};
+use crate::node::passwords::Passwords;
 use crate::node::{Failovers, NotDone};
 use crate::webrtc::{Feed, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
@@ -34,8 +35,8 @@ pub struct InviteTerms {
     pub uses: u32,
     /// For how long.
     pub lifetime: Duration,
-    /// An enrolment string for clients, as opposed to an invitation for nodes.
-    pub client: bool,
+    /// An enrolment string for clients of this domain, as opposed to an invitation for nodes.
+    pub client: Option<RecordId>,
 }
 
 /// One condition of being ready.
@@ -128,7 +129,11 @@ pub trait Backend: Send + Sync + 'static {
     /// What being ready takes, besides not draining.
     fn checks(&self) -> Vec<Check>;
 
-    /// The one place that decides who may: anonymous on loopback only, otherwise by credential.
+    /// What time it is in the mesh, in milliseconds since 1970: what expires is judged by it.
+    fn mesh_ms(&self) -> u64;
+
+    /// The one place that finds out who somebody is: by credential, or by being on this machine
+    /// if the node is open to it.
     fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied>;
 
     /// Who may do what. Hold it for a question, not for a wait.
@@ -137,8 +142,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Changes whenever [`Backend::rights`] does.
     fn rights_changes(&self) -> watch::Receiver<u64>;
 
-    /// The encoder with this name.
-    fn resolve(&self, name: &str) -> Option<EncoderId>;
+    /// Hashes and checks passwords.
+    fn passwords(&self) -> &Passwords;
+
+    /// A token for somebody who has just shown the account's password, and until when it is good.
+    fn session_token(&self, account: AccountId, lifetime: Duration) -> Option<(String, u64)>;
 
     /// This node's WebRTC sessions.
     fn webrtc(&self) -> &WebRtc;

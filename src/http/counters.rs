@@ -86,6 +86,8 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
         ("denied", host.denied),
         ("full", host.full),
         ("not_reading", totals.drops.0),
+        ("forbidden", host.forbidden),
+        ("right_lost", host.ended),
     ];
     add("client_refusals", "Messages and clients that were refused.", "cause", &clients);
     let registrations =

@@ -9,9 +9,13 @@ mod counters;
 mod events;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod guarded;
 mod health;
 pub mod leg;
+pub mod login;
 mod metrics;
+mod native;
 mod node;
 mod nodes;
 pub mod place;
@@ -19,9 +23,11 @@ pub mod problem;
 mod process;
 mod records;
 pub mod server;
+pub mod socket;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod visible;
 mod whep;
 
 use std::sync::Arc;
@@ -31,7 +37,7 @@ use axum::extract::{FromRef, Request};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use backend::Backend;
@@ -48,6 +54,7 @@ pub(crate) const ROOST_NODE: HeaderName = HeaderName::from_static("roost-node");
 struct App {
     backend: Arc<dyn Backend>,
     metrics: Arc<metrics::Http>,
+    logins: Arc<login::Logins>,
 }
 
 impl FromRef<App> for Arc<dyn Backend> {
@@ -59,7 +66,8 @@ impl FromRef<App> for Arc<dyn Backend> {
 /// All routes. Served by [`serve`], and by calling it with requests of native clients that carry
 /// their [`backend::Principal`] as an extension.
 pub fn router(backend: Arc<dyn Backend>, counters: Arc<ServerCounters>) -> Router {
-    let app = App { backend, metrics: Arc::new(metrics::Http::new(counters)) };
+    let metrics = Arc::new(metrics::Http::new(counters));
+    let app = App { backend, metrics, logins: Arc::default() };
     Router::new()
         .route("/healthcheck", get(health::healthcheck))
         .route("/livez", get(health::livez))
@@ -77,6 +85,10 @@ pub fn router(backend: Arc<dyn Backend>, counters: Arc<ServerCounters>) -> Route
             "/api/v1/accounts/{id}",
             get(records::account).put(records::put_account).delete(records::delete_account),
         )
+        .route("/api/v1/accounts/{id}/password", put(login::set))
+        .route("/api/v1/login", post(login::login))
+        .route("/api/v1/me", get(login::me))
+        .route("/api/v1/me/password", post(login::change))
         .route("/api/v1/invitations", post(api::invite))
         .route("/api/v1/events", get(events::mesh))
         .route("/api/v1/streams/{name}/events", get(events::stream))

@@ -9,7 +9,8 @@ use super::App;
 use super::auth::Caller;
 use super::body::read_text;
 use super::problem::Problem;
-use crate::access::Who;
+use super::visible;
+use crate::access::{Right, Scope};
 use crate::admission::REASON_MAX;
 use crate::cluster::{NodeView, OutcastView};
 use crate::control::NoDecree;
@@ -34,8 +35,9 @@ pub(super) enum Listed {
 }
 
 /// `GET /api/v1/nodes`.
-pub(super) async fn nodes(State(app): State<App>, _caller: Caller) -> Json<Vec<Listed>> {
+pub(super) async fn nodes(State(app): State<App>, caller: Caller) -> Json<Vec<Listed>> {
     let view = app.backend.view();
+    let view = visible::with(&*app.backend, &caller.principal, |eyes| eyes.cluster(&view));
     let members = view.nodes.iter().cloned().map(Listed::Member);
     let outcasts = view.outcasts.iter().cloned().map(|outcast| {
         let revoked = !outcast.revoked_by.is_empty();
@@ -58,7 +60,7 @@ pub(super) async fn revoke(
     caller: Caller,
     request: Request,
 ) -> Result<StatusCode, Problem> {
-    local(&caller)?;
+    caller.needs(&*app.backend, Right::Administer, Scope::Mesh)?;
     let node = parse(&id)?;
     let text = read_text(request.into_body(), MAX_JSON).await?;
     let text = if text.trim().is_empty() { "{}" } else { &text };
@@ -83,7 +85,7 @@ pub(super) async fn readmit(
     Path(id): Path<String>,
     caller: Caller,
 ) -> Result<StatusCode, Problem> {
-    local(&caller)?;
+    caller.needs(&*app.backend, Right::Administer, Scope::Mesh)?;
     let node = parse(&id)?;
     app.backend.readmit(node).await.map_err(not_done)?;
     tracing::warn!(
@@ -99,7 +101,7 @@ pub(super) async fn rotate(
     Path(id): Path<String>,
     caller: Caller,
 ) -> Result<StatusCode, Problem> {
-    local(&caller)?;
+    caller.needs(&*app.backend, Right::Administer, Scope::Mesh)?;
     let node = parse(&id)?;
     let view = app.backend.view();
     if node != view.node {
@@ -113,17 +115,6 @@ pub(super) async fn rotate(
     app.backend.rotate().await.map_err(not_done)?;
     tracing::info!(event = "key.changed", account = %caller.principal.name, "the key was changed");
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn local(caller: &Caller) -> Result<(), Problem> {
-    match caller.principal.who == Who::Local {
-        true => Ok(()),
-        false => Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "members are shut out and let in on a node's own machine only: ask there, over \
-             loopback and without a credential",
-        )),
-    }
 }
 
 fn parse(id: &str) -> Result<NodeId, Problem> {

@@ -403,6 +403,7 @@ async fn a_client_verifies_the_node_before_it_says_who_it_is() {
         agent: "test".into(),
         version: "0".into(),
         credential: Some("secret".into()),
+        only_api: false,
     };
     let found = endpoint.connect(&a.addr, Some(a.id), Some(mesh), hello.clone()).await.unwrap();
     assert_eq!((found.node, found.mesh), (a.id, mesh));

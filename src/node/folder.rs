@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Join, NodeError, identity, random};
+use super::{Join, NodeError, founding, identity, random};
 use crate::accounts::Loaded;
 use crate::admission::{Invitation, Keypair, Roster, Statement, mesh_id};
 use crate::id::{Boot, MeshId, NodeId};
@@ -22,19 +22,21 @@ pub(super) struct Folder {
     pub(super) boot: Boot,
     pub(super) remembered: Vec<(NodeId, Vec<String>)>,
     pub(super) ledger: Loaded,
+    /// The first administrator's password, if somebody chose one.
+    admin: Option<String>,
     entry: Entry,
 }
 
 impl Folder {
     /// Waits for the folder's lock and reads everything, on a thread of its own: a signal is heard
     /// meanwhile.
-    pub(super) async fn open(path: PathBuf) -> Result<Self, NodeError> {
-        tokio::task::spawn_blocking(move || Self::from_disk(path))
+    pub(super) async fn open(path: PathBuf, admin: Option<String>) -> Result<Self, NodeError> {
+        tokio::task::spawn_blocking(move || Self::from_disk(path, admin))
             .await
             .map_err(|defect| NodeError::Failed(format!("cannot read the folder: {defect}")))?
     }
 
-    fn from_disk(path: PathBuf) -> Result<Self, NodeError> {
+    fn from_disk(path: PathBuf, admin: Option<String>) -> Result<Self, NodeError> {
         let opened = Store::open(&path).map_err(stored)?;
         if let Some(aside) = &opened.quarantined {
             tracing::error!(
@@ -49,7 +51,7 @@ impl Folder {
         let (keypair, next_key) = settle_keys(&path, keypair, roster.as_ref())?;
         let remembered = store.members().map_err(stored)?;
         let (ledger, entry) = (Loaded::default(), Entry::Member);
-        Ok(Self { path, store, keypair, next_key, roster, boot, remembered, ledger, entry })
+        Ok(Self { path, store, keypair, next_key, roster, boot, remembered, ledger, entry, admin })
     }
 
     /// Reads the ledger of the mesh that was entered, on a thread of its own.
@@ -114,12 +116,18 @@ impl Folder {
         }
     }
 
+    /// What is left to do of a founding, once the node runs.
+    pub(super) fn unfinished(&self) -> Result<Option<founding::Founding>, NodeError> {
+        founding::unfinished(&self.path, self.admin.as_deref())
+    }
+
     async fn join(&mut self, invitation: Invitation) -> Result<(Roster, Vec<String>), NodeError> {
         identity::is_in(invitation.mesh);
         self.entry = Entry::Newcomer;
         let (seed, admitted) =
             join(&invitation, &self.keypair).await.map_err(|error| not_joined(&error))?;
         tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
+        founding::abandon(&self.path)?;
         let joined = Roster::from_statements(invitation.mesh, admitted.statements.0);
         self.keep(&joined)?;
         self.store.remember(&admitted.members).map_err(stored)?;
@@ -132,6 +140,7 @@ impl Folder {
         if let Some(aside) = self.store.put_aside().map_err(stored)? {
             return Err(membership_lost(&aside));
         }
+        founding::prepare(&self.path, self.admin.as_deref())?;
         let roster = Roster::found(&self.keypair, random());
         self.keep(&roster)?;
         Ok(roster)
@@ -241,7 +250,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             // Starts, writes something if told, and says what was there before.
             let start = async |write: Option<u8>| {
-                let mut folder = Folder::open(dir.path().into()).await.unwrap();
+                let mut folder = Folder::open(dir.path().into(), None).await.unwrap();
                 let (roster, _) = folder.enter(None).await.unwrap();
                 let folder = folder.open_ledger(&roster).await.unwrap();
                 let records = write.map(some_record).into_iter().collect();

@@ -5,11 +5,13 @@ mod addresses;
 mod clients;
 mod drive;
 mod folder;
+mod founding;
 mod identity;
 mod ledger;
 mod media;
 mod members;
 mod name;
+pub mod passwords;
 mod ports;
 mod relay;
 mod report;
@@ -28,6 +30,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use clients::{ApiCall, NativeViewer};
 pub use drive::Totals;
+pub use founding::{ADMIN, ADMINISTRATORS};
 pub use identity::identity;
 pub use ledger::{RecordChange, RecordChanges};
 pub use members::NotDone;
@@ -38,12 +41,13 @@ use ports::Ports;
 
 use crate::access::Principal;
 use crate::admission::{
-    Denied, Enrolment, Invitation, Keypair, Roster, issue_credential, issue_redirect,
+    Denied, Enrolment, Invitation, Keypair, Roster, Session, issue_credential, issue_redirect,
+    issue_session,
 };
 use crate::cluster::ClusterView;
 use crate::control::{self, Control};
 use crate::hub::{Hubs, Subscription};
-use crate::id::{EncoderId, InviteId, NodeId, valid_name};
+use crate::id::{AccountId, EncoderId, InviteId, NodeId, RecordId, valid_name};
 use crate::net::{AskError, Net, NetConfig, RtcDatagram};
 use crate::store::Source;
 use crate::time::{Mono, Now};
@@ -87,6 +91,12 @@ pub struct NodeConfig {
     pub name: Option<String>,
     /// PEM files of a web certificate and its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Whoever asks from this machine without a credential is taken for its owner: for a mesh that
+    /// never leaves it.
+    pub open_loopback: bool,
+    /// The first administrator's password, if this node founds a mesh; drawn if there is none.
+    /// Secret.
+    pub admin_password: Option<String>,
     /// Where those are from now on; they are read again with every message.
     pub reload: Option<mpsc::Receiver<Option<(PathBuf, PathBuf)>>>,
     /// Told the bound address once all listeners are open.
@@ -140,6 +150,9 @@ struct Shared {
     turning: Arc<media::Turning>,
     failovers: Failovers,
     rights: ledger::RightsReader,
+    open_loopback: bool,
+    /// What is left to do of a founding.
+    founding: tokio::sync::Mutex<Option<founding::Founding>>,
     told: ledger::Told,
     source: Source,
     left: watch::Receiver<bool>,
@@ -173,13 +186,14 @@ impl Node {
                 "'{name}' is no name: use 1 to 64 of a-z, 0-9, '.', '_' and '-'"
             )));
         }
-        let mut folder = Folder::open(config.data.clone()).await?;
+        let mut folder = Folder::open(config.data.clone(), config.admin_password).await?;
         // After the folder: whoever holds that has these as well, and lets go of them first.
         let Ports { udp, tcp, addr } = Ports::open(config.listen)?;
         let tcp = TcpListener::from_std(tcp).map_err(failed)?;
         identity::is_node(folder.keypair.node());
         let (roster, seeds) = folder.enter(config.join).await?;
         identity::is_in(roster.mesh());
+        let founding = folder.unfinished()?;
         let folder = folder.open_ledger(&roster).await?;
         let lock = folder.lock();
         let Folder { store, keypair, next_key, boot, remembered, ledger, .. } = folder;
@@ -205,7 +219,8 @@ impl Node {
         let hubs = Hubs::new(hub_tx);
         let turning = Arc::new(media::Turning::new());
         let clients =
-            clients::Clients::new(turning.clone(), hubs.clone(), event_tx.clone(), api_tx);
+            clients::Clients::new(turning.clone(), hubs.clone(), event_tx.clone(), api_tx)
+                .open_to_loopback(config.open_loopback);
         let clock = Clock::new();
         let seed = random();
         let mesh_clock = Arc::new(members::MeshClock::new(clock));
@@ -288,6 +303,8 @@ impl Node {
             turning,
             failovers,
             rights: rights_reader,
+            open_loopback: config.open_loopback,
+            founding: tokio::sync::Mutex::new(founding),
             told,
             source,
             left,
@@ -380,11 +397,11 @@ impl Node {
         Invitation::make(&keys, mesh, self.known_addrs(), id, secret, expires, uses).to_string()
     }
 
-    /// An enrolment string for clients, good for `lifetime`.
-    pub fn enrol(&self, lifetime: Duration) -> String {
+    /// An enrolment string for clients in a domain, good for `lifetime`.
+    pub fn enrol(&self, lifetime: Duration, domain: RecordId) -> String {
         let expires = self.mesh_time().saturating_add(millis(lifetime));
         let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
-        let credential = issue_credential(&keys, mesh, InviteId(random()), expires);
+        let credential = issue_credential(&keys, mesh, InviteId(random()), domain, expires);
         let addrs = self.known_addrs();
         Enrolment { addrs, mesh, credential }.to_string()
     }
@@ -398,22 +415,44 @@ impl Node {
         self.shared.addrs.iter().cloned().chain(others).collect()
     }
 
-    /// Who a client is, by name, with a credential or from this machine.
-    pub fn authorise(&self, loopback: bool, credential: Option<&str>) -> Result<Principal, Denied> {
-        self.roster().authorise(loopback, credential, self.mesh_time())
+    /// Who somebody is, by credential; `loopback` needs none if this node is open to it.
+    pub fn authenticate(
+        &self,
+        loopback: bool,
+        credential: Option<&str>,
+    ) -> Result<Principal, Denied> {
+        let local = loopback && self.shared.open_loopback;
+        self.roster().authenticate(&self.rights(), local, credential, self.mesh_time())
     }
 
-    /// A token that lets its bearer do `verb` with `encoder` at `target` for half a minute.
-    pub fn redirect_token(&self, target: NodeId, encoder: EncoderId, verb: &str) -> String {
+    /// A token for somebody who has just shown the account's password, and until when it is good;
+    /// none if the account may not log in.
+    pub fn session_token(&self, account: AccountId, lifetime: Duration) -> Option<(String, u64)> {
+        let password = self.rights().password_of(account)?;
+        let expires = self.mesh_time().saturating_add(millis(lifetime));
+        let session = Session { account, password, expires };
+        let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
+        Some((issue_session(&keys, mesh, &session), expires))
+    }
+
+    /// A token that lets its bearer do `verb` with `encoder` at `target` for half a minute, as
+    /// far as `principal` may.
+    pub fn redirect_token(
+        &self,
+        target: NodeId,
+        encoder: EncoderId,
+        verb: &str,
+        principal: &Principal,
+    ) -> String {
         let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
         let expires = self.mesh_time().saturating_add(REDIRECT_LIFETIME);
-        issue_redirect(&keys, mesh, target, encoder, verb, expires)
+        issue_redirect(&keys, mesh, target, encoder, verb, expires, principal)
     }
 
-    /// Whether this is a redirect token for this node.
-    pub fn check_redirect(&self, token: &str, encoder: EncoderId, verb: &str) -> bool {
-        let now = self.mesh_time();
-        self.roster().check_redirect(token, self.shared.id, encoder, verb, now).is_ok()
+    /// Whose redirect token for this node this is.
+    pub fn check_redirect(&self, token: &str, encoder: EncoderId, verb: &str) -> Option<Principal> {
+        let (roster, now) = (self.roster(), self.mesh_time());
+        roster.check_redirect(token, self.shared.id, encoder, verb, now).ok()
     }
 
     /// Native viewers served here.

@@ -93,7 +93,8 @@ impl World {
         }
     }
 
-    fn claims(&self, ix: usize, encoder: EncoderId) -> bool {
+    /// Whether a node says that it is home of an encoder.
+    pub(crate) fn claims(&self, ix: usize, encoder: EncoderId) -> bool {
         let control = self.nodes[ix].control.as_ref();
         control.is_some_and(|control| control.directory().entry(control.me(), encoder).is_some())
     }

@@ -37,6 +37,9 @@ impl World {
             }
         }
         self.checks.acked.push(Acked { version, at: ix, key, change, undone: false, lost: false });
+        if self.net.cut_anywhere() {
+            self.mark("a change is acknowledged in a split");
+        }
         self.measure("changes acknowledged", 1);
         if twice {
             self.fail("numbers", format!("n{ix} gives number {} twice", version.1));

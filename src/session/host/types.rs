@@ -116,6 +116,10 @@ pub struct Counters {
     pub full: u64,
     /// Registrations refused.
     pub rejected: u64,
+    /// What was asked for without the right to it.
+    pub forbidden: u64,
+    /// Sessions, streams and registrations that ended because rights changed.
+    pub ended: u64,
     /// Claims given up because a higher epoch was seen.
     pub superseded: u64,
     /// Encoders that became home here after another home was lost.

@@ -258,15 +258,15 @@ impl Stage {
             Said::Connected { client, leg, to } => {
                 let session = SessionId(u64::from(leg.0) * 2 + client as u64 + 1);
                 self.sessions.insert((client, leg), (to, session));
-                self.node(to, Event::ClientOpened { session, loopback: true });
+                self.node(to, Event::ClientOpened { session, local: true });
                 let node = first_or_second(to as u8);
                 if client == 0 {
                     self.agent(agent::Event::Connected { leg, node });
                 } else {
                     self.viewer(viewer::Event::Connected { leg, node });
                 }
-                let hello =
-                    ClientHello { agent: "roost".into(), version: "0".into(), credential: None };
+                let (agent, version) = ("roost".into(), "0".into());
+                let hello = ClientHello { agent, version, credential: None, only_api: false };
                 let bytes = ClientMessage::Hello(hello).encode();
                 self.flying.push_back(Said::Client { to, session, bytes });
             }

@@ -1,10 +1,12 @@
 //! What proves, or fails to prove, that somebody belongs.
 
+use roost::access::keys::{StreamKey, key_hash, key_owner, key_text};
+use roost::access::{DEFAULT_DOMAIN, Principal, Rights, Who};
 use roost::admission::{
-    Enrolment, Invitation, Invite, Keypair, Statement, Statements, issue_credential,
-    issue_redirect, verify_chain,
+    Enrolment, Invitation, Invite, Keypair, Session, Statement, Statements, issue_credential,
+    issue_redirect, issue_session, verify_chain,
 };
-use roost::id::{Boot, EncoderId, InviteId};
+use roost::id::{AccountId, Boot, EncoderId, InviteId};
 use roost::wire::{Admitted, ClientHello, ClientMessage, Handshake, Hello, Join, Keep, Message};
 use roost::wire::{NodeMessage, Refused, ServerHello};
 
@@ -39,8 +41,12 @@ pub fn admission(data: &[u8]) {
     assert!(roster.members().all(|node| roster.chain(node).is_some()));
 }
 
-/// Text that people paste or programs send: invitations, enrolments, credentials, redirects.
+/// Text that people paste or programs send: invitations, enrolments, credentials, sign-ins,
+/// stream keys, redirects.
 pub fn strings(data: &[u8]) {
+    if let Some(kept) = StreamKey::decode(data) {
+        assert_eq!(kept.encode(), data);
+    }
     let text = String::from_utf8_lossy(data);
     one_string(&text);
     // The same bytes behind a good checksum, which no fuzzer would guess.
@@ -60,6 +66,15 @@ fn one_string(text: &str) {
     }
     let roster = roster();
     let _ = roster.check_credential(text, WALL);
+    let rights = Rights::default();
+    let _ = roster.check_session(&rights, text, WALL);
+    if let Ok(principal) = roster.authenticate(&rights, false, Some(text), WALL) {
+        assert!(matches!(principal.who, Who::Client { .. }), "nobody else is known: {text}");
+    }
+    if key_owner(text).is_some() {
+        assert_eq!(rights.check_key(text, WALL), None);
+    }
+    let _ = rights.places_of(&Who::Local, text);
     let _ = roster.check_redirect(text, second(), EncoderId([3; 16]), "view", WALL);
     let _ = text.parse::<EncoderId>();
     let _ = roost::id::valid_name(text);
@@ -102,11 +117,13 @@ pub fn handshakes() -> Vec<Vec<u8>> {
     let statements = Statements(all.collect());
     let members = vec![(me, vec!["192.0.2.1:9443".to_owned()])];
     let server = ServerHello { mesh, chain: chain_of(me), more: statements.clone() };
-    let credential = issue_credential(&founder(), mesh, InviteId([2; 16]), WALL + 1);
+    let credential =
+        issue_credential(&founder(), mesh, InviteId([2; 16]), DEFAULT_DOMAIN, WALL + 1);
     let client = ClientHello {
         agent: "roost view".into(),
         version: "0.1.0".into(),
         credential: Some(credential),
+        only_api: true,
     };
     vec![
         hello(chain_of(me)).encode(),
@@ -123,9 +140,17 @@ pub fn handshakes() -> Vec<Vec<u8>> {
 /// Good strings of each kind, and the bytes inside.
 pub fn texts() -> Vec<Vec<u8>> {
     let mesh = roster().mesh();
-    let credential = issue_credential(&founder(), mesh, InviteId([2; 16]), WALL + 1);
+    let credential =
+        issue_credential(&founder(), mesh, InviteId([2; 16]), DEFAULT_DOMAIN, WALL + 1);
+    let encoder = EncoderId([3; 16]);
+    let principal = Principal::new(Who::Encoder(encoder), "cam").with_proof(4);
     let redirect =
-        issue_redirect(&founder(), mesh, second(), EncoderId([3; 16]), "view", WALL + 60_000);
+        issue_redirect(&founder(), mesh, second(), encoder, "view", WALL + 60_000, &principal);
+    let account = AccountId([5; 16]);
+    let session = Session { account, password: 3, expires: WALL + 60_000 };
+    let session = issue_session(&founder(), mesh, &session);
+    let key = key_text(encoder, &[9; 20]);
+    let kept = StreamKey { id: [1; 4], hash: key_hash(&key), made: WALL, expires: WALL };
     let addrs = vec!["192.0.2.1:9443".to_owned()];
     let enrolment = Enrolment { addrs, mesh, credential: credential.clone() };
     vec![
@@ -133,6 +158,9 @@ pub fn texts() -> Vec<Vec<u8>> {
         enrolment.to_string().into_bytes(),
         credential.into_bytes(),
         redirect.into_bytes(),
+        session.into_bytes(),
+        key.into_bytes(),
+        kept.encode(),
         postcard::to_allocvec(&invitation()).unwrap_or_default(),
         postcard::to_allocvec(&enrolment).unwrap_or_default(),
     ]

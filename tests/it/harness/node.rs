@@ -17,6 +17,8 @@ pub(crate) struct Options {
     name: String,
     folder: Option<Arc<TempDir>>,
     listen: String,
+    /// Whoever is on this machine needs no credential.
+    open: bool,
     more: Vec<String>,
     env: Vec<(String, String)>,
 }
@@ -24,13 +26,8 @@ pub(crate) struct Options {
 impl Options {
     /// A node of this name, on any port of 127.0.0.1, with a folder of its own.
     pub(crate) fn named(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            folder: None,
-            listen: "127.0.0.1:0".into(),
-            more: vec![],
-            env: vec![],
-        }
+        let (name, listen) = (name.to_owned(), "127.0.0.1:0".into());
+        Self { name, folder: None, listen, open: true, more: vec![], env: vec![] }
     }
 
     /// Joins by an invitation or an address.
@@ -42,6 +39,11 @@ impl Options {
     pub(crate) fn folder(mut self, folder: &Arc<TempDir>) -> Self {
         self.folder = Some(Arc::clone(folder));
         self
+    }
+
+    /// Asks everyone for a credential, also those on this machine.
+    pub(crate) fn closed(self) -> Self {
+        Self { open: false, ..self }
     }
 
     /// Listens there.
@@ -275,6 +277,7 @@ fn spawn(options: &Options, folder: &Path) -> Process {
         ["node", "--name", &options.name, "--data", &data, "--ready-file", &ready, "--listen"];
     let mut args: Vec<String> = fixed.map(str::to_owned).into();
     args.push(options.listen.clone());
+    args.extend(options.open.then(|| "--open-loopback".to_owned()));
     args.extend(options.more.iter().cloned());
     Process::start_env(&options.name, folder, &args, &options.env)
 }
