@@ -252,7 +252,8 @@ mod tests {
                 }
             }
             for part in schema.fields.iter().chain(schema.sets) {
-                let hidden = ["password", "keys", "revoked_keys"].contains(&part.1);
+                let hidden = ["password", "keys", "revoked_keys"].contains(&part.1)
+                    || (kind.word, part.1) == ("node", "disabled");
                 assert!(hidden || kind.part(part.1).is_some(), "{} lacks {}", kind.word, part.1);
             }
         }
