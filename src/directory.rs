@@ -529,6 +529,11 @@ impl Directory {
         }
     }
 
+    /// A node that was forgotten belongs to the mesh again.
+    pub fn admit(&mut self, node: NodeId) {
+        self.forgotten.remove(&node);
+    }
+
     fn is_forgotten(&self, origin: NodeId, boot: Boot) -> bool {
         self.forgotten.get(&origin).is_some_and(|last| boot <= *last)
     }

@@ -4,6 +4,7 @@
 mod check;
 mod client;
 mod conn;
+mod explain;
 mod faults;
 mod ledger;
 mod links;
@@ -16,11 +17,18 @@ mod relay;
 mod rights;
 mod rng;
 mod run;
+mod scale;
 mod serve;
 mod shrink;
+mod storm;
+mod story;
+mod svg;
 mod trace;
+mod trust;
 mod world;
 
-pub use check::{Measure, Violation};
+pub use check::{MARKS, Measure, Violation};
+pub use explain::{Explained, explain};
 pub use run::{Outcome, Watch, run};
+pub use scale::{Scaled, Sent, scale};
 pub use shrink::shrink;

@@ -38,6 +38,13 @@ macro_rules! plans {
 }
 
 plans! {
+    a_revoked_node_is_dropped_by_all_and_comes_back_only_when_it_is_readmitted = "trust-revoked",
+    homes_that_are_revoked_are_left = "trust-home-revoked",
+    what_a_revoked_node_did_in_another_half_is_void = "trust-split",
+    two_that_revoke_each_other_come_back_one_after_the_other = "trust-mutual",
+    three_that_revoke_each_other_in_a_circle_come_back = "trust-circle",
+    keys_change_through_crashes_and_splits = "trust-keys",
+    newcomers_join_by_a_node_whose_clock_is_ten_years_off = "trust-clock",
     halves_of_a_mesh_merge_what_people_changed = "ledger-halves",
     no_crash_takes_back_what_was_acknowledged = "ledger-crashes",
     nodes_that_were_alone_merge_what_people_changed = "ledger-alone",
@@ -95,5 +102,7 @@ plans! {
     a_request_for_a_keyframe_that_is_lost_is_made_again = "keyframes-lost-and-asked-again",
     a_wish_for_a_keyframe_survives_the_home_that_was_asked =
         "home-killed-while-a-keyframe-is-wanted",
+    a_thousand_encoders_do_not_stampede_three_survivors = "thousand-one-killed",
+    a_thousand_encoders_do_not_stampede_fifteen_survivors = "thousand-one-of-sixteen-killed",
     a_camera_that_ignores_requests_is_not_pestered = "camera-that-ignores-requests",
 }

@@ -19,13 +19,34 @@ fn invite_id(number: u16) -> InviteId {
     InviteId(id)
 }
 
+/// An invitation of this id that nobody checks.
+fn offer(id: InviteId, uses: u32) -> Invite {
+    let mesh = MeshId([0; 16]);
+    Invitation::make(&key(0), mesh, vec![], id, [8; 32], u64::MAX, uses).invite
+}
+
+/// What is learned, if the holder of the key is let in.
+fn judged(
+    roster: &Roster,
+    chain: &Chain,
+    key: &PublicKey,
+    mesh: MeshId,
+) -> Result<Vec<Statement>, Refusal> {
+    let (learned, verdict) = roster.judge(chain, &[], key, mesh);
+    verdict.map(|_node| learned)
+}
+
 /// Key 0 founds; key i is admitted by key `parents[i - 1] % i`.
 fn tree(parents: &[usize]) -> Roster {
     let mut roster = Roster::found(&key(0), [1; 16]);
     for (index, parent) in parents.iter().enumerate() {
         let child = index + 1;
         let by = key((parent % child) as u16);
-        let admission = roster.admit(&by, key(child as u16).public(), invite_id(child as u16));
+        let admission = roster.admit(
+            &by,
+            key(child as u16).public(),
+            &Invite { by: by.node(), ..offer(invite_id(child as u16), 1) },
+        );
         assert_eq!(roster.adopt(vec![admission]).len(), 1);
     }
     roster
@@ -79,18 +100,18 @@ fn a_member_of_a_member_is_a_member() {
     let chain = roster.chain(node).unwrap();
     assert_eq!(chain.len(), 4);
     assert_eq!(
-        verify_chain(Some(roster.mesh()), &chain, &key(3).public()),
+        verify_chain(Some(roster.mesh()), &chain, &[], &key(3).public()),
         Ok((roster.mesh(), node))
     );
-    assert_eq!(verify_chain(None, &chain, &key(3).public()), Ok((roster.mesh(), node)));
+    assert_eq!(verify_chain(None, &chain, &[], &key(3).public()), Ok((roster.mesh(), node)));
     assert_eq!(roster.member_with_key(&key(3).public()), Some(node));
     assert_eq!(roster.key_of(node), Some(key(3).public()));
 
     let mut founder_only = Roster::found(&key(0), [1; 16]);
-    let fresh = founder_only.judge(&chain, &key(3).public(), roster.mesh()).unwrap();
+    let fresh = judged(&founder_only, &chain, &key(3).public(), roster.mesh()).unwrap();
     assert_eq!(founder_only.adopt(fresh).len(), 3);
     assert_eq!(founder_only.digest(), roster.digest());
-    assert_eq!(founder_only.judge(&chain, &key(3).public(), roster.mesh()), Ok(vec![]));
+    assert_eq!(judged(&founder_only, &chain, &key(3).public(), roster.mesh()), Ok(vec![]));
 }
 
 #[test]
@@ -98,18 +119,18 @@ fn a_chain_is_worth_nothing_to_another_key_or_mesh() {
     let roster = tree(&[0, 1]);
     let chain = roster.chain(key(2).node()).unwrap();
     assert_eq!(
-        roster.judge(&chain, &key(9).public(), roster.mesh()),
+        judged(&roster, &chain, &key(9).public(), roster.mesh()),
         Err(Refusal::NotYourAdmission)
     );
     let other = Roster::found(&key(0), [2; 16]);
     assert_ne!(other.mesh(), roster.mesh());
-    let refused = other.judge(&chain, &key(2).public(), other.mesh());
+    let refused = judged(&other, &chain, &key(2).public(), other.mesh());
     assert!(matches!(refused, Err(Refusal::OtherMesh { .. })), "{refused:?}");
     assert!(matches!(
-        other.judge(&chain, &key(2).public(), roster.mesh()),
+        judged(&other, &chain, &key(2).public(), roster.mesh()),
         Err(Refusal::OtherMesh { .. })
     ));
-    assert!(Roster::from_admissions(other.mesh(), roster.admissions().cloned()).is_empty());
+    assert!(Roster::from_statements(other.mesh(), roster.admissions().cloned()).is_empty());
 }
 
 #[test]
@@ -125,23 +146,26 @@ fn an_admission_is_bound_to_its_mesh() {
 fn circles_and_strangers_are_refused() {
     let roster = tree(&[0]);
     let (a, b) = (key(5), key(6));
-    let sign = |by: &Keypair, of: &Keypair| roster.admit(by, of.public(), invite_id(1));
+    let sign = |by: &Keypair, of: &Keypair| roster.admit(by, of.public(), &offer(invite_id(1), 9));
     let circle = vec![sign(&b, &a), sign(&a, &b)];
     assert!(roster.clone().adopt(circle.clone()).is_empty());
     assert!(matches!(
-        roster.judge(&circle, &a.public(), roster.mesh()),
+        judged(&roster, &circle, &a.public(), roster.mesh()),
         Err(Refusal::OtherMesh { .. })
     ));
     let mut endless = Vec::new();
     while endless.len() <= CHAIN_MAX {
         endless.extend(circle.clone());
     }
-    assert_eq!(verify_chain(None, &endless, &a.public()), Err(Refusal::ChainTooLong));
-    assert_eq!(verify_chain(None, &vec![], &a.public()), Err(Refusal::NoAdmission));
+    assert_eq!(verify_chain(None, &endless, &[], &a.public()), Err(Refusal::ChainTooLong));
+    assert_eq!(verify_chain(None, &vec![], &[], &a.public()), Err(Refusal::NoAdmission));
     // A circle that ends in the true founder is still not signed by it.
     let founder = roster.chain(key(0).node()).unwrap();
     let mixed = [circle, founder].concat();
-    assert!(matches!(verify_chain(None, &mixed, &a.public()), Err(Refusal::BadAdmission { .. })));
+    assert!(matches!(
+        verify_chain(None, &mixed, &[], &a.public()),
+        Err(Refusal::BadAdmission { .. })
+    ));
 }
 
 #[test]
@@ -150,8 +174,11 @@ fn chains_longer_than_the_limit_make_no_member() {
     let mut roster = Roster::found(&key(0), [1; 16]);
     let batch = line
         .iter()
-        .map(|i| roster.admit(&key(*i as u16), key(*i as u16 + 1).public(), invite_id(1)))
-        .collect();
+        .map(|i| {
+            let invite = offer(invite_id(1), u32::MAX);
+            roster.admit(&key(*i as u16), key(*i as u16 + 1).public(), &invite)
+        })
+        .collect::<Vec<_>>();
     roster.adopt(batch);
     assert_eq!(roster.len(), CHAIN_MAX);
     assert_eq!(roster.chain(key(CHAIN_MAX as u16 - 1).node()).unwrap().len(), CHAIN_MAX);
@@ -168,13 +195,13 @@ fn a_valid_invitation_opens_until_it_is_used_up() {
         roster.check_invite(&invitation.invite, proof, statement, WALL)
     };
     assert_eq!(check(&roster, &statement, &proof), Ok(()));
-    let admission = roster.admit(&key(0), newcomer, invitation.invite.id);
-    assert_eq!(roster.adopt(vec![admission.clone()]), vec![admission.clone()]);
+    let admission = roster.admit(&key(0), newcomer, &invitation.invite);
+    assert_eq!(roster.adopt(vec![admission.clone()]), vec![admission.clone().into()]);
     assert_eq!(roster.uses(invitation.invite.id), 1);
 
     // The same node again: nothing is used up, nothing is added.
     assert_eq!(check(&roster, &statement, &proof), Ok(()));
-    let again = roster.admit(&key(1), newcomer, invitation.invite.id);
+    let again = roster.admit(&key(1), newcomer, &invitation.invite);
     assert_eq!(again, admission);
     assert_eq!(roster.adopt(vec![again]), vec![]);
     assert_eq!(roster.uses(invitation.invite.id), 1);
@@ -369,14 +396,14 @@ proptest! {
         let mut batch = sorted(&whole);
         batch.shuffle(&mut rand_chacha::ChaCha8Rng::seed_from_u64(shuffle));
 
-        let at_once = Roster::from_admissions(whole.mesh(), batch.clone());
+        let at_once = Roster::from_statements(whole.mesh(), batch.clone());
         prop_assert_eq!(sorted(&at_once), sorted(&whole));
         prop_assert_eq!(at_once.digest(), whole.digest());
 
         // By chains, in either order, some of them twice.
         let chains: Vec<Chain> = batch.iter().filter_map(|a| whole.chain(a.node)).collect();
         let (first, second) = chains.split_at(cut.index(chains.len()));
-        let mut ab = Roster::from_admissions(whole.mesh(), []);
+        let mut ab = Roster::from_statements(whole.mesh(), Vec::<Statement>::new());
         let mut ba = ab.clone();
         for chain in first.iter().chain(second).chain(first) {
             ab.adopt(chain.clone());
@@ -422,12 +449,13 @@ proptest! {
         }
         prop_assume!(chain != roster.chain(leaf.node()).unwrap());
         // The mesh is pinned, as everyone does who knows it.
-        let judged = verify_chain(Some(roster.mesh()), &chain, &leaf.public());
-        prop_assert!(judged.is_err(), "field {} of {} in {}", field, index, length);
-        let mut stranger = Roster::from_admissions(roster.mesh(), []);
-        prop_assert!(stranger.judge(&chain, &leaf.public(), roster.mesh()).is_err());
+        let verified = verify_chain(Some(roster.mesh()), &chain, &[], &leaf.public());
+        prop_assert!(verified.is_err(), "field {} of {} in {}", field, index, length);
+        let mut stranger = Roster::from_statements(roster.mesh(), Vec::<Statement>::new());
+        prop_assert!(judged(&stranger, &chain, &leaf.public(), roster.mesh()).is_err());
         let adopted = stranger.adopt(chain);
-        prop_assert!(adopted.iter().all(|a| sorted(&roster).contains(a)));
+        let known = |it: &Statement| roster.has(it);
+        prop_assert!(adopted.iter().all(known));
     }
 
     #[test]
@@ -436,7 +464,7 @@ proptest! {
     ) {
         let mut roster = tree(&[0]);
         if let Ok(chain) = postcard::from_bytes::<Chain>(&bytes) {
-            prop_assert!(roster.judge(&chain, &[0; 32], roster.mesh()).is_err());
+            prop_assert!(judged(&roster, &chain, &[0; 32], roster.mesh()).is_err());
             prop_assert!(roster.adopt(chain).is_empty());
         }
     }

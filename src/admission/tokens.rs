@@ -9,7 +9,7 @@ use pasetors::token::UntrustedToken;
 use pasetors::version4::{PublicToken, V4};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Enrolment, Keypair, Kind, LEEWAY_MS, Refusal, Roster};
+use super::{Enrolment, Keypair, Kind, LEEWAY_MS, PublicKey, Refusal, Roster};
 use crate::access::{DEFAULT_DOMAIN, Principal, Rights, Who, keys};
 use crate::accounts::{self, Key};
 use crate::id::{AccountId, EncoderId, InviteId, MeshId, NodeId, RecordId};
@@ -57,6 +57,12 @@ struct SessionClaims {
     account: AccountId,
     /// As text: JSON's numbers are not for 64 bits.
     password: String,
+    exp: u64,
+}
+
+/// What every token says.
+#[derive(Deserialize)]
+struct Expiry {
     exp: u64,
 }
 
@@ -130,6 +136,17 @@ pub enum Denied {
     /// What was shown is not good.
     #[error(transparent)]
     BadCredential(#[from] Refusal),
+}
+
+/// The node that claims to have issued a token, or the one in an enrolment string.
+pub fn issuer_of(credential: &str) -> Option<NodeId> {
+    let enrolment = credential.parse::<Enrolment>();
+    let token = enrolment.as_ref().map_or(credential, |enrolment| &enrolment.credential);
+    footer(&UntrustedToken::<Public, V4>::try_from(token).ok()?)
+}
+
+fn footer(token: &UntrustedToken<Public, V4>) -> Option<NodeId> {
+    std::str::from_utf8(token.untrusted_footer()).ok()?.parse().ok()
 }
 
 impl Roster {
@@ -219,16 +236,16 @@ impl Roster {
         let Ok(untrusted) = UntrustedToken::<Public, V4>::try_from(token) else {
             return Err(unreadable);
         };
-        let by = std::str::from_utf8(untrusted.untrusted_footer())
-            .ok()
-            .and_then(|text| text.parse::<NodeId>().ok())
-            .ok_or(unreadable)?;
-        let issuer = self.key_of(by).ok_or(Refusal::UnknownIssuer { what, by })?;
-        let trusted = AsymmetricPublicKey::<V4>::from(&issuer)
-            .and_then(|key| {
-                PublicToken::verify(&key, &untrusted, None, Some(&purpose(what, self.mesh())))
-            })
-            .map_err(|_wrong| Refusal::BadSignature { what })?;
+        let by = footer(&untrusted).ok_or(unreadable)?;
+        // The date is read before the signature is known to be good, and used only to choose keys.
+        let expires = serde_json::from_slice::<Expiry>(untrusted.untrusted_payload());
+        let issuers = self.issuer(what, by, expires.map_or(u64::MAX, |claims| claims.exp))?;
+        let opened = |key: &PublicKey| {
+            let key = AsymmetricPublicKey::<V4>::from(key).ok()?;
+            let purpose = purpose(what, self.mesh());
+            PublicToken::verify(&key, &untrusted, None, Some(&purpose)).ok()
+        };
+        let trusted = issuers.iter().find_map(opened).ok_or(Refusal::BadSignature { what })?;
         let claims = serde_json::from_str(trusted.payload())
             .map_err(|_shape| Refusal::Unreadable { what })?;
         Ok((by, claims))

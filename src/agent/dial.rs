@@ -259,7 +259,7 @@ async fn greet(
     };
     let key =
         tls::peer_key(connection).ok_or_else(|| DialError::Stranger("it has no key".into()))?;
-    let (mesh, node) = verify_chain(mesh, &server.chain, &key)
+    let (mesh, node) = verify_chain(mesh, &server.chain, &server.more.0, &key)
         .map_err(|refusal| DialError::Stranger(refusal.to_string()))?;
     if let Some(wanted) = expect.filter(|wanted| *wanted != node) {
         return Err(DialError::Unexpected { wanted, got: node });

@@ -185,6 +185,10 @@ mod tests {
             encoders: 1,
             viewers: 2,
             report: None,
+            key: None,
+            admitted_by: None,
+            invite: None,
+            clock_offset_ms: None,
         }
     }
 
@@ -208,6 +212,7 @@ mod tests {
                 native_only: false,
                 viewers: 2,
             }],
+            outcasts: Vec::new(),
         }
     }
 

@@ -28,7 +28,7 @@ impl Control {
     }
 
     pub(super) fn tell_members(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let members = self.roster.admissions().map(|admission| admission.node).collect();
+        let members = self.roster.members().collect();
         self.account(now, accounts::Event::Members(members), effects);
     }
 

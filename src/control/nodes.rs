@@ -2,7 +2,7 @@
 //! clients keep, and the candidates for new encoders.
 
 use super::Control;
-use crate::directory::Header;
+use crate::directory::{ENTRIES_MAX, Header};
 use crate::grow::Later;
 use crate::id::NodeId;
 use crate::placement::Candidate;
@@ -15,18 +15,18 @@ impl Control {
             name: self.name.clone(),
             addrs: self.addrs.clone(),
             links: self.linked.clone(),
-            draining: self.leaving.is_some(),
+            draining: self.draining(self.me),
             later: Later::default(),
         });
         self.recount();
         let mut nodes: Vec<Peer> = self
             .roster
-            .admissions()
-            .map(|admission| Peer {
-                node: admission.node,
-                name: self.label(admission.node),
-                addrs: self.addrs_of(admission.node),
-                up: self.alive.contains(&admission.node) && !self.draining(admission.node),
+            .members()
+            .map(|node| Peer {
+                node,
+                name: self.label(node),
+                addrs: self.addrs_of(node),
+                up: self.alive.contains(&node) && !self.draining(node),
                 later: Later::default(),
             })
             .filter(|peer| !peer.addrs.is_empty())
@@ -40,7 +40,9 @@ impl Control {
 
     pub(super) fn draining(&self, node: NodeId) -> bool {
         match self.directory.header(node) {
-            _ if node == self.me => self.leaving.is_some(),
+            _ if node == self.me => {
+                self.leaving.is_some() || self.roster.outcast(self.me).is_some()
+            }
             Some(header) => header.draining,
             None => false,
         }
@@ -53,6 +55,7 @@ impl Control {
                 node,
                 weight: self.reports.get(&node).map_or(1.0, |r| r.capacity).clamp(0.01, 1e6),
                 load: u32::try_from(self.directory.count(node)).unwrap_or(u32::MAX),
+                limit: ENTRIES_MAX as u32,
             })
             .collect();
     }

@@ -14,7 +14,7 @@ use super::body::read_text;
 use super::problem::Problem;
 use super::visible;
 use crate::access::{DEFAULT_DOMAIN, Right, Scope};
-use crate::cluster::{ClusterView, EncoderView, NodeView};
+use crate::cluster::{ClusterView, EncoderView};
 
 /// Largest JSON body, in bytes: every request of the API is a handful of fields.
 const MAX_JSON: usize = 16 * 1024;
@@ -22,8 +22,8 @@ const MAX_JSON: usize = 16 * 1024;
 /// Most uses of one invitation: the supported size of a mesh, and some.
 const MAX_USES: u32 = 1000;
 
-/// Longest life of an invitation: a month.
-const MAX_LIFETIME: Duration = Duration::from_secs(31 * 24 * 3600);
+/// Longest life of an invitation.
+const MAX_LIFETIME: Duration = Duration::from_millis(crate::admission::LIFETIME_MAX_MS);
 
 /// `GET /api/v1/cluster`.
 pub(super) async fn cluster(State(app): State<App>, caller: Caller) -> Json<ClusterView> {
@@ -34,11 +34,6 @@ pub(super) async fn cluster(State(app): State<App>, caller: Caller) -> Json<Clus
 fn seen(app: &App, caller: &Caller) -> ClusterView {
     let view = app.backend.view();
     visible::with(&*app.backend, &caller.principal, |eyes| eyes.cluster(&view))
-}
-
-/// `GET /api/v1/nodes`.
-pub(super) async fn nodes(State(app): State<App>, caller: Caller) -> Json<Vec<NodeView>> {
-    Json(seen(&app, &caller).nodes)
 }
 
 /// `GET /api/v1/encoders`.

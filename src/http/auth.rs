@@ -26,7 +26,7 @@ pub struct Peer {
 pub struct Caller {
     /// Who.
     pub principal: Principal,
-    /// From where; `None` for native clients.
+    /// From where; `None` at the node's socket.
     pub peer: Option<Peer>,
 }
 

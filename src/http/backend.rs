@@ -14,8 +14,8 @@ use crate::access::Rights;
 use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::cluster::ClusterView;
 use crate::id::{AccountId, EncoderId, NodeId, RecordId};
-use crate::node::Failovers;
 use crate::node::passwords::Passwords;
+use crate::node::{Failovers, NotDone};
 use crate::webrtc::{Feed, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
@@ -46,6 +46,15 @@ pub struct Check {
     pub name: &'static str,
     /// What is wrong, if anything.
     pub error: Option<String>,
+    /// What people should know though the node is ready.
+    pub warning: Option<String>,
+}
+
+impl Check {
+    /// A condition that holds, or why not.
+    pub fn new(name: &'static str, error: Option<String>) -> Self {
+        Self { name, error, warning: None }
+    }
 }
 
 /// One viewer, as the API lists it.
@@ -83,8 +92,8 @@ pub struct MetricsSnapshot {
     pub viewers: BTreeMap<&'static str, u64>,
     /// Size of the store on disk, in bytes.
     pub store_bytes: Option<u64>,
-    /// How far other nodes' clocks are ahead of this one's, in seconds.
-    pub clock_offsets: Vec<(NodeId, f64)>,
+    /// How far this node's clock is ahead of the mesh's, in milliseconds.
+    pub clock_skew_ms: i64,
     /// How long failovers to this node took.
     pub failovers: Option<Failovers>,
 }
@@ -166,6 +175,15 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Viewers of `encoder`, or of all, at every node.
     async fn viewers(&self, encoder: Option<EncoderId>) -> ViewersView;
+
+    /// Shuts a node out; answers when it is on disk.
+    async fn revoke(&self, node: NodeId, reason: String) -> Result<(), NotDone>;
+
+    /// Lets a node in again; answers when it is on disk.
+    async fn readmit(&self, node: NodeId) -> Result<(), NotDone>;
+
+    /// Gives this node another key; answers when it is in use.
+    async fn rotate(&self) -> Result<(), NotDone>;
 
     /// Changes the ledger; answers when it is on disk.
     async fn write(&self, write: Write) -> Result<Receipt, Refusal>;

@@ -16,6 +16,7 @@ use crate::access::{DEFAULT_DOMAIN, Rights, Who};
 use crate::accounts::{Change, Dot, Key, Kind, Receipt, Record, Refusal, Stamp, Write};
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
 use crate::id::{AccountId, ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId, RecordId};
+use crate::node::NotDone;
 use crate::node::passwords::Passwords;
 use crate::webrtc::{Feed, Outlet, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
@@ -91,6 +92,7 @@ impl FakeMesh {
             boot: Boot(1),
             nodes: Vec::new(),
             encoders: vec![encoder],
+            outcasts: Vec::new(),
         };
         let mesh = Arc::new(Self {
             nodes: Mutex::default(),
@@ -130,6 +132,10 @@ impl FakeMesh {
             encoders: 0,
             viewers: 0,
             report: None,
+            key: None,
+            admitted_by: None,
+            invite: None,
+            clock_offset_ms: None,
         });
         let folder = tempfile::tempdir().unwrap();
         let tls = tls::config(tls::load_or_make(folder.path(), &[]).unwrap()).unwrap();
@@ -197,7 +203,7 @@ impl Backend for FakeNode {
     }
 
     fn checks(&self) -> Vec<Check> {
-        vec![Check { name: "store", error: None }]
+        vec![Check::new("store", None)]
     }
 
     fn rights(&self) -> RwLockReadGuard<'_, Rights> {
@@ -270,6 +276,18 @@ impl Backend for FakeNode {
 
     async fn viewers(&self, _encoder: Option<EncoderId>) -> ViewersView {
         ViewersView::default()
+    }
+
+    async fn revoke(&self, _node: NodeId, _reason: String) -> Result<(), NotDone> {
+        Ok(())
+    }
+
+    async fn readmit(&self, _node: NodeId) -> Result<(), NotDone> {
+        Ok(())
+    }
+
+    async fn rotate(&self) -> Result<(), NotDone> {
+        Ok(())
     }
 
     async fn write(&self, write: Write) -> Result<Receipt, Refusal> {

@@ -174,6 +174,24 @@ const ROUTES: &[(&str, &str, &str, [u16; 8])] = &[
         "/api/v1/accounts/site%2Fviewer/password",
         [401, 403, 404, 404, 403, 404, 400, 400],
     ),
+    (
+        "/api/v1/nodes/{id}/revocation",
+        "POST",
+        "/api/v1/nodes/01010101010101010101010101010101/revocation",
+        [401, 403, 403, 403, 403, 403, 403, 204],
+    ),
+    (
+        "/api/v1/nodes/{id}/revocation",
+        "DELETE",
+        "/api/v1/nodes/01010101010101010101010101010101/revocation",
+        [401, 403, 403, 403, 403, 403, 403, 204],
+    ),
+    (
+        "/api/v1/nodes/{id}/key",
+        "POST",
+        "/api/v1/nodes/01010101010101010101010101010101/key",
+        [401, 403, 403, 403, 403, 403, 403, 204],
+    ),
     ("/api/v1/accounts", "GET", "/api/v1/accounts", [401, 403, 403, 403, 403, 403, 403, 403]),
     (
         "/api/v1/accounts/{id}",

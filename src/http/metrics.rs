@@ -248,13 +248,20 @@ impl Collector for NodeCollector {
             .nodes
             .iter()
             .filter(|node| node.state == Liveness::Up)
+            .filter(|node| node.node != view.node)
             .filter_map(|node| {
-                let (_, offset) = snapshot.clock_offsets.iter().find(|(of, _)| *of == node.node)?;
-                Some((vec![("peer", node.name.clone())], *offset))
+                // Those of the view are ahead of the mesh's.
+                let offset = node.clock_offset_ms? - snapshot.clock_skew_ms;
+                Some((vec![("peer", node.name.clone())], offset as f64 / 1000.0))
             })
             .collect();
         let help = "How far a member's clock is ahead of this node's";
         out.gauges("peer_clock_offset", help, Some(&Unit::Seconds), &offsets)?;
+        let skew = [(Vec::new(), snapshot.clock_skew_ms as f64 / 1000.0)];
+        let help = "How far this node's clock is ahead of the mesh's";
+        out.gauges("clock_skew", help, Some(&Unit::Seconds), &skew)?;
+        let outcasts = [(Vec::new(), view.outcasts.len() as f64)];
+        out.gauges("outcasts", "Nodes that are members no more", None, &outcasts)?;
         let viewers: Vec<_> = snapshot
             .viewers
             .iter()

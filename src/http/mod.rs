@@ -15,7 +15,9 @@ mod health;
 pub mod leg;
 pub mod login;
 mod metrics;
+mod native;
 mod node;
+mod nodes;
 pub mod place;
 pub mod problem;
 mod process;
@@ -72,7 +74,9 @@ pub fn router(backend: Arc<dyn Backend>, counters: Arc<ServerCounters>) -> Route
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(metrics::scrape))
         .route("/api/v1/cluster", get(api::cluster))
-        .route("/api/v1/nodes", get(api::nodes))
+        .route("/api/v1/nodes", get(nodes::nodes))
+        .route("/api/v1/nodes/{id}/revocation", post(nodes::revoke).delete(nodes::readmit))
+        .route("/api/v1/nodes/{id}/key", post(nodes::rotate))
         .route("/api/v1/encoders", get(api::encoders))
         .route("/api/v1/encoders/{encoder}", get(api::encoder))
         .route("/api/v1/viewers", get(api::viewers))

@@ -8,41 +8,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use axum::body::Body;
-use axum::http::{HeaderMap, Request, StatusCode};
-use axum::response::IntoResponse;
 use tokio::sync::{mpsc, oneshot, watch};
-use tower::ServiceExt;
 
-use super::auth::{Peer, strip_port};
+use super::auth::strip_port;
 use super::backend::{
     Backend, Check, Denied, InviteTerms, LegChange, MetricsSnapshot, Principal, ViewerView,
     ViewersView,
 };
 use super::counters::{Door, counters};
-use super::problem::Problem;
 use super::socket::AdminSocket;
 use super::tls::{self, Certificate, load_or_make};
-use super::{ServerCounters, leg, router, serve};
+use super::{ServerCounters, leg, native, router, serve};
 use crate::access::Rights;
 use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::admission;
 use crate::cluster::{ClusterView, EncoderState};
+use crate::control::SKEW_ALARM;
 use crate::id::{AccountId, EncoderId, NodeId, RecordId};
 use crate::net::{RtcDatagram, RtcSocket};
 use crate::node::passwords::Passwords;
-use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError};
+use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError, NotDone};
 use crate::session::{HOLD, SESSIONS_MAX};
 use crate::webrtc::{Feed, MAX_LEGS, Outlet, WebRtc};
 use crate::wire::{self, Answer, Ask, Failed, Message, Offer, SdpAnswer};
 
 /// How long another node may take to set a leg up or to list its viewers.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time for an answer to a native client to be complete: the slowest asks every node.
-const API_TIME: Duration = Duration::from_secs(10);
-/// Largest answer that a native client gets, in bytes.
-const API_ANSWER_MAX: usize = wire::MAX_MESSAGE - wire::API_HEADER_BYTES_MAX - 1024;
-
 /// Runs a node with everything it serves until `shutdown`, then lets it leave gracefully.
 pub async fn run(
     mut config: NodeConfig,
@@ -239,84 +230,11 @@ async fn open_doors(
                 let _ = answer.send(backend.clone().answer(ask).encode());
             }
             Some(call) = api.recv() => {
-                tokio::spawn(call_api(router.clone(), call));
+                tokio::spawn(native::answer(router.clone(), call));
             }
             else => return,
         }
     }
-}
-
-async fn call_api(router: axum::Router, call: ApiCall) {
-    let ApiCall { request, principal, remote, answer } = call;
-    let response = match native_request(request, principal, remote) {
-        Ok(request) => router.oneshot(request).await.unwrap_or_else(|never| match never {}),
-        Err(problem) => problem.into_response(),
-    };
-    let (head, body) = response.into_parts();
-    let body = axum::body::to_bytes(body, API_ANSWER_MAX);
-    // An event stream has no end: it is for HTTP, and here it is cut off.
-    let (head, body) = match tokio::time::timeout(API_TIME, body).await {
-        Ok(Ok(body)) => (head, body),
-        Ok(Err(_)) | Err(_) => {
-            let detail =
-                "the answer is too long, or does not end: ask for less at once, or by HTTP";
-            let (head, body) = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
-                .into_response()
-                .into_parts();
-            (head, axum::body::to_bytes(body, API_ANSWER_MAX).await.unwrap_or_default())
-        }
-    };
-    let status = head.status.as_u16();
-    let _ = answer.send(wire::ApiResponse {
-        status,
-        headers: native_headers(&head.headers),
-        body: body.to_vec(),
-    });
-}
-
-/// A native client's request as the router takes it.
-fn native_request(
-    request: wire::ApiRequest,
-    principal: Principal,
-    address: SocketAddr,
-) -> Result<Request<Body>, Problem> {
-    if !wire::api_headers_fit(&request.headers) {
-        return Err(Problem::new(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            format!(
-                "a request has at most {} headers and {} bytes of them",
-                wire::API_HEADERS_MAX,
-                wire::API_HEADER_BYTES_MAX
-            ),
-        ));
-    }
-    let mut built =
-        Request::builder().method(request.method.as_str()).uri(&request.path).extension(principal);
-    // Who fails to log in too often is told to wait, whichever way they come.
-    built = built.extension(Peer { address, secure: true });
-    if !request.headers.iter().any(|(name, _)| name == "content-type") {
-        built = built.header("content-type", "application/json");
-    }
-    for (name, value) in request.headers {
-        built = built.header(name, value);
-    }
-    built.body(Body::from(request.body)).map_err(|error| {
-        let detail = format!("no request: {error}; check its method, path and headers");
-        Problem::new(StatusCode::BAD_REQUEST, detail)
-    })
-}
-
-/// What a native client is told of an answer's headers: what is for pages of other origins is left
-/// out.
-fn native_headers(headers: &HeaderMap) -> wire::ApiHeaders {
-    let wanted = headers.iter().filter(|(name, _)| !name.as_str().starts_with("access-control-"));
-    let texts = wanted.filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?)));
-    let mut headers: wire::ApiHeaders =
-        texts.map(|(name, value)| (name, value.to_owned())).collect();
-    while !wire::api_headers_fit(&headers) {
-        headers.pop();
-    }
-    headers
 }
 
 struct Live {
@@ -337,7 +255,7 @@ struct Leg {
 /// A hard limit, as a condition of taking more.
 fn within(name: &'static str, count: usize, most: usize) -> Check {
     let error = (count >= most).then(|| format!("{count} of {most}: this node takes no more"));
-    Check { name, error }
+    Check::new(name, error)
 }
 
 impl Live {
@@ -439,8 +357,17 @@ impl Backend for Live {
     fn checks(&self) -> Vec<Check> {
         let totals = self.node.totals();
         let error = totals.store_error.as_ref().map(|error| error.to_string());
+        let view = self.node.view();
+        let out = view.outcasts.iter().find(|out| out.node == view.node);
+        let skew = Duration::from_millis(totals.clock_skew_ms.unsigned_abs());
+        let side = if totals.clock_skew_ms < 0 { "behind" } else { "ahead of" };
+        let warning = (skew > SKEW_ALARM).then(|| {
+            format!("this node's clock is {} s {side} the mesh's; set it", skew.as_secs())
+        });
         vec![
-            Check { name: "store", error },
+            Check::new("member", out.map(|out| out.why.clone())),
+            Check::new("store", error),
+            Check { name: "clock", error: None, warning },
             within("viewers", self.webrtc.legs(), MAX_LEGS),
             within("clients", totals.sessions, SESSIONS_MAX),
         ]
@@ -470,7 +397,7 @@ impl Backend for Live {
     }
 
     fn mesh_ms(&self) -> u64 {
-        self.node.mesh_ms()
+        self.node.mesh_time()
     }
 
     fn passwords(&self) -> &Passwords {
@@ -587,6 +514,18 @@ impl Backend for Live {
         all
     }
 
+    async fn revoke(&self, node: NodeId, reason: String) -> Result<(), NotDone> {
+        self.node.revoke(node, reason).await
+    }
+
+    async fn readmit(&self, node: NodeId) -> Result<(), NotDone> {
+        self.node.readmit(node).await
+    }
+
+    async fn rotate(&self) -> Result<(), NotDone> {
+        self.node.rotate().await
+    }
+
     async fn write(&self, write: Write) -> Result<Receipt, Refusal> {
         self.node.write(write).await
     }
@@ -614,7 +553,7 @@ impl Backend for Live {
             counters: counters(&self.node, &self.door),
             viewers,
             store_bytes: self.node.totals().store_bytes,
-            clock_offsets: self.node.totals().clock_offsets.clone(),
+            clock_skew_ms: self.node.totals().clock_skew_ms,
             failovers: Some(self.node.failovers()),
         }
     }

@@ -40,6 +40,7 @@ impl Eyes<'_> {
             }
         }
         if !operates {
+            seen.outcasts.clear();
             for node in &mut seen.nodes {
                 node.report = None;
             }

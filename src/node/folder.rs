@@ -6,16 +6,18 @@ use std::sync::Arc;
 
 use super::{Join, NodeError, founding, identity, random};
 use crate::accounts::Loaded;
-use crate::admission::{Admission, Invitation, Keypair, Roster, mesh_id};
+use crate::admission::{Invitation, Keypair, Roster, Statement, mesh_id};
 use crate::id::{Boot, MeshId, NodeId};
 use crate::net::join::{JoinError, join};
-use crate::store::{Entry, Store, StoreError, load_or_create_key};
+use crate::store::{self, Entry, Store, StoreError, load_or_create_key};
 
 /// What a node finds in its folder.
 pub(super) struct Folder {
     path: PathBuf,
     pub(super) store: Store,
     pub(super) keypair: Keypair,
+    /// The key that it was changing to.
+    pub(super) next_key: Option<Keypair>,
     roster: Option<Roster>,
     pub(super) boot: Boot,
     pub(super) remembered: Vec<(NodeId, Vec<String>)>,
@@ -43,17 +45,18 @@ impl Folder {
             );
         }
         let store = opened.store;
-        let keypair = Keypair::from_seed(load_or_create_key(&path, random()).map_err(stored)?);
+        let keypair = load_or_create_key(&path, random()).map_err(stored)?;
         let boot = store.next_boot().map_err(stored)?;
-        let roster = roster_of(keypair.node(), &store.admissions().map_err(stored)?);
+        let roster = roster_of(keypair.node(), &store.statements().map_err(stored)?);
+        let (keypair, next_key) = settle_keys(&path, keypair, roster.as_ref())?;
         let remembered = store.members().map_err(stored)?;
         let (ledger, entry) = (Loaded::default(), Entry::Member);
-        Ok(Self { path, store, keypair, roster, boot, remembered, ledger, entry, admin })
+        Ok(Self { path, store, keypair, next_key, roster, boot, remembered, ledger, entry, admin })
     }
 
     /// Reads the ledger of the mesh that was entered, on a thread of its own.
     pub(super) async fn open_ledger(mut self, roster: &Roster) -> Result<Self, NodeError> {
-        let (mesh, alone) = (roster.mesh(), roster.admissions().count() < 2);
+        let (mesh, alone) = (roster.mesh(), roster.len() < 2);
         let read = move || {
             self.store.bind(mesh, self.entry)?;
             self.ledger = self.store.ledger(mesh)?;
@@ -125,7 +128,7 @@ impl Folder {
             join(&invitation, &self.keypair).await.map_err(|error| not_joined(&error))?;
         tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
         founding::abandon(&self.path)?;
-        let joined = Roster::from_admissions(invitation.mesh, admitted.admissions);
+        let joined = Roster::from_statements(invitation.mesh, admitted.statements.0);
         self.keep(&joined)?;
         self.store.remember(&admitted.members).map_err(stored)?;
         self.remembered.extend(admitted.members);
@@ -144,19 +147,44 @@ impl Folder {
     }
 
     fn keep(&self, roster: &Roster) -> Result<(), NodeError> {
-        let all: Vec<_> = roster.admissions().cloned().collect();
-        self.store.add_admissions(&all).map_err(stored)
+        let all: Vec<_> = roster.statements().cloned().collect();
+        self.store.add_statements(&all).map_err(stored)
     }
 }
 
-/// The mesh among these admissions that `me` belongs to. A folder whose key was moved away holds
-/// the admissions of an earlier node's mesh as well.
-fn roster_of(me: NodeId, admissions: &[Admission]) -> Option<Roster> {
+/// The mesh among these statements that `me` belongs to, or did. A folder whose key was moved away
+/// holds the statements of an earlier node's mesh as well.
+fn roster_of(me: NodeId, statements: &[Statement]) -> Option<Roster> {
     // A founder's admission names a mesh: it is the one that everything else in it chains to.
-    let founders = admissions.iter().filter(|admission| admission.invite.is_none());
+    let founders = statements.iter().filter_map(|statement| match statement {
+        Statement::Admission(it) if it.invite.is_none() => Some(mesh_id(it)),
+        _ => None,
+    });
     let mut rosters =
-        founders.map(|it| Roster::from_admissions(mesh_id(it), admissions.iter().cloned()));
-    rosters.find(|roster| roster.contains(me))
+        founders.map(|mesh| Roster::from_statements(mesh, statements.iter().cloned()));
+    rosters.find(|roster| roster.contains(me) || roster.outcast(me).is_some())
+}
+
+/// The key in use and the one that it is to change to, wherever the node was killed while it
+/// changed.
+fn settle_keys(
+    path: &Path,
+    keypair: Keypair,
+    roster: Option<&Roster>,
+) -> Result<(Keypair, Option<Keypair>), NodeError> {
+    let Some(next) = store::next_key(path).map_err(stored)? else { return Ok((keypair, None)) };
+    // The former key is given up, but the files do not say so yet.
+    let in_use = roster.and_then(|roster| roster.current_key(keypair.node()));
+    if in_use == Some(next.public()) {
+        store::use_key(path, &next).map_err(stored)?;
+        return Ok((next, None));
+    }
+    // Without a mesh there is nobody to tell.
+    if roster.is_none() {
+        store::forget_next_key(path).map_err(stored)?;
+        return Ok((keypair, None));
+    }
+    Ok((keypair, Some(next)))
 }
 
 /// A node stays in the mesh of its folder: it must not wait alone for one that it cannot join.

@@ -9,6 +9,7 @@ mod founding;
 mod identity;
 mod ledger;
 mod media;
+mod members;
 mod name;
 pub mod passwords;
 mod ports;
@@ -32,6 +33,7 @@ pub use drive::Totals;
 pub use founding::{ADMIN, ADMINISTRATORS};
 pub use identity::identity;
 pub use ledger::{RecordChange, RecordChanges};
+pub use members::NotDone;
 pub use relay::FLOWS_MAX;
 
 use folder::Folder;
@@ -47,6 +49,7 @@ use crate::control::{self, Control};
 use crate::hub::{Hubs, Subscription};
 use crate::id::{AccountId, EncoderId, InviteId, NodeId, RecordId, valid_name};
 use crate::net::{AskError, Net, NetConfig, RtcDatagram};
+use crate::store::Source;
 use crate::time::{Mono, Now};
 use crate::wire;
 
@@ -131,7 +134,10 @@ struct Shared {
     name: String,
     addrs: Vec<String>,
     data: PathBuf,
-    keypair: Keypair,
+    keypair: Arc<ArcSwap<Keypair>>,
+    mesh_clock: Arc<members::MeshClock>,
+    /// Held while the key is being changed.
+    rotating: tokio::sync::Mutex<()>,
     roster: Arc<ArcSwap<Roster>>,
     net: Net,
     hubs: Hubs,
@@ -148,6 +154,7 @@ struct Shared {
     /// What is left to do of a founding.
     founding: tokio::sync::Mutex<Option<founding::Founding>>,
     told: ledger::Told,
+    source: Source,
     left: watch::Receiver<bool>,
     stored: watch::Receiver<()>,
     /// Kept until the process ends: whoever takes the folder next finds the ports free, too.
@@ -189,7 +196,7 @@ impl Node {
         let founding = folder.unfinished()?;
         let folder = folder.open_ledger(&roster).await?;
         let lock = folder.lock();
-        let Folder { store, keypair, boot, remembered, ledger, .. } = folder;
+        let Folder { store, keypair, next_key, boot, remembered, ledger, .. } = folder;
         let name = config.name.unwrap_or_else(|| name::default_name(keypair.node()));
         let addrs = addresses::of(config.advertise, addr);
         let shared_roster = Arc::new(ArcSwap::from_pointee(roster.clone()));
@@ -216,8 +223,11 @@ impl Node {
                 .open_to_loopback(config.open_loopback);
         let clock = Clock::new();
         let seed = random();
+        let mesh_clock = Arc::new(members::MeshClock::new(clock));
+        let shared_key = Arc::new(ArcSwap::from_pointee(keypair.clone()));
         let born = control::Config {
             keypair: keypair.clone(),
+            next_key,
             name: name.clone(),
             addrs: addrs.clone(),
             boot,
@@ -237,6 +247,7 @@ impl Node {
         let id = keypair.node();
         let mesh = control.roster().mesh();
         let reports = report::Reports::start(id, boot, mesh, net.clone());
+        let source = store.source();
         let (store, stored) = writer::Writer::start(store, mesh, event_tx.clone());
         let driver = drive::Driver {
             control,
@@ -254,6 +265,11 @@ impl Node {
             attached: std::collections::BTreeMap::new(),
             joins: std::collections::BTreeMap::new(),
             last_join: 0,
+            decrees: std::collections::BTreeMap::new(),
+            last_decree: 0,
+            keypair: shared_key.clone(),
+            mesh_clock: mesh_clock.clone(),
+            data: config.data.clone(),
             writes: std::collections::BTreeMap::new(),
             last_write: 0,
             asks: ask_tx,
@@ -272,7 +288,9 @@ impl Node {
             name,
             addrs,
             data: config.data,
-            keypair,
+            keypair: shared_key,
+            mesh_clock,
+            rotating: tokio::sync::Mutex::default(),
             roster: shared_roster,
             net,
             hubs,
@@ -288,6 +306,7 @@ impl Node {
             open_loopback: config.open_loopback,
             founding: tokio::sync::Mutex::new(founding),
             told,
+            source,
             left,
             stored,
             _lock: lock,
@@ -372,22 +391,17 @@ impl Node {
 
     /// An invitation string for `uses` nodes, good for `lifetime`.
     pub fn invite(&self, uses: u32, lifetime: Duration) -> String {
-        let expires = self.mesh_ms().saturating_add(millis(lifetime));
-        let (keys, mesh) = (&self.shared.keypair, self.roster().mesh());
+        let expires = self.mesh_time().saturating_add(millis(lifetime));
+        let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
         let (id, secret) = (InviteId(random()), random());
-        Invitation::make(keys, mesh, self.known_addrs(), id, secret, expires, uses).to_string()
-    }
-
-    /// What time it is in the mesh, in milliseconds since 1970: what expires is judged by it.
-    pub fn mesh_ms(&self) -> u64 {
-        wall_ms()
+        Invitation::make(&keys, mesh, self.known_addrs(), id, secret, expires, uses).to_string()
     }
 
     /// An enrolment string for clients in a domain, good for `lifetime`.
     pub fn enrol(&self, lifetime: Duration, domain: RecordId) -> String {
-        let expires = self.mesh_ms().saturating_add(millis(lifetime));
-        let (keys, mesh) = (&self.shared.keypair, self.roster().mesh());
-        let credential = issue_credential(keys, mesh, InviteId(random()), domain, expires);
+        let expires = self.mesh_time().saturating_add(millis(lifetime));
+        let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
+        let credential = issue_credential(&keys, mesh, InviteId(random()), domain, expires);
         let addrs = self.known_addrs();
         Enrolment { addrs, mesh, credential }.to_string()
     }
@@ -408,17 +422,17 @@ impl Node {
         credential: Option<&str>,
     ) -> Result<Principal, Denied> {
         let local = loopback && self.shared.open_loopback;
-        self.roster().authenticate(&self.rights(), local, credential, self.mesh_ms())
+        self.roster().authenticate(&self.rights(), local, credential, self.mesh_time())
     }
 
     /// A token for somebody who has just shown the account's password, and until when it is good;
     /// none if the account may not log in.
     pub fn session_token(&self, account: AccountId, lifetime: Duration) -> Option<(String, u64)> {
         let password = self.rights().password_of(account)?;
-        let expires = self.mesh_ms().saturating_add(millis(lifetime));
+        let expires = self.mesh_time().saturating_add(millis(lifetime));
         let session = Session { account, password, expires };
-        let (keys, mesh) = (&self.shared.keypair, self.roster().mesh());
-        Some((issue_session(keys, mesh, &session), expires))
+        let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
+        Some((issue_session(&keys, mesh, &session), expires))
     }
 
     /// A token that lets its bearer do `verb` with `encoder` at `target` for half a minute, as
@@ -430,14 +444,14 @@ impl Node {
         verb: &str,
         principal: &Principal,
     ) -> String {
-        let (keys, mesh) = (&self.shared.keypair, self.roster().mesh());
-        let expires = self.mesh_ms().saturating_add(REDIRECT_LIFETIME);
-        issue_redirect(keys, mesh, target, encoder, verb, expires, principal)
+        let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
+        let expires = self.mesh_time().saturating_add(REDIRECT_LIFETIME);
+        issue_redirect(&keys, mesh, target, encoder, verb, expires, principal)
     }
 
     /// Whose redirect token for this node this is.
     pub fn check_redirect(&self, token: &str, encoder: EncoderId, verb: &str) -> Option<Principal> {
-        let (roster, now) = (self.roster(), self.mesh_ms());
+        let (roster, now) = (self.roster(), self.mesh_time());
         roster.check_redirect(token, self.shared.id, encoder, verb, now).ok()
     }
 

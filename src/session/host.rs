@@ -44,6 +44,8 @@ pub struct Host {
     /// Until then what comes may have waited while this node stood still.
     backlog_until: Option<Mono>,
     draining: bool,
+    /// Why nobody is served, if this node is shut out of the mesh.
+    shut: Option<String>,
     /// Everyone is judged anew then: keys expire.
     judge_at: Option<Mono>,
     /// Totals.
@@ -56,6 +58,8 @@ struct Session {
     opened: Mono,
     /// Who it is, once it has said hello.
     principal: Option<Principal>,
+    /// The node that issued its credential, if it needed one.
+    issuer: Option<NodeId>,
     agent_of: Option<(EncoderId, Role)>,
     follows: BTreeMap<String, Option<wire::StreamPlace>>,
     watching: BTreeSet<EncoderId>,
@@ -116,6 +120,7 @@ impl Host {
             local,
             opened: world.now.mono,
             principal: None,
+            issuer: None,
             agent_of: None,
             follows: BTreeMap::new(),
             watching: BTreeSet::new(),
@@ -338,6 +343,43 @@ impl Host {
             let goodbye = wire::Goodbye { reason: reason.clone() };
             effects.push(Effect::Send(id, NodeMessage::Goodbye(goodbye)));
         }
+        self.nodes_changed(world, effects);
+    }
+
+    /// This node is shut out of the mesh: everyone is sent elsewhere, and nobody is served.
+    pub fn expel(&mut self, world: &mut World<'_>, reason: &str, effects: &mut Vec<Effect>) {
+        self.shut(reason);
+        for &id in self.sessions.keys() {
+            let goodbye = wire::Goodbye { reason: reason.to_owned() };
+            effects.push(Effect::Send(id, NodeMessage::Goodbye(goodbye)));
+            effects.push(Effect::Close(id, reason.to_owned()));
+        }
+        for stream in self.streams.values_mut() {
+            (stream.home, stream.warm) = (None, None);
+        }
+        self.nodes_changed(world, effects);
+    }
+
+    /// A node is shut out: whoever is here by a credential of its making goes.
+    pub fn distrust(&self, issuer: NodeId, reason: &str, effects: &mut Vec<Effect>) {
+        for (&id, _) in self.sessions.iter().filter(|(_, it)| it.issuer == Some(issuer)) {
+            let reason = reason.to_owned();
+            let failed = wire::Failed { status: 403, reason: reason.clone(), retry_after: None };
+            effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
+            effects.push(Effect::Close(id, reason));
+        }
+    }
+
+    /// Nobody is served from now on, for this reason.
+    pub fn shut(&mut self, reason: &str) {
+        self.draining = true;
+        self.shut = Some(reason.to_owned());
+    }
+
+    /// This node belongs to the mesh again.
+    pub fn stay(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
+        self.draining = false;
+        self.shut = None;
         self.nodes_changed(world, effects);
     }
 

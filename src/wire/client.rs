@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::Failed;
 use super::link::Goodbye;
 use super::{Message, WireError, decode_body, encode_body, messages};
-use crate::admission::Chain;
+use crate::admission::{Chain, Statements};
 use crate::directory;
 use crate::grow::growing;
 use crate::id::{EncoderId, Epoch, MeshId, NodeId};
@@ -84,8 +84,11 @@ pub struct ClientHello {
 pub struct ServerHello {
     /// The mesh.
     pub mesh: MeshId,
-    /// The node's admission and those above it; its TLS key must be that of `chain[0]`.
+    /// The node's admission and those above it; its TLS key must be that of `chain[0]`, or one
+    /// that it was changed to.
     pub chain: Chain,
+    /// Changes of the keys of nodes in the chain.
+    pub more: Statements,
 }
 
 /// The client may stay.

@@ -12,4 +12,5 @@ mod mesh;
 mod operating;
 mod rights;
 mod source;
+mod trust;
 mod whep;

@@ -83,6 +83,7 @@ impl World {
         });
         self.checks.pictures = waiting;
         for gap in healed {
+            self.mark("next takes over");
             self.measure("ms without a picture when home ends", gap / MS);
         }
         if let Some(text) = late {
@@ -95,7 +96,7 @@ impl World {
         let near = self.now.saturating_sub(2 * SEC);
         let lit =
             |e: usize| self.agents_of(e).any(|agent| self.hosts[self.host_of_encoder(agent)].up);
-        let anyone = self.nodes.iter().any(|node| node.control.is_some());
+        let anyone = (0..self.plan.nodes).any(|node| self.is_member(node));
         let viewers = self.viewers.iter().enumerate();
         let dark = viewers
             .filter(|(v, viewer)| self.hosts[self.host_of_viewer(*v)].up && lit(viewer.watches))

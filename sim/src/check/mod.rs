@@ -4,14 +4,19 @@ mod failover;
 mod home;
 mod keyframes;
 mod ledger;
+mod marks;
 mod members;
 mod next;
 mod peers;
 mod rights;
 mod served;
+mod spread;
 mod stale;
 mod steady;
+mod trust;
 mod twins;
+
+pub use marks::MARKS;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -75,6 +80,8 @@ pub(crate) struct Checks {
     pub(crate) unsure: BTreeSet<Key>,
     /// When rights were changed last.
     pub(crate) judged_at: u64,
+    /// What happened, and how often.
+    pub(crate) marks: BTreeMap<&'static str, u64>,
     /// Numbers worth telling.
     pub(crate) measured: BTreeMap<&'static str, Measure>,
 }
@@ -126,7 +133,7 @@ impl World {
 
     /// After every step of a node.
     pub(crate) fn check_node(&mut self, ix: usize) {
-        if self.violation.is_none() {
+        if self.violation.is_none() && !self.unchecked {
             self.check_claims(ix);
         }
     }
@@ -141,7 +148,10 @@ impl World {
         self.check_steady();
         self.note_rough();
         self.check_twins();
+        self.check_trust();
         self.check_rights();
+        self.mark_states();
+        self.check_spread();
     }
 
     /// When everything had time to recover.
@@ -150,6 +160,7 @@ impl World {
             return;
         }
         self.check_members();
+        self.check_same_statements();
         self.check_one_home();
         self.check_peers();
         self.check_ledger();

@@ -69,7 +69,7 @@ pub fn node(data: &[u8]) {
     let client = SessionId(1);
     let mut clients = 1;
     control.handle(at(now), Event::ClientOpened { session: client, local: true }, &mut out);
-    let up = Event::LinkUp { node: peer, addrs: Vec::new(), learned: Vec::new() };
+    let up = Event::LinkUp { node: peer, addrs: Vec::new(), learned: Vec::new(), wall: 0 };
     control.handle(at(now), up.clone(), &mut out);
     for (what, body) in chunks::read(data).take(CHUNKS_MAX) {
         out.clear();

@@ -3,8 +3,8 @@
 use roost::access::keys::{StreamKey, key_hash, key_owner, key_text};
 use roost::access::{DEFAULT_DOMAIN, Principal, Rights, Who};
 use roost::admission::{
-    Enrolment, Invitation, Invite, Keypair, Session, issue_credential, issue_redirect,
-    issue_session, verify_chain,
+    Enrolment, Invitation, Invite, Keypair, Session, Statement, Statements, issue_credential,
+    issue_redirect, issue_session, verify_chain,
 };
 use roost::id::{AccountId, Boot, EncoderId, InviteId};
 use roost::wire::{Admitted, ClientHello, ClientMessage, Handshake, Hello, Join, Keep, Message};
@@ -21,19 +21,18 @@ pub fn admission(data: &[u8]) {
     let key = founder().public();
     match Handshake::decode(data) {
         Ok(Handshake::Hello(hello)) => {
-            let judged = roster.judge(&hello.chain, &key, hello.mesh);
-            let verified = verify_chain(Some(roster.mesh()), &hello.chain, &key);
+            let more = &hello.more.0;
+            let (learned, judged) = roster.judge(&hello.chain, more, &key, hello.mesh);
+            let verified = verify_chain(Some(roster.mesh()), &hello.chain, more, &key);
             let believed = verified.is_ok() && hello.mesh == roster.mesh();
             assert!(!believed || judged.is_ok(), "a roster believes what a client does");
-            if let Ok(learned) = judged {
-                roster.adopt(learned);
-            }
+            roster.adopt(learned);
         }
         Ok(Handshake::Join(join)) => {
             let _ = roster.check_invite(&join.invite, &join.proof, b"statement", WALL);
         }
         Ok(Handshake::Admitted(admitted)) => {
-            roster.adopt(admitted.admissions);
+            roster.adopt(admitted.statements.0);
         }
         _ => {}
     }
@@ -107,13 +106,17 @@ pub fn handshakes() -> Vec<Vec<u8>> {
             name: "n1".into(),
             addrs: vec!["192.0.2.1:9443".into()],
             version: "0.1.0".into(),
+            more: Statements(roster.statements().cloned().collect()),
+            wall: WALL,
         })
     };
     let stranger = Keypair::from_seed([4; 32]);
-    let forged = roster.admit(&stranger, [7; 32], InviteId([1; 16]));
-    let admissions = roster.admissions().cloned().chain([forged]).collect();
+    let forged = Statement::Admission(roster.admit(&stranger, [7; 32], &invite));
+    let revoked = Statement::Revocation(roster.revoke(&stranger, me, [1; 16], "no"));
+    let all = roster.statements().cloned().chain([forged, revoked]);
+    let statements = Statements(all.collect());
     let members = vec![(me, vec!["192.0.2.1:9443".to_owned()])];
-    let server = ServerHello { mesh, chain: chain_of(me) };
+    let server = ServerHello { mesh, chain: chain_of(me), more: statements.clone() };
     let credential =
         issue_credential(&founder(), mesh, InviteId([2; 16]), DEFAULT_DOMAIN, WALL + 1);
     let client = ClientHello {
@@ -125,9 +128,9 @@ pub fn handshakes() -> Vec<Vec<u8>> {
     vec![
         hello(chain_of(me)).encode(),
         hello(chain_of(second())).encode(),
-        Handshake::Refused(Refused { reason: "no".into() }).encode(),
+        Handshake::Refused(Refused { reason: "no".into(), more: statements.clone() }).encode(),
         Handshake::Join(Join { proof: invitation.prove(b"statement"), invite }).encode(),
-        Handshake::Admitted(Admitted { admissions, members }).encode(),
+        Handshake::Admitted(Admitted { statements, members }).encode(),
         Handshake::Keep(Keep { order: 4 }).encode(),
         NodeMessage::Hello(server).encode(),
         ClientMessage::Hello(client).encode(),

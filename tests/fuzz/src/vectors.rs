@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use roost::accounts;
-use roost::admission::{AdmissionDigest, Invitation, Keypair, Roster, mesh_id};
+use roost::admission::{Invitation, Keypair, Roster, StatementDigest, mesh_id};
 use roost::directory::{Delta, Digest, Entry, Header, SourceState};
 use roost::grow::Later;
 use roost::id::{AccountId, ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
@@ -36,8 +36,8 @@ pub(crate) fn all() -> Vec<(&'static str, String)> {
         LinkMessage::DirectoryDigest(digest).frame(),
     );
     framed("LinkMessage DirectoryDelta", LinkMessage::DirectoryDelta(delta()).frame());
-    let digest = AdmissionDigest { count: 3, hash: [0x44; 16] };
-    framed("LinkMessage AdmissionDigest: 3, 44..", LinkMessage::AdmissionDigest(digest).frame());
+    let digest = StatementDigest { count: 3, hash: [0x44; 16] };
+    framed("LinkMessage StatementDigest: 3, 44..", LinkMessage::StatementDigest(digest).frame());
     let actor = ActorId(NODE.0);
     let digest = accounts::Digest { clock: 5, state: 6, actor: Some(actor) };
     framed("LinkMessage LedgerDigest: 5, 6, actor 11..", LinkMessage::LedgerDigest(digest).frame());
