@@ -60,7 +60,7 @@ async fn request<T: DeserializeOwned>(
 }
 
 /// The words of a problem document (RFC 9457), or the bare status.
-fn problem(status: u16, body: &[u8]) -> String {
+pub(super) fn problem(status: u16, body: &[u8]) -> String {
     let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     ["detail", "title"]
         .into_iter()

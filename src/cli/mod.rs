@@ -1,6 +1,7 @@
 //! The command line: one file per command, exit codes in [`exit`], printing in [`out`].
 
 mod addr;
+mod backup;
 mod call;
 mod completions;
 mod demo;
@@ -12,6 +13,7 @@ mod invite;
 mod licenses;
 mod node;
 mod out;
+mod restore;
 mod signals;
 mod status;
 mod view;
@@ -74,6 +76,10 @@ enum Command {
     View(view::View),
     /// Show members, links, encoders, homes and viewers
     Status(status::Status),
+    /// Write accounts, rules and everything else that people decide into one file
+    Backup(backup::Backup),
+    /// Put such a file back into the folder of a node that does not run
+    Restore(restore::Restore),
     /// Print the licences of Roost and of what it is made of
     Licenses,
     /// Print a completion script for a shell
@@ -132,6 +138,11 @@ fn run(args: Roost) -> Result<(), Failure> {
         Command::Encode(args) => with_log(&log, encode::run(args)),
         Command::View(args) => with_log(&log, view::run(args)),
         Command::Status(args) => with_log(&log, status::run(args)),
+        Command::Backup(args) => with_log(&log, backup::run(args)),
+        Command::Restore(args) => {
+            start_log(&log)?;
+            restore::run(&args)
+        }
         Command::Licenses => licenses::run(),
         Command::Completions(args) => completions::run(&args),
         Command::DemoJanitor => Ok(()),
@@ -193,6 +204,9 @@ mod tests {
             "roost view cam-1 --addr a:1 --output - --json",
             "roost status --json --addr a:1",
             "roost status --check",
+            "roost backup /tmp/roost.backup --addr 127.0.0.1:1",
+            "roost backup /tmp/roost.backup --data /tmp/x",
+            "roost restore /tmp/roost.backup --data /tmp/x --json",
             "roost licenses",
             "roost completions bash",
         ] {
@@ -214,6 +228,9 @@ mod tests {
             "roost demo --json",
             "roost invite --uses 0",
             "roost status -q -v",
+            "roost backup",
+            "roost restore /tmp/roost.backup",
+            "roost backup /tmp/x --data /tmp/y --addr a:1",
         ] {
             assert!(Roost::try_parse_from(line.split(' ')).is_err(), "{line} was accepted");
         }

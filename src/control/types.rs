@@ -215,4 +215,6 @@ pub struct Counters {
     pub admitted: u64,
     /// Nodes refused.
     pub refused: u64,
+    /// Bytes of the ledger's messages sent.
+    pub ledger_bytes: u64,
 }

@@ -4,6 +4,7 @@ mod api;
 pub mod assets;
 pub mod auth;
 pub mod backend;
+mod backup;
 mod body;
 mod counters;
 mod events;
@@ -75,6 +76,7 @@ pub fn router(backend: Arc<dyn Backend>, counters: Arc<ServerCounters>) -> Route
             get(records::account).put(records::put_account).delete(records::delete_account),
         )
         .route("/api/v1/invitations", post(api::invite))
+        .route("/api/v1/backup", post(backup::backup))
         .route("/api/v1/events", get(events::mesh))
         .route("/api/v1/streams/{name}/events", get(events::stream))
         .route("/whep/{name}", post(whep::post).get(whep::get))

@@ -44,6 +44,7 @@ use crate::hub::{Hubs, Subscription};
 use crate::id::{EncoderId, InviteId, NodeId, valid_name};
 use crate::net::{AskError, Net, NetConfig, RtcDatagram};
 use crate::store::Source;
+
 use crate::time::{Mono, Now};
 use crate::wire;
 
