@@ -2,10 +2,16 @@
 //! changed record, so that a question costs no decoding.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
+use aws_lc_rs::digest;
+
+use super::keys::{self, StreamKey};
 use super::{DEFAULT_DOMAIN, DEFAULT_DOMAIN_NAME, Right, Scope, Who};
 use crate::accounts::{Key, Kind, Record};
 use crate::id::{AccountId, EncoderId, RecordId};
+
+mod principals;
 
 /// An index of who may do what. See the [module](self).
 #[derive(Debug, Clone, Default)]
@@ -17,22 +23,28 @@ pub struct Rights {
     encoders: BTreeMap<RecordId, EncoderFacts>,
     groups: BTreeMap<RecordId, BTreeSet<RecordId>>,
     rules: BTreeMap<RecordId, Rule>,
-    /// Groups of an account.
-    member_of: BTreeMap<RecordId, BTreeSet<RecordId>>,
-    /// Rules that name an account or a group.
-    granted: BTreeMap<RecordId, BTreeSet<RecordId>>,
-    /// By kind, domain and name; after a partition two may have one name.
-    names: BTreeMap<(Kind, Option<RecordId>, Box<str>), BTreeSet<RecordId>>,
-    /// Where each record's name is filed.
+    /// Accounts with each of their groups.
+    member_of: BTreeSet<(RecordId, RecordId)>,
+    /// Accounts and groups with each rule that names them.
+    granted: BTreeSet<(RecordId, RecordId)>,
+    /// Hashes of kind, domain and name; after a partition two may have one name.
+    names: BTreeSet<(u64, RecordId)>,
+    /// The domain and the name of each record.
     filed: BTreeMap<Key, (Option<RecordId>, Box<str>)>,
     version: u64,
 }
+
+/// After so many changes the index is packed again, which takes some 50 ms for 100,000 accounts:
+/// a node that takes a whole ledger over would keep half of its memory empty.
+const COMPACT_EVERY: u64 = 32_768;
 
 /// What is known of an account.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct AccountFacts {
     domain: Home,
     off: bool,
+    /// Of its password; zero if it has none.
+    password: u64,
 }
 
 /// What is known of an encoder that has a record.
@@ -42,6 +54,8 @@ pub struct EncoderFacts {
     pub domain: Option<RecordId>,
     /// Disabled or removed: it may not send.
     pub off: bool,
+    /// Its keys.
+    keys: Box<[StreamKey]>,
 }
 
 /// The domain that a record says it is in.
@@ -72,12 +86,32 @@ impl Rights {
         for (key, record) in records {
             rights.changed(key, Some(&record));
         }
+        rights.compact();
         rights
     }
 
-    /// The kinds that it looks at.
-    pub const KINDS: [Kind; 5] =
-        [Kind::DOMAIN, Kind::GROUP, Kind::ACCOUNT, Kind::RULE, Kind::ENCODER];
+    /// Whoever fills a tree in order leaves it half empty; one that is made at once is full.
+    fn compact(&mut self) {
+        self.accounts = std::mem::take(&mut self.accounts).into_iter().collect();
+        self.member_of = std::mem::take(&mut self.member_of).into_iter().collect();
+        self.granted = std::mem::take(&mut self.granted).into_iter().collect();
+        self.names = std::mem::take(&mut self.names).into_iter().collect();
+        self.filed = std::mem::take(&mut self.filed).into_iter().collect();
+    }
+
+    /// The kinds that it looks at: at some for their names alone.
+    pub const KINDS: [Kind; 10] = [
+        Kind::DOMAIN,
+        Kind::GROUP,
+        Kind::ACCOUNT,
+        Kind::RULE,
+        Kind::ENCODER,
+        Kind::ROOM,
+        Kind::POOL,
+        Kind::ALARM,
+        Kind::SETTING,
+        Kind::NODE,
+    ];
 
     /// Takes a record as it is now. Whether rights may be others than before.
     pub fn changed(&mut self, key: Key, record: Option<&Record>) -> bool {
@@ -97,7 +131,8 @@ impl Rights {
             }
             Kind::ACCOUNT => match record {
                 Some(record) => {
-                    let facts = AccountFacts { domain: home(record), off: record.is_off() };
+                    let (domain, off) = (home(record), record.is_off());
+                    let facts = AccountFacts { domain, off, password: password(record) };
                     self.accounts.insert(key.id, facts);
                 }
                 None => drop(self.accounts.remove(&key.id)),
@@ -110,7 +145,12 @@ impl Rights {
                         Home::In(domain) => Some(domain),
                         Home::Unclear => None,
                     };
-                    self.encoders.insert(key.id, EncoderFacts { domain, off: record.is_off() });
+                    let facts = EncoderFacts {
+                        domain,
+                        off: record.is_off(),
+                        keys: keys::keys(record).into(),
+                    };
+                    self.encoders.insert(key.id, facts);
                 }
                 None => drop(self.encoders.remove(&key.id)),
             },
@@ -134,6 +174,9 @@ impl Rights {
             _ => return false,
         }
         self.version += 1;
+        if self.version.is_multiple_of(COMPACT_EVERY) {
+            self.compact();
+        }
         true
     }
 
@@ -204,10 +247,9 @@ impl Rights {
 
     fn rules_of(&self, account: AccountId) -> impl Iterator<Item = &Rule> {
         let id = RecordId(account.0);
-        let groups = self.member_of.get(&id).into_iter().flatten();
-        let subjects = std::iter::once(id).chain(groups.copied());
-        let rules = subjects.flat_map(|subject| self.granted.get(&subject).into_iter().flatten());
-        rules.filter_map(|rule| self.rules.get(rule))
+        let subjects = std::iter::once(id).chain(of(&self.member_of, id));
+        let rules = subjects.flat_map(|subject| of(&self.granted, subject));
+        rules.filter_map(|rule| self.rules.get(&rule))
     }
 
     /// Whether `who` may watch (or send) this stream: not while the encoder is out of use.
@@ -277,8 +319,7 @@ impl Rights {
         domain: Option<RecordId>,
         name: &str,
     ) -> impl Iterator<Item = RecordId> {
-        let found = self.names.get(&(kind, domain, name.into()));
-        found.into_iter().flatten().copied()
+        of(&self.names, name_hash(kind, domain, name))
     }
 
     /// The name of a domain.
@@ -298,34 +339,106 @@ impl Rights {
         self.filed.get(&key).map(|(_, name)| name.as_ref())
     }
 
+    /// Where a record of one of [`Rights::KINDS`] is filed that exists: its domain, if it is in
+    /// one and that is clear, and its name.
+    pub fn filed(&self, key: Key) -> Option<(Option<RecordId>, &str)> {
+        self.filed.get(&key).map(|(domain, name)| (*domain, name.as_ref()))
+    }
+
+    /// The records of one of [`Rights::KINDS`] that exist, in order of id, after one.
+    pub fn after(
+        &self,
+        kind: Kind,
+        after: Option<RecordId>,
+    ) -> impl Iterator<Item = (RecordId, Option<RecordId>, &str)> {
+        let from = match after {
+            Some(id) => Bound::Excluded(Key { kind, id }),
+            None => Bound::Included(Key { kind, id: RecordId([0; 16]) }),
+        };
+        let upto = Bound::Included(Key { kind, id: RecordId([255; 16]) });
+        // A range from behind the last id has no beginning.
+        let empty = after == Some(RecordId([255; 16]));
+        let filed = (!empty).then(|| self.filed.range((from, upto)));
+        filed.into_iter().flatten().map(|(key, (domain, name))| (key.id, *domain, name.as_ref()))
+    }
+
+    /// Something with a name that is in this domain.
+    pub fn any_in(&self, domain: RecordId) -> Option<Key> {
+        let mut filed = self.filed.iter();
+        filed.find_map(|(key, (within, name))| {
+            (*within == Some(domain) && !name.is_empty()).then_some(*key)
+        })
+    }
+
     fn file(&mut self, key: Key, record: Option<&Record>) {
         if !Self::KINDS.contains(&key.kind) {
             return;
         }
         if let Some((domain, name)) = self.filed.remove(&key) {
-            let place = (key.kind, domain, name);
-            if let Some(ids) = self.names.get_mut(&place) {
-                ids.remove(&key.id);
-                if ids.is_empty() {
-                    self.names.remove(&place);
-                }
-            }
+            self.names.remove(&(name_hash(key.kind, domain, &name), key.id));
         }
-        let Some(name) = record.and_then(|record| text(record, 1)) else { return };
-        let domain = match record.map(home) {
-            Some(Home::In(domain)) if key.kind != Kind::DOMAIN => Some(domain),
-            Some(Home::Unnamed) if key.kind == Kind::ENCODER => Some(DEFAULT_DOMAIN),
+        let Some(record) = record else { return };
+        let name = text(record, 1).unwrap_or_default();
+        let in_default = matches!(key.kind, Kind::ENCODER | Kind::ROOM);
+        let has_domain = in_default || matches!(key.kind, Kind::GROUP | Kind::ACCOUNT | Kind::RULE);
+        let domain = match home(record) {
+            Home::In(domain) if has_domain => Some(domain),
+            Home::Unnamed if in_default => Some(DEFAULT_DOMAIN),
             _ => None,
         };
-        self.names.entry((key.kind, domain, name.into())).or_default().insert(key.id);
+        if !name.is_empty() {
+            self.names.insert((name_hash(key.kind, domain, name), key.id));
+        }
         self.filed.insert(key, (domain, name.into()));
     }
+}
+
+/// The second of each pair that begins with `first`.
+fn of<T: Ord + Copy>(pairs: &BTreeSet<(T, RecordId)>, first: T) -> impl Iterator<Item = RecordId> {
+    let range = (first, RecordId([0; 16]))..=(first, RecordId([255; 16]));
+    pairs.range(range).map(|(_, second)| *second)
+}
+
+/// Eight bytes of a SHA-256, never zero.
+fn hash(parts: &[&[u8]]) -> u64 {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_le_bytes());
+        context.update(part);
+    }
+    let digest = context.finish();
+    u64::from_le_bytes(*digest.as_ref().first_chunk::<8>().unwrap_or(&[1; 8])).max(1)
+}
+
+fn name_hash(kind: Kind, domain: Option<RecordId>, name: &str) -> u64 {
+    let domain = domain.as_ref().map_or(&[][..], |domain| &domain.0);
+    hash(&[&kind.0.to_le_bytes(), domain, name.as_bytes()])
+}
+
+/// What stands for all present values of a password, and of the moment before which nothing
+/// counts; zero without a password.
+fn password(record: &Record) -> u64 {
+    let mut values: Vec<&[u8]> =
+        record.values(PASSWORD_FIELD).iter().map(|sibling| sibling.value).collect();
+    if values.is_empty() {
+        return 0;
+    }
+    values.sort_unstable();
+    let mut voids: Vec<&[u8]> =
+        record.values(NOT_BEFORE_FIELD).iter().map(|sibling| sibling.value).collect();
+    voids.sort_unstable();
+    values.push(b"");
+    values.extend(voids);
+    hash(&values)
 }
 
 /// Of each account, group, rule, encoder and room; not of a domain, which has no such field.
 const DOMAIN_FIELD: u16 = 3;
 const ROLE_FIELD: u16 = 4;
 const EVERYTHING_FIELD: u16 = 5;
+/// Of an account.
+const PASSWORD_FIELD: u16 = 4;
+const NOT_BEFORE_FIELD: u16 = 5;
 
 fn home(record: &Record) -> Home {
     match record.values(DOMAIN_FIELD).as_slice() {
@@ -358,21 +471,16 @@ fn rule(record: &Record) -> Option<Rule> {
 
 /// Moves `id` from what it was filed under to what it is now.
 fn reindex(
-    index: &mut BTreeMap<RecordId, BTreeSet<RecordId>>,
+    index: &mut BTreeSet<(RecordId, RecordId)>,
     id: RecordId,
     before: &BTreeSet<RecordId>,
     after: &BTreeSet<RecordId>,
 ) {
     for old in before.difference(after) {
-        if let Some(ids) = index.get_mut(old) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                index.remove(old);
-            }
-        }
+        index.remove(&(*old, id));
     }
     for new in after.difference(before) {
-        index.entry(*new).or_default().insert(id);
+        index.insert((*new, id));
     }
 }
 

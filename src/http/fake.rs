@@ -1,6 +1,7 @@
 //! A mesh in one process, for tests of what is behind a URL: each node has its own TCP port and
 //! its own WebRTC sessions, and all share one stream that has no pictures.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,9 +13,11 @@ use tokio::sync::{mpsc, watch};
 use super::backend::*;
 use super::*;
 use crate::access::{DEFAULT_DOMAIN, Rights, Who};
-use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
+use crate::accounts::{Change, Dot, Key, Kind, Receipt, Record, Refusal, Stamp, Write};
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
-use crate::id::{Boot, EncoderId, Epoch, InviteId, MeshId, NodeId, RecordId};
+use crate::id::{AccountId, ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId, RecordId};
+use crate::node::NotDone;
+use crate::node::passwords::Passwords;
 use crate::webrtc::{Feed, Outlet, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
@@ -30,11 +33,15 @@ pub(super) const MAX_LEGS: usize = 4;
 pub(super) struct FakeMesh {
     pub(super) nodes: Mutex<Vec<Arc<FakeNode>>>,
     pub(super) view: Mutex<ClusterView>,
+    pub(super) rights: RwLock<Rights>,
+    records: Mutex<BTreeMap<Key, Record>>,
+    /// By credential.
+    pub(super) known: Mutex<BTreeMap<String, Principal>>,
     changes: watch::Sender<u64>,
 }
 
 pub(super) struct FakeNode {
-    rights: RwLock<Rights>,
+    passwords: Passwords,
     mesh: Arc<FakeMesh>,
     pub(super) id: NodeId,
     webrtc: WebRtc,
@@ -85,10 +92,14 @@ impl FakeMesh {
             boot: Boot(1),
             nodes: Vec::new(),
             encoders: vec![encoder],
+            outcasts: Vec::new(),
         };
         let mesh = Arc::new(Self {
             nodes: Mutex::default(),
             view: Mutex::new(view),
+            rights: RwLock::default(),
+            records: Mutex::default(),
+            known: Mutex::new([("good".to_owned(), Principal::new(CLIENT, "client"))].into()),
             changes: watch::Sender::new(0),
         });
         for number in 0..count {
@@ -103,7 +114,7 @@ impl FakeMesh {
         let webrtc = WebRtc::with_limit(Arc::new(Nowhere), &[candidate], MAX_LEGS).unwrap();
         let address = listener.local_addr().unwrap();
         let node = Arc::new(FakeNode {
-            rights: RwLock::default(),
+            passwords: Passwords::new(),
             mesh: self.clone(),
             id: id_of(number),
             webrtc,
@@ -121,6 +132,10 @@ impl FakeMesh {
             encoders: 0,
             viewers: 0,
             report: None,
+            key: None,
+            admitted_by: None,
+            invite: None,
+            clock_offset_ms: None,
         });
         let folder = tempfile::tempdir().unwrap();
         let tls = tls::config(tls::load_or_make(folder.path(), &[]).unwrap()).unwrap();
@@ -135,6 +150,26 @@ impl FakeMesh {
 
     pub(super) fn node(&self, number: usize) -> Arc<FakeNode> {
         self.nodes.lock().unwrap()[number].clone()
+    }
+
+    /// Changes a record and what follows from it, at every node at once.
+    pub(super) fn write(&self, key: Key, changes: &[Change]) -> Record {
+        let mut records = self.records.lock().unwrap();
+        let record = records.entry(key).or_default();
+        let seq = record.dots().len() as u64 + 1;
+        let dot = Dot { actor: ActorId([1; 16]), seq, nonce: [0; 4] };
+        let by = Stamp { account: AccountId([0; 16]), node: id_of(0), wall: seq };
+        record.apply(dot, by, changes).unwrap();
+        self.rights.write().unwrap().changed(key, Some(record));
+        let record = record.clone();
+        drop(records);
+        self.changes.send_modify(|count| *count += 1);
+        record
+    }
+
+    /// Makes a credential good.
+    pub(super) fn know(&self, token: &str, principal: Principal) {
+        self.known.lock().unwrap().insert(token.to_owned(), principal);
     }
 
     pub(super) fn change(&self, edit: impl FnOnce(&mut ClusterView)) {
@@ -168,11 +203,11 @@ impl Backend for FakeNode {
     }
 
     fn checks(&self) -> Vec<Check> {
-        vec![Check { name: "store", error: None }]
+        vec![Check::new("store", None)]
     }
 
     fn rights(&self) -> RwLockReadGuard<'_, Rights> {
-        self.rights.read().unwrap()
+        self.mesh.rights.read().unwrap()
     }
 
     fn rights_changes(&self) -> watch::Receiver<u64> {
@@ -181,15 +216,30 @@ impl Backend for FakeNode {
 
     fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied> {
         match token {
-            Some("good") => Ok(Principal::new(CLIENT, "client")),
-            Some(_) => Err(Denied { bad_credential: true, reason: "unknown credential".into() }),
+            Some(token) => {
+                let known = self.mesh.known.lock().unwrap().get(token).cloned();
+                let reason = "unknown credential".into();
+                known.ok_or(Denied { bad_credential: true, reason })
+            }
             None if remote.is_loopback() => Ok(Principal::local()),
             None => Err(Denied { bad_credential: false, reason: "a credential is needed".into() }),
         }
     }
 
-    fn resolve(&self, name: &str) -> Option<EncoderId> {
-        self.mesh.view.lock().unwrap().by_name(name).map(|encoder| encoder.id)
+    fn mesh_ms(&self) -> u64 {
+        0
+    }
+
+    fn passwords(&self) -> &Passwords {
+        &self.passwords
+    }
+
+    fn session_token(
+        &self,
+        account: AccountId,
+        _lifetime: std::time::Duration,
+    ) -> Option<(String, u64)> {
+        self.rights().password_of(account).map(|password| (format!("{account}-{password}"), 0))
     }
 
     fn webrtc(&self) -> &WebRtc {
@@ -213,7 +263,7 @@ impl Backend for FakeNode {
     fn leg_changed(&self, _leg: &str, _change: LegChange<'_>) {}
 
     fn invite(&self, terms: InviteTerms) -> Result<String, Failed> {
-        Ok(format!("roost1-{}-{}-{}", terms.uses, terms.lifetime.as_secs(), terms.client))
+        Ok(format!("roost1-{}-{}-{}", terms.uses, terms.lifetime.as_secs(), terms.client.is_some()))
     }
 
     fn redirect_token(&self, node: NodeId, _encoder: EncoderId, _principal: &Principal) -> String {
@@ -228,12 +278,30 @@ impl Backend for FakeNode {
         ViewersView::default()
     }
 
-    async fn write(&self, _write: Write) -> Result<Receipt, Refusal> {
-        Err(Refusal::Busy)
+    async fn revoke(&self, _node: NodeId, _reason: String) -> Result<(), NotDone> {
+        Ok(())
     }
 
-    async fn record(&self, _key: Key) -> Option<Record> {
-        None
+    async fn readmit(&self, _node: NodeId) -> Result<(), NotDone> {
+        Ok(())
+    }
+
+    async fn rotate(&self) -> Result<(), NotDone> {
+        Ok(())
+    }
+
+    async fn write(&self, write: Write) -> Result<Receipt, Refusal> {
+        let known = self.mesh.records.lock().unwrap().contains_key(&write.key);
+        if !known {
+            return Err(Refusal::Missing);
+        }
+        let record = self.mesh.write(write.key, &write.changes);
+        let version = (ActorId([1; 16]), record.dots().len() as u64);
+        Ok(Receipt { version, tag: record.tag(), nodes: 1, enough: true })
+    }
+
+    async fn record(&self, key: Key) -> Option<Record> {
+        self.mesh.records.lock().unwrap().get(&key).cloned()
     }
 
     async fn backup(&self) -> Result<(std::fs::File, u64), String> {

@@ -10,18 +10,25 @@ mod counters;
 mod events;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod guarded;
 mod health;
 pub mod leg;
+pub mod login;
 mod metrics;
+mod native;
 mod node;
+mod nodes;
 pub mod place;
 pub mod problem;
 mod process;
 mod records;
 pub mod server;
+pub mod socket;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod visible;
 mod whep;
 
 use std::sync::Arc;
@@ -31,7 +38,7 @@ use axum::extract::{FromRef, Request};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use backend::Backend;
@@ -48,6 +55,7 @@ pub(crate) const ROOST_NODE: HeaderName = HeaderName::from_static("roost-node");
 struct App {
     backend: Arc<dyn Backend>,
     metrics: Arc<metrics::Http>,
+    logins: Arc<login::Logins>,
 }
 
 impl FromRef<App> for Arc<dyn Backend> {
@@ -59,14 +67,17 @@ impl FromRef<App> for Arc<dyn Backend> {
 /// All routes. Served by [`serve`], and by calling it with requests of native clients that carry
 /// their [`backend::Principal`] as an extension.
 pub fn router(backend: Arc<dyn Backend>, counters: Arc<ServerCounters>) -> Router {
-    let app = App { backend, metrics: Arc::new(metrics::Http::new(counters)) };
+    let metrics = Arc::new(metrics::Http::new(counters));
+    let app = App { backend, metrics, logins: Arc::default() };
     Router::new()
         .route("/healthcheck", get(health::healthcheck))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(metrics::scrape))
         .route("/api/v1/cluster", get(api::cluster))
-        .route("/api/v1/nodes", get(api::nodes))
+        .route("/api/v1/nodes", get(nodes::nodes))
+        .route("/api/v1/nodes/{id}/revocation", post(nodes::revoke).delete(nodes::readmit))
+        .route("/api/v1/nodes/{id}/key", post(nodes::rotate))
         .route("/api/v1/encoders", get(api::encoders))
         .route("/api/v1/encoders/{encoder}", get(api::encoder))
         .route("/api/v1/viewers", get(api::viewers))
@@ -75,6 +86,10 @@ pub fn router(backend: Arc<dyn Backend>, counters: Arc<ServerCounters>) -> Route
             "/api/v1/accounts/{id}",
             get(records::account).put(records::put_account).delete(records::delete_account),
         )
+        .route("/api/v1/accounts/{id}/password", put(login::set))
+        .route("/api/v1/login", post(login::login))
+        .route("/api/v1/me", get(login::me))
+        .route("/api/v1/me/password", post(login::change))
         .route("/api/v1/invitations", post(api::invite))
         .route("/api/v1/backup", post(backup::backup))
         .route("/api/v1/events", get(events::mesh))

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::drive::Driver;
+use super::members::{Decree, Decreed};
 use super::{Node, wall_ms};
 use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Key, Ledger, Note, Receipt, Refusal, Write};
@@ -91,6 +92,7 @@ impl RecordChanges {
 pub(super) enum Call {
     Write(Write, oneshot::Sender<Result<Receipt, Refusal>>),
     Read(Box<dyn FnOnce(&Ledger) + Send>),
+    Decree(Decree, oneshot::Sender<Decreed>),
 }
 
 impl Node {
@@ -172,6 +174,7 @@ impl Driver {
                 self.handle(Event::Write { ticket, write });
             }
             Call::Read(read) => read(self.control.ledger()),
+            Call::Decree(decree, answer) => self.decree(decree, answer),
         }
     }
 }

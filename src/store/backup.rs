@@ -8,8 +8,8 @@ use redb::{Database, ReadableTable, WriteTransaction};
 
 use super::ledger::{Names, RESTORED, load, seal};
 use super::{
-    ADMISSIONS, DATABASE_FILE, MEMBERS, META, SCHEMA, Saved, Shared, Store, StoreError, Trouble,
-    encode, files, guarded, meta, open_database, read_admissions, read_members, read_shared,
+    DATABASE_FILE, MEMBERS, META, SCHEMA, Saved, Shared, Store, StoreError, Trouble, encode, files,
+    guarded, insert_statements, meta, open_database, read_members, read_shared, read_statements,
 };
 use crate::accounts::{Loaded, Row};
 use crate::id::MeshId;
@@ -86,10 +86,10 @@ struct Content {
 
 impl Content {
     fn read(db: &Database, mesh: MeshId) -> Result<Self, redb::Error> {
-        let (admissions, members) = (read_admissions(db)?, read_members(db)?);
+        let (statements, members) = (read_statements(db)?, read_members(db)?);
         // What cannot be read is put aside at the next start, and is no part of a backup.
         let (loaded, unreadable) = load(db, &Names::of(Some(mesh)))?;
-        let mut content = Self { saved: Saved { boot: 0, admissions, members }, loaded };
+        let mut content = Self { saved: Saved { boot: 0, statements, members }, loaded };
         if !unreadable.is_empty() {
             content.loaded.recount();
         }
@@ -98,10 +98,7 @@ impl Content {
 
     /// Adds the membership to what is there, and puts the ledger in place of what is there.
     fn write(&self, tx: &WriteTransaction, names: &Names) -> Result<(), redb::Error> {
-        let mut admissions = tx.open_table(ADMISSIONS)?;
-        for admission in &self.saved.admissions {
-            admissions.insert(encode(admission).as_slice(), ())?;
-        }
+        insert_statements(tx, &self.saved.statements)?;
         let mut members = tx.open_table(MEMBERS)?;
         for (node, addrs) in &self.saved.members {
             if members.get(node.0)?.is_none() {
@@ -194,7 +191,7 @@ fn read_backup(file: &Path, dir: &Path) -> Result<(Content, BackedUp), StoreErro
 mod tests {
     use std::fs;
 
-    use super::super::{Entry, KEY_FILE};
+    use super::super::Entry;
     use super::*;
     use crate::accounts::{Batch, Change, Dot, Key, Kind, Record, Seen, Stamp};
     use crate::id::{AccountId, ActorId, NodeId, RecordId};
@@ -257,7 +254,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap().store;
         assert_eq!(keys(&store, MESH), [1, 2, 3]);
         assert!(!fs::read(&file).unwrap().is_empty(), "the backup is still there");
-        assert!(!dir.path().join(KEY_FILE).exists(), "no key comes from a backup");
+        assert!(!dir.path().join("node.key").exists(), "no key comes from a backup");
     }
 
     #[test]

@@ -11,5 +11,7 @@ mod ledger;
 mod ledger_faults;
 mod mesh;
 mod operating;
+mod rights;
 mod source;
+mod trust;
 mod whep;
