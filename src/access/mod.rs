@@ -1,6 +1,7 @@
 //! Who may do what: principals, rights and scopes, and the index of the ledger's rules that
 //! decides. What cannot be read, or is in conflict about its domain, gives nobody anything.
 
+pub mod keys;
 mod rights;
 
 use serde::{Deserialize, Serialize};

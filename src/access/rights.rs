@@ -2,6 +2,7 @@
 //! changed record, so that a question costs no decoding.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::{DEFAULT_DOMAIN, DEFAULT_DOMAIN_NAME, Right, Scope, Who};
 use crate::accounts::{Key, Kind, Record};
@@ -75,9 +76,19 @@ impl Rights {
         rights
     }
 
-    /// The kinds that it looks at.
-    pub const KINDS: [Kind; 5] =
-        [Kind::DOMAIN, Kind::GROUP, Kind::ACCOUNT, Kind::RULE, Kind::ENCODER];
+    /// The kinds that it looks at: at some for their names alone.
+    pub const KINDS: [Kind; 10] = [
+        Kind::DOMAIN,
+        Kind::GROUP,
+        Kind::ACCOUNT,
+        Kind::RULE,
+        Kind::ENCODER,
+        Kind::ROOM,
+        Kind::POOL,
+        Kind::ALARM,
+        Kind::SETTING,
+        Kind::NODE,
+    ];
 
     /// Takes a record as it is now. Whether rights may be others than before.
     pub fn changed(&mut self, key: Key, record: Option<&Record>) -> bool {
@@ -298,6 +309,39 @@ impl Rights {
         self.filed.get(&key).map(|(_, name)| name.as_ref())
     }
 
+    /// Where a record of one of [`Rights::KINDS`] is filed that exists: its domain, if it is in
+    /// one and that is clear, and its name.
+    pub fn filed(&self, key: Key) -> Option<(Option<RecordId>, &str)> {
+        self.filed.get(&key).map(|(domain, name)| (*domain, name.as_ref()))
+    }
+
+    /// The records of one of [`Rights::KINDS`] that exist, in order of id, after one.
+    pub fn after(
+        &self,
+        kind: Kind,
+        after: Option<RecordId>,
+    ) -> impl Iterator<Item = (RecordId, Option<RecordId>, &str)> {
+        let from = match after {
+            Some(id) => Bound::Excluded(Key { kind, id }),
+            None => Bound::Included(Key { kind, id: RecordId([0; 16]) }),
+        };
+        let upto = Bound::Included(Key { kind, id: RecordId([255; 16]) });
+        // A range from behind the last id has no beginning.
+        let empty = after == Some(RecordId([255; 16]));
+        let filed = (!empty).then(|| self.filed.range((from, upto)));
+        filed.into_iter().flatten().map(|(key, (domain, name))| (key.id, *domain, name.as_ref()))
+    }
+
+    /// Something with a name that is in this domain.
+    pub fn any_in(&self, domain: RecordId) -> Option<Key> {
+        Self::KINDS.into_iter().find_map(|kind| {
+            let from = (kind, Some(domain), Box::<str>::default());
+            let ((of, within, _), ids) = self.names.range(from..).next()?;
+            let id = *ids.first()?;
+            (*of == kind && *within == Some(domain)).then_some(Key { kind, id })
+        })
+    }
+
     fn file(&mut self, key: Key, record: Option<&Record>) {
         if !Self::KINDS.contains(&key.kind) {
             return;
@@ -311,13 +355,18 @@ impl Rights {
                 }
             }
         }
-        let Some(name) = record.and_then(|record| text(record, 1)) else { return };
-        let domain = match record.map(home) {
-            Some(Home::In(domain)) if key.kind != Kind::DOMAIN => Some(domain),
-            Some(Home::Unnamed) if key.kind == Kind::ENCODER => Some(DEFAULT_DOMAIN),
+        let Some(record) = record else { return };
+        let name = text(record, 1).unwrap_or_default();
+        let in_default = matches!(key.kind, Kind::ENCODER | Kind::ROOM);
+        let has_domain = in_default || matches!(key.kind, Kind::GROUP | Kind::ACCOUNT | Kind::RULE);
+        let domain = match home(record) {
+            Home::In(domain) if has_domain => Some(domain),
+            Home::Unnamed if in_default => Some(DEFAULT_DOMAIN),
             _ => None,
         };
-        self.names.entry((key.kind, domain, name.into())).or_default().insert(key.id);
+        if !name.is_empty() {
+            self.names.entry((key.kind, domain, name.into())).or_default().insert(key.id);
+        }
         self.filed.insert(key, (domain, name.into()));
     }
 }

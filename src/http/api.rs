@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use super::auth::{Caller, query_value};
 use super::backend::{InviteTerms, ViewersView};
 use super::body::read_text;
 use super::problem::Problem;
-use crate::cluster::{ClusterView, EncoderView, NodeView};
+use crate::cluster::ClusterView;
 
 /// Largest JSON body, in bytes: every request of the API is a handful of fields.
 const MAX_JSON: usize = 16 * 1024;
@@ -26,31 +26,6 @@ const MAX_LIFETIME: Duration = Duration::from_secs(31 * 24 * 3600);
 /// `GET /api/v1/cluster`.
 pub(super) async fn cluster(State(app): State<App>, _caller: Caller) -> Json<ClusterView> {
     Json((*app.backend.view()).clone())
-}
-
-/// `GET /api/v1/nodes`.
-pub(super) async fn nodes(State(app): State<App>, _caller: Caller) -> Json<Vec<NodeView>> {
-    Json(app.backend.view().nodes.clone())
-}
-
-/// `GET /api/v1/encoders`.
-pub(super) async fn encoders(State(app): State<App>, _caller: Caller) -> Json<Vec<EncoderView>> {
-    Json(app.backend.view().encoders.clone())
-}
-
-/// `GET /api/v1/encoders/{encoder}`, by name or id.
-pub(super) async fn encoder(
-    State(app): State<App>,
-    Path(wanted): Path<String>,
-    _caller: Caller,
-) -> Result<Json<EncoderView>, Problem> {
-    let id = wanted.parse().ok();
-    let view = app.backend.view();
-    let by_id = view.encoders.iter().find(|encoder| Some(encoder.id) == id);
-    match by_id.or_else(|| view.by_name(&wanted)) {
-        Some(encoder) => Ok(Json(encoder.clone())),
-        None => Err(no_encoder(&wanted)),
-    }
 }
 
 /// `GET /api/v1/viewers[?encoder=]`.

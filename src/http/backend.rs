@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 pub use crate::access::Principal;
 use crate::access::Rights;
-use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
+use crate::accounts::{Key, Receipt, Record, Refusal, Write};
 use crate::cluster::ClusterView;
-use crate::id::{EncoderId, NodeId, RecordId};
+use crate::id::{ActorId, EncoderId, NodeId};
 use crate::node::Failovers;
 use crate::webrtc::{Feed, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
@@ -165,13 +165,17 @@ pub trait Backend: Send + Sync + 'static {
     /// A record of the ledger, removed or not.
     async fn record(&self, key: Key) -> Option<Record>;
 
-    /// Some records of a kind that exist, in order of id, after one.
-    async fn records(
-        &self,
-        kind: Kind,
-        after: Option<RecordId>,
-        limit: usize,
-    ) -> Vec<(Key, Record)>;
+    /// Some records, removed or not, in the order of their keys.
+    async fn records(&self, keys: Vec<Key>) -> Vec<Option<Record>>;
+
+    /// Every record that changes, once [`Backend::rights`] knows.
+    fn record_changes(&self) -> broadcast::Receiver<Key>;
+
+    /// Whether a write is here, or comes within this time.
+    async fn has_write(&self, version: (ActorId, u64), within: Duration) -> bool;
+
+    /// What time it is, as this node believes, in milliseconds since 1970.
+    fn now(&self) -> u64;
 
     /// Numbers for `/metrics`.
     fn metrics(&self) -> MetricsSnapshot;

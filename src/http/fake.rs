@@ -1,20 +1,21 @@
 //! A mesh in one process, for tests of what is behind a URL: each node has its own TCP port and
 //! its own WebRTC sessions, and all share one stream that has no pictures.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use super::backend::*;
 use super::*;
 use crate::access::{DEFAULT_DOMAIN, Rights, Who};
-use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
+use crate::accounts::{Dot, Expect, Key, Receipt, Record, Refusal, Stamp, Write};
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
-use crate::id::{Boot, EncoderId, Epoch, InviteId, MeshId, NodeId, RecordId};
+use crate::id::{ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
 use crate::webrtc::{Feed, Outlet, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
@@ -31,10 +32,60 @@ pub(super) struct FakeMesh {
     pub(super) nodes: Mutex<Vec<Arc<FakeNode>>>,
     pub(super) view: Mutex<ClusterView>,
     changes: watch::Sender<u64>,
+    pub(super) ledger: FakeLedger,
+}
+
+/// One ledger for all of them, in memory.
+pub(super) struct FakeLedger {
+    pub(super) records: Mutex<BTreeMap<Key, Record>>,
+    pub(super) rights: RwLock<Rights>,
+    changes: broadcast::Sender<Key>,
+    written: AtomicU64,
+    pub(super) now: AtomicU64,
+}
+
+/// Who numbers its writes.
+pub(super) const WRITER: ActorId = ActorId([8; 16]);
+
+impl FakeLedger {
+    fn new() -> Self {
+        Self {
+            records: Mutex::default(),
+            rights: RwLock::default(),
+            changes: broadcast::Sender::new(64),
+            written: AtomicU64::new(0),
+            now: AtomicU64::new(1_000),
+        }
+    }
+
+    pub(super) fn write(&self, node: NodeId, write: &Write) -> Result<Receipt, Refusal> {
+        let mut record = self.records.lock().unwrap().get(&write.key).cloned().unwrap_or_default();
+        match write.expect {
+            Expect::Absent if record.exists() => return Err(Refusal::Exists),
+            Expect::Present | Expect::Tag(_) if !record.exists() => return Err(Refusal::Missing),
+            Expect::Tag(tag) if record.tag() != tag => return Err(Refusal::Changed),
+            _ => {}
+        }
+        if write.key.kind.collected() && record.is_deleted() {
+            return Err(Refusal::Gone);
+        }
+        let seq = self.written.fetch_add(1, Ordering::Relaxed) + 1;
+        let by = Stamp { account: write.account, node, wall: self.now.load(Ordering::Relaxed) };
+        record.apply(Dot { actor: WRITER, seq, nonce: [0; 4] }, by, &write.changes)?;
+        let tag = record.tag();
+        self.put(write.key, record);
+        Ok(Receipt { version: (WRITER, seq), tag, nodes: 1, enough: write.wait < 2 })
+    }
+
+    /// As if it came from elsewhere.
+    pub(super) fn put(&self, key: Key, record: Record) {
+        self.rights.write().unwrap().changed(key, Some(&record));
+        self.records.lock().unwrap().insert(key, record);
+        let _ = self.changes.send(key);
+    }
 }
 
 pub(super) struct FakeNode {
-    rights: RwLock<Rights>,
     mesh: Arc<FakeMesh>,
     pub(super) id: NodeId,
     webrtc: WebRtc,
@@ -90,6 +141,7 @@ impl FakeMesh {
             nodes: Mutex::default(),
             view: Mutex::new(view),
             changes: watch::Sender::new(0),
+            ledger: FakeLedger::new(),
         });
         for number in 0..count {
             mesh.clone().start_node(number).await;
@@ -103,7 +155,6 @@ impl FakeMesh {
         let webrtc = WebRtc::with_limit(Arc::new(Nowhere), &[candidate], MAX_LEGS).unwrap();
         let address = listener.local_addr().unwrap();
         let node = Arc::new(FakeNode {
-            rights: RwLock::default(),
             mesh: self.clone(),
             id: id_of(number),
             webrtc,
@@ -172,7 +223,7 @@ impl Backend for FakeNode {
     }
 
     fn rights(&self) -> RwLockReadGuard<'_, Rights> {
-        self.rights.read().unwrap()
+        self.mesh.ledger.rights.read().unwrap()
     }
 
     fn rights_changes(&self) -> watch::Receiver<u64> {
@@ -228,16 +279,29 @@ impl Backend for FakeNode {
         ViewersView::default()
     }
 
-    async fn write(&self, _write: Write) -> Result<Receipt, Refusal> {
-        Err(Refusal::Busy)
+    async fn write(&self, write: Write) -> Result<Receipt, Refusal> {
+        self.mesh.ledger.write(self.id, &write)
     }
 
-    async fn record(&self, _key: Key) -> Option<Record> {
-        None
+    async fn record(&self, key: Key) -> Option<Record> {
+        self.mesh.ledger.records.lock().unwrap().get(&key).cloned()
     }
 
-    async fn records(&self, _: Kind, _: Option<RecordId>, _: usize) -> Vec<(Key, Record)> {
-        Vec::new()
+    async fn records(&self, keys: Vec<Key>) -> Vec<Option<Record>> {
+        let records = self.mesh.ledger.records.lock().unwrap();
+        keys.iter().map(|key| records.get(key).cloned()).collect()
+    }
+
+    fn record_changes(&self) -> broadcast::Receiver<Key> {
+        self.mesh.ledger.changes.subscribe()
+    }
+
+    async fn has_write(&self, version: (ActorId, u64), _within: std::time::Duration) -> bool {
+        version.0 == WRITER && version.1 <= self.mesh.ledger.written.load(Ordering::Relaxed)
+    }
+
+    fn now(&self) -> u64 {
+        self.mesh.ledger.now.load(Ordering::Relaxed)
     }
 
     fn metrics(&self) -> MetricsSnapshot {

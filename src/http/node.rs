@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::Request;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tower::ServiceExt;
 
 use super::auth::strip_port;
@@ -22,10 +22,10 @@ use super::counters::{Door, counters};
 use super::tls::{self, Certificate, load_or_make};
 use super::{ServerCounters, leg, router, serve};
 use crate::access::{Rights, Who};
-use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
+use crate::accounts::{Key, Ledger, Receipt, Record, Refusal, Write};
 use crate::admission;
 use crate::cluster::{ClusterView, EncoderState};
-use crate::id::{EncoderId, NodeId, RecordId};
+use crate::id::{ActorId, EncoderId, NodeId};
 use crate::net::{RtcDatagram, RtcSocket};
 use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError};
 use crate::session::{HOLD, SESSIONS_MAX};
@@ -36,6 +36,8 @@ use crate::wire::{self, Answer, Ask, Failed, Message, Offer, SdpAnswer};
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for an answer to a native client to be complete: the slowest asks every node.
 const API_TIME: Duration = Duration::from_secs(10);
+/// Records copied on the control loop in one go: some 10 µs.
+const AT_ONCE: usize = 100;
 /// Largest answer that a native client gets, in bytes.
 const API_ANSWER_MAX: usize = wire::MAX_MESSAGE - 1024;
 
@@ -512,17 +514,49 @@ impl Backend for Live {
     }
 
     async fn record(&self, key: Key) -> Option<Record> {
-        self.node.read_ledger(move |ledger| ledger.get(key)).await?
+        self.records(vec![key]).await.pop()?
     }
 
-    async fn records(
-        &self,
-        kind: Kind,
-        after: Option<RecordId>,
-        limit: usize,
-    ) -> Vec<(Key, Record)> {
-        let page = self.node.read_ledger(move |ledger| ledger.page(kind, after, limit)).await;
-        page.unwrap_or_default()
+    async fn records(&self, keys: Vec<Key>) -> Vec<Option<Record>> {
+        let mut found = Vec::with_capacity(keys.len());
+        for part in keys.chunks(AT_ONCE) {
+            let keys = part.to_vec();
+            let copy = move |ledger: &Ledger| {
+                keys.iter().map(|key| Some(ledger.encoded(*key)?.to_vec())).collect::<Vec<_>>()
+            };
+            // Read here: what is done on the control loop holds everything else up.
+            let copies = self.node.read_ledger(copy).await;
+            let copies = copies.unwrap_or_else(|| vec![None; part.len()]);
+            found.extend(copies.iter().map(|bytes| Record::decode(bytes.as_ref()?).ok()));
+        }
+        found
+    }
+
+    fn record_changes(&self) -> broadcast::Receiver<Key> {
+        self.node.record_changes()
+    }
+
+    async fn has_write(&self, version: (ActorId, u64), within: Duration) -> bool {
+        // First, so that nothing comes unseen between the question and the wait.
+        let mut changes = self.node.record_changes();
+        let comes = async {
+            loop {
+                let has = self.node.read_ledger(move |ledger| ledger.has(version)).await;
+                if has != Some(false) {
+                    return has.is_some();
+                }
+                let _ = changes.recv().await;
+                // A burst is one change.
+                while !changes.is_empty() {
+                    let _ = changes.try_recv();
+                }
+            }
+        };
+        tokio::time::timeout(within, comes).await.unwrap_or(false)
+    }
+
+    fn now(&self) -> u64 {
+        crate::node::wall_ms()
     }
 
     fn metrics(&self) -> MetricsSnapshot {

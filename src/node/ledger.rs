@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::Node;
 use super::drive::Driver;
@@ -13,23 +13,32 @@ use crate::control::Event;
 /// Questions and changes that wait for the control loop; beyond it whoever has one waits.
 pub(super) const CALL_QUEUE: usize = 256;
 
+/// Changed records that are kept for whoever follows them; who is further behind is told, and looks
+/// at everything again.
+const CHANGES_KEPT: usize = 4_096;
+
 /// The index of rights for whoever is not on the control loop: a copy, kept up with it.
 pub(super) struct SharedRights {
     index: Arc<RwLock<Rights>>,
     changes: watch::Sender<u64>,
+    records: broadcast::Sender<Key>,
 }
 
 /// How [`SharedRights`] is read.
 pub(super) struct RightsReader {
     index: Arc<RwLock<Rights>>,
     changes: watch::Receiver<u64>,
+    records: broadcast::Sender<Key>,
 }
 
 impl SharedRights {
     pub(super) fn new(rights: Rights) -> (Self, RightsReader) {
         let index = Arc::new(RwLock::new(rights));
         let (changes, changed) = watch::channel(0);
-        (Self { index: index.clone(), changes }, RightsReader { index, changes: changed })
+        let records = broadcast::Sender::new(CHANGES_KEPT);
+        let reader =
+            RightsReader { index: index.clone(), changes: changed, records: records.clone() };
+        (Self { index, changes, records }, reader)
     }
 }
 
@@ -71,17 +80,24 @@ impl Node {
     pub fn rights_changes(&self) -> watch::Receiver<u64> {
         self.shared.rights.changes.clone()
     }
+
+    /// Every record that changes, once [`Node::rights`] knows.
+    pub fn record_changes(&self) -> broadcast::Receiver<Key> {
+        self.shared.rights.records.subscribe()
+    }
 }
 
 impl Driver {
     pub(super) fn record_changed(&mut self, key: Key) {
-        if !Rights::KINDS.contains(&key.kind) {
-            return;
+        if Rights::KINDS.contains(&key.kind) {
+            let record = self.control.ledger().get(key);
+            let mut index = self.rights.index.write().unwrap_or_else(PoisonError::into_inner);
+            if index.changed(key, record.as_ref()) {
+                self.rights.changes.send_replace(index.version());
+            }
         }
-        let record = self.control.ledger().get(key);
-        let mut index = self.rights.index.write().unwrap_or_else(PoisonError::into_inner);
-        index.changed(key, record.as_ref());
-        self.rights.changes.send_replace(index.version());
+        // Nobody may be following.
+        let _ = self.rights.records.send(key);
     }
 
     pub(super) fn call(&mut self, call: Call) {
