@@ -1,6 +1,6 @@
 //! What survives a restart, in one folder. Of a node: `roost.redb` (schema version, mesh,
-//! admissions, remembered members, boot counter, ledger), `boot` (the same counter once more, for when
-//! the database is lost), `node.key`, and `lock`. Of native agents: one file each, see
+//! admissions, remembered members, boot counter, the ledger of each mesh), `boot` (the same counter
+//! once more, for when the database is lost), `node.key`, and `lock`. Of native agents: one file each, see
 //! [`AgentStore`].
 //!
 //! Everything here blocks on the disk: call it at start, or off the async threads. What returns
@@ -9,8 +9,10 @@
 mod agent;
 mod files;
 mod ledger;
+mod migrate;
 
 pub use agent::{AgentRecord, AgentStore, Held, HoldError, LoadedAgent};
+pub use ledger::Entry;
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -26,8 +28,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::admission::Admission;
 use crate::id::{Boot, MeshId, NodeId};
 
-/// The layout of the database. Raised when an older version could not read it.
-pub const SCHEMA: u32 = 1;
+/// The layout of the database. Raised when an older version could not read it, with a step in
+/// `migrate.rs`.
+pub const SCHEMA: u32 = 2;
 /// How long to wait for another process that holds the folder: a node that was told to stop hands
 /// over for 3 s, is given another if its loop is slow, and closes links and requests for 2.5 s. A
 /// script that stops one and starts the next at once finds the folder free within this.
@@ -89,12 +92,12 @@ pub enum StoreError {
     },
     /// The folder belongs to another mesh.
     #[error(
-        "this folder belongs to mesh {found}, not {wanted}; to change meshes start with an empty folder"
+        "this folder belongs to mesh {found}, the backup to mesh {wanted}; give a backup of that mesh, or an empty folder"
     )]
     OtherMesh {
         /// The mesh of the folder.
         found: MeshId,
-        /// The one that was asked for.
+        /// That of the backup.
         wanted: MeshId,
     },
     /// Others on this machine can read the private key.
@@ -115,6 +118,11 @@ pub enum StoreError {
         /// The key file.
         path: PathBuf,
     },
+    /// The thread that writes panicked.
+    #[error(
+        "writing to the store met a defect and has ended; start the node again, and report this"
+    )]
+    Defect,
     /// The name cannot be a file.
     #[error("{0:?} cannot name an encoder: use 1 to 64 of a-z, 0-9, dot, dash, underscore")]
     BadName(String),
@@ -141,7 +149,8 @@ pub enum StoreError {
 pub struct Opened {
     /// The store.
     pub store: Store,
-    /// Where a corrupt database was put aside; the store then began empty. To be told to people.
+    /// Where a corrupt database was put aside; the store then began with what could be read of it
+    /// besides the ledger. To be told to people.
     pub quarantined: Option<PathBuf>,
 }
 
@@ -156,34 +165,47 @@ pub struct Store {
 
 /// Why the database did not open.
 enum Trouble {
-    Corrupt,
+    /// With what could be read of it.
+    Corrupt(Saved),
     Failed(StoreError),
+}
+
+/// What makes a node a member: small, and kept if the ledger beside it is damaged.
+#[derive(Default)]
+struct Saved {
+    boot: u64,
+    admissions: Vec<Admission>,
+    members: Vec<(NodeId, Vec<String>)>,
 }
 
 impl Store {
     /// Opens the store in `dir`, which is made if it is not there, readable by its owner alone. A
-    /// corrupt database is put aside, never deleted, and the store begins empty. Blocks for up to
-    /// [`LOCK_WAIT`].
+    /// corrupt database is put aside, never deleted, and the store begins with what is left of the
+    /// membership. Blocks for up to [`LOCK_WAIT`].
     pub fn open(dir: &Path) -> Result<Opened, StoreError> {
         files::make_dir(dir)?;
         let lock = lock(dir)?;
         let path = dir.join(DATABASE_FILE);
-        let (db, quarantined) = match open_database(&path) {
-            Ok(db) => (db, None),
+        let (db, quarantined, saved) = match open_database(&path) {
+            Ok(db) => (db, None, Saved::default()),
             Err(Trouble::Failed(error)) => return Err(error),
-            Err(Trouble::Corrupt) => {
+            Err(Trouble::Corrupt(saved)) => {
                 let aside = files::quarantine(&path)?;
                 match open_database(&path) {
-                    Ok(db) => (db, Some(aside)),
+                    Ok(db) => (db, Some(aside), saved),
                     Err(Trouble::Failed(error)) => return Err(error),
-                    Err(Trouble::Corrupt) => {
+                    Err(Trouble::Corrupt(_)) => {
                         let reason = "a new database is corrupt at once".into();
                         return Err(StoreError::Database { path, reason });
                     }
                 }
             }
         };
-        Ok(Opened { store: Self { dir: dir.into(), path, db, lock: Arc::new(lock) }, quarantined })
+        let store = Self { dir: dir.into(), path, db, lock: Arc::new(lock) };
+        store.add_admissions(&saved.admissions)?;
+        store.remember(&saved.members)?;
+        store.raise_boot(Boot(saved.boot))?;
+        Ok(Opened { store, quarantined })
     }
 
     /// The folder.
@@ -238,22 +260,10 @@ impl Store {
         files::quarantined(&self.path)
     }
 
-    /// The mesh that this node belongs to, once it does.
+    /// The mesh that this folder was in last.
     pub fn mesh(&self) -> Result<Option<MeshId>, StoreError> {
         let bytes = self.read(|db| meta(db, "mesh"))?;
         Ok(bytes.and_then(|bytes| Some(MeshId(bytes.try_into().ok()?))))
-    }
-
-    /// Binds this folder to a mesh, for good.
-    pub fn set_mesh(&self, wanted: MeshId) -> Result<(), StoreError> {
-        match self.mesh()? {
-            Some(found) if found != wanted => Err(StoreError::OtherMesh { found, wanted }),
-            Some(_) => Ok(()),
-            None => self.write(|tx| {
-                tx.open_table(META)?.insert("mesh", wanted.0.as_slice())?;
-                Ok(())
-            }),
-        }
     }
 
     /// Every admission that was added.
@@ -406,7 +416,7 @@ fn open_database(path: &Path) -> Result<Database, Trouble> {
     // redb 4 panics on some damaged files instead of returning an error.
     match catch_unwind(AssertUnwindSafe(|| try_open(path))) {
         Ok(result) => result,
-        Err(_panic) => Err(Trouble::Corrupt),
+        Err(_panic) => Err(Trouble::Corrupt(Saved::default())),
     }
 }
 
@@ -418,38 +428,41 @@ fn try_open(path: &Path) -> Result<Database, Trouble> {
             let dir = path.parent().unwrap_or(path).into();
             Trouble::Failed(StoreError::InUse { dir, pid: None })
         }
-        DatabaseError::Storage(error) => trouble(path, error.into()),
-        other => trouble(path, other.into()),
+        DatabaseError::Storage(error) => trouble(path, error.into(), Saved::default()),
+        other => trouble(path, other.into(), Saved::default()),
     })?;
-    let schema = read_schema(&db).map_err(|error| trouble(path, error))?;
+    let schema = read_schema(&db).map_err(|error| trouble(path, error, Saved::default()))?;
     if schema > SCHEMA {
         return Err(Trouble::Failed(StoreError::Newer { path: path.into(), found: schema }));
     }
-    let all = || {
+    let membership = || {
+        let boot = meta_u64(&db, "boot")?.unwrap_or(0);
         meta(&db, "mesh")?;
-        read_admissions(&db)?;
-        read_members(&db)?;
-        ledger::load(&db)
+        Ok(Saved { boot, admissions: read_admissions(&db)?, members: read_members(&db)? })
     };
-    all().map_err(|error| trouble(path, error))?;
-    Ok(db)
+    let saved = membership().map_err(|error| trouble(path, error, Saved::default()))?;
+    match catch_unwind(AssertUnwindSafe(|| ledger::touch(&db))) {
+        Ok(Ok(())) => Ok(db),
+        Ok(Err(error)) => Err(trouble(path, error, saved)),
+        Err(_panic) => Err(Trouble::Corrupt(saved)),
+    }
 }
 
 /// Damage is what reading can show; everything else stops the start and touches nothing.
-fn trouble(path: &Path, error: redb::Error) -> Trouble {
+fn trouble(path: &Path, error: redb::Error, saved: Saved) -> Trouble {
     use redb::Error as E;
     match error {
         E::Corrupted(_) | E::TableTypeMismatch { .. } | E::TypeDefinitionChanged { .. } => {
-            Trouble::Corrupt
+            Trouble::Corrupt(saved)
         }
-        E::TableIsMultimap(_) | E::TableIsNotMultimap(_) => Trouble::Corrupt,
+        E::TableIsMultimap(_) | E::TableIsNotMultimap(_) => Trouble::Corrupt(saved),
         E::Io(source)
             if matches!(
                 source.kind(),
                 io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
             ) =>
         {
-            Trouble::Corrupt
+            Trouble::Corrupt(saved)
         }
         E::Io(source) => Trouble::Failed(files::io_error(path, source)),
         other => {
@@ -459,7 +472,8 @@ fn trouble(path: &Path, error: redb::Error) -> Trouble {
     }
 }
 
-/// The layout's version, written into a new database together with its tables.
+/// The layout's version, written into a new database together with its tables. An older layout
+/// becomes the present one.
 fn read_schema(db: &Database) -> Result<u32, redb::Error> {
     let tx = db.begin_write()?;
     let found = {
@@ -480,7 +494,16 @@ fn read_schema(db: &Database) -> Result<u32, redb::Error> {
     }
     tx.open_table(ADMISSIONS)?;
     tx.open_table(MEMBERS)?;
-    ledger::create(&tx)?;
+    if found < SCHEMA {
+        migrate::migrate(&tx, found)?;
+        tx.open_table(META)?.insert("schema", SCHEMA.to_le_bytes().as_slice())?;
+        tracing::info!(
+            event = "store.migrated",
+            from = found,
+            to = SCHEMA,
+            "the store has a new layout"
+        );
+    }
     tx.commit()?;
     Ok(found)
 }

@@ -62,7 +62,7 @@ impl World {
         let mut active = Active::default();
         match &item.fault {
             Fault::Crash(who) | Fault::Freeze(who) => active.hosts = self.resolve_all(who),
-            Fault::OldFolder(who) => {
+            Fault::OldFolder(who) | Fault::OldBackup(who) | Fault::Unreadable(who) => {
                 active.hosts = self.resolve_all(who);
                 active.hosts.retain(|host| *host < self.plan.nodes);
             }
@@ -95,7 +95,7 @@ impl World {
         self.expect_before(&item.fault, &hosts);
         hosts.iter().for_each(|host| self.touch(*host));
         match &item.fault {
-            Fault::Crash(_) | Fault::OldFolder(_) => {
+            Fault::Crash(_) | Fault::OldFolder(_) | Fault::OldBackup(_) | Fault::Unreadable(_) => {
                 hosts.iter().for_each(|host| self.crash(*host));
             }
             Fault::Twin(_) => hosts.iter().for_each(|host| self.start_client(*host)),
@@ -135,10 +135,17 @@ impl World {
         };
         match fault {
             Fault::Twin(_) => active.hosts.into_iter().for_each(|host| self.crash(host)),
-            Fault::Crash(_) | Fault::Leave(_) | Fault::OldFolder(_) => {
+            Fault::Crash(_)
+            | Fault::Leave(_)
+            | Fault::OldFolder(_)
+            | Fault::OldBackup(_)
+            | Fault::Unreadable(_) => {
                 for host in active.hosts {
-                    if matches!(fault, Fault::OldFolder(_)) {
-                        self.nodes[host].disk.put_back();
+                    match fault {
+                        Fault::OldFolder(_) => self.nodes[host].disk.put_back(),
+                        Fault::OldBackup(_) => self.restore(index, host),
+                        Fault::Unreadable(_) => self.spoil(host),
+                        _ => {}
                     }
                     let late = self.hosts[host].rng.random_range(0..RESTART);
                     let start = if host < self.plan.nodes {

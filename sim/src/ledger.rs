@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand::RngExt as _;
-use roost::accounts::{Batch, Change, Expect, Key, Kind, Loaded, Row, Write};
+use roost::accounts::{Batch, Change, Expect, Key, Kind, Loaded, Record, Row, Write};
 use roost::control::Event;
 use roost::id::{AccountId, ActorId, RecordId};
 
@@ -20,7 +20,7 @@ const RECORDS: u8 = 6;
 const FIELD: u16 = 1;
 
 /// A node's ledger on disk.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Books {
     records: BTreeMap<Key, Vec<u8>>,
     actors: BTreeMap<ActorId, Row>,
@@ -41,7 +41,36 @@ impl Books {
         let records = self.records.iter().map(|(key, bytes)| (*key, bytes.clone()));
         let actors = self.actors.iter().map(|(actor, row)| (*actor, row.clone()));
         let forgotten = self.forgotten.iter().copied().collect();
-        Loaded { records: records.collect(), actors: actors.collect(), forgotten }
+        let (records, actors) = (records.collect(), actors.collect());
+        Loaded { records, actors, forgotten, unreadable: 0 }
+    }
+
+    /// What a backup holds: nobody's own writes.
+    fn backup(&self) -> Self {
+        let mut backup = self.clone();
+        backup.actors.values_mut().for_each(|row| row.own = false);
+        backup
+    }
+
+    /// Whether a write is on this disk.
+    pub(crate) fn has(&self, (actor, seq): (ActorId, u64)) -> bool {
+        self.actors
+            .get(&actor)
+            .is_some_and(|row| seq <= row.seen.upto || row.seen.beyond.contains(&seq))
+    }
+
+    /// Whether all writes of a record are there.
+    fn covers(&self, key: Key, of: &Record) -> bool {
+        let mine = self.records.get(&key).and_then(|bytes| Record::decode(bytes).ok());
+        mine.is_some_and(|mine| of.dots().all(|dot| mine.includes(&dot)))
+    }
+
+    /// One record can no longer be read: what the store does then.
+    fn lose(&mut self, key: Key) {
+        self.records.remove(&key);
+        let mut loaded = self.load();
+        loaded.recount();
+        self.actors = loaded.actors.into_iter().collect();
     }
 }
 
@@ -84,6 +113,39 @@ impl World {
         };
         self.trace.say(self.now, || format!("n{ix} is asked for change {ticket}"));
         self.node_event(ix, Event::Write { ticket, write });
+    }
+
+    pub(crate) fn back_up(&mut self, fault: usize) {
+        let books = self.nodes.iter().map(|node| node.disk.books.backup()).collect();
+        self.backups.insert(fault, books);
+    }
+
+    /// Puts a node's backup back. What nobody else has by now of later changes is lost.
+    pub(crate) fn restore(&mut self, fault: usize, ix: usize) {
+        let books = self.backups.get(&fault).and_then(|all| all.get(ix));
+        self.nodes[ix].disk.books = books.cloned().unwrap_or_default();
+        self.lose_changes();
+    }
+
+    /// One of a node's records cannot be read any more.
+    pub(crate) fn spoil(&mut self, ix: usize) {
+        let mine = &self.nodes[ix].disk.books;
+        let kept = |key: &Key, bytes: &[u8]| {
+            let record = Record::decode(bytes).ok();
+            record.is_some_and(|record| {
+                let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != ix);
+                others.map(|(_, node)| &node.disk.books).any(|books| books.covers(*key, &record))
+            })
+        };
+        let all = mine.records.iter().filter(|(key, bytes)| kept(key, bytes));
+        let keys: Vec<Key> = all.map(|(key, _)| *key).collect();
+        if keys.is_empty() {
+            return;
+        }
+        let key = keys[self.hosts[ix].rng.random_range(0..keys.len())];
+        self.trace.say(self.now, || format!("n{ix} cannot read {key:?} any more"));
+        self.nodes[ix].disk.books.lose(key);
+        self.measure("records that could not be read", 1);
     }
 
     pub(crate) fn persist(&mut self, ix: usize, batch: Batch) {

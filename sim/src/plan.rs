@@ -131,6 +131,12 @@ pub enum Fault {
     Freeze(Vec<Who>),
     /// Killed, and started again when the fault is over with the folder of its first start.
     OldFolder(Vec<Who>),
+    /// Killed, and started again when the fault is over, with a backup of the ledger put back that
+    /// was made at half of the time before the fault.
+    OldBackup(Vec<Who>),
+    /// Killed, and started again when the fault is over; by then a record cannot be read any more
+    /// that another node has as well.
+    Unreadable(Vec<Who>),
     /// A second agent of this encoder starts, with a copy of the first one's disk if it never ran
     /// before; killed when the fault is over.
     Twin(usize),
@@ -277,11 +283,13 @@ impl Plan {
             let until_ms = Some(at_ms + log_uniform(&mut rng, 100.0, 30_000.0));
             let (a, b) = (rng.random_range(0..plan.nodes), rng.random_range(0..plan.nodes));
             let e = rng.random_range(0..plan.encoders.max(1));
-            let fault = match rng.random_range(0..6) {
+            let fault = match rng.random_range(0..8) {
                 0 | 1 if plan.encoders > 0 => Fault::Twin(e),
                 2 => Fault::OldFolder(vec![Who::Node(a)]),
                 3 => Fault::OldFolder(vec![Who::Home(e), Who::Node(b)]),
                 4 if plan.browsers > 0 => Fault::Freeze(vec![Who::Page(0)]),
+                6 => Fault::OldBackup(vec![Who::Node(a)]),
+                7 => Fault::Unreadable(vec![Who::Node(a), Who::Node(b)]),
                 _ => Fault::RequestsLost(0.5),
             };
             plan.faults.push(Item { at_ms, until_ms, fault });

@@ -10,7 +10,7 @@ use crate::check::{Checks, Measure, Violation};
 use crate::client::{Browser, Encoder, Seen, Viewer};
 use crate::net::{MS, Net, SEC};
 use crate::node::Node;
-use crate::plan::{Join, Plan};
+use crate::plan::{Fault, Join, Plan};
 use crate::queue::Queue;
 use crate::rng::{For, stream};
 use crate::trace::Trace;
@@ -114,6 +114,7 @@ impl World {
             mesh: MeshId([0; 16]),
             invitation: None,
             active: BTreeMap::new(),
+            backups: BTreeMap::new(),
             checks: Checks::default(),
             violation: None,
             events: 0,
@@ -163,6 +164,9 @@ impl World {
         }
         for (index, item) in self.plan.faults.iter().enumerate() {
             self.queue.push_first(BEGIN + item.at_ms * MS, Ev::FaultBegins(index));
+            if matches!(item.fault, Fault::OldBackup(_)) {
+                self.queue.push_first(BEGIN + item.at_ms / 2 * MS, Ev::Backup(index));
+            }
         }
         self.schedule_edits();
         self.queue.push(BEGIN + PROBE, Ev::Probe);

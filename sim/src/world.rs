@@ -12,6 +12,7 @@ use crate::check::{Checks, Violation};
 use crate::client::{Browser, Encoder, Viewer};
 use crate::conn::{Cargo, Conn, ConnId, End};
 use crate::faults::Active;
+use crate::ledger::Books;
 use crate::net::{MS, Net, SEC};
 use crate::node::Node;
 use crate::plan::Plan;
@@ -136,6 +137,8 @@ pub(crate) enum Ev {
     Persisted {
         end: End,
     },
+    /// Everyone's ledger is backed up, for this fault.
+    Backup(usize),
     FaultBegins(usize),
     FaultEnds(usize),
     Probe,
@@ -190,6 +193,8 @@ pub(crate) struct World {
     pub(crate) mesh: MeshId,
     pub(crate) invitation: Option<Invitation>,
     pub(crate) active: BTreeMap<usize, Active>,
+    /// Everyone's ledger as it was, by the fault that puts some of them back.
+    pub(crate) backups: BTreeMap<usize, Vec<Books>>,
     pub(crate) checks: Checks,
     pub(crate) violation: Option<Violation>,
     pub(crate) events: u64,
@@ -365,6 +370,7 @@ impl World {
             Ev::BrowserMoves(browser) => self.browser_moves(browser),
             Ev::Edit(edit) => self.edit(edit),
             Ev::Persisted { end } if self.awake(end) => self.persisted(end),
+            Ev::Backup(index) => self.back_up(index),
             Ev::FaultBegins(index) => self.fault_begins(index),
             Ev::FaultEnds(index) => self.fault_ends(index),
             Ev::Probe => {

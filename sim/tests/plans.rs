@@ -41,6 +41,8 @@ plans! {
     halves_of_a_mesh_merge_what_people_changed = "ledger-halves",
     no_crash_takes_back_what_was_acknowledged = "ledger-crashes",
     nodes_that_were_alone_merge_what_people_changed = "ledger-alone",
+    an_old_backup_that_is_put_back_takes_nothing_from_anybody = "ledger-old-backup",
+    records_that_cannot_be_read_come_again = "ledger-unreadable",
     a_viewer_hardly_notices_that_home_is_killed = "home-killed",
     next_takes_over_for_good = "home-killed-for-good",
     two_nodes_are_enough_to_lose_one = "home-killed-among-two",

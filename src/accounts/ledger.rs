@@ -18,17 +18,21 @@ use rand_chacha::ChaCha8Rng;
 
 use super::clock::hash_upto;
 use super::{
-    Answer, Clock, Counters, Effect, Event, Everything, Key, Kind, Loaded, Receipt, Record,
-    Refusal, WAITS_MAX, WRITES_MAX, Write, hash,
+    Answer, BUCKETS, Clock, Counters, Effect, Event, Everything, Key, Kind, Loaded, Receipt,
+    Record, Refusal, WAITS_MAX, WRITES_MAX, Write, hash,
 };
 use crate::id::{ActorId, NodeId};
 use crate::time::{Mono, Now, earlier};
 
+mod audit;
 mod collect;
 mod commit;
 mod sync;
+mod waits;
 
+pub use audit::{Audit, AuditCursor};
 use commit::Flight;
+use waits::{Wait, Waits};
 
 /// A digest goes to one link after another this often: repair of what a push did not bring.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(2);
@@ -36,6 +40,8 @@ const REPAIR_INTERVAL: Duration = Duration::from_secs(2);
 const COLLECT_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a node may take to answer; then another is asked.
 const PULL_PATIENCE: Duration = Duration::from_secs(5);
+/// A disk that refuses is told of at most this often: every write may meet it.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(10);
 
 /// See the [module](self).
 #[cfg_attr(test, derive(Clone))]
@@ -57,6 +63,9 @@ pub struct Ledger {
     /// Actors that baselines name, with their last writes.
     named: BTreeMap<ActorId, u64>,
     state: u64,
+    /// The same of each part of the records.
+    buckets: Box<[u64; BUCKETS]>,
+    trail: audit::Trail,
     retired_hash: u64,
     /// Who numbers this node's writes, and the last number given.
     actor: Option<(ActorId, u64)>,
@@ -67,7 +76,7 @@ pub struct Ledger {
     incoming: VecDeque<Incoming>,
     incoming_bytes: usize,
     flight: Option<Flight>,
-    waits: BTreeMap<u64, Wait>,
+    waits: Waits,
     pull: Option<Pull>,
     /// Everything was taken over from somebody; what is not among it goes.
     taken: Option<Taken>,
@@ -78,6 +87,8 @@ pub struct Ledger {
     repair_at: Option<Mono>,
     collect_at: Option<Mono>,
     collect_due: bool,
+    /// When the disk's refusals were told last, and how many came since.
+    refusals: (Option<Mono>, u64),
     counters: Counters,
 }
 
@@ -111,6 +122,8 @@ struct Incoming {
     from: NodeId,
     records: Vec<(Key, Vec<u8>)>,
     answer: Option<Answer>,
+    /// Of everything: these are all that there are after one record, up to another or the end.
+    span: Option<(Key, Option<Key>)>,
     bytes: usize,
 }
 
@@ -130,15 +143,12 @@ struct Pull {
 #[derive(Clone, Default)]
 struct Taken {
     what: Everything,
-    keys: BTreeSet<Key>,
-}
-
-#[cfg_attr(test, derive(Clone))]
-struct Wait {
-    dot: (ActorId, u64),
-    tag: u64,
-    want: u32,
-    until: Mono,
+    /// All writes that it has seen.
+    theirs: Clock,
+    /// Writes in its records that it got after it said so.
+    later: Vec<(ActorId, u64)>,
+    /// Records that it once had and has no more.
+    removed: usize,
 }
 
 impl Ledger {
@@ -156,6 +166,8 @@ impl Ledger {
             graveyard: loaded.forgotten.into_iter().collect(),
             named: BTreeMap::new(),
             state: 0,
+            buckets: Box::new([0; BUCKETS]),
+            trail: audit::Trail::default(),
             retired_hash: 0,
             actor: None,
             overtaken: BTreeSet::new(),
@@ -165,7 +177,7 @@ impl Ledger {
             incoming: VecDeque::new(),
             incoming_bytes: 0,
             flight: None,
-            waits: BTreeMap::new(),
+            waits: Waits::default(),
             pull: None,
             taken: None,
             partial: false,
@@ -174,7 +186,8 @@ impl Ledger {
             repair_at: None,
             collect_at: None,
             collect_due: false,
-            counters: Counters::default(),
+            refusals: (None, 0),
+            counters: Counters { unreadable: loaded.unreadable, ..Counters::default() },
         };
         for (actor, row) in loaded.actors {
             let retired = row.retired.then_some(row.seen.upto);
@@ -213,20 +226,14 @@ impl Ledger {
     /// When to call [`Ledger::handle`] with [`Event::Wake`].
     pub fn next_wake(&self) -> Option<Mono> {
         let pull = self.pull.as_ref().map(|pull| pull.asked + PULL_PATIENCE);
-        let waits = self.waits.values().map(|wait| Some(wait.until));
-        let times = [self.repair_at, self.collect_at, pull].into_iter();
-        times.chain(waits).fold(None, earlier)
+        let times = [self.repair_at, self.collect_at, pull, self.waits.next()];
+        times.into_iter().fold(None, earlier)
     }
 
     fn on_wake(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let over: Vec<u64> = self
-            .waits
-            .iter()
-            .filter(|(_, wait)| wait.until <= now)
-            .map(|(ticket, _)| *ticket)
-            .collect();
-        for ticket in over {
-            if let Some(wait) = self.waits.remove(&ticket) {
+        while let Some(wait) = self.waits.due(now).map(|ticket| (ticket, self.waits.remove(ticket)))
+        {
+            if let (ticket, Some(wait)) = wait {
                 self.answer(ticket, &wait, effects);
             }
         }
@@ -310,17 +317,16 @@ impl Ledger {
         u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1)
     }
 
-    /// Answers whoever waited for as many nodes as have its write now.
-    fn recount(&mut self, effects: &mut Vec<Effect>) {
-        let enough: Vec<u64> = self
-            .waits
-            .iter()
-            .filter(|(_, wait)| self.nodes_with(wait.dot) >= wait.want)
-            .map(|(ticket, _)| *ticket)
-            .collect();
-        for ticket in enough {
-            if let Some(wait) = self.waits.remove(&ticket) {
-                self.answer(ticket, &wait, effects);
+    /// A node has writes that it had not: answers whoever waited for as many nodes as have them
+    /// now. Of each actor, what it had and what it has.
+    fn recount(&mut self, news: &[(ActorId, u64, u64)], effects: &mut Vec<Effect>) {
+        for (actor, before, now) in news {
+            for ticket in self.waits.of(*actor, *before, *now) {
+                let wait = self.waits.get(ticket);
+                let enough = wait.is_some_and(|wait| self.nodes_with(wait.dot) >= wait.want);
+                if let Some(wait) = enough.then(|| self.waits.remove(ticket)).flatten() {
+                    self.answer(ticket, &wait, effects);
+                }
             }
         }
     }
@@ -347,9 +353,10 @@ impl Ledger {
         } else {
             self.dead.remove(&key);
         }
+        self.trail.add(key, &record);
         self.bytes += bytes.len();
         self.records.insert(key, bytes.into());
-        self.state ^= self.weight(key);
+        self.sum(key);
     }
 
     fn remove(&mut self, key: Key) {
@@ -368,8 +375,15 @@ impl Ledger {
 
     /// Takes a record out of what is summed up over all.
     fn weigh(&mut self, key: Key) {
-        self.state ^= self.weight(key);
+        self.sum(key);
         self.bytes -= self.records.get(&key).map_or(0, |bytes| bytes.len());
+    }
+
+    /// Adds a record to what is summed up over all, or takes it out.
+    fn sum(&mut self, key: Key) {
+        let weight = self.weight(key);
+        self.state ^= weight;
+        self.buckets[sync::bucket(&key)] ^= weight;
     }
 
     /// What a record adds to [`super::Digest::state`]. One that will be forgotten adds nothing:

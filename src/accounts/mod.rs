@@ -12,12 +12,14 @@ mod types;
 
 pub use clock::{BEYOND_MAX, Clock, Seen};
 pub use kinds::{Field, Kind, Part, Schema};
-pub use ledger::Ledger;
-pub use record::{Change, DELETED, Dot, Key, Malformed, Record, Sibling, Stamp, TooMuch};
+pub use ledger::{Audit, AuditCursor, Ledger};
+pub use record::{
+    Change, DELETED, Dot, Entry, Key, Malformed, Record, Sibling, Stamp, TooMuch, Touched,
+};
 pub use types::*;
 
 /// Eight bytes of a SHA-256: what tells states apart.
-fn hash(parts: &[&[u8]]) -> u64 {
+pub(crate) fn hash(parts: &[&[u8]]) -> u64 {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     parts.iter().for_each(|part| context.update(part));
     let digest = context.finish();

@@ -12,9 +12,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use crdts::CvRDT;
 use serde::{Deserialize, Serialize};
 
+mod history;
+
+use history::Past;
+pub use history::{Entry, Touched};
+
 use super::kinds::DISABLED_SET;
 use super::types::{
-    DOTS_MAX, ELEMENT_MAX, ELEMENTS_MAX, FIELDS_MAX, RECORD_BYTES_MAX, RECORD_MAX, VALUE_MAX,
+    DOTS_MAX, ELEMENT_MAX, ELEMENTS_MAX, FIELDS_MAX, RECORD_BYTES_MAX, RECORD_MAX, TOUCHED_MAX,
+    VALUE_MAX,
 };
 use super::{Kind, hash};
 use crate::id::{AccountId, ActorId, NodeId, RecordId};
@@ -92,10 +98,12 @@ pub struct Sibling<'a> {
 pub struct Record {
     /// Every write that this state includes.
     dots: BTreeSet<Dot>,
-    /// Of those whose values stand.
+    /// Of those whose values stand, and of those in the history.
     stamps: BTreeMap<Dot, Stamp>,
     registers: BTreeMap<u16, BTreeMap<Dot, Vec<u8>>>,
     sets: BTreeMap<(u16, Vec<u8>), BTreeSet<Dot>>,
+    /// The newest writes.
+    history: BTreeMap<Dot, Past>,
     /// Of a newer version.
     later: Vec<u8>,
 }
@@ -140,6 +148,7 @@ struct Form<'a> {
     registers: Vec<(u16, Values<'a>)>,
     #[serde(borrow)]
     sets: Vec<(u16, &'a [u8], Vec<u32>)>,
+    history: Vec<(u32, u32, Vec<u32>)>,
 }
 
 impl Record {
@@ -176,6 +185,11 @@ impl Record {
                 .sets
                 .iter()
                 .map(|((set, element), dots)| (*set, &element[..], dots.iter().map(ix).collect()))
+                .collect(),
+            history: self
+                .history
+                .iter()
+                .map(|(dot, past)| (ix(dot), past.rank, past.what.clone()))
                 .collect(),
             actors,
             authors,
@@ -222,7 +236,15 @@ impl Record {
                 record.sets.insert((set, element.to_vec()), found);
             }
         }
+        for (dot, rank, what) in form.history {
+            let dot = *dots.get(at(&dot)).ok_or(Malformed)?;
+            if what.len() > TOUCHED_MAX || !record.stamps.contains_key(&dot) {
+                return Err(Malformed);
+            }
+            record.history.insert(dot, Past { rank, what });
+        }
         record.dots = dots.into_iter().collect();
+        record.forget_history();
         record.forget_stamps();
         Ok(record)
     }
@@ -235,6 +257,7 @@ impl Record {
         for change in changes {
             next.apply_one(dot, change)?;
         }
+        next.remember(dot, changes);
         next.forget_stamps();
         if next.registers.len() > FIELDS_MAX || next.sets.len() > ELEMENTS_MAX {
             return Err(TooMuch::Parts);
@@ -344,9 +367,10 @@ impl Record {
         self.dots.contains(dot)
     }
 
-    /// Who changed the record last, as far as the clocks tell.
+    /// Who changed the record last.
     pub fn changed(&self) -> Option<Stamp> {
-        self.stamps.values().copied().max_by_key(|by| by.wall)
+        let last = self.history().next().map(|entry| entry.by);
+        last.or_else(|| self.stamps.values().copied().max_by_key(|by| by.wall))
     }
 
     /// Tells states apart: the entity tag of the record.
@@ -357,7 +381,8 @@ impl Record {
     fn forget_stamps(&mut self) {
         let values = self.registers.values().flat_map(BTreeMap::keys);
         let standing: BTreeSet<Dot> = values.chain(self.sets.values().flatten()).copied().collect();
-        self.stamps.retain(|dot, _| standing.contains(dot));
+        let history = &self.history;
+        self.stamps.retain(|dot, _| standing.contains(dot) || history.contains_key(dot));
     }
 }
 
@@ -396,6 +421,8 @@ impl CvRDT for Record {
         self.dots = mine;
         self.dots.extend(other.dots);
         self.stamps.extend(other.stamps);
+        self.history.extend(other.history);
+        self.forget_history();
         self.forget_stamps();
         self.later = std::mem::take(&mut self.later).max(other.later);
     }

@@ -1,11 +1,11 @@
 //! What the ledger is told, says and counts, and how much it takes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Key, Seen, TooMuch};
+use super::{Change, Clock, Key, Record, Seen, TooMuch};
 use crate::id::{AccountId, ActorId, NodeId};
 
 /// Longest value of a field in bytes: a page of text, or a certificate.
@@ -21,6 +21,14 @@ pub const ELEMENTS_MAX: usize = 1_024;
 pub const RECORD_MAX: usize = 64 << 10;
 /// Most writes that a record remembers, at 6 to 22 bytes each: one a day for ten years.
 pub const DOTS_MAX: usize = 4_096;
+/// Changes that a record remembers with author, node and time, at 7 to 30 bytes each: what people
+/// look for when they ask who did this.
+pub const HISTORY_MAX: usize = 16;
+/// Fields and sets that are remembered of one change: more than any kind has.
+pub const TOUCHED_MAX: usize = 32;
+/// Changes that a node lists over all records, at some 150 bytes each: a hundred a day for three
+/// months.
+pub const AUDIT_MAX: usize = 10_000;
 /// Longest record that is taken from others: 60 nodes may each have filled it on their own before
 /// they meet. A message of 8 MiB holds two.
 pub const RECORD_BYTES_MAX: usize = 4 << 20;
@@ -236,6 +244,31 @@ pub struct Loaded {
     pub actors: Vec<(ActorId, Row)>,
     /// Ids of records that were forgotten.
     pub forgotten: Vec<Key>,
+    /// Rows that could not be read, and are not among these.
+    pub unreadable: u64,
+}
+
+impl Loaded {
+    /// After rows were lost: claims exactly the writes that records include, so that everything
+    /// else comes again from others. Nobody's writes are retired, and nothing is below a floor:
+    /// either would claim what may have been lost.
+    pub fn recount(&mut self) {
+        let mut seqs: BTreeMap<ActorId, BTreeSet<u64>> =
+            self.actors.iter().map(|(actor, _)| (*actor, BTreeSet::new())).collect();
+        for record in self.records.iter().filter_map(|(_, bytes)| Record::decode(bytes).ok()) {
+            for dot in record.dots() {
+                seqs.entry(dot.actor).or_default().insert(dot.seq);
+            }
+        }
+        let row = |(actor, seqs): (ActorId, BTreeSet<u64>)| {
+            let mut clock = Clock::default();
+            for seq in seqs {
+                clock.add(actor, seq);
+            }
+            (actor, Row { seen: clock.seen(actor), ..Row::default() })
+        };
+        self.actors = seqs.into_iter().map(row).collect();
+    }
 }
 
 /// What happens to a [`Ledger`](super::Ledger).
@@ -321,8 +354,14 @@ pub enum Note {
         /// How many records that were.
         removed: usize,
     },
-    /// The disk refused a commit; what it held was refused to whoever wanted it.
-    Disk(String),
+    /// The disk refused commits; what they held was refused to whoever wanted it. Told at most
+    /// every ten seconds.
+    Disk {
+        /// What it says.
+        reason: String,
+        /// How many commits since this was told last.
+        commits: u64,
+    },
 }
 
 /// What a [`Ledger`](super::Ledger) counted since it was made.
@@ -358,11 +397,13 @@ pub struct Counters {
     pub collected: u64,
     /// Times that everything was taken over from another node.
     pub reentered: u64,
+    /// Rows of the store that could not be read at the start, and were put aside.
+    pub unreadable: u64,
 }
 
 impl Counters {
     /// All of them by name.
-    pub fn rows(&self) -> [(&'static str, u64); 15] {
+    pub fn rows(&self) -> [(&'static str, u64); 16] {
         [
             ("written", self.written),
             ("refused", self.refused),
@@ -379,6 +420,7 @@ impl Counters {
             ("compared", self.compared),
             ("collected", self.collected),
             ("reentered", self.reentered),
+            ("unreadable", self.unreadable),
         ]
     }
 }

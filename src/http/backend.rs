@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Serialize;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
 pub use crate::access::Principal;
 use crate::access::Rights;
-use crate::accounts::{Key, Receipt, Record, Refusal, Write};
+use crate::accounts::{Audit, AuditCursor, Key, Receipt, Record, Refusal, Write};
 use crate::cluster::ClusterView;
 use crate::id::{ActorId, EncoderId, NodeId};
-use crate::node::Failovers;
+use crate::node::{Failovers, RecordChanges};
 use crate::webrtc::{Feed, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
@@ -169,7 +169,10 @@ pub trait Backend: Send + Sync + 'static {
     async fn records(&self, keys: Vec<Key>) -> Vec<Option<Record>>;
 
     /// Every record that changes, once [`Backend::rights`] knows.
-    fn record_changes(&self) -> broadcast::Receiver<Key>;
+    fn record_changes(&self) -> RecordChanges;
+
+    /// Who changed what where, the newest first, from before a place.
+    async fn audit(&self, before: Option<AuditCursor>, limit: usize) -> Vec<Audit>;
 
     /// Whether a write is here, or comes within this time.
     async fn has_write(&self, version: (ActorId, u64), within: Duration) -> bool;

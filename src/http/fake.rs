@@ -13,9 +13,12 @@ use tokio::sync::{broadcast, mpsc, watch};
 use super::backend::*;
 use super::*;
 use crate::access::{DEFAULT_DOMAIN, Rights, Who};
-use crate::accounts::{Dot, Expect, Key, Receipt, Record, Refusal, Stamp, Write};
+use crate::accounts::{
+    Audit, AuditCursor, Dot, Expect, Key, Receipt, Record, Refusal, Stamp, Write,
+};
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
 use crate::id::{ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
+use crate::node::RecordChanges;
 use crate::webrtc::{Feed, Outlet, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
@@ -292,8 +295,23 @@ impl Backend for FakeNode {
         keys.iter().map(|key| records.get(key).cloned()).collect()
     }
 
-    fn record_changes(&self) -> broadcast::Receiver<Key> {
-        self.mesh.ledger.changes.subscribe()
+    fn record_changes(&self) -> RecordChanges {
+        RecordChanges::of(&self.mesh.ledger.changes)
+    }
+
+    async fn audit(&self, before: Option<AuditCursor>, limit: usize) -> Vec<Audit> {
+        let records = self.mesh.ledger.records.lock().unwrap();
+        let all = records.iter().flat_map(|(key, record)| {
+            record.history().map(|entry| Audit {
+                key: *key,
+                dot: entry.dot,
+                by: entry.by,
+                what: entry.what,
+            })
+        });
+        let all = all.map(|audit| (audit.cursor(), audit)).collect::<BTreeMap<_, _>>();
+        let older = all.into_iter().rev().filter(|(at, _)| before.is_none_or(|b| *at < b));
+        older.map(|(_, audit)| audit).take(limit).collect()
     }
 
     async fn has_write(&self, version: (ActorId, u64), _within: std::time::Duration) -> bool {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::Request;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use futures::FutureExt as _;
+use tokio::sync::{mpsc, oneshot, watch};
 use tower::ServiceExt;
 
 use super::auth::strip_port;
@@ -22,12 +23,12 @@ use super::counters::{Door, counters};
 use super::tls::{self, Certificate, load_or_make};
 use super::{ServerCounters, leg, router, serve};
 use crate::access::{Rights, Who};
-use crate::accounts::{Key, Ledger, Receipt, Record, Refusal, Write};
+use crate::accounts::{Audit, AuditCursor, Key, Ledger, Receipt, Record, Refusal, Write};
 use crate::admission;
 use crate::cluster::{ClusterView, EncoderState};
 use crate::id::{ActorId, EncoderId, NodeId};
 use crate::net::{RtcDatagram, RtcSocket};
-use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError};
+use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError, RecordChanges};
 use crate::session::{HOLD, SESSIONS_MAX};
 use crate::webrtc::{Feed, MAX_LEGS, Outlet, WebRtc};
 use crate::wire::{self, Answer, Ask, Failed, Message, Offer, SdpAnswer};
@@ -532,8 +533,12 @@ impl Backend for Live {
         found
     }
 
-    fn record_changes(&self) -> broadcast::Receiver<Key> {
+    fn record_changes(&self) -> RecordChanges {
         self.node.record_changes()
+    }
+
+    async fn audit(&self, before: Option<AuditCursor>, limit: usize) -> Vec<Audit> {
+        self.node.audit(before, limit).await
     }
 
     async fn has_write(&self, version: (ActorId, u64), within: Duration) -> bool {
@@ -545,11 +550,9 @@ impl Backend for Live {
                 if has != Some(false) {
                     return has.is_some();
                 }
-                let _ = changes.recv().await;
+                changes.next().await;
                 // A burst is one change.
-                while !changes.is_empty() {
-                    let _ = changes.try_recv();
-                }
+                while changes.next().now_or_never().is_some() {}
             }
         };
         tokio::time::timeout(within, comes).await.unwrap_or(false)

@@ -215,6 +215,16 @@ fn mesh() -> Vec<Route> {
         .problems(&[422]),
         Route::new(
             "get",
+            "/api/v1/audit",
+            "Who changed what, where and when, the newest first: of all that one may read.",
+            routing::get(records::history::audit),
+        )
+        .for_who("read what was changed")
+        .takes(&["limit", "cursor", "Roost-Min-Version"])
+        .answer(200, vec![Content::Json("AuditList".into())], READ)
+        .problems(&[400]),
+        Route::new(
+            "get",
             "/api/v1/events",
             "All nodes and streams, now and at every change.",
             routing::get(events::mesh),
@@ -305,6 +315,16 @@ fn of_kind(schema: &'static Schema, noun: &str) -> Vec<Route> {
         .takes(&["If-Match", "Roost-Wait"])
         .answer(204, vec![], RECEIPT)
         .problems(WRITING),
+        Route::new(
+            "get",
+            format!("{item}/history"),
+            format!("Who changed a {name}, where and when, the newest first."),
+            routing::get(move |asked: Asked| records::history::history(kind, asked)),
+        )
+        .for_who(reads)
+        .takes(&["Roost-Min-Version"])
+        .answer(200, vec![Content::Json("HistoryList".into())], READ)
+        .problems(ONE),
     ]
 }
 

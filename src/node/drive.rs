@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Clock;
 use super::clients::Clients;
-use super::ledger::{self, SharedRights};
+use super::ledger::{self, SharedRights, Told};
 use super::media::Turning;
 use super::relay::{Relays, Source};
 use super::report::Reports;
@@ -54,6 +54,8 @@ pub struct Totals {
     pub sessions: usize,
     /// Clients closed for not reading, and frames dropped after a stall.
     pub drops: (u64, u64),
+    /// Changes of records that a listener was too slow to hear of.
+    pub changes_lost: u64,
     /// Bytes of the store on disk.
     pub store_bytes: Option<u64>,
     /// Why what is to be stored is not, at present.
@@ -120,6 +122,7 @@ pub(super) struct Driver {
     pub(super) changes: watch::Sender<u64>,
     pub(super) totals: Arc<ArcSwap<Totals>>,
     pub(super) rights: SharedRights,
+    pub(super) told: Told,
     pub(super) left: watch::Sender<bool>,
     pub(super) view_dirty: bool,
 }
@@ -345,6 +348,7 @@ impl Driver {
             gossip: self.reports.counters(),
             sessions: self.control.clients().sessions(),
             drops: self.clients.drops(),
+            changes_lost: self.told.lost(),
             store_bytes: self.store.size(),
             store_error: self.store.trouble(),
             clock_offsets: self.reports.clock_offsets(),

@@ -9,7 +9,7 @@ use crate::accounts::Loaded;
 use crate::admission::{Admission, Invitation, Keypair, Roster, mesh_id};
 use crate::id::{Boot, MeshId, NodeId};
 use crate::net::join::{JoinError, join};
-use crate::store::{Store, StoreError, load_or_create_key};
+use crate::store::{Entry, Store, StoreError, load_or_create_key};
 
 /// What a node finds in its folder.
 pub(super) struct Folder {
@@ -20,6 +20,7 @@ pub(super) struct Folder {
     pub(super) boot: Boot,
     pub(super) remembered: Vec<(NodeId, Vec<String>)>,
     pub(super) ledger: Loaded,
+    entry: Entry,
 }
 
 impl Folder {
@@ -44,8 +45,39 @@ impl Folder {
         let boot = store.next_boot().map_err(stored)?;
         let roster = roster_of(keypair.node(), &store.admissions().map_err(stored)?);
         let remembered = store.members().map_err(stored)?;
-        let ledger = store.ledger().map_err(stored)?;
-        Ok(Self { path, store, keypair, roster, boot, remembered, ledger })
+        let (ledger, entry) = (Loaded::default(), Entry::Member);
+        Ok(Self { path, store, keypair, roster, boot, remembered, ledger, entry })
+    }
+
+    /// Reads the ledger of the mesh that was entered, on a thread of its own.
+    pub(super) async fn open_ledger(mut self, roster: &Roster) -> Result<Self, NodeError> {
+        let (mesh, alone) = (roster.mesh(), roster.admissions().count() < 2);
+        let read = move || {
+            self.store.bind(mesh, self.entry)?;
+            self.ledger = self.store.ledger(mesh)?;
+            Ok(self)
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        let read: Result<Self, StoreError> =
+            read.map_err(|defect| NodeError::Failed(format!("cannot read the ledger: {defect}")))?;
+        let folder = read.map_err(stored)?;
+        let rows = folder.ledger.unreadable;
+        match rows {
+            0 => {}
+            _ if alone => tracing::error!(
+                event = "ledger.unreadable",
+                rows,
+                "some of the ledger could not be read; it is kept aside, and this node is the only \
+                 member: put a backup back (roost restore) to have it again"
+            ),
+            _ => tracing::error!(
+                event = "ledger.unreadable",
+                rows,
+                "some of the ledger could not be read; it is kept aside, and comes again from other \
+                 members"
+            ),
+        }
+        Ok(folder)
     }
 
     /// The folder stays taken for as long as this is held.
@@ -81,6 +113,7 @@ impl Folder {
 
     async fn join(&mut self, invitation: Invitation) -> Result<(Roster, Vec<String>), NodeError> {
         identity::is_in(invitation.mesh);
+        self.entry = Entry::Newcomer;
         let (seed, admitted) =
             join(&invitation, &self.keypair).await.map_err(|error| not_joined(&error))?;
         tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
@@ -91,7 +124,8 @@ impl Folder {
         Ok((joined, invitation.addrs))
     }
 
-    fn found(&self) -> Result<Roster, NodeError> {
+    fn found(&mut self) -> Result<Roster, NodeError> {
+        self.entry = Entry::Founder;
         if let Some(aside) = self.store.put_aside().map_err(stored)? {
             return Err(membership_lost(&aside));
         }
@@ -161,24 +195,44 @@ fn stored(error: StoreError) -> NodeError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::accounts::{Batch, Change, Dot, Key, Kind, Record, Stamp};
+    use crate::id::{AccountId, ActorId, RecordId};
+
+    fn some_record(id: u8) -> (Key, Vec<u8>) {
+        let mut record = Record::default();
+        let by = Stamp { account: AccountId([1; 16]), node: NodeId([2; 16]), wall: 3 };
+        let dot = Dot { actor: ActorId([id; 16]), seq: 1, nonce: [0; 4] };
+        record.apply(dot, by, &[Change::Set(1, vec![id])]).unwrap();
+        (Key { kind: Kind::ACCOUNT, id: RecordId([id; 16]) }, record.encode())
+    }
 
     #[tokio::test]
     async fn a_node_whose_key_was_moved_away_founds_one_mesh_and_stays_in_it() {
         // Which of two founders comes first in the table is a matter of chance: several are tried.
         for _ in 0..8 {
             let dir = tempfile::tempdir().unwrap();
-            let start = async || {
+            // Starts, writes something if told, and says what was there before.
+            let start = async |write: Option<u8>| {
                 let mut folder = Folder::open(dir.path().into()).await.unwrap();
                 let (roster, _) = folder.enter(None).await.unwrap();
-                (folder.keypair.node(), roster.mesh())
+                let folder = folder.open_ledger(&roster).await.unwrap();
+                let records = write.map(some_record).into_iter().collect();
+                let batch = Batch { records, ..Batch::default() };
+                folder.store.write_ledger(roster.mesh(), &batch).unwrap();
+                let found = folder.ledger.records.iter().map(|(key, _)| key.id.0[0]).collect();
+                let found: Vec<u8> = found;
+                (folder.keypair.node(), roster.mesh(), found)
             };
-            let first = start().await;
+            let first = start(Some(1)).await;
+            assert!(first.2.is_empty());
             std::fs::rename(dir.path().join("node.key"), dir.path().join("old.key")).unwrap();
-            let second = start().await;
+            let second = start(Some(2)).await;
             assert!(first.0 != second.0 && first.1 != second.1, "it is another node");
-            assert_eq!(start().await, second);
+            assert!(second.2.is_empty(), "which takes nothing of the first mesh into its own");
+            assert_eq!(start(None).await, (second.0, second.1, vec![2]));
             std::fs::rename(dir.path().join("old.key"), dir.path().join("node.key")).unwrap();
-            assert_eq!(start().await, first, "with its key the first one is back");
+            let back = start(None).await;
+            assert_eq!(back, (first.0, first.1, vec![1]), "with its key the first one is back");
         }
     }
 }

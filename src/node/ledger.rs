@@ -1,5 +1,6 @@
 //! The ledger as the rest of the process reaches it: through the control loop, which owns it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -7,38 +8,85 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::Node;
 use super::drive::Driver;
 use crate::access::Rights;
-use crate::accounts::{Key, Ledger, Note, Receipt, Refusal, Write};
+use crate::accounts::{Audit, AuditCursor, Key, Ledger, Note, Receipt, Refusal, Write};
 use crate::control::Event;
 
 /// Questions and changes that wait for the control loop; beyond it whoever has one waits.
 pub(super) const CALL_QUEUE: usize = 256;
-
-/// Changed records that are kept for whoever follows them; who is further behind is told, and looks
-/// at everything again.
+/// Changes of records that wait for each listener, beyond which the oldest are lost to it: what
+/// some seconds of writing bring.
 const CHANGES_KEPT: usize = 4_096;
 
 /// The index of rights for whoever is not on the control loop: a copy, kept up with it.
 pub(super) struct SharedRights {
     index: Arc<RwLock<Rights>>,
     changes: watch::Sender<u64>,
-    records: broadcast::Sender<Key>,
 }
 
 /// How [`SharedRights`] is read.
 pub(super) struct RightsReader {
     index: Arc<RwLock<Rights>>,
     changes: watch::Receiver<u64>,
-    records: broadcast::Sender<Key>,
 }
 
 impl SharedRights {
     pub(super) fn new(rights: Rights) -> (Self, RightsReader) {
         let index = Arc::new(RwLock::new(rights));
         let (changes, changed) = watch::channel(0);
-        let records = broadcast::Sender::new(CHANGES_KEPT);
-        let reader =
-            RightsReader { index: index.clone(), changes: changed, records: records.clone() };
-        (Self { index, changes, records }, reader)
+        (Self { index: index.clone(), changes }, RightsReader { index, changes: changed })
+    }
+}
+
+/// Changes of records for whoever listens.
+#[derive(Clone)]
+pub(super) struct Told {
+    sender: broadcast::Sender<Key>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Told {
+    pub(super) fn new() -> Self {
+        Self { sender: broadcast::channel(CHANGES_KEPT).0, lost: Arc::default() }
+    }
+
+    /// Changes that somebody was too slow to hear of.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+/// What [`Node::record_changes`] tells.
+pub struct RecordChanges {
+    keys: broadcast::Receiver<Key>,
+    lost: Arc<AtomicU64>,
+}
+
+/// One thing that it tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordChange {
+    /// This record is another now.
+    Record(Key),
+    /// So many changes were not heard of, for they came faster than they were read: whatever one
+    /// holds may be old.
+    Lost(u64),
+}
+
+impl RecordChanges {
+    /// Those that this sender tells.
+    pub fn of(sender: &broadcast::Sender<Key>) -> Self {
+        Self { keys: sender.subscribe(), lost: Arc::default() }
+    }
+
+    /// The next; none once the node has stopped.
+    pub async fn next(&mut self) -> Option<RecordChange> {
+        match self.keys.recv().await {
+            Ok(key) => Some(RecordChange::Record(key)),
+            Err(broadcast::error::RecvError::Lagged(count)) => {
+                self.lost.fetch_add(count, Ordering::Relaxed);
+                Some(RecordChange::Lost(count))
+            }
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
     }
 }
 
@@ -71,6 +119,19 @@ impl Node {
 }
 
 impl Node {
+    /// Who changed what where, the newest first, from before a place: see [`Ledger::audit`].
+    pub async fn audit(&self, before: Option<AuditCursor>, limit: usize) -> Vec<Audit> {
+        let audit = self.read_ledger(move |ledger| ledger.audit(before, limit)).await;
+        audit.unwrap_or_default()
+    }
+
+    /// Tells which records are others from now on: of this node's changes and of those that came
+    /// from others, each once it is on disk.
+    pub fn record_changes(&self) -> RecordChanges {
+        let Told { sender, lost } = &self.shared.told;
+        RecordChanges { keys: sender.subscribe(), lost: lost.clone() }
+    }
+
     /// Who may do what. Hold it for a question, not for a wait.
     pub fn rights(&self) -> RwLockReadGuard<'_, Rights> {
         self.shared.rights.index.read().unwrap_or_else(PoisonError::into_inner)
@@ -80,24 +141,19 @@ impl Node {
     pub fn rights_changes(&self) -> watch::Receiver<u64> {
         self.shared.rights.changes.clone()
     }
-
-    /// Every record that changes, once [`Node::rights`] knows.
-    pub fn record_changes(&self) -> broadcast::Receiver<Key> {
-        self.shared.rights.records.subscribe()
-    }
 }
 
 impl Driver {
     pub(super) fn record_changed(&mut self, key: Key) {
-        if Rights::KINDS.contains(&key.kind) {
-            let record = self.control.ledger().get(key);
-            let mut index = self.rights.index.write().unwrap_or_else(PoisonError::into_inner);
-            if index.changed(key, record.as_ref()) {
-                self.rights.changes.send_replace(index.version());
-            }
+        // Nobody need listen.
+        let _ = self.told.sender.send(key);
+        if !Rights::KINDS.contains(&key.kind) {
+            return;
         }
-        // Nobody may be following.
-        let _ = self.rights.records.send(key);
+        let record = self.control.ledger().get(key);
+        let mut index = self.rights.index.write().unwrap_or_else(PoisonError::into_inner);
+        index.changed(key, record.as_ref());
+        self.rights.changes.send_replace(index.version());
     }
 
     pub(super) fn call(&mut self, call: Call) {
@@ -134,9 +190,10 @@ pub(super) fn tell(note: &Note) {
             removed,
             "everything was taken over; what others had removed is removed here, too"
         ),
-        Note::Disk(reason) => tracing::error!(
+        Note::Disk { reason, commits } => tracing::error!(
             event = "ledger.refused",
             err = reason,
+            commits,
             "the disk refuses changes of accounts and settings; they were refused, all else goes on"
         ),
     }

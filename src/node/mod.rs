@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use clients::{ApiCall, NativeViewer};
 pub use drive::Totals;
 pub use identity::identity;
+pub use ledger::{RecordChange, RecordChanges};
 pub use relay::FLOWS_MAX;
 
 use folder::Folder;
@@ -133,6 +134,7 @@ struct Shared {
     turning: Arc<media::Turning>,
     failovers: Failovers,
     rights: ledger::RightsReader,
+    told: ledger::Told,
     left: watch::Receiver<bool>,
     stored: watch::Receiver<()>,
     /// Kept until the process ends: whoever takes the folder next finds the ports free, too.
@@ -171,6 +173,7 @@ impl Node {
         identity::is_node(folder.keypair.node());
         let (roster, seeds) = folder.enter(config.join).await?;
         identity::is_in(roster.mesh());
+        let folder = folder.open_ledger(&roster).await?;
         let lock = folder.lock();
         let Folder { store, keypair, boot, remembered, ledger, .. } = folder;
         let name = config.name.unwrap_or_else(|| name::default_name(keypair.node()));
@@ -213,12 +216,13 @@ impl Node {
         let control = Control::new(born, clock.now(), &mut effects);
         let view = Arc::new(ArcSwap::from_pointee(control.view()));
         let (rights, rights_reader) = ledger::SharedRights::new(control.rights().clone());
+        let told = ledger::Told::new();
         let totals = Arc::new(ArcSwap::from_pointee(Totals::default()));
         let failovers = failovers();
         let id = keypair.node();
         let mesh = control.roster().mesh();
         let reports = report::Reports::start(id, boot, mesh, net.clone());
-        let (store, stored) = writer::Writer::start(store, event_tx.clone());
+        let (store, stored) = writer::Writer::start(store, mesh, event_tx.clone());
         let driver = drive::Driver {
             control,
             clock,
@@ -242,6 +246,7 @@ impl Node {
             changes: change_tx,
             totals: totals.clone(),
             rights,
+            told: told.clone(),
             left: left_tx,
             view_dirty: true,
         };
@@ -265,6 +270,7 @@ impl Node {
             turning,
             failovers,
             rights: rights_reader,
+            told,
             left,
             stored,
             _lock: lock,

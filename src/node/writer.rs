@@ -1,6 +1,7 @@
 //! Writes to the store on a thread of its own: the control loop never waits for a disk.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -12,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::accounts::Batch;
 use crate::admission::Admission;
 use crate::control::Event;
-use crate::id::{Boot, NodeId};
+use crate::id::{Boot, MeshId, NodeId};
 use crate::store::{Store, StoreError};
 use crate::wire;
 
@@ -52,13 +53,17 @@ struct Unsaved {
 impl Writer {
     /// Begins, and says [`Event::Persisted`] for each batch of the ledger. Once it is dropped and
     /// all is on disk, what is returned with it says that its sender is gone.
-    pub(super) fn start(store: Store, events: mpsc::Sender<Event>) -> (Self, watch::Receiver<()>) {
+    pub(super) fn start(
+        store: Store,
+        mesh: MeshId,
+        events: mpsc::Sender<Event>,
+    ) -> (Self, watch::Receiver<()>) {
         let size = Arc::new(AtomicU64::new(store.size().unwrap_or(0)));
         let shown = size.clone();
         Self::with(size, events, move |piece| {
             let written = match piece {
                 Piece::Unsaved(unsaved) => unsaved.write(&store),
-                Piece::Ledger(batch) => store.write_ledger(batch),
+                Piece::Ledger(batch) => store.write_ledger(mesh, batch),
             };
             shown.store(store.size().unwrap_or(0), Ordering::Relaxed);
             written
@@ -68,8 +73,9 @@ impl Writer {
     fn with(
         size: Arc<AtomicU64>,
         events: mpsc::Sender<Event>,
-        mut write: impl FnMut(Piece<'_>) -> Result<(), StoreError> + Send + 'static,
+        write: impl FnMut(Piece<'_>) -> Result<(), StoreError> + Send + 'static,
     ) -> (Self, watch::Receiver<()>) {
+        let mut write = guarded(write);
         let (jobs, queue) = channel();
         let (unfinished, finished) = watch::channel(());
         let trouble = Arc::new(ArcSwapOption::empty());
@@ -128,6 +134,23 @@ impl Unsaved {
         let members: Vec<_> = self.members.clone().into_iter().collect();
         store.remember(&members)?;
         self.boot.map_or(Ok(()), |boot| store.raise_boot(boot))
+    }
+}
+
+/// A defect in writing costs the writes from then on, each of them refused in words: nobody waits
+/// for a thread that is gone. What it left half done is not touched again.
+fn guarded(
+    mut write: impl FnMut(Piece<'_>) -> Result<(), StoreError>,
+) -> impl FnMut(Piece<'_>) -> Result<(), StoreError> {
+    let mut broken = false;
+    move |piece| {
+        if !broken {
+            match catch_unwind(AssertUnwindSafe(|| write(piece))) {
+                Ok(written) => return written,
+                Err(_panic) => broken = true,
+            }
+        }
+        Err(StoreError::Defect)
     }
 }
 
@@ -290,6 +313,29 @@ mod tests {
         assert!(matches!(said.blocking_recv().unwrap(), Event::Persisted(Ok(()))));
         assert_eq!(*written.lock().unwrap(), [Batch::default(), batch(2)]);
         assert!(said.try_recv().is_err(), "each is answered once");
+    }
+
+    #[test]
+    fn whoever_waits_for_a_store_that_has_a_defect_is_answered() {
+        let (events, mut said) = mpsc::channel(8);
+        let mut first = true;
+        let (writer, _) = Writer::with(Arc::default(), events, move |_| {
+            assert!(std::mem::replace(&mut first, false), "it is not touched again");
+            panic!("a defect");
+        });
+        for _ in 0..3 {
+            writer.ledger(Batch::default());
+            let answer = said.blocking_recv().unwrap();
+            assert!(
+                matches!(&answer, Event::Persisted(Err(why)) if why.contains("defect")),
+                "{answer:?}"
+            );
+        }
+        writer.boot(Boot(1));
+        let (answer, answered) = oneshot::channel();
+        writer.answer(answer, wire::Admitted { admissions: Vec::new(), members: Vec::new() });
+        assert!(answered.blocking_recv().unwrap().is_err(), "a newcomer, too");
+        assert!(writer.trouble().is_some_and(|why| why.contains("defect")), "and it is told");
     }
 
     #[tokio::test]

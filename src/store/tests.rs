@@ -22,7 +22,7 @@ fn open(dir: &Path) -> Store {
 }
 
 fn fill(store: &Store) {
-    store.set_mesh(MeshId([5; 16])).unwrap();
+    store.bind(MeshId([5; 16]), Entry::Founder).unwrap();
     store.add_admissions(&[admission(1), admission(2)]).unwrap();
     store.add_admissions(&[admission(2), admission(3)]).unwrap();
     store.remember(&[(NodeId([1; 16]), vec!["a:1".into()])]).unwrap();
@@ -45,16 +45,6 @@ fn everything_is_there_after_a_restart() {
     assert_eq!(store.members().unwrap(), [(NodeId([1; 16]), addrs)]);
     store.forget(NodeId([1; 16])).unwrap();
     assert_eq!(store.members().unwrap(), []);
-}
-
-#[test]
-fn a_folder_stays_with_its_mesh() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    store.set_mesh(MeshId([5; 16])).unwrap();
-    store.set_mesh(MeshId([5; 16])).unwrap();
-    let error = store.set_mesh(MeshId([6; 16])).unwrap_err();
-    assert!(matches!(error, StoreError::OtherMesh { .. }), "{error}");
 }
 
 #[test]
@@ -131,6 +121,29 @@ fn a_corrupt_database_is_put_aside_and_counting_goes_on() {
 }
 
 #[test]
+fn damage_to_the_ledger_alone_does_not_cost_the_membership() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    fill(&store);
+    assert_eq!(store.next_boot().unwrap(), Boot(1));
+    store
+        .write(|tx| {
+            // No ledger is of this type.
+            let table = TableDefinition::<u64, u64>::new("ledger-actors:00");
+            tx.open_table(table)?.insert(1, 2)?;
+            Ok(())
+        })
+        .unwrap();
+    drop(store);
+    fs::remove_file(dir.path().join(BOOT_FILE)).unwrap();
+    let Opened { store, quarantined } = Store::open(dir.path()).unwrap();
+    assert!(quarantined.is_some_and(|aside| aside.exists()));
+    assert_eq!(store.admissions().unwrap(), [admission(1), admission(2), admission(3)]);
+    assert_eq!(store.members().unwrap().len(), 1);
+    assert_eq!(store.next_boot().unwrap(), Boot(2));
+}
+
+#[test]
 fn damage_anywhere_never_panics_and_never_invents() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(DATABASE_FILE);
@@ -145,10 +158,7 @@ fn damage_anywhere_never_panics_and_never_invents() {
         bytes[at..end].iter_mut().for_each(|byte| *byte ^= 0xa5);
         fs::write(&path, &bytes).unwrap();
         match Store::open(dir.path()) {
-            Ok(Opened { store, quarantined: Some(_) }) => {
-                assert_eq!(store.admissions().unwrap(), []);
-            }
-            Ok(Opened { store, quarantined: None }) => {
+            Ok(Opened { store, .. }) => {
                 if let Ok(found) = store.admissions() {
                     assert!(found.iter().all(|a| expected.contains(a)), "at {at}: {found:?}");
                 }

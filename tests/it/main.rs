@@ -10,5 +10,6 @@ mod ledger;
 mod ledger_faults;
 mod mesh;
 mod operating;
+mod records;
 mod source;
 mod whep;

@@ -15,6 +15,8 @@ pub(crate) struct Acked {
     change: Change,
     /// A disabling that an enabling has seen.
     undone: bool,
+    /// Nobody else had it when a disk that had was set back.
+    lost: bool,
 }
 
 impl World {
@@ -32,10 +34,18 @@ impl World {
                 acked.undone |= acked.change == Change::Disable && ledger.has(acked.version);
             }
         }
-        self.checks.acked.push(Acked { version, key, change, undone: false });
+        self.checks.acked.push(Acked { version, key, change, undone: false, lost: false });
         self.measure("changes acknowledged", 1);
         if twice {
             self.fail("numbers", format!("n{ix} gives number {} twice", version.1));
+        }
+    }
+
+    /// A disk was set back: nobody need have any longer what is on no disk now.
+    pub(crate) fn lose_changes(&mut self) {
+        for acked in &mut self.checks.acked {
+            let mut disks = self.nodes.iter().map(|node| &node.disk.books);
+            acked.lost |= !disks.any(|books| books.has(acked.version));
         }
     }
 
@@ -71,7 +81,7 @@ impl World {
             if *first.get_or_insert(digest) != digest {
                 found = Some(("converged", format!("n{ix} has another ledger than the first")));
             }
-            for acked in &self.checks.acked {
+            for acked in self.checks.acked.iter().filter(|acked| !acked.lost) {
                 let (actor, seq) = acked.version;
                 if !ledger.has(acked.version) {
                     let text = format!("n{ix} lacks change {seq} of {}", actor.short());

@@ -2,9 +2,11 @@
 //! over everything after others have forgotten.
 
 use std::collections::BTreeSet;
+use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use super::super::{
-    Change, Expect, FORGOTTEN_MAX, Key, Kind, RETIRE_AT, RETIRE_MAX, Record, WAIT_MAX, Write,
+    Change, Clock, Everything, Expect, FORGOTTEN_MAX, Key, Kind, RETIRE_AT, RETIRE_MAX, Record,
+    WAIT_MAX, Write,
 };
 use super::commit::Draft;
 use super::{Ledger, Meta, Taken};
@@ -126,20 +128,23 @@ impl Ledger {
         self.queue.push_back((NOBODY, by_nobody(key, Change::Set(ACTORS, value))));
     }
 
-    /// Everything came from another node: what it once had and has no more was removed
+    /// Some of everything came from another node: what that once had and has no more was removed
     /// meanwhile, and goes here, too, with whatever was written to it here since.
-    pub(super) fn take_over(&mut self, taken: Taken, draft: &mut Draft) {
-        let Taken { what, keys } = taken;
-        let mut theirs = super::Clock::default();
-        for (actor, seen) in &what.clock {
-            theirs.merge(*actor, seen);
-        }
-        for (actor, last) in what.retired.iter().chain(&what.floor) {
-            theirs.raise(*actor, *last);
-        }
-        let before = self.queue.len();
-        for key in self.records.keys().copied().collect::<Vec<_>>() {
-            let Some(record) = self.get(key).filter(|_| !keys.contains(&key)) else { continue };
+    pub(super) fn drop_absent(
+        &mut self,
+        (after, upto): (Key, Option<Key>),
+        there: &BTreeSet<Key>,
+        draft: &mut Draft,
+    ) {
+        let all = self.pull.as_ref().and_then(|pull| pull.all.as_ref());
+        let Some(theirs) = all.map(|all| all.theirs.clone()) else { return };
+        let span = self.records.range((Excluded(after), upto.map_or(Unbounded, Included)));
+        let absent: Vec<Key> =
+            span.map(|(key, _)| *key).filter(|key| !there.contains(key)).collect();
+        let mut removed = 0;
+        for key in absent {
+            let record = draft.records.get(&key).cloned().or_else(|| self.get(key));
+            let Some(record) = record else { continue };
             let seen = record.dots().filter(|dot| theirs.has(dot.actor, dot.seq)).count();
             if seen == record.dots().len() {
                 draft.forgotten.push(key);
@@ -147,7 +152,16 @@ impl Ledger {
                 // Others have to hear of what was written to it here: as of something removed.
                 self.queue.push_front(delete(key));
             }
+            removed += usize::from(seen > 0);
         }
+        if let Some(all) = self.pull.as_mut().and_then(|pull| pull.all.as_mut()) {
+            all.removed += removed;
+        }
+    }
+
+    /// Everything came: what the other node has seen was seen here.
+    pub(super) fn take_over(&mut self, taken: Taken, draft: &mut Draft) {
+        let Taken { what, later, removed, .. } = taken;
         for (actor, seen) in &what.clock {
             draft.clock.merge(*actor, seen);
             draft.touched.insert(*actor);
@@ -161,13 +175,22 @@ impl Ledger {
             draft.meta.insert(actor, Meta { retired: Some(last), floor: last, ..meta });
             draft.clock.drop_actor(actor);
         }
-        // What came later than that is here, too.
-        for key in keys {
-            let dots = self.get(key).map(|record| record.dots().collect::<Vec<_>>());
-            for dot in dots.into_iter().flatten() {
-                self.note(draft, dot.actor, dot.seq);
-            }
+        for (actor, seq) in later {
+            self.note(draft, actor, seq);
         }
-        draft.after.reentered = Some(draft.forgotten.len() + self.queue.len() - before);
+        draft.after.reentered = Some(removed);
+    }
+}
+
+impl Taken {
+    pub(super) fn new(what: Everything) -> Self {
+        let mut theirs = Clock::default();
+        for (actor, seen) in &what.clock {
+            theirs.merge(*actor, seen);
+        }
+        for (actor, last) in what.retired.iter().chain(&what.floor) {
+            theirs.raise(*actor, *last);
+        }
+        Self { what, theirs, ..Self::default() }
     }
 }

@@ -9,7 +9,7 @@ use super::super::{
     ACTOR_WRITES, Answer, BATCH_WRITES, Batch, CHUNK_BYTES, Clock, Dot, Effect, Expect, Have, Key,
     Note, RECORDS_MAX, Record, Refusal, Row, Stamp, WAIT_MAX, Write, hash,
 };
-use super::{Incoming, Ledger, Meta, Wait, collect};
+use super::{Incoming, Ledger, Meta, REFUSED_INTERVAL, Wait, collect};
 use crate::id::{ActorId, NodeId};
 use crate::time::{Mono, Now};
 
@@ -158,11 +158,15 @@ impl Ledger {
         draft: &mut Draft,
         effects: &mut Vec<Effect>,
     ) {
-        let Incoming { from, records, answer, .. } = incoming;
+        let Incoming { from, records, answer, span, .. } = incoming;
         // Of everything, the end says what was seen: numbers in the order of records would leave
         // thousands of gaps meanwhile.
         let all = self.pull.as_ref().is_some_and(|pull| pull.all.is_some());
         let noted = answer.is_none() || !all;
+        if let Some(span) = span {
+            let there = records.iter().map(|(key, _)| *key).collect();
+            self.drop_absent(span, &there, draft);
+        }
         let mut new = BTreeSet::new();
         for (key, bytes) in records {
             let Ok(other) = Record::decode(&bytes) else {
@@ -203,6 +207,12 @@ impl Ledger {
                 if own {
                     self.be_overtaken(from, dot.actor, effects);
                 }
+            }
+            if let Some(all) = self.pull.as_mut().and_then(|pull| pull.all.as_mut())
+                && !noted
+            {
+                let later = dots.iter().filter(|dot| !all.theirs.has(dot.actor, dot.seq));
+                all.later.extend(later.map(|dot| (dot.actor, dot.seq)));
             }
             for dot in dots.iter().filter(|_| noted) {
                 self.note(draft, dot.actor, dot.seq);
@@ -270,7 +280,13 @@ impl Ledger {
                 for (ticket, ..) in flight.after.written {
                     self.refuse(ticket, Refusal::Disk(reason.clone()), effects);
                 }
-                effects.push(Effect::Note(Note::Disk(reason)));
+                let (told, commits) = &mut self.refusals;
+                *commits += 1;
+                if told.is_none_or(|at| now >= at + REFUSED_INTERVAL) {
+                    *told = Some(now);
+                    let commits = std::mem::take(commits);
+                    effects.push(Effect::Note(Note::Disk { reason, commits }));
+                }
             }
         }
     }

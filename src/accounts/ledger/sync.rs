@@ -86,6 +86,7 @@ impl Ledger {
         effects: &mut Vec<Effect>,
     ) {
         let mine = self.digest();
+        let waiting = self.waits.actors();
         let clock = self.clock.clone();
         let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.linked) else { return };
         peer.actor = Some(digest.actor);
@@ -94,12 +95,17 @@ impl Ledger {
             self.pull_next(now, effects);
             return;
         }
+        let news: Vec<_> = waiting
+            .into_iter()
+            .map(|actor| (actor, peer.known.upto(actor), clock.upto(actor)))
+            .collect();
         peer.known = clock;
         peer.ahead = false;
-        self.recount(effects);
+        self.recount(&news, effects);
         if digest.state != mine.state {
             self.counters.compared += 1;
-            effects.push(Effect::Compare(from, Compare { buckets: self.buckets() }));
+            let buckets = self.buckets.to_vec();
+            effects.push(Effect::Compare(from, Compare { buckets }));
         }
     }
 
@@ -150,14 +156,17 @@ impl Ledger {
             self.counters.dropped += 1;
             return;
         }
-        if let (Some(pull), Some(_)) = (&mut self.pull, &answer) {
+        let mut span = None;
+        if let (Some(pull), Some(answer)) = (&mut self.pull, &answer) {
+            let before = pull.cursor;
             pull.cursor = records.last().map(|(key, _)| *key).or(pull.cursor);
-            if let Some(all) = &mut pull.all {
-                all.keys.extend(records.iter().map(|(key, _)| *key));
+            if let (Some(_), Some(before)) = (&pull.all, before) {
+                let upto = pull.cursor.filter(|_| *answer != Answer::Done);
+                span = Some((before, upto));
             }
         }
         self.incoming_bytes += bytes;
-        self.incoming.push_back(Incoming { from, records, answer, bytes });
+        self.incoming.push_back(Incoming { from, records, answer, span, bytes });
     }
 
     /// An answer is on disk: on with it.
@@ -179,7 +188,7 @@ impl Ledger {
             }
             Answer::Everything(what) => {
                 if let Some(all) = &mut pull.all {
-                    all.what = what;
+                    *all = Taken::new(what);
                 }
                 // Before the first of all.
                 pull.cursor = Some(Key { kind: Kind(0), id: RecordId([0; 16]) });
@@ -226,6 +235,8 @@ impl Ledger {
             }
         }
         let below = self.is_below(&want, &mut known, ahead);
+        let waiting = self.waits.actors();
+        let mut news = Vec::new();
         let reply = match want.all {
             Some(cursor) => self.everything_after(cursor),
             None if below => Records { records: Vec::new(), answer: Some(Answer::Below) },
@@ -233,11 +244,15 @@ impl Ledger {
         };
         effects.push(Effect::Records(from, reply));
         if let Some(peer) = self.peers.get_mut(&from) {
-            peer.known = if below { super::Clock::default() } else { known };
+            let known = if below { super::Clock::default() } else { known };
+            news.extend(
+                waiting.into_iter().map(|actor| (actor, peer.known.upto(actor), known.upto(actor))),
+            );
+            peer.known = known;
             peer.actor = Some(want.actor);
             peer.ahead = ahead;
         }
-        self.recount(effects);
+        self.recount(&news, effects);
         self.pull_next(now, effects);
     }
 
@@ -328,21 +343,16 @@ impl Ledger {
 
     pub(super) fn on_have(&mut self, from: NodeId, have: &Have, effects: &mut Vec<Effect>) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
+        let mut news = Vec::new();
         for (actor, upto) in have.upto.iter().take(ACTORS_MAX) {
+            let before = peer.known.upto(*actor);
             peer.known.raise(*actor, *upto);
+            news.push((*actor, before, peer.known.upto(*actor)));
         }
-        self.recount(effects);
+        self.recount(&news, effects);
     }
 
     // -- comparing ------------------------------------------------------------------------------
-
-    fn buckets(&self) -> Vec<u64> {
-        let mut buckets = vec![0; BUCKETS];
-        for key in self.records.keys() {
-            buckets[bucket(key)] ^= self.weight(*key);
-        }
-        buckets
-    }
 
     pub(super) fn on_compare(
         &mut self,
@@ -354,12 +364,15 @@ impl Ledger {
             self.counters.malformed += 1;
             return;
         }
-        let mine = self.buckets();
-        let differ: Vec<bool> = mine.iter().zip(&compare.buckets).map(|(a, b)| a != b).collect();
+        let differ: Vec<bool> =
+            self.buckets.iter().zip(&compare.buckets).map(|(a, b)| a != b).collect();
         let mut keys = BTreeSet::new();
         let mut bytes = 0;
         for (key, state) in &self.records {
-            if differ[bucket(key)] && !self.dead.contains(key) && bytes < COMPARE_BYTES {
+            if bytes >= COMPARE_BYTES {
+                break;
+            }
+            if differ[bucket(key)] && !self.dead.contains(key) {
                 bytes += state.len();
                 keys.insert(*key);
             }
@@ -389,6 +402,8 @@ impl Ledger {
     }
 }
 
-fn bucket(key: &Key) -> usize {
-    (hash(&[&key.kind.0.to_le_bytes(), &key.id.0]) % BUCKETS as u64) as usize
+/// The part that a record is in. Ids are random, or made of what is.
+pub(super) fn bucket(key: &Key) -> usize {
+    let [low, high] = key.kind.0.to_le_bytes();
+    usize::from(key.id.0.iter().fold(low ^ high, |sum, byte| sum ^ byte))
 }

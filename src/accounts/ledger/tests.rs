@@ -52,7 +52,16 @@ impl Disk {
             records: self.records.clone().into_iter().collect(),
             actors: self.actors.clone().into_iter().collect(),
             forgotten: self.forgotten.iter().copied().collect(),
+            unreadable: 0,
         }
+    }
+
+    /// One record can no longer be read: what the store does then.
+    fn lose(&mut self, key: Key) {
+        self.records.remove(&key);
+        let mut loaded = self.load();
+        loaded.recount();
+        self.actors = loaded.actors.into_iter().collect();
     }
 }
 
@@ -120,6 +129,26 @@ impl Net {
         {
             self.disks[at].write(batch);
         }
+    }
+
+    /// A record that another disk has as well can no longer be read.
+    fn damage(&mut self, at: usize) {
+        self.crash(at);
+        let others = |key: &Key, mine: &[u8]| {
+            let mine: Vec<_> = Record::decode(mine).unwrap().dots().collect();
+            (0..self.disks.len()).filter(|other| *other != at).any(|other| {
+                let theirs = self.disks[other].records.get(key);
+                let theirs = theirs.map(|bytes| Record::decode(bytes).unwrap());
+                theirs.is_some_and(|theirs| mine.iter().all(|dot| theirs.includes(dot)))
+            })
+        };
+        let all = self.disks[at].records.iter();
+        let keys: Vec<Key> =
+            all.filter(|(key, bytes)| others(key, bytes)).map(|(key, _)| *key).collect();
+        if let Some(key) = keys.choose(&mut self.rng) {
+            self.disks[at].lose(*key);
+        }
+        self.start(at);
     }
 
     fn link(&mut self, a: usize, b: usize) {
@@ -282,8 +311,20 @@ impl Net {
     }
 }
 
-/// Writes, deliveries, cuts, crashes, and with `back` also disks that are set back.
-fn chaos(seed: u64, back: bool) {
+/// What may happen to disks besides crashes.
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    /// Nothing.
+    Good,
+    /// An older one is put back.
+    Back,
+    /// Records of the first node's cannot be read any more.
+    Damaged,
+}
+
+/// Writes, deliveries, cuts, crashes, and what may happen to disks.
+fn chaos(seed: u64, fate: Fate) {
+    let back = fate == Fate::Back;
     let mut net = Net::linked(4, seed);
     let mut backups = net.disks.clone();
     for _ in 0..400 {
@@ -325,6 +366,7 @@ fn chaos(seed: u64, back: bool) {
                 net.disks[at] = backups[at].clone();
                 net.start(at);
             }
+            96 if fate == Fate::Damaged => net.damage(0),
             97 => net.pass(31_000),
             _ => net.pass(300),
         }
@@ -355,12 +397,17 @@ proptest! {
 
     #[test]
     fn no_acknowledged_write_is_lost_and_nodes_end_equal(seed: u64) {
-        chaos(seed, false);
+        chaos(seed, Fate::Good);
     }
 
     #[test]
     fn a_store_that_was_set_back_never_reuses_a_number(seed: u64) {
-        chaos(seed, true);
+        chaos(seed, Fate::Back);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_comes_again_and_costs_no_other(seed: u64) {
+        chaos(seed, Fate::Damaged);
     }
 }
 
@@ -452,6 +499,108 @@ fn concurrent_writes_are_shown_as_a_conflict_until_one_settles_it() {
     let record = net.at(0).get(k).unwrap();
     assert_eq!(record.values(1).len(), 1);
     assert_eq!(record.value(1), Some(&3u64.to_le_bytes()[..]));
+}
+
+#[test]
+fn a_record_that_cannot_be_read_comes_again_from_another_node() {
+    let mut net = Net::linked(3, 15);
+    let (lost, gone) = (key(Kind::ACCOUNT, 1), key(Kind::ROOM, 1));
+    for k in [lost, gone, key(Kind::ACCOUNT, 2)] {
+        net.write(0, set(k, 1));
+    }
+    net.settle();
+    net.write(1, change(gone, Change::Delete));
+    net.settle();
+    net.pass(31_000);
+    net.settle();
+    assert!(net.at(0).get(gone).is_none(), "forgotten");
+    net.crash(0);
+    net.disks[0].lose(lost);
+    net.start(0);
+    assert!(net.at(0).get(lost).is_none() && net.at(0).get(key(Kind::ACCOUNT, 2)).is_some());
+    net.link_all();
+    net.settle();
+    net.check_equal();
+    assert!((0..3).all(|at| net.at(at).get(lost).is_some() && net.at(at).get(gone).is_none()));
+    assert!(!net.notes.iter().any(|(_, note)| matches!(note, Note::Overtaken { .. })));
+    // Started again, nothing is missing any more.
+    net.crash(0);
+    net.start(0);
+    assert!(net.at(0).get(lost).is_some());
+}
+
+/// What a node tells of changes, by the value that was written.
+fn told(ledger: &Ledger) -> Vec<(AuditCursor, Key)> {
+    let mut all = Vec::new();
+    let mut before = None;
+    loop {
+        let page = ledger.audit(before, 7);
+        let Some(last) = page.last() else { return all };
+        before = Some(last.cursor());
+        all.extend(page.iter().map(|audit| (audit.cursor(), audit.key)));
+    }
+}
+
+#[test]
+fn every_node_tells_who_changed_what_where() {
+    let mut net = Net::linked(3, 16);
+    for n in 0..40u16 {
+        let at = usize::from(n % 3);
+        net.write(at, set(key(Kind::ACCOUNT, n % 5), n.into()));
+        net.pass(1);
+        net.drain();
+    }
+    net.write(2, change(key(Kind::ACCOUNT, 0), Change::Disable));
+    net.settle();
+    net.check_equal();
+    let newest = &net.at(1).audit(None, 1)[0];
+    assert_eq!((newest.key, newest.by.node), (key(Kind::ACCOUNT, 0), node(2)));
+    assert_eq!(newest.what, [super::super::Touched::Disable]);
+    let text = newest.cursor().to_string();
+    assert_eq!(text.parse(), Ok(newest.cursor()), "{text}");
+    let all = told(net.at(0));
+    assert_eq!(all.len(), 41);
+    assert!(all.windows(2).all(|pair| pair[0].0 > pair[1].0), "the newest first");
+    assert!((1..3).all(|at| told(net.at(at)) == all));
+    // Made anew out of the records at a start.
+    net.crash(1);
+    net.start(1);
+    assert_eq!(told(net.at(1)), all);
+}
+
+#[test]
+fn the_list_of_changes_keeps_the_newest() {
+    let mut trail = audit::Trail::default();
+    let by = |wall| super::super::Stamp { account: AccountId([7; 16]), node: node(0), wall };
+    let most = super::super::AUDIT_MAX as u64;
+    // In an order that is not theirs.
+    for n in (0..most + 100).map(|n| n * 7_919 % (most + 100)) {
+        let mut record = Record::default();
+        let dot = super::super::Dot { actor: ActorId([1; 16]), seq: n + 1, nonce: [0; 4] };
+        record.apply(dot, by(n), &[Change::Set(1, vec![])]).unwrap();
+        trail.add(key(Kind::ROOM, n as u16), &record);
+    }
+    let mut ledger = Ledger::new(node(0), [0; 32], Loaded::default());
+    ledger.trail = trail;
+    let all = ledger.audit(None, usize::MAX);
+    assert_eq!(all.len() as u64, most);
+    assert!(all.iter().all(|audit| audit.by.wall >= 100), "the newest are there");
+}
+
+#[test]
+fn a_disk_that_refuses_is_told_once_in_a_while() {
+    let mut net = Net::linked(1, 17);
+    for n in 0..50 {
+        net.write(0, set(key(Kind::ROOM, 1), n));
+        net.writing[0] = None;
+        net.handle(0, Event::Persisted(Err("no space".into())));
+        net.pass(300);
+    }
+    let commits = net.notes.iter().map(|(_, note)| match note {
+        Note::Disk { commits, .. } => *commits,
+        _ => 0,
+    });
+    assert_eq!(commits.collect::<Vec<_>>(), [1, 34], "every ten seconds, with their number");
 }
 
 #[test]

@@ -2,6 +2,7 @@ use crdts::{CmRDT, MVReg, Orswot};
 use proptest::prelude::*;
 
 use super::*;
+use crate::accounts::HISTORY_MAX;
 
 const FIELD: u16 = 1;
 const SET: u16 = 2;
@@ -49,6 +50,8 @@ struct Replica {
     registers: [MVReg<u64, usize>; 2],
     set: Orswot<u8, usize>,
     known: BTreeSet<u64>,
+    /// Every change, by what orders them.
+    past: BTreeMap<(u32, u64, Dot), Touched>,
 }
 
 struct World {
@@ -89,6 +92,16 @@ fn play(acts: &[Act]) -> World {
                     _ => {}
                 }
                 replica.known.insert(n);
+                let rank = replica.past.keys().last().map_or(0, |(rank, ..)| *rank) + 1;
+                let dot = Dot { actor: actor(*at), seq: n, nonce: [0; 4] };
+                let touched = match change {
+                    Change::Set(field, _) => Touched::Set(field),
+                    Change::Add(set, _) => Touched::Add(set),
+                    Change::Remove(set, _) => Touched::Remove(set),
+                    Change::Disable => Touched::Disable,
+                    _ => Touched::Enable,
+                };
+                replica.past.insert((rank, stamp(n % 7).wall, dot), touched);
                 write(&mut replica.record, *at, n, change);
             }
             Act::Merge(to, from) => {
@@ -100,6 +113,7 @@ fn play(acts: &[Act]) -> World {
                 }
                 replica.set.merge(other.set);
                 replica.known.extend(other.known);
+                replica.past.extend(other.past);
             }
         }
     }
@@ -167,6 +181,18 @@ proptest! {
     }
 
     #[test]
+    fn the_newest_changes_are_remembered_whatever_the_order_of_merging(acts in acts()) {
+        for replica in play(&acts).replicas {
+            let newest = replica.past.iter().rev().take(HISTORY_MAX);
+            let expected: Vec<_> =
+                newest.map(|((_, wall, dot), touched)| (*wall, *dot, vec![*touched])).collect();
+            let found: Vec<_> =
+                replica.record.history().map(|e| (e.by.wall, e.dot, e.what)).collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
     fn a_record_is_off_while_a_disabling_stands_that_no_enabling_has_seen(acts in acts()) {
         let world = play(&acts);
         let states = world.replicas.iter().map(|replica| &replica.record);
@@ -230,6 +256,42 @@ fn a_write_over_a_limit_changes_nothing() {
     let fill: Vec<_> = (0..17).map(|field| Change::Set(field, vec![0; VALUE_MAX])).collect();
     assert_eq!(record.apply(dot, stamp(1), &fill), Err(TooMuch::Record));
     assert_eq!(record, Record::default());
+}
+
+/// A clock ten years behind must not hide who changed the record last.
+#[test]
+fn a_later_change_comes_first_whatever_the_clocks_say() {
+    let mut record = Record::default();
+    for seq in 1..=40 {
+        let dot = Dot { actor: actor(0), seq, nonce: [0; 4] };
+        record.apply(dot, stamp(1_000 - seq), &[Change::Set(FIELD, vec![])]).unwrap();
+    }
+    let seqs: Vec<u64> = record.history().map(|entry| entry.dot.seq).collect();
+    assert_eq!(seqs, (25..=40).rev().collect::<Vec<_>>());
+    assert_eq!(record.changed().unwrap().wall, 960);
+}
+
+#[test]
+fn a_change_is_remembered_with_all_that_it_touched() {
+    let mut record = Record::default();
+    let dot = Dot { actor: actor(0), seq: 1, nonce: [0; 4] };
+    let changes = [
+        Change::Set(60_000, vec![1]),
+        Change::Add(SET, vec![1]),
+        Change::Add(SET, vec![2]),
+        Change::Clear(FIELD),
+        Change::Remove(3, vec![]),
+        Change::Restore,
+        Change::Disable,
+        Change::Delete,
+    ];
+    record.apply(dot, stamp(1), &changes).unwrap();
+    use Touched::{Add, Clear, Delete, Disable, Remove, Restore, Set};
+    let what: BTreeSet<_> = record.history().next().unwrap().what.into_iter().collect();
+    let all = [Set(60_000), Add(SET), Clear(FIELD), Remove(3), Restore, Disable, Delete];
+    assert_eq!(what, all.into());
+    let decoded = Record::decode(&record.encode()).unwrap();
+    assert_eq!(decoded, record);
 }
 
 #[test]

@@ -35,7 +35,7 @@ struct Terms {
     overlap_s: Option<u64>,
 }
 
-#[allow(clippy::unnecessary_wraps)] // What serde calls has the field's type.
+#[expect(clippy::unnecessary_wraps, reason = "what serde calls has the field's type")]
 fn a_day() -> Option<u64> {
     Some(OVERLAP)
 }

@@ -1,6 +1,7 @@
 //! Records of the ledger over HTTP, all kinds alike: what a kind has is in its schema
 //! ([`crate::accounts::Kind`]), who may read and write it in [`reach`], how it looks in [`shape`].
 
+pub(super) mod history;
 pub(super) mod keys;
 mod live;
 mod names;

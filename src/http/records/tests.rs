@@ -83,11 +83,11 @@ impl Book {
 
     async fn make(&self, noun: &str, id: &str, body: &Value) {
         let path = format!("/api/v1/{noun}/{id}");
-        let made = self.new(&Who::Local, &path, body).await;
+        let made = self.create(&Who::Local, &path, body).await;
         assert_eq!(made.status, 201, "{path} {body}: {}", made.body);
     }
 
-    async fn new(&self, who: &Who, path: &str, body: &Value) -> Answer {
+    async fn create(&self, who: &Who, path: &str, body: &Value) -> Answer {
         self.ask(who, "PUT", path, &[("if-none-match", "*")], body).await
     }
 
@@ -195,7 +195,7 @@ async fn every_kind_is_made_read_changed_and_removed_alike() {
         assert_eq!(book.get(&account(ANN), &path).await.status, 404, "{noun}");
     }
     let room = json!({ "name": "hall" });
-    let again = book.new(local, &format!("/api/v1/rooms/{}", id_in(6, 1)), &room).await;
+    let again = book.create(local, &format!("/api/v1/rooms/{}", id_in(6, 1)), &room).await;
     assert_eq!(again.status, 410, "what is collected does not come back: {}", again.body);
 }
 
@@ -250,14 +250,14 @@ async fn nobody_finds_anything_of_another_tenant() {
     let rule =
         |who: &str| json!({ "name": "x", "domain": "acme", "role": "viewer", "accounts": [who] });
     let path = format!("/api/v1/rules/{}", id_in(9, 9));
-    let theirs = book.new(ann, &path, &rule(RITA)).await;
-    let nobodys = book.new(ann, &path, &rule(&nothing)).await;
+    let theirs = book.create(ann, &path, &rule(RITA)).await;
+    let nobodys = book.create(ann, &path, &rule(&nothing)).await;
     assert_eq!((theirs.status, &theirs.body), (422, &nobodys.body));
     assert_eq!(theirs.body["errors"][0]["pointer"], "/accounts/0");
     // The same name in another domain is free.
     let twin = json!({ "name": "vault", "domain": "acme" });
     let path = format!("/api/v1/encoders/{}", id_in(5, 8));
-    assert_eq!(book.new(ann, &path, &twin).await.status, 201);
+    assert_eq!(book.create(ann, &path, &twin).await.status, 201);
 }
 
 #[tokio::test]
@@ -266,11 +266,11 @@ async fn a_right_that_is_lacking_is_named_where_the_thing_is_seen() {
     let gate = json!({ "name": "gate", "domain": "acme" });
     let path = format!("/api/v1/encoders/{}", id_in(5, 1));
     let (oscar, vera) = (&account(OSCAR), &account(VERA));
-    let refused = book.new(vera, &path, &gate).await;
+    let refused = book.create(vera, &path, &gate).await;
     assert_eq!(refused.status, 403);
     let detail = refused.body["detail"].as_str().unwrap();
     assert!(detail.contains("operator") && detail.contains("acme"), "{detail}");
-    assert_eq!(book.new(oscar, &path, &gate).await.status, 201);
+    assert_eq!(book.create(oscar, &path, &gate).await.status, 201);
     assert_eq!(book.get(vera, &path).await.status, 200);
     let any = [("if-match", "*")];
     for method in ["PUT", "PATCH", "DELETE"] {
@@ -281,10 +281,14 @@ async fn a_right_that_is_lacking_is_named_where_the_thing_is_seen() {
     assert_eq!(moved.status, 403, "{}", moved.body);
     let person = json!({ "name": "new", "domain": "acme" });
     let people = format!("/api/v1/accounts/{}", id_in(3, 3));
-    assert_eq!(book.new(oscar, &people, &person).await.status, 403);
-    assert_eq!(book.new(&account(ANN), &people, &person).await.status, 201);
+    assert_eq!(book.create(oscar, &people, &person).await.status, 403);
+    assert_eq!(book.create(&account(ANN), &people, &person).await.status, 201);
     let global = book
-        .new(&account(ANN), &format!("/api/v1/accounts/{}", id_in(3, 4)), &json!({ "name": "x" }))
+        .create(
+            &account(ANN),
+            &format!("/api/v1/accounts/{}", id_in(3, 4)),
+            &json!({ "name": "x" }),
+        )
         .await;
     assert_eq!(global.status, 403, "an account of the mesh is the mesh's to make");
     // Everybody reads themselves.
@@ -324,7 +328,7 @@ async fn what_is_written_is_checked_and_what_is_wrong_is_named() {
         ("settings", json!({ "name": "a", "disabled": true }), &["/disabled"]),
     ] {
         let path = format!("/api/v1/{noun}/{}", id_in(77, 1));
-        let wrong = book.new(&Who::Local, &path, &body).await;
+        let wrong = book.create(&Who::Local, &path, &body).await;
         assert_eq!(wrong.status, 422, "{body}: {}", wrong.body);
         let errors = wrong.body["errors"].as_array().expect("errors");
         let found: Vec<&str> = errors.iter().map(|e| e["pointer"].as_str().unwrap()).collect();
@@ -359,7 +363,7 @@ async fn a_new_rule_that_names_no_encoder_is_about_everything_unless_it_says_oth
 async fn a_name_is_given_once_in_a_domain_and_two_of_a_cut_are_shown() {
     let book = Book::start().await;
     let path = format!("/api/v1/accounts/{}", id_in(3, 1));
-    let taken = book.new(&Who::Local, &path, &json!({ "name": "root" })).await;
+    let taken = book.create(&Who::Local, &path, &json!({ "name": "root" })).await;
     assert_eq!(taken.status, 409, "{}", taken.body);
     book.make("accounts", &id_in(3, 1), &json!({ "name": "root", "domain": "acme" })).await;
     let out = book
@@ -367,7 +371,7 @@ async fn a_name_is_given_once_in_a_domain_and_two_of_a_cut_are_shown() {
         .await;
     assert_eq!(out.status, 409, "nor by leaving the domain");
     let domain = book
-        .new(
+        .create(
             &Who::Local,
             &format!("/api/v1/domains/{}", id_in(1, 1)),
             &json!({ "name": "default" }),
@@ -448,12 +452,12 @@ async fn a_repeated_request_does_nothing_more_and_says_the_same() {
     let book = Book::start().await;
     let path = format!("/api/v1/pools/{}", id_in(7, 1));
     let body = json!({ "name": "north", "labels": ["a"] });
-    let first = book.new(&Who::Local, &path, &body).await;
+    let first = book.create(&Who::Local, &path, &body).await;
     assert_eq!((first.status, first.header("roost-nodes")), (201, "1"));
     assert!(!first.header("roost-version").is_empty());
-    let again = book.new(&Who::Local, &path, &body).await;
+    let again = book.create(&Who::Local, &path, &body).await;
     assert_eq!((again.status, again.header("etag")), (200, first.header("etag")));
-    let other = book.new(&Who::Local, &path, &json!({ "name": "south" })).await;
+    let other = book.create(&Who::Local, &path, &json!({ "name": "south" })).await;
     assert_eq!((other.status, &other.body["current"]["name"]), (412, &json!("north")));
     for headers in
         [&[][..], &[("if-match", "*"), ("if-none-match", "*")], &[("if-none-match", "\"x\"")]]
@@ -561,6 +565,41 @@ async fn whoever_wrote_reads_it_or_is_told_that_it_is_not_here_yet() {
         let bad = [("roost-min-version", bad)];
         assert_eq!(book.ask(&Who::Local, "GET", &path, &bad, &Value::Null).await.status, 400);
     }
+}
+
+#[tokio::test]
+async fn history_says_who_changed_what_where_and_when_to_who_may_read_it() {
+    let book = Book::start().await;
+    let path = format!("/api/v1/accounts/{OSCAR}");
+    let any = [("if-match", "*")];
+    book.mesh.ledger.now.store(7_000, std::sync::atomic::Ordering::Relaxed);
+    let change = json!({ "email": "o@x", "description": null, "disabled": true });
+    book.ask(&account(ANN), "PATCH", &path, &any, &change).await;
+    let history = book.get(&account(ANN), &format!("{path}/history")).await;
+    let newest = &history.body["items"][0];
+    assert_eq!((&newest["at"], &newest["account_name"]), (&json!(7_000), &json!("ann")));
+    assert_eq!((&newest["node_name"], &newest["account"]), (&json!("n1"), &json!(ANN)));
+    assert_eq!(newest["what"], json!(["disabled", "set email"]));
+    assert_eq!(history.body["items"][1]["account_name"], "local");
+    assert_eq!(book.get(&account(RITA), &format!("{path}/history")).await.status, 404);
+    let (mut cursor, mut mine, mut pages) = (String::new(), Vec::new(), 0);
+    loop {
+        let page = book.get(&account(ANN), &format!("/api/v1/audit?limit=3{cursor}")).await;
+        mine.extend(page.body["items"].as_array().unwrap().clone());
+        pages += 1;
+        match page.body["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert!(pages > 1);
+    assert_eq!((&mine[0]["kind"], &mine[0]["name"]), (&json!("account"), &json!("oscar")));
+    let names: BTreeSet<_> = mine.iter().map(|entry| entry["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["acme", "admins", "ann", "operators", "oscar", "viewers"].into());
+    assert!(!json!(mine).to_string().contains(RITA));
+    let all = book.get(&account(ROOT), "/api/v1/audit").await;
+    assert_eq!(all.body["items"].as_array().unwrap().len(), 13);
+    assert_eq!(book.get(&account(ROOT), "/api/v1/audit?cursor=x").await.status, 400);
 }
 
 #[tokio::test]

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt as _;
 use futures::stream::{self, Stream};
 use serde_json::{Value, json};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
 use super::super::problem::Problem;
 use super::read::{Filter, items, page};
@@ -20,6 +21,7 @@ use super::{Asked, live};
 use crate::access::Who;
 use crate::accounts::{Key, Kind};
 use crate::id::RecordId;
+use crate::node::{RecordChange, RecordChanges};
 
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -78,7 +80,7 @@ struct Watch {
     asked: Asked,
     kind: Kind,
     filter: Filter,
-    records: broadcast::Receiver<Key>,
+    records: RecordChanges,
     seen: watch::Receiver<u64>,
     /// What was told of what this node sees.
     facts: BTreeMap<RecordId, String>,
@@ -132,7 +134,7 @@ impl Watch {
         let live = !live::facts_of(self.kind).is_empty();
         let mut dirty = BTreeSet::new();
         let first = tokio::select! {
-            key = self.records.recv() => Some(key),
+            change = self.records.next() => Some(change),
             changed = self.seen.changed(), if live => {
                 changed.ok()?;
                 None
@@ -143,28 +145,24 @@ impl Watch {
         let mut judged = false;
         for _ in 0..BATCH {
             match next {
-                Some(Ok(key)) => {
+                Some(Some(RecordChange::Record(key))) => {
                     judged |= self.decides(key);
                     if key.kind == self.kind {
                         dirty.insert(key.id);
                     }
                 }
                 // Too much at once: from the beginning.
-                Some(Err(broadcast::error::RecvError::Lagged(_))) => {
+                Some(Some(RecordChange::Lost(_))) => {
                     self.begin_again();
                     return Some(());
                 }
-                Some(Err(broadcast::error::RecvError::Closed)) => return None,
+                Some(None) => return None,
                 None => {}
             }
-            next = match self.records.try_recv() {
-                Ok(key) => Some(Ok(key)),
-                Err(broadcast::error::TryRecvError::Lagged(by)) => {
-                    Some(Err(broadcast::error::RecvError::Lagged(by)))
-                }
-                Err(broadcast::error::TryRecvError::Empty) => break,
-                Err(broadcast::error::TryRecvError::Closed) => return None,
-            };
+            next = self.records.next().now_or_never();
+            if next.is_none() {
+                break;
+            }
         }
         if live {
             self.seen.borrow_and_update();

@@ -116,7 +116,8 @@ pub fn ledger(data: &[u8]) {
             }
         }
     }
-    let loaded = Loaded { records: disk.records, actors: disk.actors, forgotten: disk.forgotten };
+    let Batch { records, actors, forgotten } = disk;
+    let loaded = Loaded { records, actors, forgotten, unreadable: 0 };
     let again = Ledger::new(node(1), [9; 32], loaded);
     assert_eq!((again.count(), again.bytes()), (machine.count(), machine.bytes()));
     let digests = [again.digest(), machine.digest()].map(|digest| (digest.clock, digest.state));
