@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Boot, EncoderId, Epoch, MeshId, NodeId};
+use crate::id::{Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
 
 /// What a node says of itself, carried by chitchat: slow facts, each under a key of its own.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -52,6 +52,9 @@ pub struct ClusterView {
     pub nodes: Vec<NodeView>,
     /// Every known encoder, by name.
     pub encoders: Vec<EncoderView>,
+    /// Nodes that were admitted and are no members any more.
+    #[serde(default)]
+    pub outcasts: Vec<OutcastView>,
 }
 
 impl ClusterView {
@@ -86,6 +89,35 @@ pub struct NodeView {
     pub viewers: u32,
     /// Its last report, if any came.
     pub report: Option<NodeReport>,
+    /// The public key that it shows, in hexadecimal.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// The member that admitted it; itself for the founder.
+    #[serde(default)]
+    pub admitted_by: Option<NodeId>,
+    /// The invitation it came with.
+    #[serde(default)]
+    pub invite: Option<InviteId>,
+    /// How far its clock is ahead of the mesh's, in milliseconds.
+    #[serde(default)]
+    pub clock_offset_ms: Option<i64>,
+}
+
+/// A node that was admitted and is no member.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutcastView {
+    /// Which.
+    pub node: NodeId,
+    /// Why, and what to do.
+    pub why: String,
+    /// Whose revocations of it stand.
+    pub revoked_by: Vec<NodeId>,
+    /// Their reasons, in the same order.
+    pub reasons: Vec<String>,
+    /// The member that admitted it, as far as that counts.
+    pub admitted_by: Option<NodeId>,
+    /// The invitation it came with.
+    pub invite: Option<InviteId>,
 }
 
 /// One encoder in a [`ClusterView`].

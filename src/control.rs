@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::access::Rights;
 use crate::accounts::{self, Ledger};
-use crate::admission::{Admission, Keypair, Roster};
+use crate::admission::{Keypair, Roster, Statement, Statements};
 use crate::cluster::NodeReport;
 use crate::directory::{self, Directory};
 use crate::id::{Boot, NodeId};
@@ -20,14 +20,18 @@ use crate::time::{Mono, Now, earlier};
 use crate::wire::{self, LinkMessage, Message, NodeMessage, PeerList, WireError};
 
 mod admit;
+mod alive;
+mod clock;
 mod leave;
 mod ledger;
 mod nodes;
+mod rotate;
 mod types;
 mod view;
 
+pub use clock::{Clocks, SKEW_ALARM};
 pub use leave::LEAVE_DEADLINE;
-pub use types::{Config, Counters, Effect, Event, Note};
+pub use types::{Config, Counters, Effect, Event, NoDecree, Note};
 
 /// The control loop wakes at least this often, so that it notices when it stood still.
 const TICK: Duration = Duration::from_millis(100);
@@ -58,10 +62,25 @@ pub struct Control {
     host: Host,
     ledger: Ledger,
     rights: Rights,
+    /// Whoever is here has to be judged anew.
+    rights_changed: bool,
     /// Its next wake-up has to be asked for again.
     host_called: bool,
     host_due: Option<Mono>,
     reports: BTreeMap<NodeId, NodeReport>,
+    clocks: Clocks,
+    /// Whether this node's clock is told to be off, how far it is, and when that was found.
+    skewed: bool,
+    skew: Option<i64>,
+    asked: Now,
+    /// Nodes that were members once.
+    expelled: BTreeSet<NodeId>,
+    /// The batch of statements that was last written down, and the last that is on disk.
+    recording: u64,
+    recorded: u64,
+    rotation: Option<rotate::Rotation>,
+    /// A key to change to once this node is a member again.
+    next_key: Option<Keypair>,
     links: BTreeMap<NodeId, Link>,
     linked: BTreeSet<NodeId>,
     alive: BTreeSet<NodeId>,
@@ -108,9 +127,19 @@ impl Control {
             host: Host::default(),
             ledger: ledger::born(me, config.seed, config.ledger),
             rights: Rights::default(),
+            rights_changed: false,
             host_called: false,
             host_due: None,
             reports: BTreeMap::new(),
+            clocks: Clocks::default(),
+            skewed: false,
+            skew: None,
+            asked: now,
+            expelled: BTreeSet::new(),
+            recording: 0,
+            recorded: 0,
+            rotation: None,
+            next_key: None,
             links: BTreeMap::new(),
             linked: BTreeSet::new(),
             alive: BTreeSet::from([me]),
@@ -127,7 +156,11 @@ impl Control {
         };
         control.index_rights();
         control.member_effects(now, member_effects, effects);
+        control.start_out(now, effects);
         control.tell_members(now, effects);
+        if let Some(key) = config.next_key {
+            control.rotate(now, None, key, effects);
+        }
         control.peer(now, peering::Event::Seeds(config.seeds), effects);
         for (node, addrs) in config.remembered {
             if control.roster.contains(node) && node != me {
@@ -143,23 +176,29 @@ impl Control {
         self.notice_stall(now, effects);
         match event {
             Event::Wake => self.wake(now, effects),
-            Event::LinkUp { node, addrs, learned } => {
-                self.link_up(now, node, addrs, learned, effects);
+            Event::LinkUp { node, addrs, learned, wall } => {
+                self.link_up(now, node, addrs, learned, wall, effects);
             }
-            Event::LinkDown(node) => {
-                if self.links.remove(&node).is_some() {
-                    self.linked.remove(&node);
-                    self.nodes_dirty = true;
-                    self.peer(now, peering::Event::LinkDown { node }, effects);
-                    self.member(now, membership::Event::Unlinked(node), effects);
-                    self.entries(now, directory::Event::Unlinked(node), effects);
-                    self.account(now, accounts::Event::Unlinked(node), effects);
-                }
+            Event::LinkDown(node) => self.link_down(now, node, effects),
+            Event::Learned(list) => drop(self.adopt(now, list, None, effects)),
+            Event::Recorded(number) => {
+                self.recorded = self.recorded.max(number);
+                self.proceed_rotating(now, effects);
             }
+            Event::Revoke { ticket, node, nonce, reason } => {
+                self.revoke(now, ticket, node, nonce, &reason, effects);
+            }
+            Event::Readmit { ticket, node, nonce } => {
+                self.readmit(now, ticket, node, nonce, effects);
+            }
+            Event::Rotate { ticket, key } => self.rotate(now, Some(ticket), key, effects),
             Event::DialFailed { node, addr } => {
                 self.peer(now, peering::Event::DialFailed { node, addr }, effects);
             }
             Event::Message(from, bytes) => self.message(now, from, &bytes, effects),
+            Event::Datagram(from, _) if !self.linked.contains(&from) => {
+                self.counters.unlinked += 1;
+            }
             Event::Datagram(from, bytes) => {
                 self.member(now, membership::Event::Datagram { from, bytes }, effects);
             }
@@ -176,13 +215,17 @@ impl Control {
             }
             Event::Reports(mut reports) => {
                 reports.retain(|node, _| self.roster.contains(*node));
+                for (node, report) in &reports {
+                    self.clocks.observe(now, *node, report.wall);
+                }
                 self.reports = reports;
+                self.tell_time(now, effects);
                 self.recount();
                 effects.push(Effect::ViewChanged);
             }
-            Event::ClientOpened { session, loopback } => {
+            Event::ClientOpened { session, local } => {
                 self.host(now, effects, |host, world, out| {
-                    host.opened(world, session, loopback, out);
+                    host.opened(world, session, local, out);
                 });
             }
             Event::ClientMessage(session, bytes) => {
@@ -282,6 +325,21 @@ impl Control {
         &self.counters
     }
 
+    /// How far this node's clock is ahead of the mesh's, in milliseconds.
+    pub fn clock_skew(&self, now: Now) -> i64 {
+        self.clocks.skew(now)
+    }
+
+    /// What time it is in the mesh, in milliseconds since 1970.
+    pub fn time(&self, now: Now) -> u64 {
+        self.clocks.time(now)
+    }
+
+    /// Whether this node's key is changing, or will.
+    pub fn rotating(&self) -> bool {
+        self.rotation.is_some() || self.next_key.is_some()
+    }
+
     /// Whether this node is leaving.
     pub fn leaving(&self) -> bool {
         self.leaving.is_some()
@@ -331,22 +389,52 @@ impl Control {
         now: Now,
         node: NodeId,
         addrs: Vec<String>,
-        learned: Vec<Admission>,
+        learned: Vec<Statement>,
+        wall: u64,
         effects: &mut Vec<Effect>,
     ) {
         self.adopt(now, learned, Some(node), effects);
+        // It was judged by another moment's roster.
+        if !self.roster.contains(node) || self.roster.outcast(self.me).is_some() {
+            let reason = "one of the two nodes is no member any more".to_owned();
+            effects.push(Effect::Expel(node, reason));
+            return;
+        }
+        self.clocks.observe(now, node, wall);
+        self.tell_time(now, effects);
         self.links.insert(node, Link { addrs, rtt: None });
         self.linked.insert(node);
         self.nodes_dirty = true;
         let digest = self.roster.digest();
-        effects.push(Effect::Send(node, LinkMessage::AdmissionDigest(digest).encode()));
+        effects.push(Effect::Send(node, LinkMessage::StatementDigest(digest).encode()));
+        self.announce_to(node, effects);
         self.peer(now, peering::Event::LinkUp { node }, effects);
         self.member(now, membership::Event::Linked(node), effects);
         self.entries(now, directory::Event::Linked(node), effects);
         self.account(now, accounts::Event::Linked(node), effects);
     }
 
+    /// Works out mesh time anew, and says if this node's own clock is far from it.
+    fn tell_time(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.clocks.settle(now, self.me, &self.alive);
+        if let Some((at, time)) = self.clocks.base() {
+            effects.push(Effect::MeshTime(at, time));
+        }
+        let skew = self.clocks.skew(now);
+        (self.skew, self.asked) = (Some(skew), now);
+        let skewed = Duration::from_millis(skew.unsigned_abs()) > SKEW_ALARM;
+        if skewed != self.skewed {
+            self.skewed = skewed;
+            effects.push(Effect::Note(Note::Skewed(skewed.then_some(skew))));
+        }
+    }
+
     fn message(&mut self, now: Now, from: NodeId, bytes: &[u8], effects: &mut Vec<Effect>) {
+        // What was on its way when its sender was shut out.
+        if !self.linked.contains(&from) {
+            self.counters.unlinked += 1;
+            return;
+        }
         match LinkMessage::decode(bytes) {
             Ok(LinkMessage::Members(state)) => {
                 let (bytes, reply) = (state.bytes, state.reply);
@@ -361,86 +449,23 @@ impl Control {
                     self.entries(now, directory::Event::Delta { from, delta }, effects);
                 }
             }
-            Ok(LinkMessage::Admissions(wire::Admissions(list))) => {
-                self.adopt(now, list, Some(from), effects);
+            Ok(LinkMessage::Statements(Statements(list))) => {
+                self.statements(now, from, list, effects);
             }
-            Ok(LinkMessage::AdmissionDigest(digest)) => {
+            Ok(LinkMessage::StatementDigest(digest)) => {
                 if digest != self.roster.digest() {
-                    let all = self.roster.admissions().cloned().collect();
-                    let message = LinkMessage::Admissions(wire::Admissions(all));
+                    let all = self.roster.statements().cloned().collect();
+                    let message = LinkMessage::Statements(Statements(all));
                     effects.push(Effect::Send(from, message.encode()));
                 }
+            }
+            Ok(LinkMessage::StatementsKnown(wire::StatementsKnown(known))) => {
+                self.known_by(now, from, &known, effects);
             }
             Ok(LinkMessage::Goodbye(_)) => {}
             Ok(message) => self.ledger_message(now, from, message, effects),
             Err(WireError::UnknownTag(_)) => self.counters.unknown_tags += 1,
             Err(_) => self.counters.malformed += 1,
-        }
-    }
-
-    fn member(&mut self, now: Now, event: membership::Event, effects: &mut Vec<Effect>) {
-        let mut out = Vec::new();
-        self.membership.handle(now, event, &mut out);
-        self.member_effects(now, out, effects);
-    }
-
-    fn member_effects(
-        &mut self,
-        now: Now,
-        out: Vec<membership::Effect>,
-        effects: &mut Vec<Effect>,
-    ) {
-        for effect in out {
-            match effect {
-                membership::Effect::Datagram { to, bytes } => {
-                    effects.push(Effect::Datagram(to, bytes));
-                }
-                membership::Effect::State { to, bytes, reply } => {
-                    let message = LinkMessage::Members(wire::MemberState { bytes, reply });
-                    effects.push(Effect::Send(to, message.encode()));
-                }
-                membership::Effect::Up(peer) => {
-                    let membership::Peer { node, addrs, .. } = peer;
-                    if self.alive.insert(node) {
-                        effects.push(Effect::Note(Note::Up(node)));
-                    }
-                    self.nodes_dirty = true;
-                    effects.push(Effect::GossipWith(node));
-                    self.peer(now, peering::Event::Known { node, addrs, up: true }, effects);
-                }
-                membership::Effect::Renamed(peer) => {
-                    let membership::Peer { node, addrs, .. } = peer;
-                    let up = self.membership.is_up(node);
-                    self.peer(now, peering::Event::Known { node, addrs, up }, effects);
-                }
-                membership::Effect::Suspect(_) => self.nodes_dirty = true,
-                membership::Effect::Down(node) => self.gone(now, node, false, effects),
-                membership::Effect::Left(node) => self.gone(now, node, true, effects),
-                membership::Effect::Stalled(_) => {}
-            }
-        }
-    }
-
-    fn gone(&mut self, now: Now, node: NodeId, on_purpose: bool, effects: &mut Vec<Effect>) {
-        if !self.alive.remove(&node) {
-            return;
-        }
-        self.nodes_dirty = true;
-        if on_purpose {
-            effects.push(Effect::Note(Note::NodeLeft(node)));
-        } else {
-            self.counters.downs += 1;
-            effects.push(Effect::Note(Note::Down(node)));
-        }
-        let addrs = self.addrs_of(node);
-        self.peer(now, peering::Event::Known { node, addrs, up: false }, effects);
-    }
-
-    fn peer(&mut self, now: Now, event: peering::Event, effects: &mut Vec<Effect>) {
-        let mut out = Vec::new();
-        self.peering.handle(now, event, &mut out);
-        for peering::Effect::Dial { node, addr } in out {
-            effects.push(Effect::Dial { node, addr });
         }
     }
 
@@ -488,6 +513,7 @@ impl Control {
         let mut out = Vec::new();
         let mut world = World {
             now,
+            time: self.clocks.time(now),
             me: self.me,
             directory: &mut self.directory,
             roster: &self.roster,
@@ -530,6 +556,10 @@ impl Control {
         if times > told && last.is_none_or(|at| now.mono >= at + OUTGROWN_INTERVAL) {
             self.outgrown = (times, Some(now.mono));
             effects.push(Effect::Note(Note::Outgrown(boot)));
+        }
+        if std::mem::take(&mut self.rights_changed) {
+            self.host(now, effects, |host, world, out| host.rights_changed(world, out));
+            effects.push(Effect::ViewChanged);
         }
         if std::mem::take(&mut self.nodes_dirty) {
             let peers_changed = self.refresh_nodes();

@@ -461,8 +461,18 @@ impl Directory {
     /// The encoder of this name: of those that a node that is `alive` claims under it, the lowest
     /// id; if none, the one last claimed by anyone.
     pub fn by_name(&self, name: &str, alive: &dyn Fn(NodeId) -> bool) -> Option<EncoderId> {
+        self.by_name_of(name, alive, &|_any| true)
+    }
+
+    /// The same among some encoders.
+    pub fn by_name_of(
+        &self,
+        name: &str,
+        alive: &dyn Fn(NodeId) -> bool,
+        among: &dyn Fn(EncoderId) -> bool,
+    ) -> Option<EncoderId> {
         let mut last = None;
-        for (encoder, node) in self.claims.named(name) {
+        for (encoder, node) in self.claims.named(name).filter(|(encoder, _)| among(*encoder)) {
             if alive(node) {
                 return Some(encoder);
             }
@@ -517,6 +527,11 @@ impl Directory {
         if self.forgotten.len() < ORIGINS_MAX {
             self.forgotten.insert(node, part.boot);
         }
+    }
+
+    /// A node that was forgotten belongs to the mesh again.
+    pub fn admit(&mut self, node: NodeId) {
+        self.forgotten.remove(&node);
     }
 
     fn is_forgotten(&self, origin: NodeId, boot: Boot) -> bool {

@@ -81,6 +81,10 @@ hex_id! {
     /// One invitation, so that its uses can be counted.
     InviteId
 }
+hex_id! {
+    /// One signed statement about a member: a hash of all of it.
+    StatementId
+}
 
 hex_id! {
     /// An account for life, random.

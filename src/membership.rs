@@ -118,6 +118,8 @@ pub enum Event {
     Unlinked(NodeId),
     /// The smoothed round trip of every link, about once a second.
     Rtt(Vec<(NodeId, Duration)>),
+    /// No member of the mesh any more: as if it had never been heard of.
+    Forget(NodeId),
     /// This node stops: say goodbye. The machine does nothing else from then on.
     Leave,
     /// It is [`Membership::next_wake`].
@@ -307,6 +309,9 @@ impl Membership {
                     self.rebirth(now, Rebirth::Retimed, effects);
                 }
             }
+            Event::Forget(node) => {
+                self.forget(now, node, effects);
+            }
             Event::Leave => {
                 self.leave(now, effects);
                 return;
@@ -359,6 +364,17 @@ impl Membership {
     /// What was dropped, refused or done out of the ordinary.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    fn forget(&mut self, now: Mono, node: NodeId, effects: &mut Vec<Effect>) {
+        let known = self.swim.iter_membership_state().find(|member| member.id().node == node);
+        if let Some(id) = known.map(|member| member.id().clone()) {
+            // Who probes it no more must not be told by others that it is there.
+            self.carry_over(now, vec![foca::Member::down(id)], effects);
+        }
+        self.seen.remove(&node);
+        self.heard.remove(&node);
+        self.doubted.remove(&node);
     }
 
     fn is_active(&self, node: NodeId) -> bool {

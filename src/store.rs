@@ -7,12 +7,19 @@
 //! is on disk.
 
 mod agent;
+mod backup;
 mod files;
+mod first;
+mod keys;
 mod ledger;
 mod migrate;
 
 pub use agent::{AgentRecord, AgentStore, Held, HoldError, LoadedAgent};
+pub use backup::{BackedUp, Restored, Source, restore};
+pub use keys::{forget_next_key, keep_next_key, load_or_create_key, next_key, use_key};
 pub use ledger::Entry;
+
+pub use first::{FIRST_PASSWORD_FILE, first_password, forget_first_password, keep_first_password};
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -25,7 +32,7 @@ use std::time::{Duration, Instant};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Statement};
 use crate::id::{Boot, MeshId, NodeId};
 
 /// The layout of the database. Raised when an older version could not read it, with a step in
@@ -43,11 +50,12 @@ pub const MEMBERS_MAX: usize = 2_048;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const ADMISSIONS: TableDefinition<&[u8], ()> = TableDefinition::new("admissions");
+/// What else was said of members.
+const STATEMENTS: TableDefinition<&[u8], ()> = TableDefinition::new("statements");
 const MEMBERS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("members");
 
 const DATABASE_FILE: &str = "roost.redb";
 const BOOT_FILE: &str = "boot";
-const KEY_FILE: &str = "node.key";
 const LOCK_FILE: &str = "lock";
 
 /// Why the store cannot be used.
@@ -118,6 +126,14 @@ pub enum StoreError {
         /// The key file.
         path: PathBuf,
     },
+    /// Something that is to be restored cannot be.
+    #[error("{} is no backup: {reason}; give a file that roost backup wrote", path.display())]
+    NoBackup {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The thread that writes panicked.
     #[error(
         "writing to the store met a defect and has ended; start the node again, and report this"
@@ -159,7 +175,7 @@ pub struct Opened {
 pub struct Store {
     dir: PathBuf,
     path: PathBuf,
-    db: Database,
+    db: Arc<Database>,
     lock: Arc<File>,
 }
 
@@ -174,7 +190,7 @@ enum Trouble {
 #[derive(Default)]
 struct Saved {
     boot: u64,
-    admissions: Vec<Admission>,
+    statements: Vec<Statement>,
     members: Vec<(NodeId, Vec<String>)>,
 }
 
@@ -201,8 +217,9 @@ impl Store {
                 }
             }
         };
-        let store = Self { dir: dir.into(), path, db, lock: Arc::new(lock) };
-        store.add_admissions(&saved.admissions)?;
+        let (db, lock) = (Arc::new(db), Arc::new(lock));
+        let store = Self { dir: dir.into(), path, db, lock };
+        store.add_statements(&saved.statements)?;
         store.remember(&saved.members)?;
         store.raise_boot(Boot(saved.boot))?;
         Ok(Opened { store, quarantined })
@@ -266,23 +283,17 @@ impl Store {
         Ok(bytes.and_then(|bytes| Some(MeshId(bytes.try_into().ok()?))))
     }
 
-    /// Every admission that was added.
-    pub fn admissions(&self) -> Result<Vec<Admission>, StoreError> {
-        self.read(read_admissions)
+    /// Every statement about members that was added.
+    pub fn statements(&self) -> Result<Vec<Statement>, StoreError> {
+        self.read(read_statements)
     }
 
-    /// Adds admissions in one step; those already there stay as they are.
-    pub fn add_admissions(&self, admissions: &[Admission]) -> Result<(), StoreError> {
-        if admissions.is_empty() {
+    /// Adds statements in one step; those already there stay as they are.
+    pub fn add_statements(&self, statements: &[Statement]) -> Result<(), StoreError> {
+        if statements.is_empty() {
             return Ok(());
         }
-        self.write(|tx| {
-            let mut table = tx.open_table(ADMISSIONS)?;
-            for admission in admissions {
-                table.insert(encode(admission).as_slice(), ())?;
-            }
-            Ok(())
-        })
+        self.write(|tx| insert_statements(tx, statements))
     }
 
     /// Members and their addresses as last remembered, for a start without anyone to ask.
@@ -338,39 +349,24 @@ impl Store {
         })
     }
 
-    /// A page that went bad after opening may make redb panic instead of returning an error.
     fn guard<T>(&self, body: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        match catch_unwind(AssertUnwindSafe(body)) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(redb::Error::Io(source))) => Err(files::io_error(&self.path, source)),
-            Ok(Err(error)) => {
-                Err(StoreError::Database { path: self.path.clone(), reason: error.to_string() })
-            }
-            Err(_panic) => {
-                let reason = "it is damaged".into();
-                Err(StoreError::Database { path: self.path.clone(), reason })
-            }
-        }
+        guarded(&self.path, body)
     }
 }
 
-/// The node's Ed25519 seed, made of `random` at first start. Call it with the store open, so that
-/// the folder is this process's alone.
-pub fn load_or_create_key(dir: &Path, random: [u8; 32]) -> Result<[u8; 32], StoreError> {
-    let path = dir.join(KEY_FILE);
-    if let Some(mode) = files::mode(&path)?
-        && mode & 0o077 != 0
-    {
-        return Err(StoreError::KeyExposed { path, mode });
+/// A page that went bad after opening may make redb panic instead of returning an error.
+fn guarded<T>(path: &Path, body: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(redb::Error::Io(source))) => Err(files::io_error(path, source)),
+        Ok(Err(error)) => {
+            Err(StoreError::Database { path: path.into(), reason: error.to_string() })
+        }
+        Err(_panic) => {
+            let reason = "it is damaged".into();
+            Err(StoreError::Database { path: path.into(), reason })
+        }
     }
-    let Some(text) = files::read(&path)? else {
-        let text = data_encoding::HEXLOWER.encode(&random) + "\n";
-        files::write_atomic(&path, text.as_bytes())?;
-        return Ok(random);
-    };
-    let seed = data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim_ascii()).ok();
-    let seed = seed.and_then(|seed| seed.try_into().ok());
-    seed.ok_or(StoreError::KeyMalformed { path })
 }
 
 /// Takes the folder's lock, and waits a little for a process that is just ending.
@@ -438,7 +434,7 @@ fn try_open(path: &Path) -> Result<Database, Trouble> {
     let membership = || {
         let boot = meta_u64(&db, "boot")?.unwrap_or(0);
         meta(&db, "mesh")?;
-        Ok(Saved { boot, admissions: read_admissions(&db)?, members: read_members(&db)? })
+        Ok(Saved { boot, statements: read_statements(&db)?, members: read_members(&db)? })
     };
     let saved = membership().map_err(|error| trouble(path, error, Saved::default()))?;
     match catch_unwind(AssertUnwindSafe(|| ledger::touch(&db))) {
@@ -493,6 +489,8 @@ fn read_schema(db: &Database) -> Result<u32, redb::Error> {
         return Ok(found);
     }
     tx.open_table(ADMISSIONS)?;
+    // Databases of earlier versions gain it here.
+    tx.open_table(STATEMENTS)?;
     tx.open_table(MEMBERS)?;
     if found < SCHEMA {
         migrate::migrate(&tx, found)?;
@@ -517,9 +515,34 @@ fn meta_u64(db: &Database, key: &str) -> Result<Option<u64>, redb::Error> {
     Ok(meta(db, key)?.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?))))
 }
 
-fn read_admissions(db: &Database) -> Result<Vec<Admission>, redb::Error> {
-    let table = db.begin_read()?.open_table(ADMISSIONS)?;
-    table.iter()?.map(|row| decode(row?.0.value())).collect()
+fn insert_statements(
+    tx: &redb::WriteTransaction,
+    statements: &[Statement],
+) -> Result<(), redb::Error> {
+    let mut admissions = tx.open_table(ADMISSIONS)?;
+    let mut others = tx.open_table(STATEMENTS)?;
+    for statement in statements {
+        match statement {
+            Statement::Admission(it) => admissions.insert(encode(it).as_slice(), ())?,
+            other => others.insert(encode(other).as_slice(), ())?,
+        };
+    }
+    Ok(())
+}
+
+fn read_statements(db: &Database) -> Result<Vec<Statement>, redb::Error> {
+    let tx = db.begin_read()?;
+    let (admissions, others) = (tx.open_table(ADMISSIONS)?, tx.open_table(STATEMENTS)?);
+    let admissions = admissions.iter()?.map(|row| read_admission(row?.0.value()));
+    let others = others.iter()?.map(|row| decode(row?.0.value()));
+    admissions.chain(others).collect()
+}
+
+/// Earlier versions wrote an admission without the terms of its invitation.
+fn read_admission(bytes: &[u8]) -> Result<Statement, redb::Error> {
+    let now: Result<Admission, _> = decode(bytes);
+    let admission = now.or_else(|_| decode(&[bytes, &[0]].concat()))?;
+    Ok(Statement::Admission(admission))
 }
 
 fn read_members(db: &Database) -> Result<Vec<(NodeId, Vec<String>)>, redb::Error> {

@@ -43,8 +43,8 @@ pub(crate) struct Encoder {
     pub(crate) legs: BTreeMap<LegId, Leg>,
     pub(crate) instance: u64,
     lease: u64,
-    peers: PeerList,
-    target: usize,
+    pub(crate) peers: PeerList,
+    pub(crate) target: usize,
     camera: Camera,
     group: Group,
     /// Legs that get pictures; true while one waits for a keyframe.
@@ -56,7 +56,7 @@ pub(crate) struct Viewer {
     pub(crate) watches: usize,
     pub(crate) machine: Option<Machine>,
     pub(crate) legs: BTreeMap<LegId, Leg>,
-    target: usize,
+    pub(crate) target: usize,
     pub(crate) seen: Seen,
 }
 
@@ -475,7 +475,9 @@ impl World {
             return;
         }
         state.conn = Some(id);
-        let hello = ClientHello { agent: "sim".into(), version: String::new(), credential: None };
+        let credential = self.credential(host);
+        let (agent, version) = ("sim".into(), String::new());
+        let hello = ClientHello { agent, version, credential, only_api: false };
         self.send(id, 0, Cargo::Message(ClientMessage::Hello(hello).encode()));
         if let Some(ix) = self.encoder_at(host) {
             self.agent_event(ix, agent::Event::Connected { leg, node });
@@ -548,7 +550,7 @@ impl World {
         if self.browsers[ix].at.is_some() {
             return;
         }
-        let ready = |node: usize| self.runs(node) && self.nodes[node].control.is_some();
+        let ready = |node: usize| self.runs(node) && self.is_member(node);
         let nodes: Vec<usize> = (0..self.plan.nodes).filter(|node| ready(*node)).collect();
         let turn = usize::try_from(crate::rng::mix(self.plan.seed ^ self.now) % 1024).unwrap_or(0);
         let Some(&at) = nodes.get((ix + turn) % nodes.len().max(1)) else {

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use rand::RngExt as _;
-use roost::admission::Admission;
+use roost::admission::Statement;
 use roost::id::{Boot, SessionId};
 use roost::session::leg::LegId;
 use roost::wire::MediaMessage;
@@ -46,7 +46,8 @@ pub(crate) enum Kind {
 pub(crate) struct LinkHello {
     pub(crate) boot: Boot,
     pub(crate) addrs: Vec<String>,
-    pub(crate) learned: Vec<Admission>,
+    pub(crate) learned: Vec<Statement>,
+    pub(crate) wall: u64,
 }
 
 /// What connections carry.
@@ -73,6 +74,23 @@ pub(crate) enum Cargo {
 impl Cargo {
     fn loose(&self) -> bool {
         matches!(self, Self::Datagram(_) | Self::Picture(..))
+    }
+
+    /// About what it takes on the wire, with what carries it.
+    pub(crate) fn bytes(&self) -> usize {
+        let packet = 60;
+        match self {
+            Self::Message(bytes) | Self::Datagram(bytes) => bytes.len() + packet,
+            // Two megabits a second, keyframes eight times as large as others.
+            Self::Picture(_, frame) => {
+                if frame.key {
+                    100_000
+                } else {
+                    12_500
+                }
+            }
+            _ => 60 + packet,
+        }
     }
 
     fn trace(&self) -> Vec<u8> {
@@ -128,11 +146,20 @@ impl World {
             return;
         }
         let (from, to) = (conn.ends[side].host, conn.ends[1 - side].host);
+        if self.traffic.is_some() {
+            let kind = conn.kind.clone();
+            self.count(&kind, &cargo);
+        }
+        let Some(conn) = self.conns.get_mut(&id) else { return };
         self.trace.add(self.now, from, to, &cargo.trace());
+        let Some(waits) = self.net.waits(self.now, from, cargo.bytes(), cargo.loose()) else {
+            return;
+        };
         if cargo.loose() {
             for delay in self.net.datagram(from, to) {
                 let cargo = cargo.clone();
-                self.queue.push(self.now + delay, Ev::Deliver { conn: id, to: 1 - side, cargo });
+                self.queue
+                    .push(self.now + waits + delay, Ev::Deliver { conn: id, to: 1 - side, cargo });
             }
             return;
         }
@@ -143,7 +170,7 @@ impl World {
             conn.pending[side].push_back(cargo);
             return;
         }
-        let at = self.now + self.net.delay_reliable(from, to);
+        let at = self.now + waits + self.net.delay_reliable(from, to);
         self.push_ordered(id, side, at, cargo);
     }
 
@@ -151,6 +178,10 @@ impl World {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let at = at.max(conn.sent[side] + 1);
         conn.sent[side] = at;
+        if self.story.is_some() {
+            let (ends, kind) = (conn.ends, conn.kind.clone());
+            self.observe_message((ends[side].host, ends[1 - side].host), at, &kind, &cargo);
+        }
         self.queue.push(at, Ev::Deliver { conn: id, to: 1 - side, cargo });
     }
 

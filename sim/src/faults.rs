@@ -69,6 +69,12 @@ impl World {
             Fault::Twin(e) => active.hosts = self.host_of_twin(*e).into_iter().collect(),
             // Clients and nodes cannot tell: nobody is excused.
             Fault::RequestsLost(_) => {}
+            Fault::Revoke(_, node) | Fault::Readmit(_, node) => {
+                active.hosts = self.resolve(Who::Node(*node));
+            }
+            Fault::Rotate(node) | Fault::Clock(node, _) => {
+                active.hosts = self.resolve(Who::Node(*node));
+            }
             Fault::Leave(who) => active.hosts = self.resolve_all(&[*who]),
             Fault::Cut { from, to, one_way } => {
                 let (from, to) = (self.resolve_all(from), self.resolve_all(to));
@@ -81,7 +87,16 @@ impl World {
                 }
                 active.hosts = from.into_iter().chain(to).collect();
             }
-            Fault::Latency(_) | Fault::Loss(_) | Fault::Duplicate(_) | Fault::Reorder(_) => {
+            Fault::Slow(who, _) | Fault::Drift(who, _) => active.hosts = self.resolve_all(who),
+            Fault::DiskFull(who) => {
+                active.hosts = self.resolve_all(who);
+                active.hosts.retain(|host| *host < self.plan.nodes);
+            }
+            Fault::Latency(_)
+            | Fault::Loss(_)
+            | Fault::Duplicate(_)
+            | Fault::Reorder(_)
+            | Fault::Bursts(_) => {
                 active.hosts = (0..self.hosts.len()).collect();
             }
         }
@@ -92,6 +107,7 @@ impl World {
         let hosts = active.hosts.clone();
         let cuts = active.cuts.clone();
         self.active.insert(index, active);
+        self.observe_fault(index, &hosts, &cuts, &item.fault);
         self.expect_before(&item.fault, &hosts);
         hosts.iter().for_each(|host| self.touch(*host));
         match &item.fault {
@@ -100,6 +116,12 @@ impl World {
             }
             Fault::Twin(_) => hosts.iter().for_each(|host| self.start_client(*host)),
             Fault::RequestsLost(share) => self.net.requests_lost.push(*share),
+            Fault::Revoke(by, node) => self.revoke(*by, *node),
+            Fault::Readmit(by, node) => self.readmit(*by, *node),
+            Fault::Rotate(node) => self.rotate(*node),
+            Fault::Clock(node, off) => {
+                self.clocks_off.insert(*node, *off);
+            }
             Fault::Freeze(_) => hosts.iter().for_each(|host| self.freeze(*host)),
             Fault::Leave(_) => {
                 for &host in &hosts {
@@ -114,7 +136,21 @@ impl World {
             Fault::Loss(share) => self.net.loss.push(*share),
             Fault::Duplicate(share) => self.net.duplicate.push(*share),
             Fault::Reorder(share) => self.net.reorder.push(*share),
+            Fault::Bursts(share) => {
+                self.net.bursts.push(*share);
+                // Nobody is late who waits for packets: no further share is lost.
+                self.net.loss.push(0.0);
+            }
+            Fault::Slow(_, kbit) => {
+                self.net.slow.extend(hosts.iter().map(|host| (*host, *kbit)));
+                self.net.latency.push(0);
+            }
+            Fault::Drift(_, gains) => {
+                self.drifts.extend(hosts.iter().map(|host| (*host, (self.now, *gains))));
+            }
+            Fault::DiskFull(_) => self.full.extend(&hosts),
         }
+        self.mark_fault(&item.fault);
         self.expect_after(&item.fault, &hosts);
         if let Some(until) = item.until_ms {
             self.queue.push_first((until * MS).max(self.now + 1), Ev::FaultEnds(index));
@@ -123,6 +159,7 @@ impl World {
 
     pub(crate) fn fault_ends(&mut self, index: usize) {
         let Some(active) = self.active.remove(&index) else { return };
+        self.observe_fault_over(index);
         let fault = self.plan.faults[index].fault.clone();
         let text = format!("fault over: {fault:?}");
         self.trace.add(self.now, 0, 0, text.as_bytes());
@@ -170,6 +207,24 @@ impl World {
             Fault::Duplicate(share) => drop_one(&mut self.net.duplicate, share),
             Fault::Reorder(share) => drop_one(&mut self.net.reorder, share),
             Fault::RequestsLost(share) => drop_one(&mut self.net.requests_lost, share),
+            Fault::Revoke(..) | Fault::Readmit(..) | Fault::Rotate(_) => {}
+            Fault::Clock(node, _) => drop(self.clocks_off.remove(&node)),
+            Fault::Bursts(share) => {
+                drop_one(&mut self.net.bursts, share);
+                drop_one(&mut self.net.loss, 0.0);
+            }
+            Fault::Slow(_, kbit) => {
+                for host in active.hosts {
+                    if let Some(at) = self.net.slow.iter().position(|s| *s == (host, kbit)) {
+                        self.net.slow.remove(at);
+                    }
+                }
+                if let Some(at) = self.net.latency.iter().position(|l| *l == 0) {
+                    self.net.latency.remove(at);
+                }
+            }
+            Fault::Drift(..) => self.drifts.retain(|host, _| !active.hosts.contains(host)),
+            Fault::DiskFull(_) => self.full.retain(|host| !active.hosts.contains(host)),
         }
     }
 

@@ -133,7 +133,9 @@ impl World {
         let kept = |key: &Key, bytes: &[u8]| {
             let record = Record::decode(bytes).ok();
             record.is_some_and(|record| {
-                let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != ix);
+                // Who is down may stay so.
+                let others = self.nodes.iter().enumerate();
+                let others = others.filter(|(other, _)| *other != ix && self.runs(*other));
                 others.map(|(_, node)| &node.disk.books).any(|books| books.covers(*key, &record))
             })
         };
@@ -159,6 +161,11 @@ impl World {
 
     pub(crate) fn persisted(&mut self, end: End) {
         let Some(batch) = self.nodes[end.host].writing.take() else { return };
+        if self.full.contains(&end.host) {
+            self.mark("a write finds the disk full");
+            self.node_event(end.host, Event::Persisted(Err("no space left".into())));
+            return;
+        }
         self.nodes[end.host].disk.books.write(batch);
         self.node_event(end.host, Event::Persisted(Ok(())));
         self.check_law(end.host);
@@ -167,6 +174,7 @@ impl World {
     /// The process dies: what was being written is there or it is not.
     pub(crate) fn tear(&mut self, ix: usize) {
         let Some(batch) = self.nodes[ix].writing.take() else { return };
+        self.mark("a process dies while it writes");
         if self.hosts[ix].rng.random() {
             self.nodes[ix].disk.books.write(batch);
         }

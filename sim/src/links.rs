@@ -1,7 +1,7 @@
 //! Links between nodes as `net` makes them: handshakes that check admissions, and one link per
 //! pair by the rules of `peering::tie`.
 
-use roost::admission::Roster;
+use roost::admission::{Roster, Statement};
 use roost::control::{Control, Event};
 use roost::id::{Boot, NodeId};
 use roost::peering::tie::{self, Existing, Verdict};
@@ -13,6 +13,8 @@ use crate::world::{Ev, LinkDecide, World};
 
 /// A handshake that is not over by then is given up.
 pub(crate) const HANDSHAKE: u64 = 3 * SEC;
+/// Most bytes of statements in a hello.
+const NEWS: usize = 32 << 10;
 /// How long a connection that gave way to another is still read.
 const LINGER: u64 = 2 * SEC;
 
@@ -63,7 +65,18 @@ impl World {
             self.queue.push(self.now + HANDSHAKE, failed);
             return;
         }
-        let judged = self.judge(ix, to).zip(self.judge(to, ix));
+        let (mine, theirs) = (self.judge(ix, to), self.judge(to, ix));
+        let judged = match (mine, theirs) {
+            (Some((learned, Ok(()))), Some((learned_there, Ok(())))) => {
+                Some((learned, learned_there))
+            }
+            (mine, theirs) => {
+                // A refusal says why, and what the other side may not have heard of.
+                self.learn(ix, mine);
+                self.learn(to, theirs);
+                None
+            }
+        };
         let (me, there) = (&self.nodes[ix], &self.nodes[to]);
         let expected = node.is_none_or(|node| node == there.id);
         let Some((learned, learned_there)) = judged.filter(|_| expected) else {
@@ -75,6 +88,7 @@ impl World {
         let open = self.roster(ix).is_some_and(|roster| roster.contains(there.id));
         let hello = LinkHello {
             boot: Boot(me.disk.boot),
+            wall: self.clock(ix).wall,
             addrs: if open { vec![me.addr.clone()] } else { Vec::new() },
             learned: learned_there,
         };
@@ -84,17 +98,27 @@ impl World {
             addr,
             addrs: vec![there.addr.clone()],
             learned,
+            wall: self.clock(to).wall,
             hello,
         };
         let delay = self.net.delay_reliable(to, ix);
         self.queue.push(self.now + delay, Ev::LinkDecide(Box::new(decide)));
     }
 
-    /// What `a` learns from the chain that `b` shows; `None` if it refuses.
-    fn judge(&self, a: usize, b: usize) -> Option<Vec<roost::admission::Admission>> {
+    /// What `a` learns from the hello of `b`, and whether it lets it in.
+    fn judge(&self, a: usize, b: usize) -> Option<(Vec<Statement>, Result<(), ()>)> {
         let (mine, theirs) = (self.roster(a)?, self.roster(b)?);
         let chain = theirs.chain(self.nodes[b].id)?;
-        mine.judge(&chain, &self.nodes[b].keypair.public(), theirs.mesh()).ok()
+        let more = theirs.news(&[self.nodes[a].id, self.nodes[b].id], NEWS);
+        let key = self.nodes[b].keypair.public();
+        let (learned, verdict) = mine.judge(&chain, &more, &key, theirs.mesh());
+        Some((learned, verdict.map(|_node| ()).map_err(|_refusal| ())))
+    }
+
+    fn learn(&mut self, ix: usize, judged: Option<(Vec<Statement>, Result<(), ()>)>) {
+        if let Some((learned, _)) = judged.filter(|(learned, _)| !learned.is_empty()) {
+            self.node_event(ix, Event::Learned(learned));
+        }
     }
 
     fn existing(&self, ix: usize, peer: usize) -> Option<Existing> {
@@ -114,7 +138,7 @@ impl World {
     }
 
     pub(crate) fn link_decide(&mut self, decide: LinkDecide) {
-        let LinkDecide { from, to, addr, addrs, learned, hello } = decide;
+        let LinkDecide { from, to, addr, addrs, learned, wall, hello } = decide;
         let ix = from.host;
         let there = self.nodes[to.host].id;
         if !self.lives(from) {
@@ -137,7 +161,7 @@ impl World {
         let deadline = Ev::CloseConn { conn, side: 1 };
         self.queue.push(self.now + HANDSHAKE, deadline);
         let record = LinkRecord { conn, dialled_here: true, boot, order: None };
-        self.keep_link(ix, to.host, record, verdict, addrs, learned);
+        self.keep_link(ix, to.host, record, verdict, (addrs, learned, wall));
     }
 
     fn keep_link(
@@ -146,8 +170,7 @@ impl World {
         peer: usize,
         record: LinkRecord,
         verdict: Verdict,
-        addrs: Vec<String>,
-        learned: Vec<roost::admission::Admission>,
+        (addrs, learned, wall): (Vec<String>, Vec<Statement>, u64),
     ) {
         let side = usize::from(!record.dialled_here);
         let node = &mut self.nodes[ix];
@@ -167,7 +190,7 @@ impl World {
             self.node_event(ix, Event::LinkDown(id));
         }
         self.trace.say(self.now, || format!("n{ix} link up n{peer}"));
-        self.node_event(ix, Event::LinkUp { node: id, addrs, learned });
+        self.node_event(ix, Event::LinkUp { node: id, addrs, learned, wall });
     }
 
     fn side_of(&self, conn: ConnId, host: usize) -> usize {
@@ -237,7 +260,8 @@ impl World {
                     boot: hello.boot,
                     order: Some(order),
                 };
-                self.keep_link(ix, peer, record, verdict, hello.addrs, hello.learned);
+                let said = (hello.addrs, hello.learned, hello.wall);
+                self.keep_link(ix, peer, record, verdict, said);
             }
             Cargo::Message(bytes) => self.node_event(ix, Event::Message(node, bytes)),
             Cargo::Datagram(bytes) => self.node_event(ix, Event::Datagram(node, bytes)),

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use roost_sim::plan::Plan;
-use roost_sim::{Outcome, Watch, run, shrink};
+use roost_sim::{MARKS, Outcome, Watch, explain, run, scale, shrink};
 
 #[derive(Parser)]
 #[command(about = "Plays partitions, crashes and frozen nodes against Roost's deciding half")]
@@ -18,8 +18,20 @@ struct Cli {
 enum Task {
     /// One seed.
     Run(Pick),
-    /// One seed, told line by line.
-    Explain(Pick),
+    /// A run told by time and by node, and drawn.
+    Explain {
+        /// A plan from a file, instead of a seed's.
+        #[arg(long)]
+        plan: Option<PathBuf>,
+        #[command(flatten)]
+        pick: Pick,
+        /// Draw it into this file, too.
+        #[arg(long)]
+        svg: Option<PathBuf>,
+        /// Only what concerns one host: `n2`, `cam0`, `viewer1`.
+        #[arg(long)]
+        of: Option<String>,
+    },
     /// The plan of a seed.
     Plan(Pick),
     /// Many seeds, one after the other.
@@ -43,11 +55,21 @@ enum Task {
     },
     /// Makes a failing plan smaller and prints it.
     Shrink {
-        /// A plan from a file.
-        #[arg(long)]
+        /// A plan from a file; a seed's if missing.
         plan: Option<PathBuf>,
         #[command(flatten)]
         pick: Pick,
+    },
+    /// How meshes of many nodes behave, and what each plane costs.
+    Scale {
+        /// Numbers of nodes.
+        #[arg(default_values_t = [8, 64, 256, 1000])]
+        nodes: Vec<usize>,
+        /// Encoders of each.
+        #[arg(long, default_value_t = 10)]
+        encoders: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// The same seed in two fresh processes gives the same trace.
     Meta(Pick),
@@ -70,14 +92,43 @@ struct Size {
     /// How many encoders; likewise.
     #[arg(long)]
     encoders: Option<usize>,
-    /// Rarer things happen as well.
-    #[arg(long)]
-    rare: bool,
+    /// What is drawn; some seeds of each kind if missing.
+    #[arg(long, value_enum)]
+    kind: Option<Drawn>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy)]
+enum Drawn {
+    /// Crashes, cuts, loss and the like.
+    Plain,
+    /// The same with rarer things.
+    Rare,
+    /// Faults that come in shapes.
+    Storm,
+    /// Members are shut out, let in and given other keys, and clocks are wrong.
+    Trust,
+}
+
+impl Drawn {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Rare => "rare",
+            Self::Storm => "storm",
+            Self::Trust => "trust",
+        }
+    }
 }
 
 impl Size {
     fn plan(self, seed: u64) -> Plan {
-        let draw = if self.rare { Plan::draw_rare } else { Plan::draw };
+        let draw = match self.kind {
+            None => Plan::draw_any,
+            Some(Drawn::Plain) => Plan::draw,
+            Some(Drawn::Rare) => Plan::draw_rare,
+            Some(Drawn::Storm) => Plan::draw_storm,
+            Some(Drawn::Trust) => Plan::draw_trust,
+        };
         draw(seed, self.nodes, self.encoders)
     }
 }
@@ -94,6 +145,9 @@ impl Pick {
     }
 }
 
+/// A swarm of this many seeds meets everything that should happen sometimes.
+const WHOLE: u64 = 500;
+
 fn main() -> ExitCode {
     match act(Cli::parse().command) {
         Ok(code) => code,
@@ -107,7 +161,13 @@ fn main() -> ExitCode {
 fn act(task: Task) -> Result<ExitCode, String> {
     match task {
         Task::Run(pick) => Ok(one(&pick.plan(), Watch::Nobody)),
-        Task::Explain(pick) => Ok(one(&pick.plan(), Watch::Print)),
+        Task::Explain { plan, pick, svg, of } => {
+            let plan = match plan {
+                Some(path) => read(&path)?,
+                None => pick.plan(),
+            };
+            told(&plan, svg.as_ref(), of.as_deref())
+        }
         Task::Plan(pick) => {
             println!("{}", text(&pick.plan()));
             Ok(ExitCode::SUCCESS)
@@ -125,8 +185,23 @@ fn act(task: Task) -> Result<ExitCode, String> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Swarm { seeds, size, keep_going } => Ok(swarm(seeds, size, keep_going)),
+        Task::Scale { nodes, encoders, seed } => {
+            scaled(&nodes, encoders, seed);
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Meta(pick) => meta(&pick),
     }
+}
+
+fn told(plan: &Plan, svg: Option<&PathBuf>, of: Option<&str>) -> Result<ExitCode, String> {
+    let explained = explain(plan, of);
+    // Whoever reads only the beginning closes the pipe.
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), explained.text.as_bytes());
+    if let Some(path) = svg {
+        std::fs::write(path, explained.svg)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(if explained.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn read(path: &PathBuf) -> Result<Plan, String> {
@@ -174,12 +249,17 @@ fn one(plan: &Plan, watch: Watch) -> ExitCode {
 fn swarm((from, to): (u64, u64), size: Size, keep_going: bool) -> ExitCode {
     let started = std::time::Instant::now();
     let (mut failed, mut virtual_s) = (Vec::new(), 0.0);
+    let mut marks: std::collections::BTreeMap<&str, u64> =
+        MARKS.iter().map(|name| (*name, 0)).collect();
     let mut measured: std::collections::BTreeMap<&str, roost_sim::Measure> =
         std::collections::BTreeMap::new();
     for seed in from..to {
         let plan = size.plan(seed);
         let outcome = run(&plan, Watch::Nobody);
         virtual_s += outcome.seconds;
+        for name in outcome.marks.keys() {
+            *marks.entry(name).or_default() += 1;
+        }
         for (what, measure) in &outcome.measured {
             measured.entry(what).or_default().merge(*measure);
         }
@@ -203,7 +283,59 @@ fn swarm((from, to): (u64, u64), size: Size, keep_going: bool) -> ExitCode {
         let mean = measure.sum / measure.count.max(1);
         println!("  {what}: {} times, mean {mean}, most {}", measure.count, measure.max);
     }
+    println!("in how many seeds it happened:");
+    marks.iter().for_each(|(name, seeds)| println!("  {seeds:>6}  {name}"));
+    let never: Vec<&str> = marks.iter().filter(|(_, n)| **n == 0).map(|(name, _)| *name).collect();
+    // A small swarm cannot meet everything, nor can one of a single kind.
+    let whole = to.saturating_sub(from) >= WHOLE && size.kind.is_none() && failed.is_empty();
+    if whole && !never.is_empty() {
+        println!("never: {}", never.join("; "));
+        return ExitCode::FAILURE;
+    }
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The most memory that this process had so far, in megabytes; zero where `/proc` is not there.
+fn peak_mb() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kb = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    kb.unwrap_or(0.0) / 1024.0
+}
+
+fn scaled(all: &[usize], encoders: usize, seed: u64) {
+    let mut before: Option<(usize, roost_sim::Scaled)> = None;
+    for &nodes in all {
+        let nodes = nodes.max(3);
+        let started = std::time::Instant::now();
+        let scaled = scale(nodes, encoders, seed);
+        let took = started.elapsed().as_secs_f64();
+        let time = |time: Option<f64>| time.map_or("never".into(), |s| format!("{s:.2} s"));
+        println!(
+            "{nodes} nodes: converged {}, death known {}, halves whole {}; {:.0} s in {took:.1} s, \
+             at most {:.2} MB for each node",
+            time(scaled.converged),
+            time(scaled.detected),
+            time(scaled.healed),
+            scaled.seconds,
+            peak_mb() / nodes as f64
+        );
+        for (plane, sent) in &scaled.planes {
+            let each = |sum: u64| sum as f64 / nodes as f64;
+            // Per node like a power of the number of nodes: 0 is constant, 1 in proportion.
+            let law = before.as_ref().and_then(|(fewer, before)| {
+                let then = before.planes.get(plane)?.bytes as f64 / *fewer as f64;
+                Some((each(sent.bytes) / then).ln() / (nodes as f64 / *fewer as f64).ln())
+            });
+            let law = law.map_or_else(String::new, |law| format!(", grows like N^{law:.2}"));
+            println!(
+                "  {plane}: {:.0} B and {:.2} packets per node and second{law}",
+                each(sent.bytes),
+                each(sent.packets)
+            );
+        }
+        before = Some((nodes, scaled));
+    }
 }
 
 /// The last word of `run`'s output is the trace's hash.
@@ -219,8 +351,8 @@ fn meta(pick: &Pick) -> Result<ExitCode, String> {
         if let Some(encoders) = pick.size.encoders {
             command.arg("--encoders").arg(encoders.to_string());
         }
-        if pick.size.rare {
-            command.arg("--rare");
+        if let Some(kind) = pick.size.kind {
+            command.arg("--kind").arg(kind.name());
         }
         let output = command.output().map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

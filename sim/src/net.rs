@@ -13,17 +13,27 @@ pub(crate) const MS: u64 = 1_000_000;
 /// A second, in nanoseconds.
 pub(crate) const SEC: u64 = 1_000_000_000;
 
+/// What a slow host keeps waiting before it drops datagrams.
+const QUEUE: u64 = 200 * MS;
+
 pub(crate) struct Net {
     seed: u64,
     plan: plan::Net,
     paths: BTreeMap<(usize, usize), ChaCha8Rng>,
     cuts: BTreeMap<(usize, usize), u32>,
+    /// Packets of a path that are still lost in a run.
+    bursting: BTreeMap<(usize, usize), u32>,
+    /// When what a slow host has sent so far is on its way.
+    sent_by: BTreeMap<usize, u64>,
     /// Faults in force.
     pub(crate) latency: Vec<u64>,
     pub(crate) loss: Vec<f64>,
     pub(crate) duplicate: Vec<f64>,
     pub(crate) reorder: Vec<f64>,
     pub(crate) requests_lost: Vec<f64>,
+    pub(crate) bursts: Vec<f64>,
+    /// Slow hosts with their kilobits a second.
+    pub(crate) slow: Vec<(usize, u64)>,
 }
 
 impl Net {
@@ -33,6 +43,10 @@ impl Net {
             plan,
             paths: BTreeMap::new(),
             cuts: BTreeMap::new(),
+            bursting: BTreeMap::new(),
+            sent_by: BTreeMap::new(),
+            bursts: Vec::new(),
+            slow: Vec::new(),
             latency: Vec::new(),
             loss: Vec::new(),
             duplicate: Vec::new(),
@@ -96,10 +110,16 @@ impl Net {
     /// The same for what is sent again until it arrives.
     pub(crate) fn delay_reliable(&mut self, from: usize, to: usize) -> u64 {
         let mut delay = self.delay(from, to);
+        let burst = self.bursts(from, to);
         let loss = self.loss_share().min(0.9);
         let again = 2 * self.base(from, to) + self.base(from, to) / 4 + 25 * MS;
         let rng = self.path(from, to);
         let mut wait = again;
+        // The run is over when it is sent again.
+        if burst {
+            delay += wait;
+            wait *= 2;
+        }
         while rng.random_bool(loss) {
             delay += wait;
             wait = (wait * 2).min(4 * SEC);
@@ -107,12 +127,51 @@ impl Net {
         delay
     }
 
+    /// A packet of this path is lost in a run of such.
+    fn bursts(&mut self, from: usize, to: usize) -> bool {
+        let begins = self.bursts.iter().sum::<f64>().min(1.0);
+        if begins == 0.0 {
+            return false;
+        }
+        let left = self.bursting.get(&(from, to)).copied().unwrap_or(0);
+        let rng = self.path(from, to);
+        let left = match left {
+            0 if rng.random_bool(begins) => rng.random_range(1..=15),
+            left => left,
+        };
+        self.bursting.insert((from, to), left.saturating_sub(1));
+        left > 0
+    }
+
+    /// How long a packet of this size waits for a slow host's earlier ones, and `None` if there
+    /// is no room for it to wait.
+    pub(crate) fn waits(
+        &mut self,
+        now: u64,
+        from: usize,
+        bytes: usize,
+        loose: bool,
+    ) -> Option<u64> {
+        let slow = self.slow.iter().filter(|(host, _)| *host == from).map(|(_, kbit)| *kbit);
+        let Some(kbit) = slow.min() else { return Some(0) };
+        let free = self.sent_by.get(&from).copied().unwrap_or(0).max(now);
+        if loose && free > now + QUEUE {
+            return None;
+        }
+        // A bit at a kilobit a second takes a millisecond.
+        let sent = free + (bytes as u64 * 8 * MS / kbit.max(1));
+        // What must arrive is sent by someone who waits for the path, not by the path.
+        self.sent_by.insert(from, sent.min(now + 10 * QUEUE));
+        Some(sent.min(now + 10 * QUEUE) - now)
+    }
+
     /// Delays of the copies of a datagram that arrive.
     pub(crate) fn datagram(&mut self, from: usize, to: usize) -> Vec<u64> {
         if self.blocked(from, to) {
             return Vec::new();
         }
-        let loss = self.loss_share();
+        let burst = self.bursts(from, to);
+        let loss = if burst { 1.0 } else { self.loss_share() };
         let twice = self.duplicate.iter().sum::<f64>().min(1.0);
         let late = self.reorder.iter().sum::<f64>().min(1.0);
         let copies = {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use roost::accounts::Batch;
-use roost::admission::{Admission, Invitation, Keypair, Roster};
+use roost::admission::{Invitation, Keypair, Roster, Statement};
 use roost::control::{Config, Control, Effect, Event, Note};
 use roost::id::{Boot, EncoderId, InviteId, NodeId, SessionId};
 use roost::wire::{self, Message as _, NodeMessage, join_statement, take_varint};
@@ -32,8 +32,10 @@ pub(crate) struct Disk {
     pub(crate) boot: u64,
     /// The boot that others knew, if that was above.
     outgrown: u64,
-    pub(crate) admissions: Vec<Admission>,
+    pub(crate) statements: Vec<Statement>,
     pub(crate) remembered: Vec<(NodeId, Vec<String>)>,
+    /// A key beside the one in use.
+    pub(crate) next_key: Option<Keypair>,
     pub(crate) books: Books,
 }
 
@@ -158,7 +160,7 @@ impl World {
         let life = boot.max(self.hosts[ix].life + 1);
         self.begin_life(ix, life);
         self.trace.say(self.now, || format!("n{ix} starts, boot {boot}"));
-        if self.nodes[ix].disk.admissions.iter().any(|a| a.node == self.nodes[ix].id) {
+        if self.nodes[ix].disk.statements.iter().any(|it| it.about() == self.nodes[ix].id) {
             self.start_control(ix);
         } else {
             let from = self.end_of(ix);
@@ -168,10 +170,12 @@ impl World {
 
     fn start_control(&mut self, ix: usize) {
         let seed = self.hosts[ix].rng.random();
+        self.settle_keys(ix);
         let node = &mut self.nodes[ix];
-        let roster = Roster::from_admissions(self.mesh, node.disk.admissions.iter().cloned());
+        let roster = Roster::from_statements(self.mesh, node.disk.statements.iter().cloned());
         let config = Config {
             keypair: node.keypair.clone(),
+            next_key: node.disk.next_key.clone(),
             name: format!("n{ix}"),
             addrs: vec![node.addr.clone()],
             boot: Boot(node.disk.boot),
@@ -235,14 +239,14 @@ impl World {
     pub(crate) fn join_answer(
         &mut self,
         from: End,
-        admissions: Vec<Admission>,
+        statements: Vec<Statement>,
         members: Vec<(NodeId, Vec<String>)>,
     ) {
         if !self.lives(from) || self.nodes[from.host].control.is_some() {
             return;
         }
         let node = &mut self.nodes[from.host];
-        node.disk.admissions = admissions;
+        node.disk.statements = statements;
         node.disk.remembered = members;
         self.start_control(from.host);
     }
@@ -273,11 +277,21 @@ impl World {
                 Effect::Dial { node, addr } => self.dial_link(ix, node, addr),
                 Effect::Send(node, bytes) => self.link_send(ix, node, Cargo::Message(bytes)),
                 Effect::Datagram(node, bytes) => self.link_send(ix, node, Cargo::Datagram(bytes)),
-                Effect::Admissions(new) => self.nodes[ix].disk.admissions.extend(new),
+                Effect::Statements(number, new) => self.record(ix, number, new),
+                Effect::Decreed { ticket, result } => self.decreed(ix, ticket, result),
+                Effect::Expel(node, reason) => self.expel(ix, node, &reason),
+                Effect::UseKey(key) => {
+                    self.nodes[ix].keypair = key;
+                    self.nodes[ix].disk.next_key = None;
+                }
+                Effect::MeshTime(..) => {}
                 Effect::Admit { ticket, admitted } => self.admit(ix, ticket, admitted),
                 Effect::RefuseJoin { ticket, reason } => {
                     self.nodes[ix].joins.remove(&ticket);
-                    self.fail("admission", format!("n{ix} refuses a newcomer: {reason}"));
+                    // Rightly, by a clock that is years ahead; it asks again.
+                    if !self.drifts.contains_key(&ix) {
+                        self.refused_newcomer(ix, &reason);
+                    }
                 }
                 Effect::Persist(batch) => self.persist(ix, batch),
                 Effect::Written { ticket, result } => match result {
@@ -337,6 +351,10 @@ impl World {
             Note::Down(node) => format!("down {}", self.name_of(*node)),
             Note::NodeLeft(node) => format!("left {}", self.name_of(*node)),
             Note::Admitted(node) => format!("admitted {}", self.name_of(*node)),
+            Note::Expelled(node, why) => format!("expels {}: {why}", self.name_of(*node)),
+            Note::Readmitted(node) => format!("readmits {}", self.name_of(*node)),
+            Note::Skewed(skew) => format!("skewed by {skew:?} ms"),
+            Note::Rekeyed => "has another key".to_owned(),
             Note::Ledger(note) => format!("ledger: {note:?}"),
             Note::Stalled(late) => format!("stalled {} ms", late.as_millis()),
             Note::Outgrown(boot) => format!("outgrown {}", boot.0),
@@ -344,19 +362,37 @@ impl World {
         };
         self.trace.add(self.now, ix, ix, text.as_bytes());
         self.trace.say(self.now, || format!("n{ix} {text}"));
+        if let Note::Up(node) = note
+            && let Some(&up) = self.index.get(node)
+            && self.hosts[up].life > 1
+        {
+            self.mark("a node that was called down is back");
+        }
+        if matches!(note, Note::Admitted(_)) && self.now > 10 * SEC {
+            self.mark("a newcomer joins after the start");
+        }
         if let Note::Stalled(_) = note {
             self.nodes[ix].woke = self.now;
         }
+        // Whoever is at it sees nothing more, and goes elsewhere.
+        if let Note::Expelled(node, _) = note
+            && *node == self.nodes[ix].id
+        {
+            self.browsers_lose(ix);
+        }
         if let Note::Down(node) = note {
             self.check_verdict(ix, *node);
+            if let Some(&judged) = self.index.get(node) {
+                self.observe_verdict(ix, judged);
+            }
         }
     }
 
     fn admit(&mut self, ix: usize, ticket: u64, admitted: wire::Admitted) {
         let Some(from) = self.nodes[ix].joins.remove(&ticket) else { return };
         let at = self.now + DISK + self.net.delay_reliable(ix, from.host);
-        let wire::Admitted { admissions, members } = admitted;
-        self.queue.push(at, Ev::JoinAnswer { from, admissions, members });
+        let wire::Admitted { statements, members } = admitted;
+        self.queue.push(at, Ev::JoinAnswer { from, statements: statements.0, members });
     }
 
     /// The process ends on its own: what was said goes out first.
@@ -421,7 +457,8 @@ impl World {
     pub(crate) fn session_opened(&mut self, ix: usize, session: SessionId, conn: ConnId) {
         let ingest = Ingest::default();
         self.nodes[ix].sessions.insert(session, Session { conn, ingest });
-        self.node_event(ix, Event::ClientOpened { session, loopback: true });
+        let local = !self.plan.guarded;
+        self.node_event(ix, Event::ClientOpened { session, local });
     }
 
     pub(crate) fn client_cargo(&mut self, end: End, session: SessionId, cargo: Cargo) {

@@ -29,6 +29,9 @@ pub struct Plan {
     /// How many changes people make to the ledger.
     #[serde(default)]
     pub writes: usize,
+    /// Whether clients show credentials, and the changes are about who may watch.
+    #[serde(default)]
+    pub guarded: bool,
     /// How the network is without faults.
     #[serde(default)]
     pub net: Net,
@@ -160,8 +163,25 @@ pub enum Fault {
     Duplicate(f64),
     /// This share of datagrams comes up to 50 ms late.
     Reorder(f64),
+    /// On each path packets are lost in runs: this share begins one, which lasts for 8 on average.
+    Bursts(f64),
+    /// These hosts send this many kilobits a second at most.
+    Slow(Vec<Who>, u64),
+    /// The wall clock of these hosts gains this many milliseconds in each second, and is right
+    /// again when the fault is over.
+    Drift(Vec<Who>, i64),
+    /// Nothing can be written to the disks of these nodes.
+    DiskFull(Vec<Who>),
     /// This share of requests for keyframes gets lost, though messages do not.
     RequestsLost(f64),
+    /// Somebody at the first node shuts the second out.
+    Revoke(usize, usize),
+    /// Somebody at the first node lets the second in again.
+    Readmit(usize, usize),
+    /// A node is given another key.
+    Rotate(usize),
+    /// A node's wall clock is this many milliseconds off, while the fault lasts.
+    Clock(usize, i64),
 }
 
 /// Whom a fault befalls, found out when it begins.
@@ -218,6 +238,7 @@ impl Plan {
             viewers: encoders,
             browsers: 0,
             writes: 0,
+            guarded: false,
             net: Net::default(),
             camera: Camera::default(),
             join: Join::Admitted,
@@ -264,6 +285,7 @@ impl Plan {
             plan.faults.push(Item { at_ms: at, until_ms, fault });
         }
         plan.writes = rng.random_range(0..=80);
+        plan.guarded = rng.random_bool(0.3);
         plan
     }
 
@@ -291,6 +313,27 @@ impl Plan {
                 6 => Fault::OldBackup(vec![Who::Node(a)]),
                 7 => Fault::Unreadable(vec![Who::Node(a), Who::Node(b)]),
                 _ => Fault::RequestsLost(0.5),
+            };
+            plan.faults.push(Item { at_ms, until_ms, fault });
+        }
+        plan
+    }
+
+    /// The same with members that are shut out, let in again and given other keys, and clocks that
+    /// are years off.
+    pub fn draw_trust(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
+        let mut plan = Self::draw(seed, nodes, encoders);
+        let mut rng = stream(seed, For::Trust);
+        for _ in 0..rng.random_range(1..=8) {
+            let at_ms = CALM_MS + rng.random_range(0..20_000);
+            let (a, b) = (rng.random_range(0..plan.nodes), rng.random_range(0..plan.nodes));
+            let years = rng.random_range(-20..=20) * 365 * 24 * 3_600_000;
+            let (until_ms, fault) = match rng.random_range(0..8) {
+                // Of all but the first, so that somebody is always in.
+                0..3 if b > 0 => (None, Fault::Revoke(a, b)),
+                3 | 4 => (None, Fault::Readmit(a, b)),
+                5 => (Some(at_ms + 10_000), Fault::Clock(a, years)),
+                _ => (None, Fault::Rotate(a)),
             };
             plan.faults.push(Item { at_ms, until_ms, fault });
         }
@@ -352,7 +395,7 @@ fn drawn_fault(
     }
 }
 
-fn log_uniform(rng: &mut impl rand::Rng, low: f64, high: f64) -> u64 {
+pub(crate) fn log_uniform(rng: &mut impl rand::Rng, low: f64, high: f64) -> u64 {
     let x: f64 = rng.random_range(low.ln()..high.ln());
     x.exp() as u64
 }

@@ -15,8 +15,12 @@ pub(crate) enum For {
     Path(usize, usize),
     /// A host's start: its machines and its own timing.
     Host(usize, u64),
+    /// The stormy part of a plan.
+    Storm,
     /// The rare part of a plan.
     Rare,
+    /// Who is shut out, let in and given another key.
+    Trust,
     /// A change that somebody makes.
     Edit(usize),
     /// Keys and names that last for a run.
@@ -32,7 +36,9 @@ pub(crate) fn stream(seed: u64, purpose: For) -> ChaCha8Rng {
         For::Host(host, life) => (4, host as u64, life),
         For::Edit(edit) => (7, edit as u64, 0),
         For::Birth(host) => (5, host as u64, 0),
+        For::Trust => (8, 0, 0),
         For::Rare => (6, 0, 0),
+        For::Storm => (16, 0, 0),
     };
     let mixed = [kind, a, b].into_iter().fold(seed, |state, word| mix(state ^ mix(word)));
     ChaCha8Rng::seed_from_u64(mixed)

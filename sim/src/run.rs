@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use rand::RngExt as _;
-use roost::admission::Roster;
+use roost::admission::{Invitation, Roster};
 use roost::id::{InviteId, MeshId};
 
 use crate::check::{Checks, Measure, Violation};
@@ -38,6 +38,10 @@ pub struct Outcome {
     pub events: u64,
     /// Virtual time that passed, in seconds.
     pub seconds: f64,
+    /// What happened that should happen sometimes, and how often.
+    pub marks: BTreeMap<&'static str, u64>,
+    /// Hashes of everything until each tenth of a second, if lines were kept.
+    pub hashes: Vec<u64>,
     /// Numbers by name.
     pub measured: BTreeMap<&'static str, Measure>,
     /// The longest time that any viewer stood still, in milliseconds, after its first picture.
@@ -50,20 +54,27 @@ pub struct Outcome {
 pub fn run(plan: &Plan, watch: Watch) -> Outcome {
     let mut world = World::new(plan, watch);
     world.run();
-    let gaps = world.viewers.iter().map(|viewer| viewer.seen.longest_gap);
-    Outcome {
-        hash: world.trace.hash(),
-        events: world.events,
-        seconds: world.now as f64 / 1e9,
-        longest_gap_ms: gaps.max().unwrap_or(0) / MS,
-        measured: std::mem::take(&mut world.checks.measured),
-        lines: world.trace.take_lines(),
-        violation: world.violation.take(),
-    }
+    world.outcome()
 }
 
 impl World {
-    fn new(plan: &Plan, watch: Watch) -> Self {
+    /// What came of it.
+    pub(crate) fn outcome(&mut self) -> Outcome {
+        let gaps = self.viewers.iter().map(|viewer| viewer.seen.longest_gap);
+        Outcome {
+            hash: self.trace.hash(),
+            events: self.events,
+            seconds: self.now as f64 / 1e9,
+            longest_gap_ms: gaps.max().unwrap_or(0) / MS,
+            marks: std::mem::take(&mut self.checks.marks),
+            hashes: self.trace.take_hashes(),
+            measured: std::mem::take(&mut self.checks.measured),
+            lines: self.trace.take_lines(),
+            violation: self.violation.take(),
+        }
+    }
+
+    pub(crate) fn new(plan: &Plan, watch: Watch) -> Self {
         let seed = plan.seed;
         let twins = if plan.has_twins() { plan.encoders } else { 0 };
         let count = plan.nodes + plan.encoders + plan.viewers + twins;
@@ -118,6 +129,12 @@ impl World {
             checks: Checks::default(),
             violation: None,
             events: 0,
+            clocks_off: BTreeMap::new(),
+            drifts: BTreeMap::new(),
+            full: std::collections::BTreeSet::new(),
+            traffic: None,
+            unchecked: false,
+            story: None,
             plan: plan.clone(),
         };
         world.found();
@@ -132,16 +149,20 @@ impl World {
         let mut roster = Roster::found(&founder, rng.random());
         self.mesh = roster.mesh();
         if self.plan.join == Join::Admitted {
-            let invite = InviteId(rng.random());
+            let (id, secret) = (InviteId(rng.random()), rng.random());
+            let uses = u32::try_from(self.plan.nodes).unwrap_or(u32::MAX);
+            let invitation =
+                Invitation::make(&founder, self.mesh, Vec::new(), id, secret, u64::MAX, uses);
             let keys = self.nodes.iter().skip(1).map(|node| node.keypair.public());
-            let admissions = keys.map(|key| roster.admit(&founder, key, invite)).collect();
+            let admit = |key| roster.admit(&founder, key, &invitation.invite);
+            let admissions: Vec<_> = keys.map(admit).collect();
             roster.adopt(admissions);
         }
-        let all: Vec<_> = roster.admissions().cloned().collect();
+        let all: Vec<_> = roster.statements().cloned().collect();
         let everyone = self.plan.join == Join::Admitted;
         for (ix, node) in self.nodes.iter_mut().enumerate() {
             if ix == 0 || everyone {
-                node.disk.admissions = all.clone();
+                node.disk.statements = all.clone();
             }
         }
     }
@@ -168,6 +189,7 @@ impl World {
                 self.queue.push_first(BEGIN + item.at_ms / 2 * MS, Ev::Backup(index));
             }
         }
+        self.schedule_rights();
         self.schedule_edits();
         self.queue.push(BEGIN + PROBE, Ev::Probe);
     }

@@ -6,13 +6,14 @@ use crate::rng::mix;
 pub(crate) struct Trace {
     hash: u64,
     lines: Option<Vec<String>>,
+    hashes: Vec<u64>,
     /// Print lines at once.
     pub(crate) loud: bool,
 }
 
 impl Trace {
     pub(crate) fn new(keep: bool, loud: bool) -> Self {
-        Self { hash: 0, lines: keep.then(Vec::new), loud }
+        Self { hash: 0, hashes: Vec::new(), lines: keep.then(Vec::new), loud }
     }
 
     pub(crate) fn hash(&self) -> u64 {
@@ -21,6 +22,17 @@ impl Trace {
 
     pub(crate) fn take_lines(&mut self) -> Vec<String> {
         self.lines.take().unwrap_or_default()
+    }
+
+    /// Remembers the hash so far, so that runs can be compared up to a moment.
+    pub(crate) fn remember(&mut self) {
+        if self.lines.is_some() {
+            self.hashes.push(self.hash);
+        }
+    }
+
+    pub(crate) fn take_hashes(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.hashes)
     }
 
     /// One thing that was sent, verdict or fault.

@@ -1,9 +1,9 @@
 //! The world: virtual time, hosts, and what happens next.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_chacha::ChaCha8Rng;
-use roost::admission::{Admission, Invitation};
+use roost::admission::{Invitation, Statement};
 use roost::id::{EncoderId, MeshId, NodeId};
 use roost::session::leg::LegId;
 use roost::time::{Mono, Now};
@@ -18,6 +18,8 @@ use crate::node::Node;
 use crate::plan::Plan;
 use crate::queue::Queue;
 use crate::rng::{For, stream};
+use crate::scale::Traffic;
+use crate::story::Story;
 use crate::trace::Trace;
 
 /// The moment at which a run begins, so that no machine sees zero.
@@ -80,7 +82,7 @@ pub(crate) enum Ev {
     },
     JoinAnswer {
         from: End,
-        admissions: Vec<Admission>,
+        statements: Vec<Statement>,
         members: Vec<(NodeId, Vec<String>)>,
     },
     ClientHello {
@@ -131,8 +133,16 @@ pub(crate) enum Ev {
         counter: u64,
     },
     BrowserMoves(usize),
+    /// Everyone gets an account.
+    People,
     /// Somebody makes a change.
     Edit(usize),
+    /// Statements about members are on disk.
+    Recorded {
+        end: End,
+        number: u64,
+        statements: Vec<Statement>,
+    },
     /// A commit is on disk.
     Persisted {
         end: End,
@@ -151,7 +161,8 @@ pub(crate) struct LinkDecide {
     pub(crate) to: End,
     pub(crate) addr: String,
     pub(crate) addrs: Vec<String>,
-    pub(crate) learned: Vec<Admission>,
+    pub(crate) learned: Vec<Statement>,
+    pub(crate) wall: u64,
     pub(crate) hello: crate::conn::LinkHello,
 }
 
@@ -198,6 +209,18 @@ pub(crate) struct World {
     pub(crate) checks: Checks,
     pub(crate) violation: Option<Violation>,
     pub(crate) events: u64,
+    /// How far wall clocks are off besides, in milliseconds.
+    pub(crate) clocks_off: BTreeMap<usize, i64>,
+    /// Wall clocks that run wrongly: since when, and how many milliseconds they gain a second.
+    pub(crate) drifts: BTreeMap<usize, (u64, i64)>,
+    /// Nodes whose disks are full.
+    pub(crate) full: BTreeSet<usize>,
+    /// What links carry, if somebody counts.
+    pub(crate) traffic: Option<Traffic>,
+    /// Nothing is checked: only times and costs are of interest.
+    pub(crate) unchecked: bool,
+    /// What is told of it, if somebody wants to know.
+    pub(crate) story: Option<Story>,
 }
 
 impl World {
@@ -263,7 +286,12 @@ impl World {
     pub(crate) fn clock(&self, host: usize) -> Now {
         let since = self.now - self.hosts[host].started;
         let skew = crate::rng::mix(self.plan.seed ^ host as u64) % 7_200_000;
-        Now { mono: Mono(since + SEC), wall: WALL + self.now / MS + skew }
+        let off = self.clocks_off.get(&host).copied().unwrap_or(0);
+        let drift = self.drifts.get(&host).map_or(0, |(from, gains)| {
+            i64::try_from((self.now - from) / MS).unwrap_or(i64::MAX).saturating_mul(*gains) / 1000
+        });
+        let wall = (WALL + self.now / MS + skew).saturating_add_signed(off.saturating_add(drift));
+        Now { mono: Mono(since + SEC), wall }
     }
 
     /// Has a host's machine called at its own time `at`, or a little later, as timers are.
@@ -307,13 +335,14 @@ impl World {
                 break;
             }
             self.now = at;
-            self.events += 1;
-            self.happen(event);
+            self.step(event);
+            self.observe();
         }
         if self.violation.is_none() {
             self.now = self.end;
             self.check_end();
         }
+        self.observe_end();
     }
 
     pub(crate) fn fail(&mut self, checker: &'static str, text: String) {
@@ -322,6 +351,11 @@ impl World {
             self.trace.say(now, || format!("VIOLATION {checker}: {text}"));
             self.violation = Some(Violation { checker, at: now, text });
         }
+    }
+
+    pub(crate) fn step(&mut self, event: Ev) {
+        self.events += 1;
+        self.happen(event);
     }
 
     fn awake(&self, end: End) -> bool {
@@ -344,8 +378,8 @@ impl World {
             Ev::LinkFailed { from, node, addr } => self.link_failed(from, node, addr),
             Ev::JoinAsk { from } => self.join_ask(from),
             Ev::JoinArrive { from, to } => self.join_arrive(from, to),
-            Ev::JoinAnswer { from, admissions, members } => {
-                self.join_answer(from, admissions, members);
+            Ev::JoinAnswer { from, statements, members } => {
+                self.join_answer(from, statements, members);
             }
             Ev::ClientHello { from, leg, to } => self.client_hello(from, leg, to),
             Ev::LegFailed { end, leg } => self.leg_failed(end, leg),
@@ -368,13 +402,21 @@ impl World {
             Ev::Tick { end } => self.tick(end),
             Ev::Leased { end, counter } if self.awake(end) => self.leased(end, counter),
             Ev::BrowserMoves(browser) => self.browser_moves(browser),
+            Ev::People => self.people(),
+            Ev::Edit(edit) if self.plan.guarded => self.change_rights(edit),
             Ev::Edit(edit) => self.edit(edit),
             Ev::Persisted { end } if self.awake(end) => self.persisted(end),
+            Ev::Recorded { end, number, statements } if self.awake(end) => {
+                self.recorded(end, number, statements);
+            }
             Ev::Backup(index) => self.back_up(index),
             Ev::FaultBegins(index) => self.fault_begins(index),
             Ev::FaultEnds(index) => self.fault_ends(index),
             Ev::Probe => {
-                self.check_probe();
+                self.trace.remember();
+                if !self.unchecked {
+                    self.check_probe();
+                }
                 self.queue.push(self.now + PROBE, Ev::Probe);
             }
             // For a process that is gone or stands still.
@@ -382,6 +424,7 @@ impl World {
             | Ev::SubscribeAgain { end, .. }
             | Ev::Viewers { end, .. }
             | Ev::Persisted { end }
+            | Ev::Recorded { end, .. }
             | Ev::KeyframeArrived { end, .. }
             | Ev::KeyframeWanted { end, .. }
             | Ev::Leased { end, .. } => {

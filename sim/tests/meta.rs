@@ -59,3 +59,26 @@ fn a_cut_that_lasts_is_found_and_shrunk_to_itself() {
     assert_eq!(small.faults.len(), 1, "{violation}");
     assert_eq!(small.faults[0].fault, crash);
 }
+
+#[test]
+fn until_a_fault_begins_a_run_is_the_same_without_it_to_the_last_byte() {
+    for seed in [3, 6, 9, 12] {
+        let plan = Plan::draw_storm(seed, Some(4), Some(1));
+        let whole = run(&plan, Watch::Keep);
+        assert_eq!(whole.violation, None, "seed {seed}");
+        for index in 0..plan.faults.len() {
+            let mut without = plan.clone();
+            let at_ms = without.faults.remove(index).at_ms;
+            // A probe of a tenth of a second earlier has seen nothing of it.
+            let same = usize::try_from(at_ms / 100).expect("a number");
+            // What people change is spread over the time until the last fault is over.
+            if without.healed_ms() != plan.healed_ms() {
+                continue;
+            }
+            let other = run(&without, Watch::Keep);
+            let differs = whole.hashes.iter().zip(&other.hashes).position(|(a, b)| a != b);
+            let differs = differs.unwrap_or(usize::MAX);
+            assert!(differs >= same.saturating_sub(1), "seed {seed}: {differs} before {same}");
+        }
+    }
+}

@@ -38,9 +38,18 @@ macro_rules! plans {
 }
 
 plans! {
+    a_revoked_node_is_dropped_by_all_and_comes_back_only_when_it_is_readmitted = "trust-revoked",
+    homes_that_are_revoked_are_left = "trust-home-revoked",
+    what_a_revoked_node_did_in_another_half_is_void = "trust-split",
+    two_that_revoke_each_other_come_back_one_after_the_other = "trust-mutual",
+    three_that_revoke_each_other_in_a_circle_come_back = "trust-circle",
+    keys_change_through_crashes_and_splits = "trust-keys",
+    newcomers_join_by_a_node_whose_clock_is_ten_years_off = "trust-clock",
     halves_of_a_mesh_merge_what_people_changed = "ledger-halves",
     no_crash_takes_back_what_was_acknowledged = "ledger-crashes",
     nodes_that_were_alone_merge_what_people_changed = "ledger-alone",
+    nobody_watches_who_may_not_once_two_halves_have_met = "rights-in-halves",
+    nobody_watches_who_may_not_whoever_crashes = "rights-and-crashes",
     an_old_backup_that_is_put_back_takes_nothing_from_anybody = "ledger-old-backup",
     records_that_cannot_be_read_come_again = "ledger-unreadable",
     a_viewer_hardly_notices_that_home_is_killed = "home-killed",

@@ -46,3 +46,13 @@ fn rare_seeds_1_to_8_hold() {
 fn rare_seeds_9_to_16_hold() {
     play_all((9..17).map(|seed| Plan::draw_rare(seed, None, None)));
 }
+
+#[test]
+fn trust_seeds_1_to_8_hold() {
+    play_all((1..9).map(|seed| Plan::draw_trust(seed, None, None)));
+}
+
+#[test]
+fn trust_seeds_9_to_16_hold() {
+    play_all((9..17).map(|seed| Plan::draw_trust(seed, None, None)));
+}

@@ -43,17 +43,26 @@ pub struct Principal {
     pub who: Who,
     /// What people read.
     pub name: String,
+    /// Of what was shown: of an account's password or an encoder's key. Once they have it no
+    /// more, this is nobody. Zero for whoever shows neither.
+    pub proof: u64,
 }
 
 impl Principal {
     /// Whoever is at the node's own machine.
     pub fn local() -> Self {
-        Self { who: Who::Local, name: LOCAL.into() }
+        Self { who: Who::Local, name: LOCAL.into(), proof: 0 }
     }
 
     /// A client with a name.
     pub fn new(who: Who, name: impl Into<String>) -> Self {
-        Self { who, name: name.into() }
+        Self { who, name: name.into(), proof: 0 }
+    }
+
+    /// The same, that showed something which may be taken away.
+    #[must_use]
+    pub fn with_proof(self, proof: u64) -> Self {
+        Self { proof, ..self }
     }
 }
 

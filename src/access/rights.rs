@@ -4,9 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use aws_lc_rs::digest;
+
+use super::keys::{self, StreamKey};
 use super::{DEFAULT_DOMAIN, DEFAULT_DOMAIN_NAME, Right, Scope, Who};
 use crate::accounts::{Key, Kind, Record};
 use crate::id::{AccountId, EncoderId, RecordId};
+
+mod principals;
 
 /// An index of who may do what. See the [module](self).
 #[derive(Debug, Clone, Default)]
@@ -18,22 +23,28 @@ pub struct Rights {
     encoders: BTreeMap<RecordId, EncoderFacts>,
     groups: BTreeMap<RecordId, BTreeSet<RecordId>>,
     rules: BTreeMap<RecordId, Rule>,
-    /// Groups of an account.
-    member_of: BTreeMap<RecordId, BTreeSet<RecordId>>,
-    /// Rules that name an account or a group.
-    granted: BTreeMap<RecordId, BTreeSet<RecordId>>,
-    /// By kind, domain and name; after a partition two may have one name.
-    names: BTreeMap<(Kind, Option<RecordId>, Box<str>), BTreeSet<RecordId>>,
-    /// Where each record's name is filed.
+    /// Accounts with each of their groups.
+    member_of: BTreeSet<(RecordId, RecordId)>,
+    /// Accounts and groups with each rule that names them.
+    granted: BTreeSet<(RecordId, RecordId)>,
+    /// Hashes of kind, domain and name; after a partition two may have one name.
+    names: BTreeSet<(u64, RecordId)>,
+    /// The domain and the name of each record.
     filed: BTreeMap<Key, (Option<RecordId>, Box<str>)>,
     version: u64,
 }
+
+/// After so many changes the index is packed again, which takes some 50 ms for 100,000 accounts:
+/// a node that takes a whole ledger over would keep half of its memory empty.
+const COMPACT_EVERY: u64 = 32_768;
 
 /// What is known of an account.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct AccountFacts {
     domain: Home,
     off: bool,
+    /// Of its password; zero if it has none.
+    password: u64,
 }
 
 /// What is known of an encoder that has a record.
@@ -43,6 +54,8 @@ pub struct EncoderFacts {
     pub domain: Option<RecordId>,
     /// Disabled or removed: it may not send.
     pub off: bool,
+    /// Its keys.
+    keys: Box<[StreamKey]>,
 }
 
 /// The domain that a record says it is in.
@@ -73,7 +86,17 @@ impl Rights {
         for (key, record) in records {
             rights.changed(key, Some(&record));
         }
+        rights.compact();
         rights
+    }
+
+    /// Whoever fills a tree in order leaves it half empty; one that is made at once is full.
+    fn compact(&mut self) {
+        self.accounts = std::mem::take(&mut self.accounts).into_iter().collect();
+        self.member_of = std::mem::take(&mut self.member_of).into_iter().collect();
+        self.granted = std::mem::take(&mut self.granted).into_iter().collect();
+        self.names = std::mem::take(&mut self.names).into_iter().collect();
+        self.filed = std::mem::take(&mut self.filed).into_iter().collect();
     }
 
     /// The kinds that it looks at: at some for their names alone.
@@ -108,7 +131,8 @@ impl Rights {
             }
             Kind::ACCOUNT => match record {
                 Some(record) => {
-                    let facts = AccountFacts { domain: home(record), off: record.is_off() };
+                    let (domain, off) = (home(record), record.is_off());
+                    let facts = AccountFacts { domain, off, password: password(record) };
                     self.accounts.insert(key.id, facts);
                 }
                 None => drop(self.accounts.remove(&key.id)),
@@ -121,7 +145,12 @@ impl Rights {
                         Home::In(domain) => Some(domain),
                         Home::Unclear => None,
                     };
-                    self.encoders.insert(key.id, EncoderFacts { domain, off: record.is_off() });
+                    let facts = EncoderFacts {
+                        domain,
+                        off: record.is_off(),
+                        keys: keys::keys(record).into(),
+                    };
+                    self.encoders.insert(key.id, facts);
                 }
                 None => drop(self.encoders.remove(&key.id)),
             },
@@ -145,6 +174,9 @@ impl Rights {
             _ => return false,
         }
         self.version += 1;
+        if self.version.is_multiple_of(COMPACT_EVERY) {
+            self.compact();
+        }
         true
     }
 
@@ -215,10 +247,9 @@ impl Rights {
 
     fn rules_of(&self, account: AccountId) -> impl Iterator<Item = &Rule> {
         let id = RecordId(account.0);
-        let groups = self.member_of.get(&id).into_iter().flatten();
-        let subjects = std::iter::once(id).chain(groups.copied());
-        let rules = subjects.flat_map(|subject| self.granted.get(&subject).into_iter().flatten());
-        rules.filter_map(|rule| self.rules.get(rule))
+        let subjects = std::iter::once(id).chain(of(&self.member_of, id));
+        let rules = subjects.flat_map(|subject| of(&self.granted, subject));
+        rules.filter_map(|rule| self.rules.get(&rule))
     }
 
     /// Whether `who` may watch (or send) this stream: not while the encoder is out of use.
@@ -288,8 +319,7 @@ impl Rights {
         domain: Option<RecordId>,
         name: &str,
     ) -> impl Iterator<Item = RecordId> {
-        let found = self.names.get(&(kind, domain, name.into()));
-        found.into_iter().flatten().copied()
+        of(&self.names, name_hash(kind, domain, name))
     }
 
     /// The name of a domain.
@@ -334,11 +364,9 @@ impl Rights {
 
     /// Something with a name that is in this domain.
     pub fn any_in(&self, domain: RecordId) -> Option<Key> {
-        Self::KINDS.into_iter().find_map(|kind| {
-            let from = (kind, Some(domain), Box::<str>::default());
-            let ((of, within, _), ids) = self.names.range(from..).next()?;
-            let id = *ids.first()?;
-            (*of == kind && *within == Some(domain)).then_some(Key { kind, id })
+        let mut filed = self.filed.iter();
+        filed.find_map(|(key, (within, name))| {
+            (*within == Some(domain) && !name.is_empty()).then_some(*key)
         })
     }
 
@@ -347,13 +375,7 @@ impl Rights {
             return;
         }
         if let Some((domain, name)) = self.filed.remove(&key) {
-            let place = (key.kind, domain, name);
-            if let Some(ids) = self.names.get_mut(&place) {
-                ids.remove(&key.id);
-                if ids.is_empty() {
-                    self.names.remove(&place);
-                }
-            }
+            self.names.remove(&(name_hash(key.kind, domain, &name), key.id));
         }
         let Some(record) = record else { return };
         let name = text(record, 1).unwrap_or_default();
@@ -365,16 +387,58 @@ impl Rights {
             _ => None,
         };
         if !name.is_empty() {
-            self.names.entry((key.kind, domain, name.into())).or_default().insert(key.id);
+            self.names.insert((name_hash(key.kind, domain, name), key.id));
         }
         self.filed.insert(key, (domain, name.into()));
     }
+}
+
+/// The second of each pair that begins with `first`.
+fn of<T: Ord + Copy>(pairs: &BTreeSet<(T, RecordId)>, first: T) -> impl Iterator<Item = RecordId> {
+    let range = (first, RecordId([0; 16]))..=(first, RecordId([255; 16]));
+    pairs.range(range).map(|(_, second)| *second)
+}
+
+/// Eight bytes of a SHA-256, never zero.
+fn hash(parts: &[&[u8]]) -> u64 {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_le_bytes());
+        context.update(part);
+    }
+    let digest = context.finish();
+    u64::from_le_bytes(*digest.as_ref().first_chunk::<8>().unwrap_or(&[1; 8])).max(1)
+}
+
+fn name_hash(kind: Kind, domain: Option<RecordId>, name: &str) -> u64 {
+    let domain = domain.as_ref().map_or(&[][..], |domain| &domain.0);
+    hash(&[&kind.0.to_le_bytes(), domain, name.as_bytes()])
+}
+
+/// What stands for all present values of a password, and of the moment before which nothing
+/// counts; zero without a password.
+fn password(record: &Record) -> u64 {
+    let mut values: Vec<&[u8]> =
+        record.values(PASSWORD_FIELD).iter().map(|sibling| sibling.value).collect();
+    if values.is_empty() {
+        return 0;
+    }
+    values.sort_unstable();
+    let mut voids: Vec<&[u8]> =
+        record.values(NOT_BEFORE_FIELD).iter().map(|sibling| sibling.value).collect();
+    voids.sort_unstable();
+    values.push(b"");
+    values.extend(voids);
+    hash(&values)
 }
 
 /// Of each account, group, rule, encoder and room; not of a domain, which has no such field.
 const DOMAIN_FIELD: u16 = 3;
 const ROLE_FIELD: u16 = 4;
 const EVERYTHING_FIELD: u16 = 5;
+/// Of an account.
+const PASSWORD_FIELD: u16 = 4;
+const NOT_BEFORE_FIELD: u16 = 5;
 
 fn home(record: &Record) -> Home {
     match record.values(DOMAIN_FIELD).as_slice() {
@@ -407,21 +471,16 @@ fn rule(record: &Record) -> Option<Rule> {
 
 /// Moves `id` from what it was filed under to what it is now.
 fn reindex(
-    index: &mut BTreeMap<RecordId, BTreeSet<RecordId>>,
+    index: &mut BTreeSet<(RecordId, RecordId)>,
     id: RecordId,
     before: &BTreeSet<RecordId>,
     after: &BTreeSet<RecordId>,
 ) {
     for old in before.difference(after) {
-        if let Some(ids) = index.get_mut(old) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                index.remove(old);
-            }
-        }
+        index.remove(&(*old, id));
     }
     for new in after.difference(before) {
-        index.entry(*new).or_default().insert(id);
+        index.insert((*new, id));
     }
 }
 

@@ -9,12 +9,15 @@ use pasetors::token::UntrustedToken;
 use pasetors::version4::{PublicToken, V4};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Enrolment, Keypair, Kind, LEEWAY_MS, Refusal, Roster};
-use crate::access::{DEFAULT_DOMAIN, Principal, Who};
-use crate::id::{EncoderId, InviteId, MeshId, NodeId};
+use super::{Enrolment, Keypair, Kind, LEEWAY_MS, PublicKey, Refusal, Roster};
+use crate::access::{DEFAULT_DOMAIN, Principal, Rights, Who, keys};
+use crate::accounts::{self, Key};
+use crate::id::{AccountId, EncoderId, InviteId, MeshId, NodeId, RecordId};
 
 /// The longest token that is looked at, in bytes; ours have about 400.
 pub const TOKEN_MAX: usize = 1024;
+/// Letters of a name that a redirect carries, for lists: a token stays below [`TOKEN_MAX`].
+const REDIRECT_NAME_MAX: usize = 64;
 
 /// What a client's credential says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,13 +26,43 @@ pub struct Credential {
     pub id: InviteId,
     /// The node that issued it.
     pub by: NodeId,
+    /// The domain that it opens.
+    pub domain: RecordId,
     /// Milliseconds since 1970.
+    pub expires: u64,
+}
+
+/// What shows that somebody logged in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Who.
+    pub account: AccountId,
+    /// What stood for the account's password: see [`Rights::password_of`].
+    pub password: u64,
+    /// In milliseconds of mesh time since 1970.
     pub expires: u64,
 }
 
 #[derive(Serialize, Deserialize)]
 struct CredentialClaims {
     id: String,
+    exp: u64,
+    /// The default domain if missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    domain: Option<RecordId>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SessionClaims {
+    account: AccountId,
+    /// As text: JSON's numbers are not for 64 bits.
+    password: String,
+    exp: u64,
+}
+
+/// What every token says.
+#[derive(Deserialize)]
+struct Expiry {
     exp: u64,
 }
 
@@ -39,17 +72,37 @@ struct RedirectClaims {
     encoder: String,
     verb: String,
     exp: u64,
+    /// For whom: rights are judged again where it leads.
+    principal: Principal,
 }
 
-/// A client's credential, signed by the member `by`. `id` is random; the expiry is milliseconds
-/// since 1970.
-pub fn issue_credential(by: &Keypair, mesh: MeshId, id: InviteId, expires_wall_ms: u64) -> String {
-    let claims = CredentialClaims { id: id.to_string(), exp: expires_wall_ms };
+/// A client's credential for a domain, signed by the member `by`. `id` is random; the expiry is
+/// milliseconds of mesh time since 1970.
+pub fn issue_credential(
+    by: &Keypair,
+    mesh: MeshId,
+    id: InviteId,
+    domain: RecordId,
+    expires: u64,
+) -> String {
+    let domain = (domain != DEFAULT_DOMAIN).then_some(domain);
+    let claims = CredentialClaims { id: id.to_string(), exp: expires, domain };
     issue(by, Kind::Credential, mesh, &claims)
 }
 
-/// The right to do `verb` with `encoder` at the node `target` without logging in there, signed by
-/// the member `by`. `expires` is milliseconds since 1970.
+/// A token for somebody who logged in, signed by the member `by`.
+pub fn issue_session(by: &Keypair, mesh: MeshId, session: &Session) -> String {
+    let claims = SessionClaims {
+        account: session.account,
+        password: format!("{:016x}", session.password),
+        exp: session.expires,
+    };
+    issue(by, Kind::Session, mesh, &claims)
+}
+
+/// What `principal` was allowed, to do `verb` with `encoder` at the node `target` without showing
+/// a credential there, signed by the member `by`. `expires` is milliseconds of mesh time since
+/// 1970.
 pub fn issue_redirect(
     by: &Keypair,
     mesh: MeshId,
@@ -57,12 +110,16 @@ pub fn issue_redirect(
     encoder: EncoderId,
     verb: &str,
     expires: u64,
+    principal: &Principal,
 ) -> String {
+    let mut principal = principal.clone();
+    principal.name = principal.name.chars().take(REDIRECT_NAME_MAX).collect();
     let claims = RedirectClaims {
         target: target.to_string(),
         encoder: encoder.to_string(),
         verb: verb.to_owned(),
         exp: expires,
+        principal,
     };
     issue(by, Kind::Redirect, mesh, &claims)
 }
@@ -72,8 +129,8 @@ pub fn issue_redirect(
 pub enum Denied {
     /// Nothing was shown, from another machine.
     #[error(
-        "a credential is needed from anywhere but this machine; get one with `roost invite \
-         --client` on a node"
+        "a credential is needed: log in, or use an enrolment string from `roost invite --client` \
+         or a stream key"
     )]
     NoCredential,
     /// What was shown is not good.
@@ -81,49 +138,94 @@ pub enum Denied {
     BadCredential(#[from] Refusal),
 }
 
+/// The node that claims to have issued a token, or the one in an enrolment string.
+pub fn issuer_of(credential: &str) -> Option<NodeId> {
+    let enrolment = credential.parse::<Enrolment>();
+    let token = enrolment.as_ref().map_or(credential, |enrolment| &enrolment.credential);
+    footer(&UntrustedToken::<Public, V4>::try_from(token).ok()?)
+}
+
+fn footer(token: &UntrustedToken<Public, V4>) -> Option<NodeId> {
+    std::str::from_utf8(token.untrusted_footer()).ok()?.parse().ok()
+}
+
 impl Roster {
-    /// Who a client is: the one rule of every endpoint. `credential` is a token, or the
-    /// enrolment string that holds one; this machine's own need none.
-    pub fn authorise(
+    /// Who somebody is: the one rule of every endpoint. `credential` is a token, the enrolment
+    /// string that holds one, or a stream key; whoever is `local` needs none. What they may is
+    /// for [`Rights`] to say.
+    pub fn authenticate(
         &self,
-        loopback: bool,
+        rights: &Rights,
+        local: bool,
         credential: Option<&str>,
-        wall_ms: u64,
+        mesh_ms: u64,
     ) -> Result<Principal, Denied> {
         let Some(shown) = credential else {
-            return if loopback { Ok(Principal::local()) } else { Err(Denied::NoCredential) };
+            return if local { Ok(Principal::local()) } else { Err(Denied::NoCredential) };
         };
+        if keys::key_owner(shown).is_some() {
+            return Ok(check_key(rights, shown, mesh_ms)?);
+        }
         let enrolment = shown.parse::<Enrolment>();
-        let token = enrolment.as_ref().map_or(shown, |enrolment| &enrolment.credential);
-        let credential = self.check_credential(token, wall_ms)?;
-        let who = Who::Client { id: credential.id, domain: DEFAULT_DOMAIN };
+        let token = match &enrolment {
+            Ok(enrolment) => &enrolment.credential,
+            // Which of the two it is only its signature tells.
+            Err(_) => match self.check_session(rights, shown, mesh_ms) {
+                Err(Refusal::BadSignature { .. } | Refusal::Unreadable { .. }) => shown,
+                verdict => return Ok(verdict?),
+            },
+        };
+        let credential = self.check_credential(token, mesh_ms)?;
+        let who = Who::Client { id: credential.id, domain: credential.domain };
         Ok(Principal::new(who, format!("client {}", credential.id.short())))
     }
 
+    /// Who logged in, if a member of this mesh issued the token, it is not over, and the account
+    /// still has the password that was shown then.
+    pub fn check_session(
+        &self,
+        rights: &Rights,
+        token: &str,
+        mesh_ms: u64,
+    ) -> Result<Principal, Refusal> {
+        let what = Kind::Session;
+        let (_by, claims) = self.open::<SessionClaims>(token, what)?;
+        not_over(claims.exp, mesh_ms, what)?;
+        let shown = u64::from_str_radix(&claims.password, 16);
+        let password = rights.password_of(claims.account).filter(|now| Ok(*now) == shown);
+        let password = password.ok_or(Refusal::Ended { what })?;
+        let key = Key { kind: accounts::Kind::ACCOUNT, id: RecordId(claims.account.0) };
+        let name = rights.name_of(key).filter(|name| !name.is_empty());
+        let name = name.map_or_else(|| claims.account.short(), str::to_owned);
+        Ok(Principal::new(Who::Account(claims.account), name).with_proof(password))
+    }
+
     /// What `token` entitles to, if a member of this mesh issued it and it is not over.
-    pub fn check_credential(&self, token: &str, wall_ms: u64) -> Result<Credential, Refusal> {
+    pub fn check_credential(&self, token: &str, mesh_ms: u64) -> Result<Credential, Refusal> {
         let what = Kind::Credential;
         let (by, claims) = self.open::<CredentialClaims>(token, what)?;
         let id = claims.id.parse().map_err(|_no_id| Refusal::Unreadable { what })?;
-        not_over(claims.exp, wall_ms, what)?;
-        Ok(Credential { id, by, expires: claims.exp })
+        not_over(claims.exp, mesh_ms, what)?;
+        let domain = claims.domain.unwrap_or(DEFAULT_DOMAIN);
+        Ok(Credential { id, by, domain, expires: claims.exp })
     }
 
-    /// Whether `token` redirects to `target` for this `verb` and `encoder`.
+    /// For whom `token` redirects to `target`, with this `verb` and `encoder`. What they may is
+    /// judged anew.
     pub fn check_redirect(
         &self,
         token: &str,
         target: NodeId,
         encoder: EncoderId,
         verb: &str,
-        wall_ms: u64,
-    ) -> Result<(), Refusal> {
+        mesh_ms: u64,
+    ) -> Result<Principal, Refusal> {
         let (_by, claims) = self.open::<RedirectClaims>(token, Kind::Redirect)?;
-        not_over(claims.exp, wall_ms, Kind::Redirect)?;
+        not_over(claims.exp, mesh_ms, Kind::Redirect)?;
         let fits = claims.target.parse() == Ok(target)
             && claims.encoder.parse() == Ok(encoder)
             && claims.verb == verb;
-        if fits { Ok(()) } else { Err(Refusal::OtherRedirect) }
+        if fits { Ok(claims.principal) } else { Err(Refusal::OtherRedirect) }
     }
 
     fn open<T: DeserializeOwned>(&self, token: &str, what: Kind) -> Result<(NodeId, T), Refusal> {
@@ -134,20 +236,31 @@ impl Roster {
         let Ok(untrusted) = UntrustedToken::<Public, V4>::try_from(token) else {
             return Err(unreadable);
         };
-        let by = std::str::from_utf8(untrusted.untrusted_footer())
-            .ok()
-            .and_then(|text| text.parse::<NodeId>().ok())
-            .ok_or(unreadable)?;
-        let issuer = self.key_of(by).ok_or(Refusal::UnknownIssuer { what, by })?;
-        let trusted = AsymmetricPublicKey::<V4>::from(&issuer)
-            .and_then(|key| {
-                PublicToken::verify(&key, &untrusted, None, Some(&purpose(what, self.mesh())))
-            })
-            .map_err(|_wrong| Refusal::BadSignature { what })?;
+        let by = footer(&untrusted).ok_or(unreadable)?;
+        // The date is read before the signature is known to be good, and used only to choose keys.
+        let expires = serde_json::from_slice::<Expiry>(untrusted.untrusted_payload());
+        let issuers = self.issuer(what, by, expires.map_or(u64::MAX, |claims| claims.exp))?;
+        let opened = |key: &PublicKey| {
+            let key = AsymmetricPublicKey::<V4>::from(key).ok()?;
+            let purpose = purpose(what, self.mesh());
+            PublicToken::verify(&key, &untrusted, None, Some(&purpose)).ok()
+        };
+        let trusted = issuers.iter().find_map(opened).ok_or(Refusal::BadSignature { what })?;
         let claims = serde_json::from_str(trusted.payload())
             .map_err(|_shape| Refusal::Unreadable { what })?;
         Ok((by, claims))
     }
+}
+
+/// The encoder that a stream key speaks for. Unknown encoders and wrong keys are told apart by
+/// nothing.
+fn check_key(rights: &Rights, text: &str, mesh_ms: u64) -> Result<Principal, Refusal> {
+    let what = Kind::StreamKey;
+    let (encoder, proof) = rights.check_key(text, mesh_ms).ok_or(Refusal::Ended { what })?;
+    let record = Key { kind: accounts::Kind::ENCODER, id: RecordId(encoder.0) };
+    let name = rights.name_of(record).filter(|name| !name.is_empty());
+    let name = name.map_or_else(|| encoder.short(), str::to_owned);
+    Ok(Principal::new(Who::Encoder(encoder), name).with_proof(proof))
 }
 
 fn issue<T: Serialize>(by: &Keypair, what: Kind, mesh: MeshId, claims: &T) -> String {
@@ -166,12 +279,14 @@ fn purpose(what: Kind, mesh: MeshId) -> Vec<u8> {
         Kind::Invitation => b"roost invitation 1",
         Kind::Credential => b"roost credential 1",
         Kind::Redirect => b"roost redirect 1",
+        Kind::Session => b"roost session 1",
+        Kind::StreamKey => b"roost stream key 1",
     };
     [label, &mesh.0].concat()
 }
 
-fn not_over(expires: u64, wall_ms: u64, what: Kind) -> Result<(), Refusal> {
-    if wall_ms > expires.saturating_add(LEEWAY_MS) {
+fn not_over(expires: u64, mesh_ms: u64, what: Kind) -> Result<(), Refusal> {
+    if mesh_ms > expires.saturating_add(LEEWAY_MS) {
         return Err(Refusal::Expired { what });
     }
     Ok(())

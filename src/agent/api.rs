@@ -28,27 +28,42 @@ pub enum ApiError {
     /// A node answered that this client may not.
     #[error("not allowed: {0}")]
     NotAllowed(String),
-    /// A node answered that it cannot, or what is there is not to be trusted.
+    /// What is there is not to be trusted.
     #[error("{0}")]
     Failed(String),
+    /// The node went away with the request: it was done, or it was not.
+    #[error("the connection broke after the request was sent ({0}): it may have been done")]
+    Uncertain(String),
+}
+
+/// What a node answered, and of which mesh it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    /// The answer, whatever its status.
+    pub response: ApiResponse,
+    /// The mesh.
+    pub mesh: MeshId,
+    /// Other nodes of it that are up, `host:port`.
+    pub nodes: Vec<String>,
 }
 
 /// Asks the mesh at `target`, by whichever of its nodes answers first in order. What was pinned
 /// before must still be there; what is found the first time is pinned.
 ///
 /// A request other than `GET` is not repeated at another node once it was sent, since it may have
-/// been done: the error says so.
+/// been done: the error says so. Without a credential the node is asked on nobody's behalf.
 pub async fn call(
     endpoint: &ClientEndpoint,
     target: &Target,
     pins: &mut ClientPins,
     agent: &str,
     request: ApiRequest,
-) -> Result<ApiResponse, ApiError> {
+) -> Result<Answered, ApiError> {
     let hello = ClientHello {
         agent: agent.to_owned(),
         version: env!("CARGO_PKG_VERSION").into(),
         credential: target.credential.clone(),
+        only_api: true,
     };
     let mesh = pins.expected(target);
     let mut left: VecDeque<String> = target.addrs.iter().cloned().collect();
@@ -75,11 +90,11 @@ pub async fn call(
         {
             tracing::warn!("the mesh at {addr} cannot be remembered: {error}");
         }
-        let connection = connected.connection.clone();
+        let (connection, mesh) = (connected.connection.clone(), connected.mesh);
         let result = ask(connected, &request, &mut left).await;
         connection.close(close::DONE, b"done");
         match result {
-            Ok(response) => return judge(response),
+            Ok((response, nodes)) => return Ok(Answered { response, mesh, nodes }),
             Err(Asked::Final(error)) => return Err(error),
             Err(Asked::Next(reason)) => reasons.push(format!("{addr}: {reason}")),
         }
@@ -106,10 +121,11 @@ async fn ask(
     mut connected: Connected,
     request: &ApiRequest,
     left: &mut VecDeque<String>,
-) -> Result<ApiResponse, Asked> {
+) -> Result<(ApiResponse, Vec<String>), Asked> {
     let peers = welcome(&mut connected.recv).await?;
     let others = peers.nodes.iter().filter(|peer| peer.up && peer.node != connected.node);
-    left.extend(others.flat_map(|peer| peer.addrs.iter().cloned()));
+    let others: Vec<_> = others.flat_map(|peer| peer.addrs.iter().cloned()).collect();
+    left.extend(others.iter().cloned());
     let (send, recv) =
         connected.connection.open_bi().await.map_err(|error| Asked::Next(error.to_string()))?;
     let (mut send, mut recv) = (MessageWriter::new(send), MessageReader::new(recv));
@@ -117,13 +133,10 @@ async fn ask(
     send.write(&ApiMessage::Request(request.clone())).await.map_err(Asked::Next)?;
     send.finish();
     match recv.read_within(ANSWER_TIMEOUT).await {
-        Ok(ApiMessage::Response(response)) => Ok(response),
+        Ok(ApiMessage::Response(response)) => Ok((response, others)),
         Ok(ApiMessage::Request(_)) => Err(Asked::Next("a request came for an answer".into())),
         Err(error) if request.method == "GET" => Err(Asked::Next(error.to_string())),
-        Err(error) => Err(Asked::Final(ApiError::Failed(format!(
-            "the connection broke after the request was sent ({error}); it may have been done: \
-             look before you repeat it"
-        )))),
+        Err(error) => Err(Asked::Final(ApiError::Uncertain(error.to_string()))),
     }
 }
 
@@ -174,22 +187,6 @@ impl From<WelcomeError> for Asked {
             WelcomeError::Elsewhere(reason) => Self::Next(reason),
         }
     }
-}
-
-/// Turns refusals into errors; a problem document's own words are used if there are any.
-fn judge(response: ApiResponse) -> Result<ApiResponse, ApiError> {
-    if response.status < 400 {
-        return Ok(response);
-    }
-    let problem: Option<serde_json::Value> = serde_json::from_slice(&response.body).ok();
-    let words = problem.as_ref().and_then(|problem| {
-        ["detail", "title", "error"].iter().find_map(|field| problem.get(field)?.as_str())
-    });
-    let words = words.map_or_else(|| format!("status {}", response.status), str::to_owned);
-    Err(match response.status {
-        401 | 403 => ApiError::NotAllowed(words),
-        _ => ApiError::Failed(words),
-    })
 }
 
 #[cfg(test)]
@@ -263,21 +260,25 @@ mod tests {
             client.connection.close(close::GOING, b"dead");
             return Ok(());
         }
+        let headers = request.headers.clone();
         let body = format!("{name} {} {}", request.method, request.path).into_bytes();
-        send.write(&ApiMessage::Response(ApiResponse { status: 200, body })).await?;
+        send.write(&ApiMessage::Response(ApiResponse { status: 200, headers, body })).await?;
         send.finish();
         client.connection.closed().await;
         Ok(())
     }
 
     fn request(method: &str) -> ApiRequest {
-        ApiRequest { method: method.into(), path: "/api/v1/cluster".into(), body: vec![] }
+        let headers = vec![("if-match".to_owned(), "x".to_owned())];
+        ApiRequest { method: method.into(), path: "/api/v1/cluster".into(), headers, body: vec![] }
     }
 
     async fn body(target: &Target, method: &str) -> Result<String, ApiError> {
-        let endpoint = ClientEndpoint::new().unwrap();
+        let endpoint = ClientEndpoint::new().unwrap().with_tokens(target.tokens.clone());
         let mut pins = ClientPins::in_memory();
-        let response = call(&endpoint, target, &mut pins, "test", request(method)).await?;
+        let Answered { response, mesh: found, .. } =
+            call(&endpoint, target, &mut pins, "test", request(method)).await?;
+        assert_eq!((found, &response.headers), (mesh(), &request(method).headers));
         assert_eq!(pins.expected(target), target.mesh.or(Some(mesh())));
         Ok(String::from_utf8(response.body).unwrap())
     }
@@ -288,7 +289,7 @@ mod tests {
 
     fn target(addrs: &[&str]) -> Target {
         let addrs = addrs.iter().map(|addr| addr.to_string()).collect();
-        Target { addrs, mesh: None, credential: None }
+        Target { addrs, mesh: None, credential: None, tokens: [].into() }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -311,7 +312,7 @@ mod tests {
         assert_eq!(answered.as_deref(), Ok("good GET /api/v1/cluster"));
         // What may have been done is not done again.
         let answered = body(&target(&[&dying, &good]), "DELETE").await;
-        assert!(matches!(&answered, Err(ApiError::Failed(why)) if why.contains("may have been")));
+        assert!(matches!(&answered, Err(ApiError::Uncertain(_))), "{answered:?}");
 
         let answered = body(&target(&[&full]), "GET").await;
         assert!(matches!(&answered, Err(ApiError::NoNodeAnswered(why)) if why[0].contains("room")));
@@ -329,6 +330,13 @@ mod tests {
         target.mesh = Some(MeshId([7; 16]));
         let answered = body(&target, "GET").await;
         assert!(matches!(&answered, Err(ApiError::Failed(why)) if why.contains("trusted")));
+        target.credential = None;
+        target.mesh = None;
+        for (of, answer) in [(MeshId([7; 16]), false), (mesh(), true)] {
+            target.tokens = [(of, "secret".to_owned())].into();
+            assert_eq!(body(&target, "GET").await.is_ok(), answer, "a token goes to its own mesh");
+        }
+        target.tokens.clear();
 
         let endpoint = ClientEndpoint::new().unwrap();
         let mut pins = ClientPins::in_memory();
@@ -338,16 +346,5 @@ mod tests {
         assert!(
             matches!(&answered, Err(ApiError::Failed(why)) if why.contains("was there before"))
         );
-    }
-
-    #[test]
-    fn a_refusal_speaks_in_the_words_of_the_problem() {
-        let answer = |status, body: &str| judge(ApiResponse { status, body: body.into() });
-        assert!(answer(204, "").is_ok());
-        assert_eq!(
-            answer(403, r#"{"title":"Forbidden","detail":"ask an admin"}"#),
-            Err(ApiError::NotAllowed("ask an admin".into()))
-        );
-        assert_eq!(answer(500, "<html>"), Err(ApiError::Failed("status 500".into())));
     }
 }

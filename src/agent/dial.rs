@@ -33,6 +33,9 @@ pub struct Target {
     pub mesh: Option<MeshId>,
     /// The credential of an enrolment string. Secret.
     pub credential: Option<String>,
+    /// Sessions that were logged in to, by their mesh: each is shown to nodes of that mesh alone,
+    /// where there is no other credential. Secret.
+    pub tokens: BTreeMap<MeshId, String>,
 }
 
 /// Why text names no target.
@@ -60,6 +63,7 @@ impl FromStr for Target {
                     addrs: enrolment.addrs.iter().map(|a| address(a)).collect::<Result<_, _>>()?,
                     mesh: Some(enrolment.mesh),
                     credential: Some(enrolment.credential),
+                    tokens: BTreeMap::new(),
                 });
             }
             Err(BadString::NotOurs) => {}
@@ -70,7 +74,7 @@ impl FromStr for Target {
         if addrs.is_empty() {
             return Err(BadTarget::Empty);
         }
-        Ok(Self { addrs, mesh: None, credential: None })
+        Ok(Self { addrs, mesh: None, credential: None, tokens: BTreeMap::new() })
     }
 }
 
@@ -187,6 +191,7 @@ pub struct Connected {
 pub struct ClientEndpoint {
     endpoint: quinn::Endpoint,
     config: quinn::ClientConfig,
+    tokens: BTreeMap<MeshId, String>,
 }
 
 impl ClientEndpoint {
@@ -194,7 +199,14 @@ impl ClientEndpoint {
     pub fn new() -> io::Result<Self> {
         let endpoint = transport::client_endpoint()?;
         let config = transport::client_config(ALPN_CLIENT, None).map_err(io::Error::other)?;
-        Ok(Self { endpoint, config })
+        Ok(Self { endpoint, config, tokens: BTreeMap::new() })
+    }
+
+    /// Shows these where a hello has no credential, to nodes of their own mesh.
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: BTreeMap<MeshId, String>) -> Self {
+        self.tokens = tokens;
+        self
     }
 
     /// Connects to the node at `addr` (`host:port`), verifies that it belongs to `mesh` (any, if
@@ -208,7 +220,7 @@ impl ClientEndpoint {
     ) -> Result<Connected, DialError> {
         let resolved = resolve(addr).await?;
         let connection = connect_any(&self.endpoint, &self.config, addr, resolved).await?;
-        let talk = greet(&connection, expect, mesh, hello);
+        let talk = greet(&connection, expect, mesh, hello, &self.tokens);
         let result = timeout(HANDSHAKE_TIMEOUT, talk)
             .await
             .unwrap_or_else(|_elapsed| Err(DialError::Broken("no hello in time".into())));
@@ -233,7 +245,8 @@ async fn greet(
     connection: &quinn::Connection,
     expect: Option<NodeId>,
     mesh: Option<MeshId>,
-    hello: ClientHello,
+    mut hello: ClientHello,
+    tokens: &BTreeMap<MeshId, String>,
 ) -> Result<Greeted, DialError> {
     let (send, recv) =
         connection.accept_bi().await.map_err(|error| DialError::Broken(lost_reason(&error)))?;
@@ -246,12 +259,15 @@ async fn greet(
     };
     let key =
         tls::peer_key(connection).ok_or_else(|| DialError::Stranger("it has no key".into()))?;
-    let (mesh, node) = verify_chain(mesh, &server.chain, &key)
+    let (mesh, node) = verify_chain(mesh, &server.chain, &server.more.0, &key)
         .map_err(|refusal| DialError::Stranger(refusal.to_string()))?;
     if let Some(wanted) = expect.filter(|wanted| *wanted != node) {
         return Err(DialError::Unexpected { wanted, got: node });
     }
     recv.trust();
+    if hello.credential.is_none() {
+        hello.credential = tokens.get(&mesh).cloned();
+    }
     send.write(&ClientMessage::Hello(hello)).await.map_err(DialError::Broken)?;
     Ok((node, mesh, send, recv))
 }

@@ -127,9 +127,10 @@ fn start(config: EncodeConfig) -> Result<Started, EncodeError> {
         agent: "roost encode".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         credential: config.target.credential.clone(),
+        only_api: false,
     };
     let mesh = config.target.mesh.or(record.mesh);
-    let (legs, inputs) = Legs::new(hello, mesh).map_err(|error| {
+    let (legs, inputs) = Legs::new(hello, mesh, config.target.tokens.clone()).map_err(|error| {
         EncodeError::Failed(format!("cannot open a UDP socket: {error}; check the limits on files"))
     })?;
     // An enrolment string says which mesh is meant; only an address leaves it to what was before.

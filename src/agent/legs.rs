@@ -45,9 +45,10 @@ impl Legs {
     pub(super) fn new(
         hello: ClientHello,
         mesh: Option<MeshId>,
+        tokens: BTreeMap<MeshId, String>,
     ) -> std::io::Result<(Self, mpsc::Receiver<Input>)> {
         let (inputs, inbox) = mpsc::channel(IN_QUEUE);
-        let endpoint = ClientEndpoint::new()?;
+        let endpoint = ClientEndpoint::new()?.with_tokens(tokens);
         Ok((Self { endpoint, hello, mesh, legs: BTreeMap::new(), inputs }, inbox))
     }
 

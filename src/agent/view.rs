@@ -75,8 +75,9 @@ pub async fn run(
         agent: "roost view".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         credential: config.target.credential.clone(),
+        only_api: false,
     };
-    let (legs, inputs) = Legs::new(hello, config.target.mesh)
+    let (legs, inputs) = Legs::new(hello, config.target.mesh, config.target.tokens)
         .map_err(|error| ViewError::Failed(error.to_string()))?;
     let born = viewer::Config {
         name: config.name.clone(),

@@ -83,13 +83,14 @@ impl From<ApiError> for Failure {
         let exit = match &error {
             ApiError::NoNodeAnswered(_) => Exit::NoNodeAnswered,
             ApiError::NotAllowed(_) => Exit::NotAllowed,
-            ApiError::Failed(_) => Exit::Failed,
+            ApiError::Failed(_) | ApiError::Uncertain(_) => Exit::Failed,
         };
         let next = match exit {
             Exit::NoNodeAnswered => "; check --addr, and that a node runs there",
-            Exit::NotAllowed if !error.to_string().contains("roost invite") => {
-                "; ask for a string: roost invite --client"
+            Exit::NotAllowed if !error.to_string().contains("roost") => {
+                "; log in (roost login), or ask for a string: roost invite --client"
             }
+            _ if matches!(error, ApiError::Uncertain(_)) => "; look before you repeat it",
             _ => "",
         };
         Self::said(exit, format!("{error}{next}"))

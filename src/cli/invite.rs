@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::addr::Addr;
 use super::exit::Failure;
-use super::{call, duration, out};
+use super::{duration, out};
 
 /// Arguments of `roost invite`.
 #[derive(Debug, clap::Args)]
@@ -49,11 +49,11 @@ struct Answer {
 
 /// Prints the string on standard output, and what to do with it on standard error.
 pub(crate) async fn run(args: Invite) -> Result<(), Failure> {
-    let target = args.addr.target()?;
+    let mesh = args.addr.mesh()?;
     let request =
         Request { client: args.client, uses: args.uses, expires_s: args.expires.as_secs() };
     let answer: Answer =
-        call::post(&target, "/api/v1/invitations", &request, "cannot make an invitation").await?;
+        mesh.post("/api/v1/invitations", &request, "cannot make an invitation").await?;
     if args.json {
         return out::json(&answer);
     }

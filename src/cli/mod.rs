@@ -10,10 +10,15 @@ mod events;
 mod exit;
 mod invite;
 mod licenses;
+mod local;
+mod login;
 mod node;
+mod noun;
 mod out;
+mod sessions;
 mod signals;
 mod status;
+mod table;
 mod view;
 
 use std::process::ExitCode;
@@ -64,8 +69,9 @@ struct Global {
 enum Command {
     /// Show live pictures on a small mesh on this machine, with buttons that kill its nodes
     Demo(demo::Demo),
-    /// Run a node: found a mesh, or join one
-    Node(node::Node),
+    /// Run a node: found a mesh, or join one; with a verb, show and change members
+    #[command(after_help = noun::kinds::NODE.help())]
+    Node(Box<node::Node>),
     /// Print a string that lets nodes (or clients) in
     Invite(invite::Invite),
     /// Send a camera, a file or a test picture to the mesh
@@ -74,6 +80,41 @@ enum Command {
     View(view::View),
     /// Show members, links, encoders, homes and viewers
     Status(status::Status),
+    /// Those who log in
+    #[command(after_help = noun::kinds::ACCOUNT.help())]
+    Account(noun::Noun),
+    /// Accounts that have rights together
+    #[command(after_help = noun::kinds::GROUP.help())]
+    Group(noun::Noun),
+    /// Tenants: nothing of one is visible to another
+    #[command(after_help = noun::kinds::DOMAIN_KIND.help())]
+    Domain(noun::Noun),
+    /// Who may do what
+    #[command(after_help = noun::kinds::RULE.help())]
+    Rule(noun::Noun),
+    /// Cameras, and their stream keys
+    #[command(after_help = noun::kinds::ENCODER.help())]
+    Encoder(noun::EncoderNoun),
+    /// Encoders that share a home
+    #[command(after_help = noun::kinds::ROOM.help())]
+    Room(noun::Noun),
+    /// Sets of nodes to prefer
+    #[command(after_help = noun::kinds::POOL.help())]
+    Pool(noun::Noun),
+    /// When to call whom
+    #[command(after_help = noun::kinds::ALARM.help())]
+    Alarm(noun::Noun),
+    /// What holds for the whole mesh
+    #[command(after_help = noun::kinds::SETTING.help())]
+    Setting(noun::Noun),
+    /// Show who changed what, where and when
+    Audit(noun::audit::Audit),
+    /// Log in: the other commands act for you from then on
+    Login(login::Login),
+    /// Forget what login keeps
+    Logout(login::Logout),
+    /// Say whom commands act for
+    Whoami(login::Whoami),
     /// Print the licences of Roost and of what it is made of
     Licenses,
     /// Print a completion script for a shell
@@ -85,7 +126,7 @@ enum Command {
 
 /// Reads the arguments, runs the command, and turns its end into an exit code.
 pub(crate) fn main() -> ExitCode {
-    let args = match Roost::try_parse() {
+    let args = match Roost::try_parse_from(noun::arguments(std::env::args_os())) {
         Ok(args) => args,
         Err(error) => {
             // Help and version go to standard output and are no errors; the rest is usage.
@@ -116,7 +157,10 @@ fn run(args: Roost) -> Result<(), Failure> {
         filter: std::env::var(logging::FILTER_VARIABLE).ok().filter(|text| !text.is_empty()),
     };
     match command {
-        Command::Node(args) => {
+        Command::Node(mut args) => {
+            if let Some(verb) = args.verb.take() {
+                return with_log(&log, noun::node(verb));
+            }
             let settings = args.settle(&mut log)?;
             // Starting again with the same filter would fail again, wherever it is from.
             let configured = |failure| Failure { exit: Exit::Configuration, ..failure };
@@ -132,6 +176,19 @@ fn run(args: Roost) -> Result<(), Failure> {
         Command::Encode(args) => with_log(&log, encode::run(args)),
         Command::View(args) => with_log(&log, view::run(args)),
         Command::Status(args) => with_log(&log, status::run(args)),
+        Command::Account(noun) => with_log(&log, noun::run(&noun::kinds::ACCOUNT, noun)),
+        Command::Group(noun) => with_log(&log, noun::run(&noun::kinds::GROUP, noun)),
+        Command::Domain(noun) => with_log(&log, noun::run(&noun::kinds::DOMAIN_KIND, noun)),
+        Command::Rule(noun) => with_log(&log, noun::run(&noun::kinds::RULE, noun)),
+        Command::Encoder(noun) => with_log(&log, noun::encoder(noun)),
+        Command::Room(noun) => with_log(&log, noun::run(&noun::kinds::ROOM, noun)),
+        Command::Pool(noun) => with_log(&log, noun::run(&noun::kinds::POOL, noun)),
+        Command::Alarm(noun) => with_log(&log, noun::run(&noun::kinds::ALARM, noun)),
+        Command::Setting(noun) => with_log(&log, noun::run(&noun::kinds::SETTING, noun)),
+        Command::Audit(args) => with_log(&log, noun::audit::run(args)),
+        Command::Login(args) => with_log(&log, login::login(args)),
+        Command::Logout(args) => with_log(&log, login::logout(args)),
+        Command::Whoami(args) => with_log(&log, login::whoami(args)),
         Command::Licenses => licenses::run(),
         Command::Completions(args) => completions::run(&args),
         Command::DemoJanitor => Ok(()),
@@ -193,10 +250,33 @@ mod tests {
             "roost view cam-1 --addr a:1 --output - --json",
             "roost status --json --addr a:1",
             "roost status --check",
+            "roost status --addr unix:/var/lib/roost/roost.sock",
+            "roost login --addr a:1 --name site1/bob --password-stdin",
+            "roost logout --all",
+            "roost account add anna --email a@b --password-stdin",
+            "roost account set anna description=night disabled=true --wait 2",
+            "roost account list --domain site1 --output name",
+            "roost account history anna --json",
+            "roost group set staff +accounts=anna -accounts=bob --json",
+            "roost group rm staff --yes",
+            "roost rule add guards role=viewer domain=site1 +groups=staff",
+            "roost encoder add gate --domain site1",
+            "roost encoder key gate --overlap 24h",
+            "roost encoder key gate --overlap 0",
+            "roost encoder key gate --revoke ab12cd --yes",
+            "roost encoder rm gate",
+            "roost setting set greeting value=",
+            "roost node list",
+            "roost node set n2 drain=true -labels=north",
+            "roost node revoke n3 --reason stolen --yes",
+            "roost node key n1",
+            "roost audit --follow --json",
+            "roost node --data /tmp/x --admin-password-file /run/secrets/admin",
+            "roost whoami --json --token-file /run/secrets/token",
             "roost licenses",
             "roost completions bash",
         ] {
-            let parsed = Roost::try_parse_from(line.split(' '));
+            let parsed = Roost::try_parse_from(noun::arguments(line.split(' ').map(Into::into)));
             assert!(parsed.is_ok(), "{line}: {}", parsed.map(|_| ()).unwrap_err());
         }
     }
@@ -214,6 +294,12 @@ mod tests {
             "roost demo --json",
             "roost invite --uses 0",
             "roost status -q -v",
+            "roost account",
+            "roost account set anna description",
+            "roost account list --json --output name",
+            "roost encoder key gate --list --revoke ab12cd",
+            "roost node --data /tmp/x list",
+            "roost node add n4",
         ] {
             assert!(Roost::try_parse_from(line.split(' ')).is_err(), "{line} was accepted");
         }

@@ -9,13 +9,17 @@ use roost::node::{Join, NodeConfig};
 use tokio::sync::{mpsc, oneshot};
 
 use super::exit::{Exit, Failure};
+use super::noun;
 use super::signals::{Hangups, Stop};
 use crate::{config, logging};
 
 /// Arguments of `roost node`. What is not given here is looked for in the environment, then in
 /// the configuration file, then defaulted.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Node {
+    #[command(subcommand)]
+    pub(crate) verb: Option<noun::NodeVerb>,
     /// Folder of this node's key and state; made if missing [default: /var/lib/roost for root,
     /// otherwise ~/.local/share/roost]
     #[arg(long, value_name = "DIR", env = "ROOST_DATA")]
@@ -52,6 +56,13 @@ pub(crate) struct Node {
     /// Key of the web certificate, PEM
     #[arg(long, value_name = "FILE", env = "ROOST_TLS__KEY_FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Of a node that founds a mesh: file that holds the password of the first administrator,
+    /// `admin`; without it one is drawn and printed once
+    #[arg(long, value_name = "FILE", env = "ROOST_ADMIN_PASSWORD_FILE")]
+    admin_password_file: Option<PathBuf>,
+    /// Take whoever asks from this machine without a credential for its owner
+    #[arg(long, hide = true)]
+    open_loopback: bool,
     /// Write `{"listen":"ADDR:PORT"}` here once the ports are open
     #[arg(long, value_name = "FILE", hide = true)]
     ready_file: Option<PathBuf>,
@@ -90,7 +101,7 @@ impl Node {
         log.prefer(file.log.format, file.log.filter.as_deref());
         let started = file.clone();
         let join = match &self.join_file {
-            Some(path) => vec![read_secret(path)?],
+            Some(path) => vec![read_secret(path, "the invitation")?],
             None if self.join.is_empty() => file.seeds,
             None => self.join,
         };
@@ -106,6 +117,10 @@ impl Node {
                 "write HOST:PORT, like roost.example.org:9443",
             ));
         }
+        let admin_password = match &self.admin_password_file {
+            Some(path) => Some(read_secret(path, "the password and nothing else")?),
+            None => None,
+        };
         let given = self.tls_cert.zip(self.tls_key);
         let certificate = match given.clone() {
             Some(given) => Some(given),
@@ -121,6 +136,8 @@ impl Node {
                 join,
                 name,
                 certificate,
+                open_loopback: self.open_loopback,
+                admin_password,
                 reload: Some(renewals),
                 ready: Some(sender),
             },
@@ -244,7 +261,7 @@ fn host_and_port(text: &str) -> bool {
     host_is_plain && host_is_whole && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
-fn read_secret(path: &Path) -> Result<String, Failure> {
+fn read_secret(path: &Path, what: &str) -> Result<String, Failure> {
     let text = if path == Path::new("-") {
         std::io::read_to_string(std::io::stdin())
     } else {
@@ -253,9 +270,16 @@ fn read_secret(path: &Path) -> Result<String, Failure> {
     text.map(|text| text.trim().to_owned()).map_err(|error| {
         bad_configuration(
             &format!("{} cannot be read: {error}", path.display()),
-            "give a file that holds the invitation",
+            &format!("give a file that holds {what}"),
         )
     })
+}
+
+/// The folder in which a node on this machine has its socket, as far as nobody said otherwise.
+pub(crate) fn default_socket_folder() -> PathBuf {
+    std::env::var_os("ROOST_DATA")
+        .filter(|data| !data.is_empty())
+        .map_or_else(default_data, PathBuf::from)
 }
 
 /// Where a node's state lives unless it is told.

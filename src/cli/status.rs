@@ -1,11 +1,11 @@
 //! `roost status`: what one node believes of the whole mesh.
 
-use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Cell, Color, Table};
 use roost::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
 
 use super::addr::Addr;
 use super::exit::{Exit, Failure};
-use super::{call, out};
+use super::{out, table};
 
 /// Arguments of `roost status`.
 #[derive(Debug, clap::Args)]
@@ -22,14 +22,14 @@ pub(crate) struct Status {
 
 /// Asks any node and prints what it believes.
 pub(crate) async fn run(args: Status) -> Result<(), Failure> {
-    let target = args.addr.target()?;
-    let view: ClusterView =
-        match call::get(&target, "/api/v1/cluster", "cannot read the mesh's state").await {
-            Err(failure) if args.check && failure.exit == Exit::NoNodeAnswered => {
-                return Err(Failure { exit: Exit::Down, ..failure });
-            }
-            answer => answer?,
-        };
+    let mesh = args.addr.mesh()?;
+    let view: ClusterView = match mesh.get("/api/v1/cluster", "cannot read the mesh's state").await
+    {
+        Err(failure) if args.check && failure.exit == Exit::NoNodeAnswered => {
+            return Err(Failure { exit: Exit::Down, ..failure });
+        }
+        answer => answer?,
+    };
     if args.json {
         out::json(&view)?;
     } else {
@@ -99,7 +99,8 @@ fn count(of: usize, what: &str) -> String {
 }
 
 fn nodes_table(view: &ClusterView, paint: &Paint) -> Table {
-    let mut table = table(&["NODE", "STATE", "LINK", "RTT", "ENCODERS", "VIEWERS", "ADDRESS"]);
+    let mut table =
+        table::grid(&["NODE", "STATE", "LINK", "RTT", "ENCODERS", "VIEWERS", "ADDRESS"]);
     for node in &view.nodes {
         let own = node.node == view.node;
         table.add_row(vec![
@@ -120,7 +121,7 @@ fn nodes_table(view: &ClusterView, paint: &Paint) -> Table {
 }
 
 fn encoders_table(encoders: &[EncoderView], paint: &Paint) -> Table {
-    let mut table = table(&["ENCODER", "STATE", "HOME", "NEXT", "EPOCH", "VIEWERS"]);
+    let mut table = table::grid(&["ENCODER", "STATE", "HOME", "NEXT", "EPOCH", "VIEWERS"]);
     for encoder in encoders {
         table.add_row(vec![
             Cell::new(&encoder.name),
@@ -130,19 +131,6 @@ fn encoders_table(encoders: &[EncoderView], paint: &Paint) -> Table {
             Cell::new(encoder.epoch),
             Cell::new(encoder.viewers),
         ]);
-    }
-    table
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(header.iter().map(Cell::new));
-    // A column starts where its header does; two blanks part it from the next.
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
     }
     table
 }
@@ -197,6 +185,10 @@ mod tests {
             encoders: 1,
             viewers: 2,
             report: None,
+            key: None,
+            admitted_by: None,
+            invite: None,
+            clock_offset_ms: None,
         }
     }
 
@@ -220,6 +212,7 @@ mod tests {
                 native_only: false,
                 viewers: 2,
             }],
+            outcasts: Vec::new(),
         }
     }
 

@@ -23,12 +23,12 @@ impl Control {
     fn record_changed(&mut self, key: Key, effects: &mut Vec<Effect>) {
         effects.push(Effect::RecordChanged(key));
         if Rights::KINDS.contains(&key.kind) {
-            self.rights.changed(key, self.ledger.get(key).as_ref());
+            self.rights_changed |= self.rights.changed(key, self.ledger.get(key).as_ref());
         }
     }
 
     pub(super) fn tell_members(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let members = self.roster.admissions().map(|admission| admission.node).collect();
+        let members = self.roster.members().collect();
         self.account(now, accounts::Event::Members(members), effects);
     }
 

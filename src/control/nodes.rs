@@ -15,18 +15,18 @@ impl Control {
             name: self.name.clone(),
             addrs: self.addrs.clone(),
             links: self.linked.clone(),
-            draining: self.leaving.is_some(),
+            draining: self.draining(self.me),
             later: Later::default(),
         });
         self.recount();
         let mut nodes: Vec<Peer> = self
             .roster
-            .admissions()
-            .map(|admission| Peer {
-                node: admission.node,
-                name: self.label(admission.node),
-                addrs: self.addrs_of(admission.node),
-                up: self.alive.contains(&admission.node) && !self.draining(admission.node),
+            .members()
+            .map(|node| Peer {
+                node,
+                name: self.label(node),
+                addrs: self.addrs_of(node),
+                up: self.alive.contains(&node) && !self.draining(node),
                 later: Later::default(),
             })
             .filter(|peer| !peer.addrs.is_empty())
@@ -40,7 +40,9 @@ impl Control {
 
     pub(super) fn draining(&self, node: NodeId) -> bool {
         match self.directory.header(node) {
-            _ if node == self.me => self.leaving.is_some(),
+            _ if node == self.me => {
+                self.leaving.is_some() || self.roster.outcast(self.me).is_some()
+            }
             Some(header) => header.draining,
             None => false,
         }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::admission::Invitation;
 use crate::id::InviteId;
 
 /// A control and what it still has to say to the other one.
@@ -11,6 +12,7 @@ impl Side {
     fn start(keypair: &Keypair, boot: u64, roster: &Roster, now: Now) -> Self {
         let config = Config {
             keypair: keypair.clone(),
+            next_key: None,
             name: "n".into(),
             addrs: vec!["a:1".into()],
             boot: Boot(boot),
@@ -30,7 +32,8 @@ impl Side {
     }
 
     fn link(&mut self, now: Now, node: NodeId) {
-        self.handle(now, Event::LinkUp { node, addrs: vec!["a:1".into()], learned: Vec::new() });
+        let (addrs, learned, wall) = (vec!["a:1".into()], Vec::new(), now.wall);
+        self.handle(now, Event::LinkUp { node, addrs, learned, wall });
     }
 
     /// What it says, as events of the other one; the rest of its effects.
@@ -52,7 +55,9 @@ impl Side {
 fn a_boot_that_others_know_and_this_node_does_not_is_to_be_stored() {
     let (founder, member) = (Keypair::from_seed([1; 32]), Keypair::from_seed([2; 32]));
     let mut roster = Roster::found(&founder, [3; 16]);
-    let admission = roster.admit(&founder, member.public(), InviteId([4; 16]));
+    let (id, mesh) = (InviteId([4; 16]), roster.mesh());
+    let invitation = Invitation::make(&founder, mesh, vec![], id, [8; 32], u64::MAX, 9);
+    let admission = roster.admit(&founder, member.public(), &invitation.invite);
     roster.adopt(vec![admission]);
     let mut now = Now { mono: Mono(1_000_000_000), wall: 0 };
     let mut one = Side::start(&founder, 1, &roster, now);

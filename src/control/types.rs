@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use crate::access::Principal;
 use crate::accounts;
-use crate::admission::{Admission, Keypair, PublicKey, Roster};
+use crate::admission::{Keypair, PublicKey, Refusal, Roster, Statement};
 use crate::cluster::NodeReport;
 use crate::id::{Boot, EncoderId, NodeId, SessionId};
 use crate::session::host::{self, Route};
+use crate::time::Mono;
 use crate::wire;
 
 /// What a node is born with.
 pub struct Config {
     /// Its key.
     pub keypair: Keypair,
+    /// The key that it was about to change to when it stopped.
+    pub next_key: Option<Keypair>,
     /// Its label.
     pub name: String,
     /// `host:port`, best first.
@@ -44,8 +47,41 @@ pub enum Event {
         node: NodeId,
         /// Addresses the other side says it has.
         addrs: Vec<String>,
-        /// Admissions that its handshake brought.
-        learned: Vec<Admission>,
+        /// Statements that its handshake brought.
+        learned: Vec<Statement>,
+        /// What its wall clock showed a moment ago, in milliseconds since 1970.
+        wall: u64,
+    },
+    /// A handshake that came to nothing brought these.
+    Learned(Vec<Statement>),
+    /// The batch of [`Effect::Statements`] with this number, and those before, are on disk.
+    Recorded(u64),
+    /// Somebody shuts a node out.
+    Revoke {
+        /// Names the question in [`Effect::Decreed`].
+        ticket: u64,
+        /// Whom.
+        node: NodeId,
+        /// Random.
+        nonce: [u8; 16],
+        /// Why, for people.
+        reason: String,
+    },
+    /// Somebody lets a node in again.
+    Readmit {
+        /// Names the question in [`Effect::Decreed`].
+        ticket: u64,
+        /// Whom.
+        node: NodeId,
+        /// Random.
+        nonce: [u8; 16],
+    },
+    /// This node shall have another key, which is on disk beside the one it has.
+    Rotate {
+        /// Names the question in [`Effect::Decreed`].
+        ticket: u64,
+        /// The key.
+        key: Keypair,
     },
     /// A link is gone.
     LinkDown(NodeId),
@@ -79,8 +115,8 @@ pub enum Event {
     ClientOpened {
         /// Its session.
         session: SessionId,
-        /// From this machine.
-        loopback: bool,
+        /// Needs no credential.
+        local: bool,
     },
     /// On the client's ordered stream.
     ClientMessage(SessionId, Vec<u8>),
@@ -121,8 +157,25 @@ pub enum Effect {
     Send(NodeId, Vec<u8>),
     /// Datagram of a link; may be lost.
     Datagram(NodeId, Vec<u8>),
-    /// The roster grew: use it for handshakes from now on, and write these down.
-    Admissions(Vec<Admission>),
+    /// The roster grew: use it for handshakes from now on, write these down, and say
+    /// [`Event::Recorded`] with the number.
+    Statements(u64, Vec<Statement>),
+    /// What was asked for is decided; if so, it is in the last [`Effect::Statements`]: once that
+    /// is on disk, answer.
+    Decreed {
+        /// Of the question.
+        ticket: u64,
+        /// Or why not.
+        result: Result<(), NoDecree>,
+    },
+    /// End the link to this node, which is no member any more, after what was sent, and at once
+    /// all else that it has here.
+    Expel(NodeId, String),
+    /// Use this key in handshakes and for signatures from now on, and put it in the place of the
+    /// one before on disk.
+    UseKey(Keypair),
+    /// What time it is in the mesh, in milliseconds since 1970 at a moment.
+    MeshTime(Mono, u64),
     /// The newcomer is in: once it is on disk, answer.
     Admit {
         /// Of [`Event::Join`].
@@ -191,6 +244,14 @@ pub enum Note {
     NodeLeft(NodeId),
     /// A node was admitted through this one.
     Admitted(NodeId),
+    /// A node that was a member is none any more.
+    Expelled(NodeId, Refusal),
+    /// A node that was shut out is a member again.
+    Readmitted(NodeId),
+    /// This node's clock is this far ahead of the mesh's, in milliseconds; or it is right again.
+    Skewed(Option<i64>),
+    /// This node has another key now.
+    Rekeyed,
     /// This node stood still for this long.
     Stalled(Duration),
     /// Something happened to the ledger.
@@ -215,4 +276,37 @@ pub struct Counters {
     pub admitted: u64,
     /// Nodes refused.
     pub refused: u64,
+    /// Members that were shut out by a revocation, as far as this node heard.
+    pub revoked: u64,
+    /// Members that were shut out because their invitation let in more than it may.
+    pub surplus: u64,
+    /// Messages over links that had ended.
+    pub unlinked: u64,
+    /// Members let in again.
+    pub readmitted: u64,
+}
+
+/// Why a member is not shut out, let in or given another key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoDecree {
+    /// Never admitted.
+    #[error("no such node was ever admitted: `roost node list` shows all")]
+    Unknown,
+    /// Not revoked.
+    #[error("this node is not revoked")]
+    NotRevoked,
+    /// This node is itself shut out.
+    #[error("{0}")]
+    Out(Refusal),
+    /// It would let itself in.
+    #[error("a revoked node does not let itself in: ask at another member")]
+    Itself,
+    /// A change of keys is under way.
+    #[error("this node is changing its key already: wait until it is done")]
+    Rotating,
+    /// No more fits.
+    #[error(
+        "the mesh keeps no more statements about members than it has: remove none, found a new mesh"
+    )]
+    Full,
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::Control;
-use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
+use crate::admission::{Outcast, Refusal};
+use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView, OutcastView};
 use crate::directory::{Entry, SourceState};
 use crate::id::{EncoderId, NodeId};
 
@@ -12,8 +13,9 @@ impl Control {
     pub fn view(&self) -> ClusterView {
         let alive = |node: NodeId| self.alive.contains(&node);
         let label = |node: NodeId| self.label(node);
+        let myself = Some(self.me).filter(|me| !self.roster.contains(*me));
         let mut nodes: Vec<NodeView> =
-            self.roster.admissions().map(|admission| self.node_view(admission.node)).collect();
+            self.roster.members().chain(myself).map(|node| self.node_view(node)).collect();
         nodes.sort_by(|a, b| (&a.name, a.node).cmp(&(&b.name, b.node)));
         let ids: BTreeSet<EncoderId> = self.directory.encoders().collect();
         let mut encoders: Vec<EncoderView> = ids
@@ -53,6 +55,22 @@ impl Control {
             boot: self.boot,
             nodes,
             encoders,
+            outcasts: self.roster.outcasts().map(|(node, why)| self.outcast(node, why)).collect(),
+        }
+    }
+
+    fn outcast(&self, node: NodeId, why: &Outcast) -> OutcastView {
+        let revoked = match why {
+            Outcast::Revoked(by) => by.as_slice(),
+            Outcast::Surplus | Outcast::Unfounded => &[],
+        };
+        OutcastView {
+            node,
+            why: Refusal::out(node, why).to_string(),
+            revoked_by: revoked.iter().map(|(_, it)| it.by).collect(),
+            reasons: revoked.iter().map(|(_, it)| it.reason.clone()).collect(),
+            admitted_by: self.roster.admission_of(node).map(|it| it.by),
+            invite: self.roster.admission_of(node).and_then(|it| it.invite),
         }
     }
 
@@ -63,7 +81,6 @@ impl Control {
             Some(state) => state,
             None => Liveness::Down,
         };
-        let header = self.directory.header(node);
         let entries = || self.directory.entries(node).filter(|_| self.alive.contains(&node));
         let viewers = entries().map(|(_, entry)| entry.viewers).fold(0, u32::saturating_add);
         NodeView {
@@ -73,10 +90,17 @@ impl Control {
             addrs: self.addrs_of(node),
             linked: me || self.linked.contains(&node),
             rtt_ms: self.links.get(&node).and_then(|l| l.rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
-            draining: header.is_some_and(|header| header.draining),
+            draining: self.draining(node),
             encoders: u32::try_from(entries().count()).unwrap_or(u32::MAX),
             viewers,
             report: self.reports.get(&node).cloned(),
+            key: self.roster.key_of(node).map(|key| data_encoding::HEXLOWER.encode(&key)),
+            admitted_by: self.roster.admission_of(node).map(|it| it.by),
+            invite: self.roster.admission_of(node).and_then(|it| it.invite),
+            clock_offset_ms: match me {
+                true => self.skew,
+                false => self.reports.get(&node).and(self.clocks.offset(self.asked, node)),
+            },
         }
     }
 

@@ -12,6 +12,8 @@ use super::auth::{Caller, query_value};
 use super::backend::{InviteTerms, ViewersView};
 use super::body::read_text;
 use super::problem::Problem;
+use super::visible;
+use crate::access::{DEFAULT_DOMAIN, Right, Scope};
 use crate::cluster::ClusterView;
 
 /// Largest JSON body, in bytes: every request of the API is a handful of fields.
@@ -20,28 +22,44 @@ const MAX_JSON: usize = 16 * 1024;
 /// Most uses of one invitation: the supported size of a mesh, and some.
 const MAX_USES: u32 = 1000;
 
-/// Longest life of an invitation: a month.
-const MAX_LIFETIME: Duration = Duration::from_secs(31 * 24 * 3600);
+/// Longest life of an invitation.
+const MAX_LIFETIME: Duration = Duration::from_millis(crate::admission::LIFETIME_MAX_MS);
 
 /// `GET /api/v1/cluster`.
-pub(super) async fn cluster(State(app): State<App>, _caller: Caller) -> Json<ClusterView> {
-    Json((*app.backend.view()).clone())
+pub(super) async fn cluster(State(app): State<App>, caller: Caller) -> Json<ClusterView> {
+    Json(seen(&app, &caller))
+}
+
+/// What the caller sees of the view.
+fn seen(app: &App, caller: &Caller) -> ClusterView {
+    let view = app.backend.view();
+    visible::with(&*app.backend, &caller.principal, |eyes| eyes.cluster(&view))
 }
 
 /// `GET /api/v1/viewers[?encoder=]`.
 pub(super) async fn viewers(
     State(app): State<App>,
     uri: Uri,
-    _caller: Caller,
+    caller: Caller,
 ) -> Result<Json<ViewersView>, Problem> {
     let encoder = match query_value(&uri, "encoder") {
         Some(wanted) => {
-            let id = wanted.parse().ok().or_else(|| app.backend.resolve(&wanted));
+            let id = visible::resolve(&*app.backend, &caller.principal, &wanted);
             Some(id.ok_or_else(|| no_encoder(&wanted))?)
         }
         None => None,
     };
-    Ok(Json(app.backend.viewers(encoder).await))
+    let mut all = app.backend.viewers(encoder).await;
+    let rights = app.backend.rights();
+    // Who watches is for whoever answers for the encoder.
+    all.viewers.retain(|viewer| {
+        let encoder = viewer.get("encoder").and_then(|id| id.as_str()?.parse().ok());
+        encoder.is_some_and(|encoder| {
+            rights.may(&caller.principal.who, Right::Operate, Scope::Encoder(encoder))
+        })
+    });
+    drop(rights);
+    Ok(Json(all))
 }
 
 fn no_encoder(wanted: &str) -> Problem {
@@ -57,6 +75,8 @@ struct InviteRequest {
     expires_s: u64,
     #[serde(default)]
     client: bool,
+    /// Of a client: the domain that it opens, by name or id.
+    domain: Option<String>,
 }
 
 fn one() -> u32 {
@@ -92,7 +112,26 @@ pub(super) async fn invite(
         let most = MAX_LIFETIME.as_secs();
         return Err(unprocessable(format!("expires_s is 1 to {most}, not {}", asked.expires_s)));
     }
-    let terms = InviteTerms { uses: asked.uses, lifetime, client: asked.client };
+    let client = match (asked.client, asked.domain.as_deref()) {
+        (false, Some(_)) => {
+            return Err(unprocessable("only clients are invited to a domain".to_owned()));
+        }
+        (false, None) => None,
+        (true, None) => Some(DEFAULT_DOMAIN),
+        (true, Some(text)) => {
+            let rights = app.backend.rights();
+            let domain = text.parse().ok().or_else(|| rights.domain_named(text));
+            let seen = domain.filter(|domain| {
+                rights.domain_name(*domain).is_some() && rights.sees(&caller.principal.who, *domain)
+            });
+            Some(seen.ok_or_else(|| {
+                Problem::new(StatusCode::NOT_FOUND, format!("no domain is called \"{text}\""))
+            })?)
+        }
+    };
+    let scope = client.map_or(Scope::Mesh, Scope::Domain);
+    caller.needs(&*app.backend, Right::Administer, scope)?;
+    let terms = InviteTerms { uses: asked.uses, lifetime, client };
     let invitation = app.backend.invite(terms)?;
     tracing::info!(
         event = "invitation.made",

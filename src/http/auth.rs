@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 
 use super::backend::{Backend, Principal};
 use super::problem::Problem;
+use crate::access::{Right, Scope, Who};
 
 /// The connection that a request came over; put into its extensions by the listener.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +26,7 @@ pub struct Peer {
 pub struct Caller {
     /// Who.
     pub principal: Principal,
-    /// From where; `None` for native clients.
+    /// From where; `None` at the node's socket.
     pub peer: Option<Peer>,
 }
 
@@ -42,10 +43,42 @@ where
     }
 }
 
+impl Caller {
+    /// Refuses whoever lacks this right, with what it takes. Only for what they may know of.
+    pub(super) fn needs(
+        &self,
+        backend: &dyn Backend,
+        right: Right,
+        scope: Scope,
+    ) -> Result<(), Problem> {
+        if backend.rights().may(&self.principal.who, right, scope) {
+            return Ok(());
+        }
+        let whole = match scope {
+            Scope::Mesh => "the mesh",
+            Scope::Domain(_) => "its domain",
+            Scope::Encoder(_) => "this encoder",
+        };
+        let detail = format!("this takes the role {} in {whole}", right.role());
+        Err(Problem::new(StatusCode::FORBIDDEN, detail))
+    }
+}
+
 /// Finds out who sent a request, or says why that is nobody.
 pub(super) fn authorise(backend: &dyn Backend, parts: &Parts) -> Result<Caller, Problem> {
     let peer = parts.extensions.get::<Peer>().copied();
     if let Some(principal) = parts.extensions.get::<Principal>() {
+        if principal.who == Who::Nobody {
+            return Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "a credential is needed: log in (roost login), or use an enrolment string",
+            ));
+        }
+        // Since its connection was made, it may have become nobody.
+        if !backend.rights().stands(principal, backend.mesh_ms()) {
+            let detail = "what this connection showed is not good any more; log in again";
+            return Err(Problem::new(StatusCode::UNAUTHORIZED, detail));
+        }
         return Ok(Caller { principal: principal.clone(), peer });
     }
     let Some(peer) = peer else {

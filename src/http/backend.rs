@@ -13,8 +13,9 @@ pub use crate::access::Principal;
 use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Key, Receipt, Record, Refusal, Write};
 use crate::cluster::ClusterView;
-use crate::id::{ActorId, EncoderId, NodeId};
-use crate::node::{Failovers, RecordChanges};
+use crate::id::{AccountId, ActorId, EncoderId, NodeId, RecordId};
+use crate::node::passwords::Passwords;
+use crate::node::{Failovers, NotDone, RecordChanges};
 use crate::webrtc::{Feed, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
@@ -34,8 +35,8 @@ pub struct InviteTerms {
     pub uses: u32,
     /// For how long.
     pub lifetime: Duration,
-    /// An enrolment string for clients, as opposed to an invitation for nodes.
-    pub client: bool,
+    /// An enrolment string for clients of this domain, as opposed to an invitation for nodes.
+    pub client: Option<RecordId>,
 }
 
 /// One condition of being ready.
@@ -45,6 +46,15 @@ pub struct Check {
     pub name: &'static str,
     /// What is wrong, if anything.
     pub error: Option<String>,
+    /// What people should know though the node is ready.
+    pub warning: Option<String>,
+}
+
+impl Check {
+    /// A condition that holds, or why not.
+    pub fn new(name: &'static str, error: Option<String>) -> Self {
+        Self { name, error, warning: None }
+    }
 }
 
 /// One viewer, as the API lists it.
@@ -82,8 +92,8 @@ pub struct MetricsSnapshot {
     pub viewers: BTreeMap<&'static str, u64>,
     /// Size of the store on disk, in bytes.
     pub store_bytes: Option<u64>,
-    /// How far other nodes' clocks are ahead of this one's, in seconds.
-    pub clock_offsets: Vec<(NodeId, f64)>,
+    /// How far this node's clock is ahead of the mesh's, in milliseconds.
+    pub clock_skew_ms: i64,
     /// How long failovers to this node took.
     pub failovers: Option<Failovers>,
 }
@@ -119,7 +129,11 @@ pub trait Backend: Send + Sync + 'static {
     /// What being ready takes, besides not draining.
     fn checks(&self) -> Vec<Check>;
 
-    /// The one place that decides who may: anonymous on loopback only, otherwise by credential.
+    /// What time it is in the mesh, in milliseconds since 1970: what expires is judged by it.
+    fn mesh_ms(&self) -> u64;
+
+    /// The one place that finds out who somebody is: by credential, or by being on this machine
+    /// if the node is open to it.
     fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied>;
 
     /// Who may do what. Hold it for a question, not for a wait.
@@ -128,8 +142,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Changes whenever [`Backend::rights`] does.
     fn rights_changes(&self) -> watch::Receiver<u64>;
 
-    /// The encoder with this name.
-    fn resolve(&self, name: &str) -> Option<EncoderId>;
+    /// Hashes and checks passwords.
+    fn passwords(&self) -> &Passwords;
+
+    /// A token for somebody who has just shown the account's password, and until when it is good.
+    fn session_token(&self, account: AccountId, lifetime: Duration) -> Option<(String, u64)>;
 
     /// This node's WebRTC sessions.
     fn webrtc(&self) -> &WebRtc;
@@ -159,6 +176,15 @@ pub trait Backend: Send + Sync + 'static {
     /// Viewers of `encoder`, or of all, at every node.
     async fn viewers(&self, encoder: Option<EncoderId>) -> ViewersView;
 
+    /// Shuts a node out; answers when it is on disk.
+    async fn revoke(&self, node: NodeId, reason: String) -> Result<(), NotDone>;
+
+    /// Lets a node in again; answers when it is on disk.
+    async fn readmit(&self, node: NodeId) -> Result<(), NotDone>;
+
+    /// Gives this node another key; answers when it is in use.
+    async fn rotate(&self) -> Result<(), NotDone>;
+
     /// Changes the ledger; answers when it is on disk.
     async fn write(&self, write: Write) -> Result<Receipt, Refusal>;
 
@@ -176,9 +202,6 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Whether a write is here, or comes within this time.
     async fn has_write(&self, version: (ActorId, u64), within: Duration) -> bool;
-
-    /// What time it is, as this node believes, in milliseconds since 1970.
-    fn now(&self) -> u64;
 
     /// Numbers for `/metrics`.
     fn metrics(&self) -> MetricsSnapshot;

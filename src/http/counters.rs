@@ -49,7 +49,11 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
     ];
     add("relay_frames_dropped", "Frames that were not passed on.", "cause", &drops);
     let (control, host) = (&totals.control, &totals.host);
-    let mesh = [("malformed", control.malformed), ("unknown_tag", control.unknown_tags)];
+    let mesh = [
+        ("malformed", control.malformed),
+        ("unknown_tag", control.unknown_tags),
+        ("unlinked", control.unlinked),
+    ];
     add("link_messages_dropped", "Messages of members that were not used.", "cause", &mesh);
     let rows = totals.ledger.rows();
     add(
@@ -60,6 +64,12 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
     );
     let joins = [("admitted", control.admitted), ("refused", control.refused)];
     add("joins", "Newcomers.", "result", &joins);
+    let expelled = [
+        ("revoked", control.revoked),
+        ("surplus", control.surplus),
+        ("readmitted", control.readmitted),
+    ];
+    add("members_changed", "Nodes that were shut out or let in again.", "how", &expelled);
     let redirects = [("whep", read(&door.redirects))];
     add("redirects", "Players sent to a stream's home.", "protocol", &redirects);
     let failures = [
@@ -76,6 +86,8 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
         ("denied", host.denied),
         ("full", host.full),
         ("not_reading", totals.drops.0),
+        ("forbidden", host.forbidden),
+        ("right_lost", host.ended),
     ];
     add("client_refusals", "Messages and clients that were refused.", "cause", &clients);
     let registrations =

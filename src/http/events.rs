@@ -12,8 +12,9 @@ use tokio::sync::watch;
 
 use super::App;
 use super::auth::Caller;
-use super::backend::Backend;
+use super::backend::{Backend, Principal};
 use super::place::{MeshState, StreamState};
+use super::visible::{self, Eyes};
 use crate::cluster::ClusterView;
 
 /// Time between heartbeats: a page takes three missing ones for a dead node.
@@ -29,41 +30,80 @@ type EventStream = std::pin::Pin<Box<dyn Stream<Item = Result<Event, Infallible>
 pub(super) async fn stream(
     State(app): State<App>,
     Path(name): Path<String>,
-    _caller: Caller,
+    caller: Caller,
 ) -> Events {
-    follow(app.backend, "place", Duration::ZERO, move |view| StreamState::of(view, &name))
+    let render = move |eyes: &Eyes<'_>, view: &ClusterView| StreamState::of(eyes, view, &name);
+    follow(app.backend, caller.principal, "place", Duration::ZERO, render)
 }
 
 /// `GET /api/v1/events`: where all streams are.
-pub(super) async fn mesh(State(app): State<App>, _caller: Caller) -> Events {
-    follow(app.backend, "mesh", MESH_PAUSE, MeshState::of)
+pub(super) async fn mesh(State(app): State<App>, caller: Caller) -> Events {
+    follow(app.backend, caller.principal, "mesh", MESH_PAUSE, MeshState::of)
 }
 
 struct Follow<F> {
     backend: Arc<dyn Backend>,
+    principal: Principal,
     changes: watch::Receiver<u64>,
+    rights: watch::Receiver<u64>,
     render: F,
     told: String,
     first: bool,
+    ended: bool,
 }
 
-fn follow<T: Serialize, F: Fn(&ClusterView) -> T + Send + Sync + 'static>(
+impl<F> Follow<F> {
+    /// Whether there may be news: nothing once the node ends.
+    async fn changed(&mut self, pause: Duration) -> Option<()> {
+        tokio::select! {
+            changed = self.rights.changed() => changed.ok(),
+            changed = async {
+                tokio::time::sleep(pause).await;
+                self.changes.changed().await
+            } => changed.ok(),
+        }
+    }
+
+    /// The last event of somebody who is nobody any more.
+    fn end(&mut self) -> Option<Event> {
+        let now = self.backend.mesh_ms();
+        let stands = self.backend.rights().stands(&self.principal, now);
+        self.ended |= !stands;
+        let reason = r#"{"reason":"this sign-in is over: its account or password was changed"}"#;
+        (!stands).then(|| Event::default().event("end").data(reason))
+    }
+}
+
+fn follow<T: Serialize, F: Fn(&Eyes<'_>, &ClusterView) -> T + Send + Sync + 'static>(
     backend: Arc<dyn Backend>,
+    principal: Principal,
     name: &'static str,
     pause: Duration,
     render: F,
 ) -> Events {
-    let changes = backend.changes();
-    let state = Follow { backend, changes, render, told: String::new(), first: true };
+    let (changes, rights) = (backend.changes(), backend.rights_changes());
+    let told = String::new();
+    let state =
+        Follow { backend, principal, changes, rights, render, told, first: true, ended: false };
     let events = stream::unfold(state, move |mut state| async move {
         loop {
+            if state.ended {
+                return None;
+            }
             if !state.first {
-                tokio::time::sleep(pause).await;
-                state.changes.changed().await.ok()?;
+                state.changed(pause).await?;
             }
             state.first = false;
             state.changes.borrow_and_update();
-            let text = serde_json::to_string(&(state.render)(&state.backend.view())).ok()?;
+            state.rights.borrow_and_update();
+            if let Some(end) = state.end() {
+                return Some((Ok(end), state));
+            }
+            let view = state.backend.view();
+            let seen = visible::with(&*state.backend, &state.principal, |eyes| {
+                (state.render)(eyes, &view)
+            });
+            let text = serde_json::to_string(&seen).ok()?;
             if text != state.told {
                 let event = Event::default().event(name).data(&text);
                 state.told = text;

@@ -14,11 +14,12 @@ use super::backend::*;
 use super::*;
 use crate::access::{DEFAULT_DOMAIN, Rights, Who};
 use crate::accounts::{
-    Audit, AuditCursor, Dot, Expect, Key, Receipt, Record, Refusal, Stamp, Write,
+    Audit, AuditCursor, Change, Dot, Expect, Key, Receipt, Record, Refusal, Stamp, Write,
 };
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
-use crate::id::{ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
-use crate::node::RecordChanges;
+use crate::id::{AccountId, ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
+use crate::node::passwords::Passwords;
+use crate::node::{NotDone, RecordChanges};
 use crate::webrtc::{Feed, Outlet, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
@@ -30,65 +31,26 @@ const CLIENT: Who = Who::Client { id: InviteId([7; 16]), domain: DEFAULT_DOMAIN 
 /// Sessions per fake node.
 pub(super) const MAX_LEGS: usize = 4;
 
+/// Who numbers their writes.
+const WRITER: ActorId = ActorId([8; 16]);
+
 /// What all fake nodes share.
 pub(super) struct FakeMesh {
     pub(super) nodes: Mutex<Vec<Arc<FakeNode>>>,
     pub(super) view: Mutex<ClusterView>,
-    changes: watch::Sender<u64>,
-    pub(super) ledger: FakeLedger,
-}
-
-/// One ledger for all of them, in memory.
-pub(super) struct FakeLedger {
-    pub(super) records: Mutex<BTreeMap<Key, Record>>,
     pub(super) rights: RwLock<Rights>,
-    changes: broadcast::Sender<Key>,
+    pub(super) records: Mutex<BTreeMap<Key, Record>>,
+    told: broadcast::Sender<Key>,
     written: AtomicU64,
+    /// What time it is.
     pub(super) now: AtomicU64,
-}
-
-/// Who numbers its writes.
-pub(super) const WRITER: ActorId = ActorId([8; 16]);
-
-impl FakeLedger {
-    fn new() -> Self {
-        Self {
-            records: Mutex::default(),
-            rights: RwLock::default(),
-            changes: broadcast::Sender::new(64),
-            written: AtomicU64::new(0),
-            now: AtomicU64::new(1_000),
-        }
-    }
-
-    pub(super) fn write(&self, node: NodeId, write: &Write) -> Result<Receipt, Refusal> {
-        let mut record = self.records.lock().unwrap().get(&write.key).cloned().unwrap_or_default();
-        match write.expect {
-            Expect::Absent if record.exists() => return Err(Refusal::Exists),
-            Expect::Present | Expect::Tag(_) if !record.exists() => return Err(Refusal::Missing),
-            Expect::Tag(tag) if record.tag() != tag => return Err(Refusal::Changed),
-            _ => {}
-        }
-        if write.key.kind.collected() && record.is_deleted() {
-            return Err(Refusal::Gone);
-        }
-        let seq = self.written.fetch_add(1, Ordering::Relaxed) + 1;
-        let by = Stamp { account: write.account, node, wall: self.now.load(Ordering::Relaxed) };
-        record.apply(Dot { actor: WRITER, seq, nonce: [0; 4] }, by, &write.changes)?;
-        let tag = record.tag();
-        self.put(write.key, record);
-        Ok(Receipt { version: (WRITER, seq), tag, nodes: 1, enough: write.wait < 2 })
-    }
-
-    /// As if it came from elsewhere.
-    pub(super) fn put(&self, key: Key, record: Record) {
-        self.rights.write().unwrap().changed(key, Some(&record));
-        self.records.lock().unwrap().insert(key, record);
-        let _ = self.changes.send(key);
-    }
+    /// By credential.
+    pub(super) known: Mutex<BTreeMap<String, Principal>>,
+    changes: watch::Sender<u64>,
 }
 
 pub(super) struct FakeNode {
+    passwords: Passwords,
     mesh: Arc<FakeMesh>,
     pub(super) id: NodeId,
     webrtc: WebRtc,
@@ -139,12 +101,18 @@ impl FakeMesh {
             boot: Boot(1),
             nodes: Vec::new(),
             encoders: vec![encoder],
+            outcasts: Vec::new(),
         };
         let mesh = Arc::new(Self {
             nodes: Mutex::default(),
             view: Mutex::new(view),
+            rights: RwLock::default(),
+            records: Mutex::default(),
+            told: broadcast::Sender::new(64),
+            written: AtomicU64::new(0),
+            now: AtomicU64::new(1_000),
+            known: Mutex::new([("good".to_owned(), Principal::new(CLIENT, "client"))].into()),
             changes: watch::Sender::new(0),
-            ledger: FakeLedger::new(),
         });
         for number in 0..count {
             mesh.clone().start_node(number).await;
@@ -158,6 +126,7 @@ impl FakeMesh {
         let webrtc = WebRtc::with_limit(Arc::new(Nowhere), &[candidate], MAX_LEGS).unwrap();
         let address = listener.local_addr().unwrap();
         let node = Arc::new(FakeNode {
+            passwords: Passwords::new(),
             mesh: self.clone(),
             id: id_of(number),
             webrtc,
@@ -175,6 +144,10 @@ impl FakeMesh {
             encoders: 0,
             viewers: 0,
             report: None,
+            key: None,
+            admitted_by: None,
+            invite: None,
+            clock_offset_ms: None,
         });
         let folder = tempfile::tempdir().unwrap();
         let tls = tls::config(tls::load_or_make(folder.path(), &[]).unwrap()).unwrap();
@@ -189,6 +162,52 @@ impl FakeMesh {
 
     pub(super) fn node(&self, number: usize) -> Arc<FakeNode> {
         self.nodes.lock().unwrap()[number].clone()
+    }
+
+    /// Changes a record and what follows from it, at every node at once.
+    pub(super) fn write(&self, key: Key, changes: &[Change]) {
+        let write = Write {
+            key,
+            changes: changes.to_vec(),
+            account: AccountId([0; 16]),
+            expect: Expect::Any,
+            wait: 0,
+            patience: std::time::Duration::ZERO,
+        };
+        self.commit(id_of(0), &write).unwrap();
+    }
+
+    /// The same as a node does it.
+    pub(super) fn commit(&self, node: NodeId, write: &Write) -> Result<Receipt, Refusal> {
+        let mut record = self.records.lock().unwrap().get(&write.key).cloned().unwrap_or_default();
+        match write.expect {
+            Expect::Absent if record.exists() => return Err(Refusal::Exists),
+            Expect::Present | Expect::Tag(_) if !record.exists() => return Err(Refusal::Missing),
+            Expect::Tag(tag) if record.tag() != tag => return Err(Refusal::Changed),
+            _ => {}
+        }
+        if write.key.kind.collected() && record.is_deleted() {
+            return Err(Refusal::Gone);
+        }
+        let seq = self.written.fetch_add(1, Ordering::Relaxed) + 1;
+        let by = Stamp { account: write.account, node, wall: self.now.load(Ordering::Relaxed) };
+        record.apply(Dot { actor: WRITER, seq, nonce: [0; 4] }, by, &write.changes)?;
+        let tag = record.tag();
+        self.put(write.key, record);
+        Ok(Receipt { version: (WRITER, seq), tag, nodes: 1, enough: write.wait < 2 })
+    }
+
+    /// As if it came from elsewhere.
+    pub(super) fn put(&self, key: Key, record: Record) {
+        self.rights.write().unwrap().changed(key, Some(&record));
+        self.records.lock().unwrap().insert(key, record);
+        let _ = self.told.send(key);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Makes a credential good.
+    pub(super) fn know(&self, token: &str, principal: Principal) {
+        self.known.lock().unwrap().insert(token.to_owned(), principal);
     }
 
     pub(super) fn change(&self, edit: impl FnOnce(&mut ClusterView)) {
@@ -222,11 +241,11 @@ impl Backend for FakeNode {
     }
 
     fn checks(&self) -> Vec<Check> {
-        vec![Check { name: "store", error: None }]
+        vec![Check::new("store", None)]
     }
 
     fn rights(&self) -> RwLockReadGuard<'_, Rights> {
-        self.mesh.ledger.rights.read().unwrap()
+        self.mesh.rights.read().unwrap()
     }
 
     fn rights_changes(&self) -> watch::Receiver<u64> {
@@ -235,15 +254,30 @@ impl Backend for FakeNode {
 
     fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied> {
         match token {
-            Some("good") => Ok(Principal::new(CLIENT, "client")),
-            Some(_) => Err(Denied { bad_credential: true, reason: "unknown credential".into() }),
+            Some(token) => {
+                let known = self.mesh.known.lock().unwrap().get(token).cloned();
+                let reason = "unknown credential".into();
+                known.ok_or(Denied { bad_credential: true, reason })
+            }
             None if remote.is_loopback() => Ok(Principal::local()),
             None => Err(Denied { bad_credential: false, reason: "a credential is needed".into() }),
         }
     }
 
-    fn resolve(&self, name: &str) -> Option<EncoderId> {
-        self.mesh.view.lock().unwrap().by_name(name).map(|encoder| encoder.id)
+    fn mesh_ms(&self) -> u64 {
+        self.mesh.now.load(Ordering::Relaxed)
+    }
+
+    fn passwords(&self) -> &Passwords {
+        &self.passwords
+    }
+
+    fn session_token(
+        &self,
+        account: AccountId,
+        _lifetime: std::time::Duration,
+    ) -> Option<(String, u64)> {
+        self.rights().password_of(account).map(|password| (format!("{account}-{password}"), 0))
     }
 
     fn webrtc(&self) -> &WebRtc {
@@ -267,7 +301,7 @@ impl Backend for FakeNode {
     fn leg_changed(&self, _leg: &str, _change: LegChange<'_>) {}
 
     fn invite(&self, terms: InviteTerms) -> Result<String, Failed> {
-        Ok(format!("roost1-{}-{}-{}", terms.uses, terms.lifetime.as_secs(), terms.client))
+        Ok(format!("roost1-{}-{}-{}", terms.uses, terms.lifetime.as_secs(), terms.client.is_some()))
     }
 
     fn redirect_token(&self, node: NodeId, _encoder: EncoderId, _principal: &Principal) -> String {
@@ -282,25 +316,37 @@ impl Backend for FakeNode {
         ViewersView::default()
     }
 
+    async fn revoke(&self, _node: NodeId, _reason: String) -> Result<(), NotDone> {
+        Ok(())
+    }
+
+    async fn readmit(&self, _node: NodeId) -> Result<(), NotDone> {
+        Ok(())
+    }
+
+    async fn rotate(&self) -> Result<(), NotDone> {
+        Ok(())
+    }
+
     async fn write(&self, write: Write) -> Result<Receipt, Refusal> {
-        self.mesh.ledger.write(self.id, &write)
+        self.mesh.commit(self.id, &write)
     }
 
     async fn record(&self, key: Key) -> Option<Record> {
-        self.mesh.ledger.records.lock().unwrap().get(&key).cloned()
+        self.mesh.records.lock().unwrap().get(&key).cloned()
     }
 
     async fn records(&self, keys: Vec<Key>) -> Vec<Option<Record>> {
-        let records = self.mesh.ledger.records.lock().unwrap();
+        let records = self.mesh.records.lock().unwrap();
         keys.iter().map(|key| records.get(key).cloned()).collect()
     }
 
     fn record_changes(&self) -> RecordChanges {
-        RecordChanges::of(&self.mesh.ledger.changes)
+        RecordChanges::of(&self.mesh.told)
     }
 
     async fn audit(&self, before: Option<AuditCursor>, limit: usize) -> Vec<Audit> {
-        let records = self.mesh.ledger.records.lock().unwrap();
+        let records = self.mesh.records.lock().unwrap();
         let all = records.iter().flat_map(|(key, record)| {
             record.history().map(|entry| Audit {
                 key: *key,
@@ -315,11 +361,7 @@ impl Backend for FakeNode {
     }
 
     async fn has_write(&self, version: (ActorId, u64), _within: std::time::Duration) -> bool {
-        version.0 == WRITER && version.1 <= self.mesh.ledger.written.load(Ordering::Relaxed)
-    }
-
-    fn now(&self) -> u64 {
-        self.mesh.ledger.now.load(Ordering::Relaxed)
+        version.0 == WRITER && version.1 <= self.mesh.written.load(Ordering::Relaxed)
     }
 
     fn metrics(&self) -> MetricsSnapshot {

@@ -43,9 +43,12 @@ pub(super) async fn readyz(State(app): State<App>, uri: Uri) -> (StatusCode, Str
     let excluded = |name: &str| asked.iter().any(|(key, of)| key == "exclude" && of == name);
     let mut failed = false;
     let mut text = String::new();
-    for Check { name, error } in checks(&app) {
+    for Check { name, error, warning } in checks(&app) {
         match error {
             _ if excluded(name) => continue,
+            None if verbose && warning.is_some() => {
+                text.push_str(&format!("[!] {name}: {}\n", warning.unwrap_or_default()));
+            }
             Some(error) => {
                 failed = true;
                 text.push_str(&format!("[-] {name}: {error}\n"));
@@ -63,7 +66,7 @@ pub(super) async fn readyz(State(app): State<App>, uri: Uri) -> (StatusCode, Str
 
 fn checks(app: &App) -> Vec<Check> {
     let error = app.backend.draining().then(|| "this node is draining".to_owned());
-    let mut checks = vec![Check { name: "draining", error }];
+    let mut checks = vec![Check::new("draining", error)];
     checks.extend(app.backend.checks());
     checks
 }

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::backend::{Backend, LegChange, Principal};
 use super::place::StreamState;
+use super::visible;
 use crate::cluster::{ClusterView, EncoderView, Liveness};
 use crate::id::{EncoderId, NodeId};
 use crate::webrtc::{Accepted, Feed, LegEvent, LegHandle};
@@ -81,8 +83,19 @@ enum NodeMessage {
     },
 }
 
-/// Sets a leg up at this node, whoever's page asked for it, and starts its driver.
+/// What a page gets to hear before its leg ends for want of a right.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Sets a leg up at this node, whoever's page asked for it, and starts its driver. Whether the
+/// viewer may is judged here, by what this node knows, whatever others found.
 pub fn accept(backend: Arc<dyn Backend>, offer: &Offer) -> Result<SdpAnswer, Failed> {
+    // Before they are asked: no change is missed.
+    let rights = backend.rights_changes();
+    if !visible::may_watch(&*backend, &offer.principal, offer.encoder) {
+        backend.webrtc().counters().forbidden.fetch_add(1, Ordering::Relaxed);
+        let reason = "no such stream is known here; it may not be yours to watch".to_owned();
+        return Err(Failed { status: 404, reason, retry_after: None });
+    }
     // A silent leg may come: it costs nothing, and its page turns elsewhere in time.
     if backend.draining() && !offer.warm {
         backend.webrtc().counters().leaving.fetch_add(1, Ordering::Relaxed);
@@ -97,7 +110,7 @@ pub fn accept(backend: Arc<dyn Backend>, offer: &Offer) -> Result<SdpAnswer, Fai
         SdpAnswer { sdp: accepted.answer_sdp.clone(), leg: accepted.leg.as_str().to_owned() };
     backend.leg_changed(&answer.leg, LegChange::Opened(offer.encoder, &offer.principal));
     let (encoder, warm, principal) = (offer.encoder, offer.warm, offer.principal.clone());
-    tokio::spawn(drive(backend, encoder, warm, principal, accepted));
+    tokio::spawn(drive(backend, encoder, warm, principal, rights, accepted));
     Ok(answer)
 }
 
@@ -171,6 +184,7 @@ async fn drive(
     encoder: EncoderId,
     warm: bool,
     principal: Principal,
+    mut rights: watch::Receiver<u64>,
     accepted: Accepted,
 ) {
     let Accepted { leg, handle, mut events, .. } = accepted;
@@ -207,6 +221,16 @@ async fn drive(
                 }
             }
             Some(message) = driver.offers.next() => driver.send(&message),
+            changed = rights.changed() => {
+                if changed.is_err() {
+                    break "the node ends".to_owned();
+                }
+                if !driver.may_stay() {
+                    driver.dismiss();
+                    tokio::time::sleep(LAST_WORDS).await;
+                    break "its viewer may not watch it any more".to_owned();
+                }
+            }
             changed = changes.changed(), if driver.page => {
                 if changed.is_err() {
                     break "the node ends".to_owned();
@@ -268,6 +292,20 @@ impl Driver {
             }
             PageMessage::Offer { id, to, sdp, warm } => self.on_offer(id, &to, sdp, warm),
         }
+    }
+
+    fn may_stay(&self) -> bool {
+        visible::may_watch(&*self.backend, &self.principal, self.encoder)
+    }
+
+    /// The picture ends now, and the page hears why.
+    fn dismiss(&mut self) {
+        self.backend.webrtc().counters().dismissed.fetch_add(1, Ordering::Relaxed);
+        self.asked = None;
+        self.handle.stop();
+        self.set_playing(false);
+        let reason = "this stream may not be watched any more: rights were changed".to_owned();
+        self.send(&NodeMessage::Failed { id: None, status: 403, reason });
     }
 
     fn on_offer(&mut self, id: u64, to: &str, sdp: String, warm: bool) {
@@ -349,7 +387,9 @@ impl Driver {
         let view = self.backend.view();
         // A stream that nobody claims at present keeps the name it had: the page knows it.
         let Some(encoder) = view.encoders.iter().find(|of| of.id == self.encoder) else { return };
-        let state = StreamState::of(&view, &encoder.name);
+        let state = visible::with(&*self.backend, &self.principal, |eyes| {
+            StreamState::of_encoder(eyes, &view, encoder)
+        });
         let Ok(text) = serde_json::to_string(&state) else { return };
         if self.told.as_ref() != Some(&text) {
             self.handle.send_channel(SIGNAL, text.clone().into_bytes());

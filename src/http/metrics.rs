@@ -21,8 +21,10 @@ use prometheus_client::registry::{Registry, Unit};
 use super::App;
 use super::auth::Caller;
 use super::backend::Backend;
+use super::login::Logins;
 use super::problem::Problem;
 use super::server::ServerCounters;
+use crate::access::{Right, Scope};
 use crate::cluster::{EncoderState, Liveness};
 
 /// Encoders that get series of their own; with more, only the totals are exported.
@@ -78,8 +80,9 @@ pub(super) async fn observe(
 pub(super) async fn scrape(
     State(app): State<App>,
     headers: HeaderMap,
-    _caller: Caller,
+    caller: Caller,
 ) -> Result<Response, Problem> {
+    caller.needs(&*app.backend, Right::View, Scope::Mesh)?;
     let mut all = Registry::default();
     let registry = all.sub_registry_with_prefix("roost");
     registry.register_with_unit(
@@ -88,8 +91,11 @@ pub(super) async fn scrape(
         Unit::Seconds,
         app.metrics.durations.clone(),
     );
-    let node =
-        NodeCollector { backend: app.backend.clone(), counters: app.metrics.counters.clone() };
+    let node = NodeCollector {
+        backend: app.backend.clone(),
+        counters: app.metrics.counters.clone(),
+        logins: app.logins.clone(),
+    };
     if let Some(failovers) = app.backend.metrics().failovers {
         registry.register_with_unit(
             "failover",
@@ -145,6 +151,7 @@ fn classic(open: &str) -> String {
 struct NodeCollector {
     backend: Arc<dyn Backend>,
     counters: Arc<ServerCounters>,
+    logins: Arc<Logins>,
 }
 
 impl fmt::Debug for NodeCollector {
@@ -223,11 +230,14 @@ impl Collector for NodeCollector {
         }
         out.gauges("encoders", "Encoders of the mesh as this node sees them", None, &states)?;
         if view.encoders.len() <= MAX_ENCODER_SERIES {
+            let rights = self.backend.rights();
             let own = view.encoders.iter().filter(|encoder| encoder.home == Some(view.node));
             let up: Vec<_> = own
                 .map(|encoder| {
                     let up = matches!(encoder.state, EncoderState::Live | EncoderState::Idle);
-                    let domain = ("domain", "default".to_owned());
+                    let of = rights.domain_of(encoder.id);
+                    let of = of.and_then(|domain| rights.domain_name(domain)).unwrap_or_default();
+                    let domain = ("domain", of.to_owned());
                     (vec![domain, ("encoder", encoder.name.clone())], f64::from(u8::from(up)))
                 })
                 .collect();
@@ -238,13 +248,20 @@ impl Collector for NodeCollector {
             .nodes
             .iter()
             .filter(|node| node.state == Liveness::Up)
+            .filter(|node| node.node != view.node)
             .filter_map(|node| {
-                let (_, offset) = snapshot.clock_offsets.iter().find(|(of, _)| *of == node.node)?;
-                Some((vec![("peer", node.name.clone())], *offset))
+                // Those of the view are ahead of the mesh's.
+                let offset = node.clock_offset_ms? - snapshot.clock_skew_ms;
+                Some((vec![("peer", node.name.clone())], offset as f64 / 1000.0))
             })
             .collect();
         let help = "How far a member's clock is ahead of this node's";
         out.gauges("peer_clock_offset", help, Some(&Unit::Seconds), &offsets)?;
+        let skew = [(Vec::new(), snapshot.clock_skew_ms as f64 / 1000.0)];
+        let help = "How far this node's clock is ahead of the mesh's";
+        out.gauges("clock_skew", help, Some(&Unit::Seconds), &skew)?;
+        let outcasts = [(Vec::new(), view.outcasts.len() as f64)];
+        out.gauges("outcasts", "Nodes that are members no more", None, &outcasts)?;
         let viewers: Vec<_> = snapshot
             .viewers
             .iter()
@@ -288,6 +305,7 @@ impl NodeCollector {
                 ("refused", &c.refused),
                 ("full", &c.full),
                 ("leaving", &c.leaving),
+                ("forbidden", &c.forbidden),
             ],
         );
         out.counters("webrtc_offers", "Offers by what became of them", &offers)?;
@@ -304,11 +322,16 @@ impl NodeCollector {
         for (name, help, counter) in [
             ("webrtc_datagrams_sent", "WebRTC datagrams sent", &c.datagrams_out),
             ("webrtc_sent_bytes", "WebRTC bytes sent", &c.bytes_out),
+            ("webrtc_dismissed", "Sessions ended for want of a right", &c.dismissed),
             ("webrtc_not_established", "Sessions that never connected", &c.not_established),
             ("webrtc_events_dropped", "Events of sessions nobody took", &c.events_dropped),
         ] {
             out.counters(name, help, &[(Vec::new(), read(counter))])?;
         }
+        let logins = self.logins.rows();
+        let logins: Vec<_> =
+            logins.iter().map(|(of, n)| (vec![("result", (*of).to_owned())], *n)).collect();
+        out.counters("logins", "Logins by what became of them", &logins)?;
         let s = &self.counters;
         out.counters("http_connections", "TCP connections", &[(Vec::new(), read(&s.connections))])?;
         let refused = labelled(
@@ -317,6 +340,7 @@ impl NodeCollector {
                 ("over_limit", &s.over_limit),
                 ("no_handshake", &s.no_handshake),
                 ("clear_text", &s.clear_text),
+                ("socket_peer", &s.socket_peer),
             ],
         );
         out.counters("http_refused", "TCP connections and requests refused", &refused)

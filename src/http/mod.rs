@@ -9,10 +9,15 @@ mod counters;
 mod events;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod guarded;
 mod health;
 pub mod leg;
+pub mod login;
 mod metrics;
+mod native;
 mod node;
+mod nodes;
 mod openapi;
 pub mod place;
 pub mod problem;
@@ -20,9 +25,11 @@ mod process;
 mod records;
 mod routes;
 pub mod server;
+pub mod socket;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod visible;
 mod whep;
 
 use std::sync::Arc;
@@ -55,6 +62,7 @@ const SHOWN_HEADERS: &str = "location, link, etag, retry-after, roost-node, acce
 struct App {
     backend: Arc<dyn Backend>,
     metrics: Arc<metrics::Http>,
+    logins: Arc<login::Logins>,
     reserved: records::Reserved,
 }
 
@@ -68,7 +76,8 @@ impl FromRef<App> for Arc<dyn Backend> {
 /// their [`backend::Principal`] as an extension.
 pub fn router(backend: Arc<dyn Backend>, counters: Arc<ServerCounters>) -> Router {
     let metrics = Arc::new(metrics::Http::new(counters));
-    let app = App { backend, metrics, reserved: records::Reserved::default() };
+    let (logins, reserved) = (Arc::default(), records::Reserved::default());
+    let app = App { backend, metrics, logins, reserved };
     routes::router()
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)

@@ -8,11 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use axum::body::Body;
-use axum::http::Request;
 use futures::FutureExt as _;
 use tokio::sync::{mpsc, oneshot, watch};
-use tower::ServiceExt;
 
 use super::auth::strip_port;
 use super::backend::{
@@ -20,27 +17,26 @@ use super::backend::{
     ViewersView,
 };
 use super::counters::{Door, counters};
+use super::socket::AdminSocket;
 use super::tls::{self, Certificate, load_or_make};
-use super::{ServerCounters, leg, router, serve};
-use crate::access::{Rights, Who};
+use super::{ServerCounters, leg, native, router, serve};
+use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Key, Ledger, Receipt, Record, Refusal, Write};
 use crate::admission;
 use crate::cluster::{ClusterView, EncoderState};
-use crate::id::{ActorId, EncoderId, NodeId};
+use crate::control::SKEW_ALARM;
+use crate::id::{AccountId, ActorId, EncoderId, NodeId};
 use crate::net::{RtcDatagram, RtcSocket};
-use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError, RecordChanges};
+use crate::node::passwords::Passwords;
+use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError, NotDone, RecordChanges};
 use crate::session::{HOLD, SESSIONS_MAX};
 use crate::webrtc::{Feed, MAX_LEGS, Outlet, WebRtc};
 use crate::wire::{self, Answer, Ask, Failed, Message, Offer, SdpAnswer};
 
 /// How long another node may take to set a leg up or to list its viewers.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time for an answer to a native client to be complete: the slowest asks every node.
-const API_TIME: Duration = Duration::from_secs(10);
 /// Records copied on the control loop in one go: some 10 µs.
 const AT_ONCE: usize = 100;
-/// Largest answer that a native client gets, in bytes.
-const API_ANSWER_MAX: usize = wire::MAX_MESSAGE - 1024;
 
 /// Runs a node with everything it serves until `shutdown`, then lets it leave gracefully.
 pub async fn run(
@@ -64,6 +60,20 @@ pub async fn run(
             return Ok(());
         }
     };
+    let passwords = Passwords::new();
+    tokio::select! {
+        finished = node.finish_founding(&passwords) => {
+            if let Err(error) = finished {
+                node.leave().await;
+                return Err(error);
+            }
+        }
+        // The next start finishes it.
+        () = &mut shutdown => {
+            node.leave().await;
+            return Ok(());
+        }
+    }
     let bound = doors.addr;
     let hosts: Vec<String> = node.addrs().iter().map(|a| strip_port(a).to_owned()).collect();
     let made = |given: Option<_>| given.map_or_else(|| load_or_make(node.data(), &hosts), Ok);
@@ -85,6 +95,7 @@ pub async fn run(
     let backend = Arc::new(Live {
         node: node.clone(),
         webrtc,
+        passwords,
         door: Door::default(),
         legs: Mutex::default(),
     });
@@ -93,6 +104,8 @@ pub async fn run(
     let (stop, stopped) = watch::channel(false);
     let Doors { tcp, rtc, asks, api, .. } = doors;
     let doors = tokio::spawn(open_doors(rtc, asks, api, backend, router.clone()));
+    let socket = AdminSocket::open(node.data())
+        .map(|it| tokio::spawn(it.serve(router.clone(), counters.clone(), stopped.clone())));
     let server = tokio::spawn(serve(tcp, tls, router, counters, stopped));
     tracing::info!(event = "node.ready", node = %node.id(), name = node.name(), listen = %bound, "ready");
     if let Some(ready) = ready {
@@ -110,6 +123,9 @@ pub async fn run(
     node.leave().await;
     stop.send_replace(true);
     let _ = server.await;
+    if let Some(socket) = socket {
+        let _ = socket.await;
+    }
     doors.abort();
     Ok(())
 }
@@ -218,41 +234,17 @@ async fn open_doors(
                 let _ = answer.send(backend.clone().answer(ask).encode());
             }
             Some(call) = api.recv() => {
-                tokio::spawn(call_api(router.clone(), call));
+                tokio::spawn(native::answer(router.clone(), call));
             }
             else => return,
         }
     }
 }
 
-async fn call_api(router: axum::Router, call: ApiCall) {
-    let ApiCall { request, principal, answer } = call;
-    let built = Request::builder()
-        .method(request.method.as_str())
-        .uri(&request.path)
-        .header("content-type", "application/json")
-        .extension(principal)
-        .body(Body::from(request.body));
-    let response = match built {
-        Ok(request) => router.oneshot(request).await.unwrap_or_else(|never| match never {}),
-        Err(_) => {
-            let body = br#"{"status":400,"detail":"no such method or path"}"#.to_vec();
-            let _ = answer.send(wire::ApiResponse { status: 400, body });
-            return;
-        }
-    };
-    let status = response.status().as_u16();
-    let body = axum::body::to_bytes(response.into_body(), API_ANSWER_MAX);
-    // An event stream has no end: it is for HTTP, and here it is cut off.
-    let body = tokio::time::timeout(API_TIME, body).await;
-    let body = body.map(|read| read.map(|bytes| bytes.to_vec()).unwrap_or_default());
-    let body = body.unwrap_or_default();
-    let _ = answer.send(wire::ApiResponse { status, body });
-}
-
 struct Live {
     node: Node,
     webrtc: WebRtc,
+    passwords: Passwords,
     door: Door,
     legs: Mutex<BTreeMap<String, Leg>>,
 }
@@ -267,7 +259,7 @@ struct Leg {
 /// A hard limit, as a condition of taking more.
 fn within(name: &'static str, count: usize, most: usize) -> Check {
     let error = (count >= most).then(|| format!("{count} of {most}: this node takes no more"));
-    Check { name, error }
+    Check::new(name, error)
 }
 
 impl Live {
@@ -369,15 +361,24 @@ impl Backend for Live {
     fn checks(&self) -> Vec<Check> {
         let totals = self.node.totals();
         let error = totals.store_error.as_ref().map(|error| error.to_string());
+        let view = self.node.view();
+        let out = view.outcasts.iter().find(|out| out.node == view.node);
+        let skew = Duration::from_millis(totals.clock_skew_ms.unsigned_abs());
+        let side = if totals.clock_skew_ms < 0 { "behind" } else { "ahead of" };
+        let warning = (skew > SKEW_ALARM).then(|| {
+            format!("this node's clock is {} s {side} the mesh's; set it", skew.as_secs())
+        });
         vec![
-            Check { name: "store", error },
+            Check::new("member", out.map(|out| out.why.clone())),
+            Check::new("store", error),
+            Check { name: "clock", error: None, warning },
             within("viewers", self.webrtc.legs(), MAX_LEGS),
             within("clients", totals.sessions, SESSIONS_MAX),
         ]
     }
 
     fn authorise(&self, remote: IpAddr, token: Option<&str>) -> Result<Principal, Denied> {
-        match self.node.authorise(remote.is_loopback(), token) {
+        match self.node.authenticate(remote.is_loopback(), token) {
             Ok(principal) => Ok(principal),
             Err(denied) => {
                 let bad_credential = denied != admission::Denied::NoCredential;
@@ -399,8 +400,16 @@ impl Backend for Live {
         self.node.rights_changes()
     }
 
-    fn resolve(&self, name: &str) -> Option<EncoderId> {
-        self.node.view().by_name(name).map(|encoder| encoder.id)
+    fn mesh_ms(&self) -> u64 {
+        self.node.mesh_time()
+    }
+
+    fn passwords(&self) -> &Passwords {
+        &self.passwords
+    }
+
+    fn session_token(&self, account: AccountId, lifetime: Duration) -> Option<(String, u64)> {
+        self.node.session_token(account, lifetime)
     }
 
     fn webrtc(&self) -> &WebRtc {
@@ -460,24 +469,23 @@ impl Backend for Live {
     }
 
     fn invite(&self, terms: InviteTerms) -> Result<String, Failed> {
-        Ok(if terms.client {
-            self.node.enrol(terms.lifetime)
-        } else {
-            self.node.invite(terms.uses, terms.lifetime)
+        Ok(match terms.client {
+            Some(domain) => self.node.enrol(terms.lifetime, domain),
+            None => self.node.invite(terms.uses, terms.lifetime),
         })
     }
 
-    fn redirect_token(&self, node: NodeId, encoder: EncoderId, _principal: &Principal) -> String {
+    fn redirect_token(&self, node: NodeId, encoder: EncoderId, principal: &Principal) -> String {
         self.door.redirects.fetch_add(1, Ordering::Relaxed);
-        self.node.redirect_token(node, encoder, "view")
+        self.node.redirect_token(node, encoder, "view", principal)
     }
 
     fn check_redirect(&self, token: &str, encoder: EncoderId) -> Option<Principal> {
-        if self.node.check_redirect(token, encoder, "view") {
-            return Some(Principal::new(Who::Nobody, "redirected"));
+        let principal = self.node.check_redirect(token, encoder, "view");
+        if principal.is_none() {
+            self.door.bad_redirect.fetch_add(1, Ordering::Relaxed);
         }
-        self.door.bad_redirect.fetch_add(1, Ordering::Relaxed);
-        None
+        principal
     }
 
     async fn viewers(&self, encoder: Option<EncoderId>) -> ViewersView {
@@ -508,6 +516,18 @@ impl Backend for Live {
             }
         }
         all
+    }
+
+    async fn revoke(&self, node: NodeId, reason: String) -> Result<(), NotDone> {
+        self.node.revoke(node, reason).await
+    }
+
+    async fn readmit(&self, node: NodeId) -> Result<(), NotDone> {
+        self.node.readmit(node).await
+    }
+
+    async fn rotate(&self) -> Result<(), NotDone> {
+        self.node.rotate().await
     }
 
     async fn write(&self, write: Write) -> Result<Receipt, Refusal> {
@@ -558,10 +578,6 @@ impl Backend for Live {
         tokio::time::timeout(within, comes).await.unwrap_or(false)
     }
 
-    fn now(&self) -> u64 {
-        crate::node::wall_ms()
-    }
-
     fn metrics(&self) -> MetricsSnapshot {
         let mut viewers = BTreeMap::from([("webrtc", 0), ("quic", 0)]);
         for viewer in self.own_viewers(None) {
@@ -571,7 +587,7 @@ impl Backend for Live {
             counters: counters(&self.node, &self.door),
             viewers,
             store_bytes: self.node.totals().store_bytes,
-            clock_offsets: self.node.totals().clock_offsets.clone(),
+            clock_skew_ms: self.node.totals().clock_skew_ms,
             failovers: Some(self.node.failovers()),
         }
     }

@@ -388,6 +388,7 @@ fn fixed() -> Value {
             "uses": { "type": "integer", "minimum": 1, "maximum": 1000 },
             "expires_s": { "type": "integer", "minimum": 1, "maximum": 2_678_400 },
             "client": { "type": "boolean" },
+            "domain": { "type": ["string", "null"] },
         })),
         "Invitation": object(json!({ "invitation": { "type": "string" } }), json!(["invitation"])),
         "KeyTerms": closed(json!({
@@ -430,6 +431,25 @@ fn fixed() -> Value {
             json!(["at", "account", "account_name", "node", "node_name", "what"]),
         ),
         "AuditList": list_of("Entry"),
+        "Login": object(
+            json!({ "name": { "type": "string" }, "password": { "type": "string" } }),
+            json!(["name", "password"]),
+        ),
+        "NewPassword": object(
+            json!({ "old": { "type": "string" }, "new": { "type": "string" } }),
+            json!(["old", "new"]),
+        ),
+        "Password": object(json!({ "password": { "type": "string" } }), json!(["password"])),
+        "Session": object(
+            json!({ "token": { "type": "string" }, "expires": at, "account": id("whose") }),
+            json!(["token", "expires", "account"]),
+        ),
+        "Me": object(
+            json!({ "kind": { "type": "string" }, "name": { "type": "string" },
+                "roles": { "type": "array", "items": { "type": "object" } } }),
+            json!(["kind", "name", "roles"]),
+        ),
+        "Revocation": closed(json!({ "reason": { "type": "string" } })),
         "Sdp": { "type": "string" },
     })
 }

@@ -1,9 +1,8 @@
 //! Where a stream is, as pages are told: in event streams and over the legs' own channels.
 
-use std::collections::BTreeSet;
-
 use serde::Serialize;
 
+use super::visible::Eyes;
 use crate::cluster::{ClusterView, EncoderView, Liveness};
 use crate::id::{EncoderId, Epoch, NodeId};
 
@@ -65,28 +64,33 @@ pub struct MeshState {
 }
 
 impl StreamState {
-    /// What the view says of the stream `name`.
-    pub fn of(view: &ClusterView, name: &str) -> Self {
-        let place = match view.by_name(name) {
-            Some(encoder) => Place::of(encoder),
+    /// What the view says of the stream `name` to whoever sees it.
+    pub(super) fn of(eyes: &Eyes<'_>, view: &ClusterView, name: &str) -> Self {
+        let place = match eyes.encoder(view, name) {
+            Some(encoder) => Place::of(name, encoder),
             None => Place::unknown(name),
         };
         Self { t: "place", node: view.node, place, nodes: nodes(view) }
     }
+
+    /// The same of an encoder that is known, under its full name.
+    pub(super) fn of_encoder(eyes: &Eyes<'_>, view: &ClusterView, encoder: &EncoderView) -> Self {
+        let name = eyes.rights.full_name(encoder.id, &encoder.name);
+        Self { t: "place", node: view.node, place: Place::of(&name, encoder), nodes: nodes(view) }
+    }
 }
 
 impl MeshState {
-    /// What the view says of all.
-    pub fn of(view: &ClusterView) -> Self {
-        let names: BTreeSet<&str> = view.encoders.iter().map(|of| of.name.as_str()).collect();
-        let streams = names.into_iter().filter_map(|name| view.by_name(name)).map(Place::of);
-        let streams = streams.collect();
+    /// What the view says of all that somebody sees.
+    pub(super) fn of(eyes: &Eyes<'_>, view: &ClusterView) -> Self {
+        let streams = eyes.streams(view);
+        let streams = streams.iter().map(|(name, encoder)| Place::of(name, encoder)).collect();
         Self { node: view.node, nodes: nodes(view), streams }
     }
 }
 
 impl Place {
-    fn of(encoder: &EncoderView) -> Self {
+    fn of(name: &str, encoder: &EncoderView) -> Self {
         // The same words as in the API, from the same type.
         let state = serde_json::to_value(encoder.state)
             .ok()
@@ -94,7 +98,7 @@ impl Place {
             .unwrap_or_default();
         let state = if encoder.native_only { "native_only".to_owned() } else { state };
         Self {
-            name: encoder.name.clone(),
+            name: name.to_owned(),
             id: Some(encoder.id),
             home: encoder.home,
             next: encoder.next,

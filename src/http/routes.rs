@@ -10,7 +10,7 @@ use axum::routing::{self, MethodRouter};
 
 use super::problem::Problem;
 use super::records::{self, Asked};
-use super::{App, api, assets, events, health, metrics, openapi, whep};
+use super::{App, api, assets, events, health, login, metrics, nodes, openapi, whep};
 use crate::accounts::{Kind, Schema};
 
 /// One route with one method.
@@ -130,6 +130,8 @@ pub(super) fn all() -> Vec<Route> {
         }
     }
     all.extend(keys());
+    all.extend(people());
+    all.extend(members());
     all.extend(media());
     all
 }
@@ -373,6 +375,70 @@ fn keys() -> Vec<Route> {
         .takes(&["Roost-Wait"])
         .answer(204, vec![], RECEIPT)
         .problems(WRITING),
+    ]
+}
+
+fn people() -> Vec<Route> {
+    vec![
+        Route::new(
+            "post",
+            "/api/v1/login",
+            "Opens a session with a name and a password.",
+            routing::post(login::login),
+        )
+        .body("application/json", "Login")
+        .json(200, "Session")
+        .problems(&[401, 429, 503]),
+        Route::new("get", "/api/v1/me", "Who asks, and what they may.", routing::get(login::me))
+            .for_who("be known")
+            .json(200, "Me"),
+        Route::new(
+            "post",
+            "/api/v1/me/password",
+            "Gives oneself another password; all sessions before are over.",
+            routing::post(login::change),
+        )
+        .for_who("be somebody with a password")
+        .body("application/json", "NewPassword")
+        .json(200, "Session")
+        .problems(&[404, 409, 422, 429, 503, 507]),
+        Route::new(
+            "put",
+            "/api/v1/accounts/{id}/password",
+            "Gives somebody another password.",
+            routing::put(login::set),
+        )
+        .for_who("administer, in its domain")
+        .body("application/json", "Password")
+        .nothing(204)
+        .problems(&[404, 409, 422, 429, 503, 507]),
+    ]
+}
+
+fn members() -> Vec<Route> {
+    let path = "/api/v1/nodes/{id}/revocation";
+    let administer = "administer, over the whole mesh";
+    let refused = &[404, 409, 503, 507];
+    vec![
+        Route::new("post", path, "Shuts a node out.", routing::post(nodes::revoke))
+            .for_who(administer)
+            .body("application/json", "Revocation")
+            .nothing(204)
+            .problems(refused)
+            .problems(&[422]),
+        Route::new("delete", path, "Lets a node in again.", routing::delete(nodes::readmit))
+            .for_who(administer)
+            .nothing(204)
+            .problems(refused),
+        Route::new(
+            "post",
+            "/api/v1/nodes/{id}/key",
+            "Gives this very node another key.",
+            routing::post(nodes::rotate),
+        )
+        .for_who(administer)
+        .nothing(204)
+        .problems(refused),
     ]
 }
 

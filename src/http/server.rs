@@ -55,6 +55,8 @@ pub struct ServerCounters {
     pub no_handshake: AtomicU64,
     /// Requests refused because they came in clear text from another machine.
     pub clear_text: AtomicU64,
+    /// Connections to the admin socket of somebody who is neither root nor the node's own user.
+    pub socket_peer: AtomicU64,
 }
 
 /// Serves `router` on `listener` until `stop` turns true; then connections get [`GRACE`].
@@ -185,7 +187,7 @@ impl Connection {
 }
 
 /// Ends when the server stops, also by losing whoever could say so.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 

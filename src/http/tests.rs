@@ -249,10 +249,13 @@ async fn of_two_encoders_with_one_name_all_speak_of_the_one_that_lives() {
         view.encoders.push(other);
     });
     let view = client.mesh.node(0).view();
-    let mesh = place::MeshState::of(&view);
+    let node = client.mesh.node(0);
+    let local = backend::Principal::local();
+    let mesh = visible::with(&*node, &local, |eyes| place::MeshState::of(eyes, &view));
     assert_eq!(mesh.streams.len(), 1);
     assert_eq!(mesh.streams[0].id, Some(living));
-    assert_eq!(place::StreamState::of(&view, "cam").place, mesh.streams[0]);
+    let stream = visible::with(&*node, &local, |eyes| place::StreamState::of(eyes, &view, "cam"));
+    assert_eq!(stream.place, mesh.streams[0]);
     let item = client.get("/api/v1/encoders/cam").await;
     let item: serde_json::Value = serde_json::from_str(&item.body).unwrap();
     assert_eq!(item["id"], living.to_string());
@@ -341,6 +344,17 @@ async fn invitations_have_limits() {
     ] {
         let answer = client.ask("POST", "/api/v1/invitations", &[], body).await;
         assert_eq!(answer.status, status, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_gets_only_what_is_open_to_everybody() {
+    let mesh = FakeMesh::start(1).await;
+    let router = router(mesh.node(0), Arc::default());
+    for (path, status) in [("/healthcheck", 200), ("/api/v1/cluster", 401), ("/metrics", 401)] {
+        let mut request = Request::get(path).body(Body::empty()).unwrap();
+        request.extensions_mut().insert(backend::Principal::default());
+        assert_eq!(router.clone().oneshot(request).await.unwrap().status(), status, "{path}");
     }
 }
 

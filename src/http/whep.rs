@@ -19,6 +19,7 @@ use super::body::read_text;
 use super::leg::{host, target};
 use super::place::{is_loopback, web_url};
 use super::problem::Problem;
+use super::visible;
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
 use crate::id::{EncoderId, NodeId};
 use crate::webrtc::sdp::MAX_OFFER;
@@ -41,16 +42,24 @@ pub(super) async fn post(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let backend = &app.backend;
-    let encoder = backend.resolve(&name);
     let token = query_value(&parts.uri, "rt");
-    let bearer =
-        encoder.zip(token.as_ref()).and_then(|(encoder, rt)| backend.check_redirect(rt, encoder));
+    let bearer = token.as_ref().and_then(|rt| {
+        // Whose it is says the token alone; what they see is judged with their own eyes below.
+        let encoder = visible::resolve(&**backend, &Principal::local(), &name)?;
+        Some((backend.check_redirect(rt, encoder)?, encoder))
+    });
     // Good or not: clocks and views differ, and a player must not be sent round and round.
     let redirected = token.is_some();
-    let principal = match bearer {
-        Some(principal) => principal,
-        None => super::auth::authorise(&**backend, &parts)?.principal,
+    let (principal, encoder) = match bearer {
+        Some((principal, encoder)) => (principal, Some(encoder)),
+        None => {
+            let principal = super::auth::authorise(&**backend, &parts)?.principal;
+            let encoder = visible::resolve(&**backend, &principal, &name);
+            (principal, encoder)
+        }
     };
+    let may = |encoder: &EncoderId| visible::may_watch(&**backend, &principal, *encoder);
+    let encoder = encoder.filter(may);
     if !is_of_type(&parts, "application/sdp") {
         return Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -71,6 +80,7 @@ pub(super) async fn post(
             let view = backend.view();
             let peer = parts.extensions.get::<Peer>();
             if !redirected && let Some((to, url)) = elsewhere(&**backend, &view, &of, peer) {
+                let name = backend.rights().full_name(encoder, &of.name);
                 return Ok(redirect(&**backend, &url, &name, to, encoder, &principal));
             }
             (view.node, false)
@@ -79,7 +89,7 @@ pub(super) async fn post(
     let offer = Offer { encoder, sdp, warm, principal };
     let answer = backend.clone().signal(node, offer).await?;
     let base = base_url(&backend.view(), node, &parts);
-    let location = format!("{base}/whep/{name}/{}", answer.leg);
+    let location = format!("{base}/whep/{}/{}", in_path(&name), answer.leg);
     let etag = etag(&answer.leg);
     let mut response = (StatusCode::CREATED, answer.sdp).into_response();
     let headers = response.headers_mut();
@@ -147,6 +157,11 @@ pub(super) async fn patch(
         ));
     }
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// `domain/name` as one segment of a path; names have nothing else to escape.
+fn in_path(name: &str) -> String {
+    name.replace('/', "%2F")
 }
 
 fn no_such_stream(name: &str) -> Problem {
@@ -229,7 +244,7 @@ fn redirect(
 ) -> Response {
     let token = backend.redirect_token(to, encoder, principal);
     let token: String = url::form_urlencoded::byte_serialize(token.as_bytes()).collect();
-    let location = format!("{url}/whep/{name}?rt={token}");
+    let location = format!("{url}/whep/{}?rt={token}", in_path(name));
     let mut response = StatusCode::TEMPORARY_REDIRECT.into_response();
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, location);

@@ -14,7 +14,7 @@ use super::message::{MessageReader, MessageWriter, ReceiveError, lost_reason};
 use super::mux::canonical;
 use super::transport::Class;
 use super::{ClientConn, DialError, Inner, MediaConn, NetEvent, close, close_with, locked, tls};
-use crate::admission::{ADDRS_MAX, Admission, PublicKey};
+use crate::admission::{ADDRS_MAX, PublicKey, Roster, Statement, Statements};
 use crate::id::{NodeId, valid_name};
 use crate::wire::{
     ALPN_CLIENT, ALPN_JOIN, ALPN_MEDIA, ALPN_MESH, Handshake, Hello, JOIN_EXPORTER, Join,
@@ -43,6 +43,10 @@ pub const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the other side may take to read why it is refused.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Most bytes of statements, but for a chain, that a hello carries: a third of what a stranger may
+/// send. What is left out comes over the link.
+pub const NEWS_MAX: usize = 32 << 10;
 
 /// Longest `host:port`: a DNS name has at most 253 characters.
 const ADDR_MAX: usize = 260;
@@ -108,8 +112,8 @@ impl Drop for Place {
 async fn welcome(inner: Arc<Inner>, incoming: Incoming, place: Place) {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let config = match Class::of_connection_id(&incoming.orig_dst_cid()) {
-        Class::Link => inner.link_server.clone(),
-        Class::Media => inner.media_server.clone(),
+        Class::Link => inner.identity.load().link_server.clone(),
+        Class::Media => inner.identity.load().media_server.clone(),
     };
     let connected = match incoming.accept_with(config) {
         Ok(connecting) => timeout_at(deadline, connecting).await,
@@ -185,8 +189,8 @@ async fn by<T, E: Into<Turned>>(
     timeout_at(deadline, work).await.map_err(|_elapsed| Turned::Late)?.map_err(Into::into)
 }
 
-async fn refuse(writer: &mut MessageWriter, reason: &str) {
-    let refused = Handshake::Refused(Refused { reason: reason.to_owned() });
+async fn refuse(writer: &mut MessageWriter, reason: &str, more: Statements) {
+    let refused = Handshake::Refused(Refused { reason: reason.to_owned(), more });
     let told = async {
         if writer.write(&refused).await.is_ok() {
             writer.finish();
@@ -211,9 +215,39 @@ async fn open_bi(connection: &Connection) -> Result<(MessageWriter, MessageReade
 }
 
 impl Inner {
-    /// Our hello; to a stranger without name and addresses.
-    fn hello(&self, to_member: bool) -> Result<Hello, String> {
+    /// Our hello to whoever holds a key; to a stranger without name and addresses.
+    fn hello(&self, to: Option<&PublicKey>) -> Result<Hello, String> {
         let roster = self.roster.load();
+        let member = to.and_then(|key| roster.member_with_key(key));
+        let more = match to {
+            Some(_) => self.news(&roster, member),
+            None => Vec::new(),
+        };
+        self.hello_with(&roster, member.is_some(), more)
+    }
+
+    /// What another node should hear before it judges this one, or hears that it is refused.
+    fn news(&self, roster: &Roster, to: Option<NodeId>) -> Vec<Statement> {
+        let first: Vec<NodeId> = to.into_iter().chain([self.node]).collect();
+        roster.news(&first, NEWS_MAX)
+    }
+
+    /// Our hello to whoever has no key, or is no member yet.
+    fn hello_to_client(&self) -> Result<Hello, String> {
+        let roster = self.roster.load();
+        if let Some(why) = roster.outcast(self.node) {
+            return Err(crate::admission::Refusal::out(self.node, why).to_string());
+        }
+        let more = roster.chain(self.node).map(|chain| roster.rebinds(&chain));
+        self.hello_with(&roster, false, more.unwrap_or_default())
+    }
+
+    fn hello_with(
+        &self,
+        roster: &Roster,
+        to_member: bool,
+        more: Vec<Statement>,
+    ) -> Result<Hello, String> {
         let Some(chain) = roster.chain(self.node) else {
             return Err("this node is not admitted to a mesh yet".into());
         };
@@ -224,24 +258,40 @@ impl Inner {
             name: if to_member { self.name.clone() } else { String::new() },
             addrs: if to_member { self.addrs.clone() } else { Vec::new() },
             version: env!("CARGO_PKG_VERSION").into(),
+            more: Statements(more),
+            wall: wall_ms(),
         })
     }
 
-    /// Judges the other side's hello by the key that it proved.
-    fn judge(
+    /// What a refused node that was a member may not have heard of; a stranger hears nothing.
+    fn news_for(&self, hello: &Hello) -> Statements {
+        let roster = self.roster.load();
+        let own = hello.chain.first().map(|own| own.node);
+        let known = own.filter(|node| roster.current_key(*node).is_some());
+        Statements(known.map_or_else(Vec::new, |node| self.news(&roster, Some(node))))
+    }
+
+    /// Judges the other side's hello by the key that it proved. What it says that is new and
+    /// proved counts first, and is kept even if it is refused.
+    async fn judge(
         &self,
         hello: &mut Hello,
         key: &PublicKey,
-    ) -> Result<(NodeId, Vec<Admission>), String> {
-        if *key == self.key {
+    ) -> Result<(NodeId, Vec<Statement>), String> {
+        if *key == self.identity.load().key {
             return Err("that is this node itself".into());
         }
-        let learned = self
-            .roster
-            .load()
-            .judge(&hello.chain, key, hello.mesh)
-            .map_err(|refusal| refusal.to_string())?;
-        let node = hello.chain.first().map(|own| own.node).ok_or("no admission was shown")?;
+        let roster = self.roster.load_full();
+        let (learned, verdict) = roster.judge(&hello.chain, &hello.more.0, key, hello.mesh);
+        let node = match verdict {
+            Ok(node) => node,
+            Err(refusal) => {
+                if !learned.is_empty() {
+                    self.tell(NetEvent::Learned(learned)).await;
+                }
+                return Err(refusal.to_string());
+            }
+        };
         if !valid_name(&hello.name) {
             hello.name.clear();
         }
@@ -250,23 +300,42 @@ impl Inner {
         Ok((node, learned))
     }
 
+    /// Statements that came with a refusal: what is new and proved is kept.
+    async fn learn(&self, said: Vec<Statement>) {
+        let roster = self.roster.load_full();
+        if said.iter().any(|statement| !roster.has(statement)) {
+            self.tell(NetEvent::Learned(said)).await;
+        }
+    }
+
+    /// So that it ends when its node is shut out.
+    fn note_media(&self, node: NodeId, connection: &Connection) {
+        let mut medias = locked(&self.medias);
+        medias.retain(|(_, connection)| connection.close_reason().is_none());
+        medias.push((node, connection.clone()));
+    }
+
     async fn accept_hello(
         &self,
         connection: &Connection,
         deadline: Instant,
-    ) -> Result<(NodeId, Hello, Vec<Admission>, MessageWriter, MessageReader), Turned> {
+    ) -> Result<(NodeId, Hello, Vec<Statement>, MessageWriter, MessageReader), Turned> {
         let key = tls::peer_key(connection).ok_or(Turned::NoKey)?;
         let (mut writer, reader) = by(deadline, accept_bi(connection)).await?;
         let mut reader = reader.counted(self.counters.clone());
         let Handshake::Hello(mut hello) = by(deadline, reader.read()).await? else {
             return Err(Turned::Gave("the handshake begins with a hello".into()));
         };
-        let judged =
-            self.judge(&mut hello, &key).and_then(|judged| Ok((judged, self.hello(true)?)));
+        let judged = self.judge(&mut hello, &key).await;
+        let judged = judged.and_then(|judged| {
+            let roster = self.roster.load();
+            let own = self.hello_with(&roster, true, self.news(&roster, Some(judged.0)))?;
+            Ok((judged, own))
+        });
         let ((node, learned), own) = match judged {
             Ok(judged) => judged,
             Err(reason) => {
-                refuse(&mut writer, &reason).await;
+                refuse(&mut writer, &reason, self.news_for(&hello)).await;
                 return Err(Turned::Away(reason));
             }
         };
@@ -293,6 +362,7 @@ impl Inner {
             name: hello.name,
             addrs: hello.addrs,
             learned,
+            wall: hello.wall,
             connection: connection.clone(),
             writer,
             reader,
@@ -305,6 +375,7 @@ impl Inner {
     async fn accept_media(&self, connection: &Connection, deadline: Instant) -> Result<(), Turned> {
         let (node, _, _, send, mut recv) = self.accept_hello(connection, deadline).await?;
         recv.trust();
+        self.note_media(node, connection);
         self.tell(NetEvent::Media(MediaConn { node, connection: connection.clone(), send, recv }))
             .await;
         Ok(())
@@ -313,7 +384,7 @@ impl Inner {
     async fn accept_join(&self, connection: &Connection, deadline: Instant) -> Result<(), Turned> {
         let newcomer = tls::peer_key(connection).ok_or(Turned::NoKey)?;
         // We say who we are first: the newcomer proves nothing to the wrong mesh.
-        let own = self.hello(false).map_err(Turned::Away)?;
+        let own = self.hello_to_client().map_err(Turned::Away)?;
         let (mut writer, reader) =
             by(deadline, async { open_bi(connection).await.map_err(Turned::Gave) }).await?;
         let mut reader = reader.counted(self.counters.clone());
@@ -332,7 +403,7 @@ impl Inner {
             }
             Err(reason) => {
                 self.counters.joins_refused.add(1);
-                refuse(&mut writer, &reason).await;
+                refuse(&mut writer, &reason, Statements::default()).await;
                 Err(Turned::Away(reason))
             }
         }
@@ -364,10 +435,10 @@ impl Inner {
         deadline: Instant,
         place: &mut Option<Place>,
     ) -> Result<(), Turned> {
-        let own = self.hello(false).map_err(Turned::Away)?;
+        let own = self.hello_to_client().map_err(Turned::Away)?;
         let (mut send, recv) =
             by(deadline, async { open_bi(connection).await.map_err(Turned::Gave) }).await?;
-        let hello = ServerHello { mesh: own.mesh, chain: own.chain };
+        let hello = ServerHello { mesh: own.mesh, chain: own.chain, more: own.more };
         send.write(&NodeMessage::Hello(hello)).await.map_err(Turned::Gave)?;
         let client = ClientConn {
             remote: canonical(connection.remote_address()),
@@ -391,7 +462,8 @@ impl Inner {
         addr: &str,
     ) -> Result<Fresh, DialError> {
         let resolved = resolve(addr).await?;
-        let connection = connect_any(&self.endpoint, &self.link_client, addr, resolved).await?;
+        let connection =
+            connect_any(&self.endpoint, &self.identity.load().link_client, addr, resolved).await?;
         let talk = self.dial_hello(&connection, expected, addr);
         let (node, hello, learned, writer, reader) = match timeout(HANDSHAKE_TIMEOUT, talk).await {
             Ok(Ok(talked)) => talked,
@@ -410,6 +482,7 @@ impl Inner {
             name: hello.name,
             addrs: hello.addrs,
             learned,
+            wall: hello.wall,
             connection,
             writer,
             reader,
@@ -423,11 +496,13 @@ impl Inner {
         let remote = self.remote(node).ok_or(DialError::NoLink(node))?;
         let addr = canonical(remote).to_string();
         let connection =
-            connect_any(&self.endpoint, &self.media_client, &addr, vec![remote]).await?;
+            connect_any(&self.endpoint, &self.identity.load().media_client, &addr, vec![remote])
+                .await?;
         let talk = self.dial_hello(&connection, Some(node), &addr);
         match timeout(HANDSHAKE_TIMEOUT, talk).await {
             Ok(Ok((node, _, _, send, mut recv))) => {
                 recv.trust();
+                self.note_media(node, &connection);
                 Ok(MediaConn { node, connection, send, recv })
             }
             Ok(Err(error)) => {
@@ -446,31 +521,40 @@ impl Inner {
         connection: &Connection,
         expected: Option<NodeId>,
         addr: &str,
-    ) -> Result<(NodeId, Hello, Vec<Admission>, MessageWriter, MessageReader), DialError> {
+    ) -> Result<(NodeId, Hello, Vec<Statement>, MessageWriter, MessageReader), DialError> {
         let key = tls::peer_key(connection)
             .ok_or_else(|| DialError::Broken("the other side has no key".into()))?;
-        if key == self.key {
+        if key == self.identity.load().key {
             return Err(DialError::Itself(addr.to_owned()));
         }
         // Someone whose key we do not know learns as little as a proof needs. It may still be a
         // member: one that was admitted a moment ago.
-        let known = self.roster.load().member_with_key(&key).is_some();
-        let own = self.hello(known).map_err(DialError::Broken)?;
+        let own = self.hello(Some(&key)).map_err(DialError::Broken)?;
         let (mut writer, reader) = open_bi(connection).await.map_err(DialError::Broken)?;
         let mut reader = reader.counted(self.counters.clone());
         writer.write(&Handshake::Hello(own)).await.map_err(DialError::Broken)?;
         let mut hello = match reader.read().await {
             Ok(Handshake::Hello(hello)) => hello,
-            Ok(Handshake::Refused(refused)) => return Err(DialError::Refused(refused.reason)),
+            Ok(Handshake::Refused(refused)) => {
+                // Perhaps this node does not know yet that it is shut out.
+                self.learn(refused.more.0).await;
+                return Err(DialError::Refused(refused.reason));
+            }
             Ok(_) => return Err(DialError::Broken("a hello was expected".into())),
             Err(error) => return Err(broken(connection, &error)),
         };
-        let (node, learned) = self.judge(&mut hello, &key).map_err(DialError::Stranger)?;
+        let (node, learned) = self.judge(&mut hello, &key).await.map_err(DialError::Stranger)?;
         match expected {
             Some(wanted) if wanted != node => Err(DialError::Unexpected { wanted, got: node }),
             _ => Ok((node, hello, learned, writer, reader)),
         }
     }
+}
+
+/// This node's wall clock, in milliseconds since 1970.
+fn wall_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.ok().and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
 }
 
 /// A conversation that broke off; a refusal may have overtaken its message.

@@ -127,12 +127,11 @@ async fn converse(
         Tried::Final(JoinError::WrongMesh { addr, wanted, got })
     };
     let key = tls::peer_key(connection).ok_or_else(|| wrong("it has no key".into()))?;
-    let (_, member) = verify_chain(Some(invitation.mesh), &hello.chain, &key).map_err(
-        |refusal| match refusal {
+    let (_, member) = verify_chain(Some(invitation.mesh), &hello.chain, &hello.more.0, &key)
+        .map_err(|refusal| match refusal {
             Refusal::OtherMesh { .. } => wrong(format!("it belongs to mesh {}", hello.mesh)),
             other => wrong(other.to_string()),
-        },
-    )?;
+        })?;
     let statement = statement(connection, &keypair.public())
         .map_err(|reason| Tried::Final(JoinError::Local(reason)))?;
     let join = Join { invite: invitation.invite.clone(), proof: invitation.prove(&statement) };

@@ -16,7 +16,7 @@ use super::message::{MessageReader, MessageWriter, ReceiveError, lost_reason};
 use super::mux::canonical;
 use super::transport::{DATAGRAM_MAX, LINK_RECEIVE_WINDOW};
 use super::{AskError, DialError, Inner, LinkStats, NetEvent, close, close_with, locked};
-use crate::admission::Admission;
+use crate::admission::Statement;
 use crate::id::{Boot, NodeId};
 use crate::peering::tie::{self, Existing, Verdict};
 use crate::wire::{Handshake, Keep, MAX_MESSAGE};
@@ -108,7 +108,8 @@ pub(super) struct Fresh {
     pub(super) boot: Boot,
     pub(super) name: String,
     pub(super) addrs: Vec<String>,
-    pub(super) learned: Vec<Admission>,
+    pub(super) learned: Vec<Statement>,
+    pub(super) wall: u64,
     pub(super) connection: Connection,
     pub(super) writer: MessageWriter,
     pub(super) reader: MessageReader,
@@ -183,6 +184,7 @@ impl Inner {
                     name: std::mem::take(&mut fresh.name),
                     addrs: std::mem::take(&mut fresh.addrs),
                     learned: std::mem::take(&mut fresh.learned),
+                    wall: fresh.wall,
                     remote: canonical(fresh.connection.remote_address()),
                 })
                 .await;

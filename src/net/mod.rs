@@ -30,14 +30,15 @@ use arc_swap::ArcSwap;
 use quinn::VarInt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::admission::{Admission, Keypair, PublicKey, Roster};
+use crate::admission::{Keypair, PublicKey, Roster, Statement};
 use crate::id::{Boot, NodeId};
 use crate::wire;
 
 pub use counters::NetCounters;
 pub(crate) use dial::{connect_any, resolve};
 pub use handshake::{
-    HANDSHAKE_TIMEOUT, JOIN_TIMEOUT, Place, RETRY_ABOVE, UNVERIFIED_MAX, UNVERIFIED_PER_ADDRESS,
+    HANDSHAKE_TIMEOUT, JOIN_TIMEOUT, NEWS_MAX, Place, RETRY_ABOVE, UNVERIFIED_MAX,
+    UNVERIFIED_PER_ADDRESS,
 };
 pub use link::{
     ANSWER_TIMEOUT, ASK_MAX, GOSSIP_AT_ONCE, GOSSIP_MAX, LINGER, LINK_QUEUE, LINK_QUEUE_BYTES,
@@ -104,11 +105,15 @@ pub enum NetEvent {
         name: String,
         /// Its addresses; none in the same case.
         addrs: Vec<String>,
-        /// Admissions in its chain that this node lacks.
-        learned: Vec<Admission>,
+        /// Statements of its hello that this node lacks.
+        learned: Vec<Statement>,
+        /// What its wall clock showed, in milliseconds since 1970.
+        wall: u64,
         /// Where it is.
         remote: SocketAddr,
     },
+    /// A handshake that came to nothing brought statements that this node lacks.
+    Learned(Vec<Statement>),
     /// A link is gone.
     LinkDown {
         /// To whom.
@@ -286,12 +291,8 @@ pub struct Net {
 struct Inner {
     endpoint: quinn::Endpoint,
     rtc: RtcSocket,
-    link_server: Arc<quinn::ServerConfig>,
-    media_server: Arc<quinn::ServerConfig>,
-    link_client: quinn::ClientConfig,
-    media_client: quinn::ClientConfig,
+    identity: ArcSwap<Identity>,
     node: NodeId,
-    key: PublicKey,
     boot: Boot,
     name: String,
     addrs: Vec<String>,
@@ -305,6 +306,8 @@ struct Inner {
     /// Number of connections that were kept so far; held while links change, so that their
     /// events come out in the order of the changes.
     decisions: tokio::sync::Mutex<u64>,
+    /// Media connections, open or closed since.
+    medias: Mutex<Vec<(NodeId, quinn::Connection)>>,
     /// Dials under way by address, with whom others that asked for the same one expect there.
     dialling: Mutex<BTreeMap<String, Vec<Option<NodeId>>>>,
     connections: AtomicU64,
@@ -321,29 +324,21 @@ impl Net {
     pub fn open(
         config: NetConfig,
     ) -> io::Result<(Self, mpsc::Receiver<NetEvent>, mpsc::Receiver<RtcDatagram>)> {
-        use transport::{Class, client_config, endpoint_config, server_config};
         let counters = Arc::new(NetCounters::default());
         let (mux, rtc, rtc_datagrams) = mux::Mux::new(config.socket, counters.clone())?;
-        let link_server = server_config(Class::Link, &config.keypair).map_err(io::Error::other)?;
-        let media_server =
-            server_config(Class::Media, &config.keypair).map_err(io::Error::other)?;
+        let identity = Identity::of(&config.keypair)?;
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
-            endpoint_config(),
-            Some(link_server.clone()),
+            transport::endpoint_config(),
+            Some((*identity.link_server).clone()),
             Arc::new(mux),
             Arc::new(quinn::TokioRuntime),
         )?;
-        let client = |alpn| client_config(alpn, Some(&config.keypair)).map_err(io::Error::other);
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let inner = Arc::new(Inner {
             endpoint,
             rtc,
-            link_server: Arc::new(link_server),
-            media_server: Arc::new(media_server),
-            link_client: client(wire::ALPN_MESH)?,
-            media_client: client(wire::ALPN_MEDIA)?,
+            identity: ArcSwap::from_pointee(identity),
             node: config.keypair.node(),
-            key: config.keypair.public(),
             boot: config.boot,
             name: config.name,
             addrs: config.addrs,
@@ -354,6 +349,7 @@ impl Net {
             at_the_door: Mutex::default(),
             links: Mutex::default(),
             decisions: tokio::sync::Mutex::default(),
+            medias: Mutex::default(),
             dialling: Mutex::default(),
             connections: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -430,6 +426,27 @@ impl Net {
         tokio::spawn(async move { inner.close_link(node, reason).await });
     }
 
+    /// Shows this key in handshakes from now on; connections that stand stay.
+    pub fn use_key(&self, keypair: &Keypair) -> io::Result<()> {
+        let identity = Identity::of(keypair)?;
+        // Only for what comes before the class of a connection is known.
+        self.inner.endpoint.set_server_config(Some((*identity.link_server).clone()));
+        self.inner.identity.store(Arc::new(identity));
+        Ok(())
+    }
+
+    /// Ends all that `node`, which is no member any more, has here: media at once, the link after
+    /// what was sent before has gone out, which nothing is heard on meanwhile.
+    pub fn expel(&self, node: NodeId, reason: &str) {
+        locked(&self.inner.medias).retain(|(of, connection)| {
+            if *of == node {
+                close_with(connection, close::REFUSED, reason);
+            }
+            *of != node && connection.close_reason().is_none()
+        });
+        self.close(node, reason);
+    }
+
     /// Sends on the ordered stream of the link: `bytes` is an encoded [`wire::LinkMessage`].
     /// Never waits. False if there is no link; a link whose queue is full is closed.
     pub fn send(&self, node: NodeId, bytes: Vec<u8>) -> bool {
@@ -495,6 +512,30 @@ impl Net {
 impl std::fmt::Debug for Net {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Net").field("node", &self.inner.node).finish_non_exhaustive()
+    }
+}
+
+/// What this node proves itself by.
+struct Identity {
+    key: PublicKey,
+    link_server: Arc<quinn::ServerConfig>,
+    media_server: Arc<quinn::ServerConfig>,
+    link_client: quinn::ClientConfig,
+    media_client: quinn::ClientConfig,
+}
+
+impl Identity {
+    fn of(keypair: &Keypair) -> io::Result<Self> {
+        use transport::{Class, client_config, server_config};
+        let server = |class| server_config(class, keypair).map(Arc::new).map_err(io::Error::other);
+        let client = |alpn| client_config(alpn, Some(keypair)).map_err(io::Error::other);
+        Ok(Self {
+            key: keypair.public(),
+            link_server: server(Class::Link)?,
+            media_server: server(Class::Media)?,
+            link_client: client(wire::ALPN_MESH)?,
+            media_client: client(wire::ALPN_MEDIA)?,
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::join::{JoinError, join};
 use super::transport::DATAGRAM_MAX;
 use super::*;
-use crate::admission::{Invitation, Invite};
+use crate::admission::{Invitation, Invite, Statements};
 use crate::agent::dial::ClientEndpoint;
 use crate::id::{InviteId, MeshId};
 use crate::wire::{Admitted, ClientHello, ClientMessage, Handshake, Hello, Message};
@@ -25,7 +25,9 @@ fn roster(members: &[u8]) -> Roster {
     let founder = key(members[0]);
     let mut roster = Roster::found(&founder, [members[0]; 16]);
     for member in &members[1..] {
-        let admission = roster.admit(&founder, key(*member).public(), InviteId([*member; 16]));
+        let (id, mesh) = (InviteId([*member; 16]), roster.mesh());
+        let invite = Invitation::make(&founder, mesh, vec![], id, [8; 32], u64::MAX, 9).invite;
+        let admission = roster.admit(&founder, key(*member).public(), &invite);
         roster.adopt(vec![admission]);
     }
     roster
@@ -294,6 +296,8 @@ async fn a_stranger_is_refused_and_learns_only_that() {
         name: "evil".into(),
         addrs: vec![],
         version: String::new(),
+        more: Statements::default(),
+        wall: 0,
     };
     send.write(&Handshake::Hello(hello)).await.unwrap();
     let answer = recv.read::<Handshake>().await.unwrap();
@@ -362,7 +366,7 @@ async fn an_admission_that_is_new_here_comes_with_the_link() {
     b.net.dial(None, a.addr.clone());
     let NetEvent::LinkUp { learned, name, .. } = a.next().await else { panic!("no link") };
     assert_eq!(learned.len(), 1);
-    assert_eq!(learned[0].node, b.id);
+    assert_eq!(learned[0].about(), b.id);
     assert_eq!(name, "node-2");
 }
 
@@ -399,6 +403,7 @@ async fn a_client_verifies_the_node_before_it_says_who_it_is() {
         agent: "test".into(),
         version: "0".into(),
         credential: Some("secret".into()),
+        only_api: false,
     };
     let found = endpoint.connect(&a.addr, Some(a.id), Some(mesh), hello.clone()).await.unwrap();
     assert_eq!((found.node, found.mesh), (a.id, mesh));
@@ -429,9 +434,9 @@ async fn judge_join(node: &mut Node, roster: &mut Roster) -> Vec<u8> {
     };
     let verdict = roster.check_invite(&join.invite, &join.proof, &statement, 1);
     let verdict = verdict.map_err(|refusal| refusal.to_string()).map(|()| {
-        let admission = roster.admit(&key(1), newcomer, join.invite.id);
+        let admission = roster.admit(&key(1), newcomer, &join.invite);
         roster.adopt(vec![admission]);
-        Admitted { admissions: roster.admissions().cloned().collect(), members: vec![] }
+        Admitted { statements: Statements(roster.statements().cloned().collect()), members: vec![] }
     });
     answer.send(verdict).unwrap();
     join.proof
@@ -460,7 +465,7 @@ async fn an_invited_node_joins_and_its_proof_is_worth_nothing_again() {
         tokio::join!(join(&invitation, &newcomer), judge_join(&mut a, &mut members));
     let (member, admitted) = joined.unwrap();
     assert_eq!(member, a.id);
-    assert_eq!(admitted.admissions.len(), 2);
+    assert_eq!(admitted.statements.0.len(), 2);
     assert!(members.contains(newcomer.node()));
 
     // The same proof from someone else, and from the same newcomer in another session.
@@ -611,6 +616,8 @@ async fn a_link_with_nonsense_on_its_stream_is_closed() {
         name: "NOT A NAME\n".into(),
         addrs: vec!["x".repeat(1000)],
         version: String::new(),
+        more: Statements::default(),
+        wall: 0,
     };
     send.write_all(&Handshake::Hello(hello).frame()).await.unwrap();
     let mut recv = MessageReader::new(recv);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::media::{Ingest, Serving, Turning};
-use crate::access::Principal;
+use crate::access::{Principal, Who};
 use crate::control::Event;
 use crate::flow;
 use crate::hub::Hubs;
@@ -28,6 +28,8 @@ pub struct ApiCall {
     pub request: ApiRequest,
     /// Who asks, as the node's control found.
     pub principal: Principal,
+    /// From where.
+    pub remote: std::net::SocketAddr,
     /// Takes the answer.
     pub answer: oneshot::Sender<ApiResponse>,
 }
@@ -39,6 +41,7 @@ pub type NativeViewer = (EncoderId, SessionId, String, std::time::Instant);
 #[derive(Clone)]
 pub(super) struct Clients {
     shared: Arc<Shared>,
+    open_loopback: bool,
 }
 
 struct Shared {
@@ -78,7 +81,13 @@ impl Clients {
                 api,
                 overflows: AtomicU64::new(0),
             }),
+            open_loopback: false,
         }
+    }
+
+    /// Whether clients on this machine need no credential.
+    pub(super) fn open_to_loopback(self, open_loopback: bool) -> Self {
+        Self { open_loopback, ..self }
     }
 
     /// Serves a client until its connection ends.
@@ -98,8 +107,8 @@ impl Clients {
         };
         self.sessions().insert(session, client);
         let events = self.shared.events.clone();
-        let loopback = remote.ip().to_canonical().is_loopback();
-        if events.send(Event::ClientOpened { session, loopback }).await.is_err() {
+        let local = self.open_loopback && remote.ip().to_canonical().is_loopback();
+        if events.send(Event::ClientOpened { session, local }).await.is_err() {
             return;
         }
         let writer = tokio::spawn(write(send, queue));
@@ -144,11 +153,13 @@ impl Clients {
         });
     }
 
-    /// The client may use the API from now on.
+    /// The client may use the API from now on; and the rest, if it is somebody.
     pub(super) fn welcomed(&self, session: SessionId, principal: Principal) {
         if let Some(client) = self.sessions().get_mut(&session) {
-            client.place = None;
-            client.ingest.open();
+            if principal.who != Who::Nobody {
+                client.place = None;
+                client.ingest.open();
+            }
             *client.principal.lock().unwrap_or_else(PoisonError::into_inner) = Some(principal);
         }
     }
@@ -269,6 +280,7 @@ async fn api(
     calls: mpsc::Sender<ApiCall>,
 ) {
     let slots = Arc::new(tokio::sync::Semaphore::new(API_AT_ONCE));
+    let remote = connection.remote_address();
     while let Ok((send, recv)) = connection.accept_bi().await {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let who = principal.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -279,7 +291,8 @@ async fn api(
             let response = match (recv.read::<ApiMessage>().await, who) {
                 (Ok(ApiMessage::Request(request)), Some(principal)) => {
                     let (answer, answered) = oneshot::channel();
-                    let _ = calls.send(ApiCall { request, principal, answer }).await;
+                    let call = ApiCall { request, principal, remote, answer };
+                    let _ = calls.send(call).await;
                     answered.await.unwrap_or_else(|_dropped| refuse(503, "the node is stopping"))
                 }
                 (Ok(_), None) => refuse(401, "say hello first"),
@@ -294,5 +307,6 @@ async fn api(
 
 fn refuse(status: u16, detail: &str) -> ApiResponse {
     let body = format!(r#"{{"status":{status},"detail":"{detail}"}}"#).into_bytes();
-    ApiResponse { status, body }
+    let headers = vec![("content-type".to_owned(), "application/problem+json".to_owned())];
+    ApiResponse { status, headers, body }
 }

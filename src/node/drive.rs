@@ -12,12 +12,13 @@ use super::Clock;
 use super::clients::Clients;
 use super::ledger::{self, SharedRights, Told};
 use super::media::Turning;
+use super::members::{Decreed, MeshClock};
 use super::relay::{Relays, Source};
 use super::report::Reports;
 use super::writer::Writer;
 use super::{ENCODER_FAILOVER, Failovers};
 use crate::accounts;
-use crate::admission::Roster;
+use crate::admission::{Keypair, Roster};
 use crate::cluster::ClusterView;
 use crate::control::{self, Control, Effect, Event, Note};
 use crate::directory::SourceState;
@@ -60,8 +61,8 @@ pub struct Totals {
     pub store_bytes: Option<u64>,
     /// Why what is to be stored is not, at present.
     pub store_error: Option<Arc<String>>,
-    /// How far members' clocks are ahead of this one's, in seconds.
-    pub clock_offsets: Vec<(NodeId, f64)>,
+    /// How far this node's clock is ahead of the mesh's, in milliseconds.
+    pub clock_skew_ms: i64,
 }
 
 pub(super) struct Inboxes {
@@ -115,6 +116,11 @@ pub(super) struct Driver {
     pub(super) attached: BTreeMap<EncoderId, SessionId>,
     pub(super) joins: BTreeMap<u64, oneshot::Sender<Result<wire::Admitted, String>>>,
     pub(super) last_join: u64,
+    pub(super) decrees: BTreeMap<u64, oneshot::Sender<Decreed>>,
+    pub(super) last_decree: u64,
+    pub(super) keypair: Arc<ArcSwap<Keypair>>,
+    pub(super) mesh_clock: Arc<MeshClock>,
+    pub(super) data: std::path::PathBuf,
     pub(super) writes: BTreeMap<u64, oneshot::Sender<Result<accounts::Receipt, accounts::Refusal>>>,
     pub(super) last_write: u64,
     pub(super) asks: mpsc::Sender<(NodeId, wire::Ask, oneshot::Sender<Vec<u8>>)>,
@@ -186,10 +192,11 @@ impl Driver {
 
     fn net_event(&mut self, event: NetEvent) {
         match event {
-            NetEvent::LinkUp { node, addrs, learned, remote, .. } => {
+            NetEvent::LinkUp { node, addrs, learned, remote, wall, .. } => {
                 tracing::info!(event = "link.up", peer = %node, %remote, "link up");
-                self.handle(Event::LinkUp { node, addrs, learned });
+                self.handle(Event::LinkUp { node, addrs, learned, wall });
             }
+            NetEvent::Learned(list) => self.handle(Event::Learned(list)),
             NetEvent::LinkDown { node, reason } => {
                 tracing::info!(event = "link.down", peer = %node, reason, "link down");
                 self.handle(Event::LinkDown(node));
@@ -245,10 +252,14 @@ impl Driver {
                 Effect::Dial { node, addr } => self.net.dial(node, addr),
                 Effect::Send(node, bytes) => drop(self.net.send(node, bytes)),
                 Effect::Datagram(node, bytes) => drop(self.net.datagram(node, bytes)),
-                Effect::Admissions(new) => {
+                Effect::Statements(number, new) => {
                     self.roster.store(Arc::new(self.control.roster().clone()));
-                    self.store.admissions(new);
+                    self.store.statements(number, new);
                 }
+                Effect::Decreed { ticket, result } => self.decreed(ticket, result),
+                Effect::Expel(node, reason) => self.net.expel(node, &reason),
+                Effect::UseKey(key) => self.use_key(key),
+                Effect::MeshTime(at, time) => self.mesh_clock.set(at, time),
                 Effect::Admit { ticket, admitted } => {
                     if let Some(answer) = self.joins.remove(&ticket) {
                         self.store.answer(answer, admitted);
@@ -351,7 +362,7 @@ impl Driver {
             changes_lost: self.told.lost(),
             store_bytes: self.store.size(),
             store_error: self.store.trouble(),
-            clock_offsets: self.reports.clock_offsets(),
+            clock_skew_ms: self.control.clock_skew(self.clock.now()),
         }));
         let me = self.control.me();
         let mine = self.control.directory().entries(me);
@@ -371,6 +382,29 @@ impl Driver {
             }
             Note::Admitted(node) => {
                 tracing::info!(event = "node.admitted", peer = %node, "node admitted");
+            }
+            Note::Expelled(node, why) if *node == self.control.me() => tracing::error!(
+                event = "node.expelled", peer = %node, reason = %why,
+                "this node is shut out of the mesh: it serves nobody until it is let in again"
+            ),
+            Note::Expelled(node, why) => tracing::warn!(
+                event = "node.expelled", peer = %node, reason = %why,
+                "a node is no member any more"
+            ),
+            Note::Readmitted(node) => {
+                tracing::warn!(event = "node.readmitted", peer = %node, "a node is a member again");
+            }
+            Note::Rekeyed => {
+                tracing::info!(event = "node.rekeyed", "this node uses its new key now");
+            }
+            Note::Skewed(Some(skew)) => tracing::warn!(
+                event = "clock.skewed",
+                skew_ms = skew,
+                "this node's clock is not the mesh's: people see wrong times, all else goes by \
+                 mesh time; set the clock"
+            ),
+            Note::Skewed(None) => {
+                tracing::info!(event = "clock.right", "this node's clock is the mesh's again");
             }
             Note::Ledger(note) => ledger::tell(note),
             Note::Stalled(late) => {

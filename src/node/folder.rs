@@ -4,35 +4,39 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Join, NodeError, identity, random};
+use super::{Join, NodeError, founding, identity, random};
 use crate::accounts::Loaded;
-use crate::admission::{Admission, Invitation, Keypair, Roster, mesh_id};
+use crate::admission::{Invitation, Keypair, Roster, Statement, mesh_id};
 use crate::id::{Boot, MeshId, NodeId};
 use crate::net::join::{JoinError, join};
-use crate::store::{Entry, Store, StoreError, load_or_create_key};
+use crate::store::{self, Entry, Store, StoreError, load_or_create_key};
 
 /// What a node finds in its folder.
 pub(super) struct Folder {
     path: PathBuf,
     pub(super) store: Store,
     pub(super) keypair: Keypair,
+    /// The key that it was changing to.
+    pub(super) next_key: Option<Keypair>,
     roster: Option<Roster>,
     pub(super) boot: Boot,
     pub(super) remembered: Vec<(NodeId, Vec<String>)>,
     pub(super) ledger: Loaded,
+    /// The first administrator's password, if somebody chose one.
+    admin: Option<String>,
     entry: Entry,
 }
 
 impl Folder {
     /// Waits for the folder's lock and reads everything, on a thread of its own: a signal is heard
     /// meanwhile.
-    pub(super) async fn open(path: PathBuf) -> Result<Self, NodeError> {
-        tokio::task::spawn_blocking(move || Self::from_disk(path))
+    pub(super) async fn open(path: PathBuf, admin: Option<String>) -> Result<Self, NodeError> {
+        tokio::task::spawn_blocking(move || Self::from_disk(path, admin))
             .await
             .map_err(|defect| NodeError::Failed(format!("cannot read the folder: {defect}")))?
     }
 
-    fn from_disk(path: PathBuf) -> Result<Self, NodeError> {
+    fn from_disk(path: PathBuf, admin: Option<String>) -> Result<Self, NodeError> {
         let opened = Store::open(&path).map_err(stored)?;
         if let Some(aside) = &opened.quarantined {
             tracing::error!(
@@ -41,17 +45,18 @@ impl Folder {
             );
         }
         let store = opened.store;
-        let keypair = Keypair::from_seed(load_or_create_key(&path, random()).map_err(stored)?);
+        let keypair = load_or_create_key(&path, random()).map_err(stored)?;
         let boot = store.next_boot().map_err(stored)?;
-        let roster = roster_of(keypair.node(), &store.admissions().map_err(stored)?);
+        let roster = roster_of(keypair.node(), &store.statements().map_err(stored)?);
+        let (keypair, next_key) = settle_keys(&path, keypair, roster.as_ref())?;
         let remembered = store.members().map_err(stored)?;
         let (ledger, entry) = (Loaded::default(), Entry::Member);
-        Ok(Self { path, store, keypair, roster, boot, remembered, ledger, entry })
+        Ok(Self { path, store, keypair, next_key, roster, boot, remembered, ledger, entry, admin })
     }
 
     /// Reads the ledger of the mesh that was entered, on a thread of its own.
     pub(super) async fn open_ledger(mut self, roster: &Roster) -> Result<Self, NodeError> {
-        let (mesh, alone) = (roster.mesh(), roster.admissions().count() < 2);
+        let (mesh, alone) = (roster.mesh(), roster.len() < 2);
         let read = move || {
             self.store.bind(mesh, self.entry)?;
             self.ledger = self.store.ledger(mesh)?;
@@ -111,13 +116,19 @@ impl Folder {
         }
     }
 
+    /// What is left to do of a founding, once the node runs.
+    pub(super) fn unfinished(&self) -> Result<Option<founding::Founding>, NodeError> {
+        founding::unfinished(&self.path, self.admin.as_deref())
+    }
+
     async fn join(&mut self, invitation: Invitation) -> Result<(Roster, Vec<String>), NodeError> {
         identity::is_in(invitation.mesh);
         self.entry = Entry::Newcomer;
         let (seed, admitted) =
             join(&invitation, &self.keypair).await.map_err(|error| not_joined(&error))?;
         tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
-        let joined = Roster::from_admissions(invitation.mesh, admitted.admissions);
+        founding::abandon(&self.path)?;
+        let joined = Roster::from_statements(invitation.mesh, admitted.statements.0);
         self.keep(&joined)?;
         self.store.remember(&admitted.members).map_err(stored)?;
         self.remembered.extend(admitted.members);
@@ -129,25 +140,51 @@ impl Folder {
         if let Some(aside) = self.store.put_aside().map_err(stored)? {
             return Err(membership_lost(&aside));
         }
+        founding::prepare(&self.path, self.admin.as_deref())?;
         let roster = Roster::found(&self.keypair, random());
         self.keep(&roster)?;
         Ok(roster)
     }
 
     fn keep(&self, roster: &Roster) -> Result<(), NodeError> {
-        let all: Vec<_> = roster.admissions().cloned().collect();
-        self.store.add_admissions(&all).map_err(stored)
+        let all: Vec<_> = roster.statements().cloned().collect();
+        self.store.add_statements(&all).map_err(stored)
     }
 }
 
-/// The mesh among these admissions that `me` belongs to. A folder whose key was moved away holds
-/// the admissions of an earlier node's mesh as well.
-fn roster_of(me: NodeId, admissions: &[Admission]) -> Option<Roster> {
+/// The mesh among these statements that `me` belongs to, or did. A folder whose key was moved away
+/// holds the statements of an earlier node's mesh as well.
+fn roster_of(me: NodeId, statements: &[Statement]) -> Option<Roster> {
     // A founder's admission names a mesh: it is the one that everything else in it chains to.
-    let founders = admissions.iter().filter(|admission| admission.invite.is_none());
+    let founders = statements.iter().filter_map(|statement| match statement {
+        Statement::Admission(it) if it.invite.is_none() => Some(mesh_id(it)),
+        _ => None,
+    });
     let mut rosters =
-        founders.map(|it| Roster::from_admissions(mesh_id(it), admissions.iter().cloned()));
-    rosters.find(|roster| roster.contains(me))
+        founders.map(|mesh| Roster::from_statements(mesh, statements.iter().cloned()));
+    rosters.find(|roster| roster.contains(me) || roster.outcast(me).is_some())
+}
+
+/// The key in use and the one that it is to change to, wherever the node was killed while it
+/// changed.
+fn settle_keys(
+    path: &Path,
+    keypair: Keypair,
+    roster: Option<&Roster>,
+) -> Result<(Keypair, Option<Keypair>), NodeError> {
+    let Some(next) = store::next_key(path).map_err(stored)? else { return Ok((keypair, None)) };
+    // The former key is given up, but the files do not say so yet.
+    let in_use = roster.and_then(|roster| roster.current_key(keypair.node()));
+    if in_use == Some(next.public()) {
+        store::use_key(path, &next).map_err(stored)?;
+        return Ok((next, None));
+    }
+    // Without a mesh there is nobody to tell.
+    if roster.is_none() {
+        store::forget_next_key(path).map_err(stored)?;
+        return Ok((keypair, None));
+    }
+    Ok((keypair, Some(next)))
 }
 
 /// A node stays in the mesh of its folder: it must not wait alone for one that it cannot join.
@@ -213,7 +250,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             // Starts, writes something if told, and says what was there before.
             let start = async |write: Option<u8>| {
-                let mut folder = Folder::open(dir.path().into()).await.unwrap();
+                let mut folder = Folder::open(dir.path().into(), None).await.unwrap();
                 let (roster, _) = folder.enter(None).await.unwrap();
                 let folder = folder.open_ledger(&roster).await.unwrap();
                 let records = write.map(some_record).into_iter().collect();

@@ -1,15 +1,18 @@
 //! The ledger as the rest of the process reaches it: through the control loop, which owns it.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::Node;
 use super::drive::Driver;
+use super::members::{Decree, Decreed};
+use super::{Node, wall_ms};
 use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Key, Ledger, Note, Receipt, Refusal, Write};
 use crate::control::Event;
+use crate::store::{BackedUp, StoreError};
 
 /// Questions and changes that wait for the control loop; beyond it whoever has one waits.
 pub(super) const CALL_QUEUE: usize = 256;
@@ -94,6 +97,7 @@ impl RecordChanges {
 pub(super) enum Call {
     Write(Write, oneshot::Sender<Result<Receipt, Refusal>>),
     Read(Box<dyn FnOnce(&Ledger) + Send>),
+    Decree(Decree, oneshot::Sender<Decreed>),
 }
 
 impl Node {
@@ -123,6 +127,16 @@ impl Node {
     pub async fn audit(&self, before: Option<AuditCursor>, limit: usize) -> Vec<Audit> {
         let audit = self.read_ledger(move |ledger| ledger.audit(before, limit)).await;
         audit.unwrap_or_default()
+    }
+
+    /// Writes the ledger as it is at this moment, and who belongs to the mesh, into a file, while
+    /// everything goes on. It holds no key.
+    pub async fn backup(&self, file: PathBuf) -> Result<BackedUp, StoreError> {
+        let (source, mesh) = (self.shared.source.clone(), self.roster().mesh());
+        let made = wall_ms();
+        let write = move || source.backup(mesh, made, &file);
+        let written = tokio::task::spawn_blocking(write).await;
+        written.unwrap_or(Err(StoreError::Defect))
     }
 
     /// Tells which records are others from now on: of this node's changes and of those that came
@@ -165,6 +179,7 @@ impl Driver {
                 self.handle(Event::Write { ticket, write });
             }
             Call::Read(read) => read(self.control.ledger()),
+            Call::Decree(decree, answer) => self.decree(decree, answer),
         }
     }
 }

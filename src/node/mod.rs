@@ -5,10 +5,13 @@ mod addresses;
 mod clients;
 mod drive;
 mod folder;
+mod founding;
 mod identity;
 mod ledger;
 mod media;
+mod members;
 mod name;
+pub mod passwords;
 mod ports;
 mod relay;
 mod report;
@@ -27,8 +30,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use clients::{ApiCall, NativeViewer};
 pub use drive::Totals;
+pub use founding::{ADMIN, ADMINISTRATORS};
 pub use identity::identity;
 pub use ledger::{RecordChange, RecordChanges};
+pub use members::NotDone;
 pub use relay::FLOWS_MAX;
 
 use folder::Folder;
@@ -36,13 +41,15 @@ use ports::Ports;
 
 use crate::access::Principal;
 use crate::admission::{
-    Denied, Enrolment, Invitation, Keypair, Roster, issue_credential, issue_redirect,
+    Denied, Enrolment, Invitation, Keypair, Roster, Session, issue_credential, issue_redirect,
+    issue_session,
 };
 use crate::cluster::ClusterView;
 use crate::control::{self, Control};
 use crate::hub::{Hubs, Subscription};
-use crate::id::{EncoderId, InviteId, NodeId, valid_name};
+use crate::id::{AccountId, EncoderId, InviteId, NodeId, RecordId, valid_name};
 use crate::net::{AskError, Net, NetConfig, RtcDatagram};
+use crate::store::Source;
 use crate::time::{Mono, Now};
 use crate::wire;
 
@@ -84,6 +91,12 @@ pub struct NodeConfig {
     pub name: Option<String>,
     /// PEM files of a web certificate and its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Whoever asks from this machine without a credential is taken for its owner: for a mesh that
+    /// never leaves it.
+    pub open_loopback: bool,
+    /// The first administrator's password, if this node founds a mesh; drawn if there is none.
+    /// Secret.
+    pub admin_password: Option<String>,
     /// Where those are from now on; they are read again with every message.
     pub reload: Option<mpsc::Receiver<Option<(PathBuf, PathBuf)>>>,
     /// Told the bound address once all listeners are open.
@@ -121,7 +134,10 @@ struct Shared {
     name: String,
     addrs: Vec<String>,
     data: PathBuf,
-    keypair: Keypair,
+    keypair: Arc<ArcSwap<Keypair>>,
+    mesh_clock: Arc<members::MeshClock>,
+    /// Held while the key is being changed.
+    rotating: tokio::sync::Mutex<()>,
     roster: Arc<ArcSwap<Roster>>,
     net: Net,
     hubs: Hubs,
@@ -134,7 +150,11 @@ struct Shared {
     turning: Arc<media::Turning>,
     failovers: Failovers,
     rights: ledger::RightsReader,
+    open_loopback: bool,
+    /// What is left to do of a founding.
+    founding: tokio::sync::Mutex<Option<founding::Founding>>,
     told: ledger::Told,
+    source: Source,
     left: watch::Receiver<bool>,
     stored: watch::Receiver<()>,
     /// Kept until the process ends: whoever takes the folder next finds the ports free, too.
@@ -166,16 +186,17 @@ impl Node {
                 "'{name}' is no name: use 1 to 64 of a-z, 0-9, '.', '_' and '-'"
             )));
         }
-        let mut folder = Folder::open(config.data.clone()).await?;
+        let mut folder = Folder::open(config.data.clone(), config.admin_password).await?;
         // After the folder: whoever holds that has these as well, and lets go of them first.
         let Ports { udp, tcp, addr } = Ports::open(config.listen)?;
         let tcp = TcpListener::from_std(tcp).map_err(failed)?;
         identity::is_node(folder.keypair.node());
         let (roster, seeds) = folder.enter(config.join).await?;
         identity::is_in(roster.mesh());
+        let founding = folder.unfinished()?;
         let folder = folder.open_ledger(&roster).await?;
         let lock = folder.lock();
-        let Folder { store, keypair, boot, remembered, ledger, .. } = folder;
+        let Folder { store, keypair, next_key, boot, remembered, ledger, .. } = folder;
         let name = config.name.unwrap_or_else(|| name::default_name(keypair.node()));
         let addrs = addresses::of(config.advertise, addr);
         let shared_roster = Arc::new(ArcSwap::from_pointee(roster.clone()));
@@ -198,11 +219,15 @@ impl Node {
         let hubs = Hubs::new(hub_tx);
         let turning = Arc::new(media::Turning::new());
         let clients =
-            clients::Clients::new(turning.clone(), hubs.clone(), event_tx.clone(), api_tx);
+            clients::Clients::new(turning.clone(), hubs.clone(), event_tx.clone(), api_tx)
+                .open_to_loopback(config.open_loopback);
         let clock = Clock::new();
         let seed = random();
+        let mesh_clock = Arc::new(members::MeshClock::new(clock));
+        let shared_key = Arc::new(ArcSwap::from_pointee(keypair.clone()));
         let born = control::Config {
             keypair: keypair.clone(),
+            next_key,
             name: name.clone(),
             addrs: addrs.clone(),
             boot,
@@ -222,6 +247,7 @@ impl Node {
         let id = keypair.node();
         let mesh = control.roster().mesh();
         let reports = report::Reports::start(id, boot, mesh, net.clone());
+        let source = store.source();
         let (store, stored) = writer::Writer::start(store, mesh, event_tx.clone());
         let driver = drive::Driver {
             control,
@@ -239,6 +265,11 @@ impl Node {
             attached: std::collections::BTreeMap::new(),
             joins: std::collections::BTreeMap::new(),
             last_join: 0,
+            decrees: std::collections::BTreeMap::new(),
+            last_decree: 0,
+            keypair: shared_key.clone(),
+            mesh_clock: mesh_clock.clone(),
+            data: config.data.clone(),
             writes: std::collections::BTreeMap::new(),
             last_write: 0,
             asks: ask_tx,
@@ -257,7 +288,9 @@ impl Node {
             name,
             addrs,
             data: config.data,
-            keypair,
+            keypair: shared_key,
+            mesh_clock,
+            rotating: tokio::sync::Mutex::default(),
             roster: shared_roster,
             net,
             hubs,
@@ -270,7 +303,10 @@ impl Node {
             turning,
             failovers,
             rights: rights_reader,
+            open_loopback: config.open_loopback,
+            founding: tokio::sync::Mutex::new(founding),
             told,
+            source,
             left,
             stored,
             _lock: lock,
@@ -355,17 +391,17 @@ impl Node {
 
     /// An invitation string for `uses` nodes, good for `lifetime`.
     pub fn invite(&self, uses: u32, lifetime: Duration) -> String {
-        let expires = wall_ms().saturating_add(millis(lifetime));
-        let (keys, mesh) = (&self.shared.keypair, self.roster().mesh());
+        let expires = self.mesh_time().saturating_add(millis(lifetime));
+        let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
         let (id, secret) = (InviteId(random()), random());
-        Invitation::make(keys, mesh, self.known_addrs(), id, secret, expires, uses).to_string()
+        Invitation::make(&keys, mesh, self.known_addrs(), id, secret, expires, uses).to_string()
     }
 
-    /// An enrolment string for clients, good for `lifetime`.
-    pub fn enrol(&self, lifetime: Duration) -> String {
-        let expires = wall_ms().saturating_add(millis(lifetime));
-        let mesh = self.roster().mesh();
-        let credential = issue_credential(&self.shared.keypair, mesh, InviteId(random()), expires);
+    /// An enrolment string for clients in a domain, good for `lifetime`.
+    pub fn enrol(&self, lifetime: Duration, domain: RecordId) -> String {
+        let expires = self.mesh_time().saturating_add(millis(lifetime));
+        let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
+        let credential = issue_credential(&keys, mesh, InviteId(random()), domain, expires);
         let addrs = self.known_addrs();
         Enrolment { addrs, mesh, credential }.to_string()
     }
@@ -379,20 +415,44 @@ impl Node {
         self.shared.addrs.iter().cloned().chain(others).collect()
     }
 
-    /// Who a client is, by name, with a credential or from this machine.
-    pub fn authorise(&self, loopback: bool, credential: Option<&str>) -> Result<Principal, Denied> {
-        self.roster().authorise(loopback, credential, wall_ms())
+    /// Who somebody is, by credential; `loopback` needs none if this node is open to it.
+    pub fn authenticate(
+        &self,
+        loopback: bool,
+        credential: Option<&str>,
+    ) -> Result<Principal, Denied> {
+        let local = loopback && self.shared.open_loopback;
+        self.roster().authenticate(&self.rights(), local, credential, self.mesh_time())
     }
 
-    /// A token that lets its bearer do `verb` with `encoder` at `target` for half a minute.
-    pub fn redirect_token(&self, target: NodeId, encoder: EncoderId, verb: &str) -> String {
-        let (keys, mesh) = (&self.shared.keypair, self.roster().mesh());
-        issue_redirect(keys, mesh, target, encoder, verb, wall_ms() + REDIRECT_LIFETIME)
+    /// A token for somebody who has just shown the account's password, and until when it is good;
+    /// none if the account may not log in.
+    pub fn session_token(&self, account: AccountId, lifetime: Duration) -> Option<(String, u64)> {
+        let password = self.rights().password_of(account)?;
+        let expires = self.mesh_time().saturating_add(millis(lifetime));
+        let session = Session { account, password, expires };
+        let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
+        Some((issue_session(&keys, mesh, &session), expires))
     }
 
-    /// Whether this is a redirect token for this node.
-    pub fn check_redirect(&self, token: &str, encoder: EncoderId, verb: &str) -> bool {
-        self.roster().check_redirect(token, self.shared.id, encoder, verb, wall_ms()).is_ok()
+    /// A token that lets its bearer do `verb` with `encoder` at `target` for half a minute, as
+    /// far as `principal` may.
+    pub fn redirect_token(
+        &self,
+        target: NodeId,
+        encoder: EncoderId,
+        verb: &str,
+        principal: &Principal,
+    ) -> String {
+        let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
+        let expires = self.mesh_time().saturating_add(REDIRECT_LIFETIME);
+        issue_redirect(&keys, mesh, target, encoder, verb, expires, principal)
+    }
+
+    /// Whose redirect token for this node this is.
+    pub fn check_redirect(&self, token: &str, encoder: EncoderId, verb: &str) -> Option<Principal> {
+        let (roster, now) = (self.roster(), self.mesh_time());
+        roster.check_redirect(token, self.shared.id, encoder, verb, now).ok()
     }
 
     /// Native viewers served here.

@@ -1,6 +1,6 @@
 //! This node's report, and everyone's as gossip brings them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -16,51 +16,10 @@ use crate::net::gossip::Gossip;
 /// Gossip messages that wait for links.
 const OUT_QUEUE: usize = 1024;
 
-/// Reports of a member by which its clock is judged.
-const CLOCK_SAMPLES: usize = 16;
-
 pub(super) struct Reports {
-    me: NodeId,
     gossip: Gossip,
     incoming: watch::Receiver<Arc<BTreeMap<NodeId, NodeReport>>>,
     last: Option<(Instant, u64, u64)>,
-    clocks: Clocks,
-}
-
-/// How far members' clocks are ahead of this one's, from the times in their reports. A report
-/// takes a while to come, by which the clock seems slow: the best of several is nearest to the
-/// truth.
-#[derive(Debug, Default)]
-struct Clocks(BTreeMap<NodeId, Clock>);
-
-#[derive(Debug, Default)]
-struct Clock {
-    last: u64,
-    offsets_ms: VecDeque<i64>,
-}
-
-impl Clocks {
-    fn observe(&mut self, now: u64, reports: &BTreeMap<NodeId, NodeReport>) {
-        self.0.retain(|node, _| reports.contains_key(node));
-        for (node, report) in reports {
-            let clock = self.0.entry(*node).or_default();
-            if report.wall == clock.last {
-                continue;
-            }
-            clock.last = report.wall;
-            if clock.offsets_ms.len() == CLOCK_SAMPLES {
-                clock.offsets_ms.pop_front();
-            }
-            clock.offsets_ms.push_back(report.wall.wrapping_sub(now).cast_signed());
-        }
-    }
-
-    fn offsets(&self) -> impl Iterator<Item = (NodeId, f64)> {
-        self.0.iter().filter_map(|(node, clock)| {
-            let best = clock.offsets_ms.iter().max()?;
-            Some((*node, *best as f64 / 1000.0))
-        })
-    }
 }
 
 impl Reports {
@@ -78,20 +37,13 @@ impl Reports {
         };
         let gossip = Gossip::spawn(me, boot, mesh, first, out);
         let incoming = gossip.reports();
-        Self { me, gossip, incoming, last: None, clocks: Clocks::default() }
+        Self { gossip, incoming, last: None }
     }
 
     /// Everyone's reports, each time that any changed.
     pub(super) async fn changed(&mut self) -> Option<BTreeMap<NodeId, NodeReport>> {
         self.incoming.changed().await.ok()?;
-        let reports = (**self.incoming.borrow_and_update()).clone();
-        self.clocks.observe(super::wall_ms(), &reports);
-        Some(reports)
-    }
-
-    /// How far the others' clocks are ahead of this one's, in seconds.
-    pub(super) fn clock_offsets(&self) -> Vec<(NodeId, f64)> {
-        self.clocks.offsets().filter(|(node, _)| *node != self.me).collect()
+        Some((**self.incoming.borrow_and_update()).clone())
     }
 
     /// What the gossip counted, by name.
@@ -138,29 +90,4 @@ fn cpu_ticks() -> Option<u64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_clock_is_judged_by_the_report_that_came_fastest() {
-        let node = NodeId([1; 16]);
-        let report = |wall| BTreeMap::from([(node, NodeReport { wall, ..NodeReport::default() })]);
-        let mut clocks = Clocks::default();
-        let now = 1_000_000;
-        // Five seconds ahead, after 900, 200 and 700 ms on the way; the last one comes twice.
-        for (sent, took) in [(0, 900), (1_000, 200), (2_000, 700), (2_000, 5_000)] {
-            clocks.observe(now + sent + took, &report(now + sent + 5_000));
-        }
-        assert_eq!(clocks.offsets().collect::<Vec<_>>(), [(node, 4.8)]);
-        // The clock was put back: what was measured before does not count for ever.
-        for second in 10..30 {
-            clocks.observe(now + second * 1_000, &report(now + second * 1_000 - 2_000));
-        }
-        assert_eq!(clocks.offsets().collect::<Vec<_>>(), [(node, -2.0)]);
-        clocks.observe(now, &BTreeMap::new());
-        assert_eq!(clocks.offsets().count(), 0);
-    }
 }

@@ -11,7 +11,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::accounts::Batch;
-use crate::admission::Admission;
+use crate::admission::Statement;
 use crate::control::Event;
 use crate::id::{Boot, MeshId, NodeId};
 use crate::store::{Store, StoreError};
@@ -22,6 +22,9 @@ const RETRY: Duration = Duration::from_secs(2);
 
 type Answer = oneshot::Sender<Result<wire::Admitted, String>>;
 
+/// Somebody who is told once everything before is on disk, or why it is not.
+type Told = Box<dyn FnOnce(Result<(), String>) + Send>;
+
 pub(super) struct Writer {
     jobs: Sender<Job>,
     size: Arc<AtomicU64>,
@@ -29,11 +32,11 @@ pub(super) struct Writer {
 }
 
 enum Job {
-    Admissions(Vec<Admission>),
+    Statements(u64, Vec<Statement>),
     Remember(Vec<(NodeId, Vec<String>)>),
     Boot(Boot),
     Ledger(Batch),
-    Answer(Answer, wire::Admitted),
+    Tell(Told),
 }
 
 /// What is written in one go.
@@ -45,7 +48,9 @@ enum Piece<'a> {
 /// What is not on disk yet. It holds no more than the roster does.
 #[derive(Debug, Default)]
 struct Unsaved {
-    admissions: Vec<Admission>,
+    statements: Vec<Statement>,
+    /// The number of the last batch of them.
+    number: u64,
     members: BTreeMap<NodeId, Vec<String>>,
     boot: Option<Boot>,
 }
@@ -92,8 +97,9 @@ impl Writer {
         (Self { jobs, size, trouble }, finished)
     }
 
-    pub(super) fn admissions(&self, new: Vec<Admission>) {
-        let _ = self.jobs.send(Job::Admissions(new));
+    /// Says [`Event::Recorded`] with the number once they are on disk.
+    pub(super) fn statements(&self, number: u64, new: Vec<Statement>) {
+        let _ = self.jobs.send(Job::Statements(number, new));
     }
 
     pub(super) fn remember(&self, members: Vec<(NodeId, Vec<String>)>) {
@@ -111,7 +117,17 @@ impl Writer {
 
     /// Answers once everything before is on disk.
     pub(super) fn answer(&self, answer: Answer, admitted: wire::Admitted) {
-        let _ = self.jobs.send(Job::Answer(answer, admitted));
+        self.tell(move |written: Result<(), String>| {
+            let result = written.map(|()| admitted);
+            let result = result.map_err(|why| format!("the seed cannot write it down: {why}"));
+            // The newcomer may have gone.
+            let _ = answer.send(result);
+        });
+    }
+
+    /// Calls once everything before is on disk, or refused by it.
+    pub(super) fn tell(&self, told: impl FnOnce(Result<(), String>) + Send + 'static) {
+        let _ = self.jobs.send(Job::Tell(Box::new(told)));
     }
 
     pub(super) fn size(&self) -> Option<u64> {
@@ -126,11 +142,11 @@ impl Writer {
 
 impl Unsaved {
     fn is_empty(&self) -> bool {
-        self.admissions.is_empty() && self.members.is_empty() && self.boot.is_none()
+        self.statements.is_empty() && self.members.is_empty() && self.boot.is_none()
     }
 
     fn write(&self, store: &Store) -> Result<(), StoreError> {
-        store.add_admissions(&self.admissions)?;
+        store.add_statements(&self.statements)?;
         let members: Vec<_> = self.members.clone().into_iter().collect();
         store.remember(&members)?;
         self.boot.map_or(Ok(()), |boot| store.raise_boot(boot))
@@ -169,18 +185,17 @@ fn run(
         };
         let mut batch = None;
         match job {
-            Ok(Job::Admissions(new)) => unsaved.admissions.extend(new),
+            Ok(Job::Statements(number, new)) => {
+                unsaved.statements.extend(new);
+                unsaved.number = number;
+            }
             Ok(Job::Remember(members)) => unsaved.members.extend(members),
             Ok(Job::Boot(boot)) => unsaved.boot = Some(boot),
             Ok(Job::Ledger(new)) => batch = Some(new),
-            Ok(Job::Answer(answer, admitted)) => {
-                // A change of the ledger that was refused is no concern of a newcomer.
-                let result = match trouble.load_full().filter(|_| !unsaved.is_empty()) {
-                    None => Ok(admitted),
-                    Some(trouble) => Err(format!("the seed cannot write it down: {trouble}")),
-                };
-                // The newcomer may have gone.
-                let _ = answer.send(result);
+            Ok(Job::Tell(told)) => {
+                // A change of the ledger that was refused is no concern of these.
+                let trouble = trouble.load_full().filter(|_| !unsaved.is_empty());
+                told(trouble.map_or(Ok(()), |trouble| Err(trouble.to_string())));
                 continue;
             }
             // Only a change of the ledger was refused, and that is not tried again: an empty one
@@ -207,7 +222,12 @@ fn run(
         }
         if !unsaved.is_empty() {
             match write(Piece::Unsaved(&unsaved)) {
-                Ok(()) => unsaved = Unsaved::default(),
+                Ok(()) => {
+                    let written = std::mem::take(&mut unsaved);
+                    if !written.statements.is_empty() {
+                        let _ = events.blocking_send(Event::Recorded(written.number));
+                    }
+                }
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
@@ -239,6 +259,7 @@ mod tests {
 
     use super::*;
     use crate::accounts::Row;
+    use crate::admission::Statements;
     use crate::id::ActorId;
 
     #[test]
@@ -264,7 +285,10 @@ mod tests {
         writer.boot(Boot(7));
         wait("the trouble is told", &|| writer.trouble().is_some_and(|t| t.contains("full")));
         let (answer, answered) = oneshot::channel();
-        writer.answer(answer, wire::Admitted { admissions: Vec::new(), members: Vec::new() });
+        writer.answer(
+            answer,
+            wire::Admitted { statements: Statements::default(), members: Vec::new() },
+        );
         let refused = answered.blocking_recv().unwrap().unwrap_err();
         assert!(refused.contains("full"), "{refused}");
         assert!(writer.trouble().is_some(), "an answer changes nothing");
@@ -305,7 +329,10 @@ mod tests {
         };
         wait("the trouble is told", &|| writer.trouble().is_some_and(|t| t.contains("full")));
         let (answer, answered) = oneshot::channel();
-        writer.answer(answer, wire::Admitted { admissions: Vec::new(), members: Vec::new() });
+        writer.answer(
+            answer,
+            wire::Admitted { statements: Statements::default(), members: Vec::new() },
+        );
         assert!(answered.blocking_recv().unwrap().is_ok(), "a newcomer gets in");
         full.store(false, Ordering::Relaxed);
         wait("all is well though nothing else changes", &|| writer.trouble().is_none());
@@ -333,7 +360,10 @@ mod tests {
         }
         writer.boot(Boot(1));
         let (answer, answered) = oneshot::channel();
-        writer.answer(answer, wire::Admitted { admissions: Vec::new(), members: Vec::new() });
+        writer.answer(
+            answer,
+            wire::Admitted { statements: Statements::default(), members: Vec::new() },
+        );
         assert!(answered.blocking_recv().unwrap().is_err(), "a newcomer, too");
         assert!(writer.trouble().is_some_and(|why| why.contains("defect")), "and it is told");
     }

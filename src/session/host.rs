@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::access::{Principal, Right};
 use crate::directory::SourceState;
 use crate::id::{EncoderId, Epoch, NodeId, SessionId};
 use crate::media::{GateEvent, KeyframeGate};
@@ -13,6 +14,7 @@ use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, Role, Wi
 
 mod follow;
 mod register;
+mod rights;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -42,15 +44,22 @@ pub struct Host {
     /// Until then what comes may have waited while this node stood still.
     backlog_until: Option<Mono>,
     draining: bool,
+    /// Why nobody is served, if this node is shut out of the mesh.
+    shut: Option<String>,
+    /// Everyone is judged anew then: keys expire.
+    judge_at: Option<Mono>,
     /// Totals.
     pub counters: Counters,
 }
 
 #[derive(Debug)]
 struct Session {
-    loopback: bool,
+    local: bool,
     opened: Mono,
-    welcomed: bool,
+    /// Who it is, once it has said hello.
+    principal: Option<Principal>,
+    /// The node that issued its credential, if it needed one.
+    issuer: Option<NodeId>,
     agent_of: Option<(EncoderId, Role)>,
     follows: BTreeMap<String, Option<wire::StreamPlace>>,
     watching: BTreeSet<EncoderId>,
@@ -93,12 +102,12 @@ struct Warm {
 }
 
 impl Host {
-    /// A client connected.
+    /// A client connected; a `local` one needs no credential.
     pub fn opened(
         &mut self,
         world: &World<'_>,
         session: SessionId,
-        loopback: bool,
+        local: bool,
         effects: &mut Vec<Effect>,
     ) {
         if self.sessions.len() >= SESSIONS_MAX {
@@ -108,9 +117,10 @@ impl Host {
             return;
         }
         let fresh = Session {
-            loopback,
+            local,
             opened: world.now.mono,
-            welcomed: false,
+            principal: None,
+            issuer: None,
             agent_of: None,
             follows: BTreeMap::new(),
             watching: BTreeSet::new(),
@@ -143,10 +153,10 @@ impl Host {
             self.hello(world, session, hello, effects);
             return;
         }
-        if !state.welcomed {
+        let Some(principal) = state.principal.clone() else {
             effects.push(Effect::Close(session, "say hello first".into()));
             return;
-        }
+        };
         match message {
             ClientMessage::Hello(_) => {}
             ClientMessage::Register(register) => self.register(world, session, register, effects),
@@ -160,7 +170,11 @@ impl Host {
                 }
             }
             ClientMessage::Keyframe(request) => {
-                self.keyframe_wanted(world.now.mono, request.encoder, effects);
+                if permits(world, &principal, Right::View, request.encoder) {
+                    self.keyframe_wanted(world.now.mono, request.encoder, effects);
+                } else {
+                    self.counters.forbidden += 1;
+                }
             }
             ClientMessage::Confirmed(confirm) => self.confirmed(world, session, &confirm, effects),
             ClientMessage::Follow(follow) => self.follow(world, session, follow.name, effects),
@@ -268,7 +282,7 @@ impl Host {
 
     /// Tells every client the new peer list.
     pub fn tell_peers(&self, world: &World<'_>, effects: &mut Vec<Effect>) {
-        for (&id, _) in self.sessions.iter().filter(|(_, session)| session.welcomed) {
+        for (&id, _) in self.sessions.iter().filter(|(_, it)| it.principal.is_some()) {
             effects.push(Effect::Send(id, NodeMessage::Peers(world.peers.clone())));
         }
     }
@@ -332,6 +346,43 @@ impl Host {
         self.nodes_changed(world, effects);
     }
 
+    /// This node is shut out of the mesh: everyone is sent elsewhere, and nobody is served.
+    pub fn expel(&mut self, world: &mut World<'_>, reason: &str, effects: &mut Vec<Effect>) {
+        self.shut(reason);
+        for &id in self.sessions.keys() {
+            let goodbye = wire::Goodbye { reason: reason.to_owned() };
+            effects.push(Effect::Send(id, NodeMessage::Goodbye(goodbye)));
+            effects.push(Effect::Close(id, reason.to_owned()));
+        }
+        for stream in self.streams.values_mut() {
+            (stream.home, stream.warm) = (None, None);
+        }
+        self.nodes_changed(world, effects);
+    }
+
+    /// A node is shut out: whoever is here by a credential of its making goes.
+    pub fn distrust(&self, issuer: NodeId, reason: &str, effects: &mut Vec<Effect>) {
+        for (&id, _) in self.sessions.iter().filter(|(_, it)| it.issuer == Some(issuer)) {
+            let reason = reason.to_owned();
+            let failed = wire::Failed { status: 403, reason: reason.clone(), retry_after: None };
+            effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
+            effects.push(Effect::Close(id, reason));
+        }
+    }
+
+    /// Nobody is served from now on, for this reason.
+    pub fn shut(&mut self, reason: &str) {
+        self.draining = true;
+        self.shut = Some(reason.to_owned());
+    }
+
+    /// This node belongs to the mesh again.
+    pub fn stay(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
+        self.draining = false;
+        self.shut = None;
+        self.nodes_changed(world, effects);
+    }
+
     /// Encoders that are still at home here with their agent connected.
     pub fn homes(&self) -> usize {
         self.streams
@@ -355,7 +406,7 @@ impl Host {
         let hello = self
             .sessions
             .values()
-            .filter(|session| !session.welcomed)
+            .filter(|session| session.principal.is_none())
             .map(|session| session.opened + HELLO_DEADLINE)
             .min();
         let streams = self.streams.values().filter_map(|stream| {
@@ -366,7 +417,7 @@ impl Host {
             let routed = stream.route != Route::None;
             earlier(session, stream.keyframes.next_wake().filter(|_| routed))
         });
-        earlier(hello, streams.min())
+        earlier(earlier(hello, streams.min()), self.judge_at)
     }
 
     /// Timers.
@@ -376,12 +427,15 @@ impl Host {
         let late: Vec<_> = self
             .sessions
             .iter()
-            .filter(|(_, s)| !s.welcomed && s.opened + HELLO_DEADLINE <= now)
+            .filter(|(_, s)| s.principal.is_none() && s.opened + HELLO_DEADLINE <= now)
             .map(|(&id, _)| id)
             .collect();
         for id in late {
             self.sessions.remove(&id);
             effects.push(Effect::Close(id, "no hello came in time".into()));
+        }
+        if self.judge_at.is_some_and(|at| at <= now) {
+            self.rights_changed(world, effects);
         }
         for encoder in self.streams.keys().copied().collect::<Vec<_>>() {
             self.keyframe(now, encoder, GateEvent::Wake, effects);
@@ -514,6 +568,11 @@ impl Host {
         self.settle(world, encoder, effects);
         self.tell_places(world, effects);
     }
+}
+
+/// Whether this principal may (still) do that with the encoder.
+fn permits(world: &World<'_>, who: &Principal, right: Right, encoder: EncoderId) -> bool {
+    world.rights.permits(who, right, encoder, world.time)
 }
 
 impl Stream {

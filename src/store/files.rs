@@ -77,17 +77,56 @@ pub(super) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StoreError> 
     write().map_err(|source| io_error(path, source))
 }
 
-/// Renames a damaged file to the first free `name.corrupt-N` and returns that.
-pub(super) fn quarantine(path: &Path) -> Result<PathBuf, StoreError> {
+/// Copies a file for its owner alone, on disk when this returns.
+pub(super) fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
+    remove(to)?;
+    let mut source = File::open(from).map_err(|source| io_error(from, source))?;
+    let mut file = open_private(to)?;
+    let copied = io::copy(&mut source, &mut file).and_then(|_| file.sync_all());
+    copied.map_err(|source| io_error(to, source))
+}
+
+/// Removes a file, if there is one.
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(io_error(path, source)),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a finished file its name, in place of another.
+pub(super) fn put_in_place(finished: &Path, path: &Path) -> Result<(), StoreError> {
+    let moved = File::open(finished)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| fs::rename(finished, path))
+        .and_then(|()| sync_parent(path));
+    moved.map_err(|source| io_error(path, source))
+}
+
+/// Gives a file a second name, the first free `name.SUFFIX-N`, under which it stays when another
+/// takes its first.
+pub(super) fn keep(path: &Path, suffix: &str) -> Result<PathBuf, StoreError> {
+    let aside = free_name(path, suffix)?;
+    let kept = fs::hard_link(path, &aside).and_then(|()| sync_parent(path));
+    kept.map_err(|source| io_error(&aside, source))?;
+    Ok(aside)
+}
+
+fn free_name(path: &Path, suffix: &str) -> Result<PathBuf, StoreError> {
     let mut count = 1u32;
-    let aside = loop {
-        let aside = with_suffix(path, &format!(".corrupt-{count}"));
+    loop {
+        let aside = with_suffix(path, &format!("{suffix}-{count}"));
         match fs::symlink_metadata(&aside) {
-            Err(error) if error.kind() == ErrorKind::NotFound => break aside,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(aside),
             Err(source) => return Err(io_error(&aside, source)),
             Ok(_) => count += 1,
         }
-    };
+    }
+}
+
+/// Renames a damaged file to the first free `name.corrupt-N` and returns that.
+pub(super) fn quarantine(path: &Path) -> Result<PathBuf, StoreError> {
+    let aside = free_name(path, ".corrupt")?;
     let moved = fs::rename(path, &aside).and_then(|()| sync_parent(path));
     moved.map_err(|source| io_error(path, source))?;
     Ok(aside)
@@ -117,7 +156,7 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path.as_os_str());
     name.push(suffix);
     name.into()

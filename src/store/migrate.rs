@@ -79,7 +79,10 @@ mod tests {
             meta.insert("schema", 1u32.to_le_bytes().as_slice()).unwrap();
             meta.insert("boot", 4u64.to_le_bytes().as_slice()).unwrap();
             let mut admissions = tx.open_table(ADMISSIONS).unwrap();
-            admissions.insert(encode(admission).as_slice(), ()).unwrap();
+            // Without the terms of its invitation.
+            let mut admission = encode(admission);
+            assert_eq!(admission.pop(), Some(0));
+            admissions.insert(admission.as_slice(), ()).unwrap();
             let mut members = tx.open_table(MEMBERS).unwrap();
             members.insert([1; 16], encode(&vec!["a:1"]).as_slice()).unwrap();
             let records = TableDefinition::<(u16, [u8; 16]), &[u8]>::new("records");
@@ -119,6 +122,7 @@ mod tests {
             invite: None,
             nonce: [0; 16],
             signature: vec![1; 64],
+            terms: None,
         };
         let row = Row { seen: Seen { upto: 2, beyond: vec![] }, own: true, ..Row::default() };
         layout_1(dir.path(), &admission, &row);
@@ -127,7 +131,7 @@ mod tests {
             let opened = Store::open(dir.path()).unwrap();
             assert_eq!(opened.quarantined, None);
             let store = opened.store;
-            assert_eq!(store.admissions().unwrap(), std::slice::from_ref(&admission));
+            assert_eq!(store.statements().unwrap(), [admission.clone().into()]);
             assert_eq!(store.members().unwrap(), [(NodeId([1; 16]), vec!["a:1".to_owned()])]);
             // Somebody who comes to another mesh with this folder takes nothing there.
             store.bind(MeshId([6; 16]), Entry::Founder).unwrap();

@@ -12,7 +12,12 @@ fn admission(n: u8) -> Admission {
         invite: None,
         nonce: [0; 16],
         signature: vec![n; 64],
+        terms: None,
     }
+}
+
+fn said(numbers: &[u8]) -> Vec<Statement> {
+    numbers.iter().map(|n| admission(*n).into()).collect()
 }
 
 fn open(dir: &Path) -> Store {
@@ -23,8 +28,8 @@ fn open(dir: &Path) -> Store {
 
 fn fill(store: &Store) {
     store.bind(MeshId([5; 16]), Entry::Founder).unwrap();
-    store.add_admissions(&[admission(1), admission(2)]).unwrap();
-    store.add_admissions(&[admission(2), admission(3)]).unwrap();
+    store.add_statements(&said(&[1, 2])).unwrap();
+    store.add_statements(&said(&[2, 3])).unwrap();
     store.remember(&[(NodeId([1; 16]), vec!["a:1".into()])]).unwrap();
     store.remember(&[(NodeId([1; 16]), vec!["b:2".into(), "a:1".into()])]).unwrap();
 }
@@ -40,7 +45,7 @@ fn everything_is_there_after_a_restart() {
     drop(store);
     let store = open(dir);
     assert_eq!(store.mesh().unwrap(), Some(MeshId([5; 16])));
-    assert_eq!(store.admissions().unwrap(), [admission(1), admission(2), admission(3)]);
+    assert_eq!(store.statements().unwrap(), said(&[1, 2, 3]));
     let addrs = vec!["b:2".to_string(), "a:1".to_string()];
     assert_eq!(store.members().unwrap(), [(NodeId([1; 16]), addrs)]);
     store.forget(NodeId([1; 16])).unwrap();
@@ -111,7 +116,7 @@ fn a_corrupt_database_is_put_aside_and_counting_goes_on() {
         let aside = dir.path().join(format!("{DATABASE_FILE}.corrupt-{round}"));
         assert_eq!(quarantined.as_ref(), Some(&aside));
         assert_eq!(fs::read(&aside).unwrap().len(), bytes.len(), "kept as it was");
-        assert_eq!(store.admissions().unwrap(), []);
+        assert_eq!(store.statements().unwrap(), []);
         let first = dir.path().join(format!("{DATABASE_FILE}.corrupt-1"));
         assert_eq!(store.put_aside().unwrap(), Some(first));
         assert_eq!(store.next_boot().unwrap(), Boot(2 * round));
@@ -138,7 +143,7 @@ fn damage_to_the_ledger_alone_does_not_cost_the_membership() {
     fs::remove_file(dir.path().join(BOOT_FILE)).unwrap();
     let Opened { store, quarantined } = Store::open(dir.path()).unwrap();
     assert!(quarantined.is_some_and(|aside| aside.exists()));
-    assert_eq!(store.admissions().unwrap(), [admission(1), admission(2), admission(3)]);
+    assert_eq!(store.statements().unwrap(), said(&[1, 2, 3]));
     assert_eq!(store.members().unwrap().len(), 1);
     assert_eq!(store.next_boot().unwrap(), Boot(2));
 }
@@ -149,7 +154,7 @@ fn damage_anywhere_never_panics_and_never_invents() {
     let path = dir.path().join(DATABASE_FILE);
     fill(&open(dir.path()));
     let good = fs::read(&path).unwrap();
-    let expected = [admission(1), admission(2), admission(3)];
+    let expected = said(&[1, 2, 3]);
     let used = good.len() - good.iter().rev().take_while(|byte| **byte == 0).count();
     let stride = (used / 60).max(1);
     for at in (0..used).step_by(stride) {
@@ -159,7 +164,7 @@ fn damage_anywhere_never_panics_and_never_invents() {
         fs::write(&path, &bytes).unwrap();
         match Store::open(dir.path()) {
             Ok(Opened { store, .. }) => {
-                if let Ok(found) = store.admissions() {
+                if let Ok(found) = store.statements() {
                     assert!(found.iter().all(|a| expected.contains(a)), "at {at}: {found:?}");
                 }
             }
@@ -201,10 +206,10 @@ fn a_folder_that_cannot_be_made_is_named() {
 #[test]
 fn the_key_is_made_once_and_kept_private() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join(KEY_FILE);
+    let path = dir.path().join("node.key");
     fs::write(dir.path().join("node.key.new"), "torn").unwrap();
-    assert_eq!(load_or_create_key(dir.path(), [1; 32]).unwrap(), [1; 32]);
-    assert_eq!(load_or_create_key(dir.path(), [2; 32]).unwrap(), [1; 32]);
+    assert_eq!(load_or_create_key(dir.path(), [1; 32]).unwrap().seed(), [1; 32]);
+    assert_eq!(load_or_create_key(dir.path(), [2; 32]).unwrap().seed(), [1; 32]);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     let error = load_or_create_key(dir.path(), [2; 32]).unwrap_err().to_string();

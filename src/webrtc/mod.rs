@@ -156,6 +156,10 @@ pub struct WebRtcCounters {
     pub not_established: AtomicU64,
     /// Datagrams that belong to no session.
     pub stray: AtomicU64,
+    /// Offers refused because their viewer may not watch the stream.
+    pub forbidden: AtomicU64,
+    /// Sessions ended because their viewer may watch the stream no more.
+    pub dismissed: AtomicU64,
     /// Datagrams dropped because a session's inbox was full.
     pub inbox_full: AtomicU64,
     /// Datagrams that are none of STUN, DTLS, RTP or RTCP, or broken.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::Failed;
 use super::link::Goodbye;
 use super::{Message, WireError, decode_body, encode_body, messages};
-use crate::admission::Chain;
+use crate::admission::{Chain, Statements};
 use crate::directory;
 use crate::grow::growing;
 use crate::id::{EncoderId, Epoch, MeshId, NodeId};
@@ -73,8 +73,10 @@ pub struct ClientHello {
     pub agent: String,
     /// Software version, for people.
     pub version: String,
-    /// Credential from an enrolment string.
+    /// Of an enrolment string, a session that was logged in to, or an encoder's stream key.
     pub credential: Option<String>,
+    /// Wants the API only: without a credential it is let in as nobody, who may log in.
+    pub only_api: bool,
 }
 
 /// A node's first message to a client.
@@ -82,8 +84,11 @@ pub struct ClientHello {
 pub struct ServerHello {
     /// The mesh.
     pub mesh: MeshId,
-    /// The node's admission and those above it; its TLS key must be that of `chain[0]`.
+    /// The node's admission and those above it; its TLS key must be that of `chain[0]`, or one
+    /// that it was changed to.
     pub chain: Chain,
+    /// Changes of the keys of nodes in the chain.
+    pub more: Statements,
 }
 
 /// The client may stay.
@@ -285,6 +290,15 @@ messages! {
     }
 }
 
+/// Most headers of a request or an answer: a browser sends about 20.
+pub const API_HEADERS_MAX: usize = 32;
+
+/// Most bytes of names and values of the headers of a request or an answer, as over HTTP.
+pub const API_HEADER_BYTES_MAX: usize = 16 * 1024;
+
+/// HTTP headers, names in lower case.
+pub type ApiHeaders = Vec<(String, String)>;
+
 /// A request to the API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiRequest {
@@ -292,6 +306,8 @@ pub struct ApiRequest {
     pub method: String,
     /// Path and query.
     pub path: String,
+    /// At most [`API_HEADERS_MAX`], of [`API_HEADER_BYTES_MAX`] bytes together.
+    pub headers: ApiHeaders,
     /// JSON, or empty.
     pub body: Vec<u8>,
 }
@@ -301,8 +317,16 @@ pub struct ApiRequest {
 pub struct ApiResponse {
     /// HTTP status.
     pub status: u16,
+    /// Within the same bounds.
+    pub headers: ApiHeaders,
     /// JSON.
     pub body: Vec<u8>,
+}
+
+/// Whether headers are within the bounds.
+pub fn api_headers_fit(headers: &ApiHeaders) -> bool {
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    headers.len() <= API_HEADERS_MAX && bytes <= API_HEADER_BYTES_MAX
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Message, WireError, decode_body, encode_body, messages};
-use crate::admission::{Admission, Chain, Invite};
+use crate::admission::{Chain, Invite, Statements};
 use crate::id::{Boot, MeshId, NodeId};
 
 messages! {
@@ -38,6 +38,11 @@ pub struct Hello {
     pub addrs: Vec<String>,
     /// Software version, for people.
     pub version: String,
+    /// What else the sender knows of members that decides who is one, as far as it fits: above all
+    /// revocations. The receiver takes it in before it judges.
+    pub more: Statements,
+    /// The sender's wall clock, in milliseconds since 1970.
+    pub wall: u64,
 }
 
 /// Why a connection is refused.
@@ -45,6 +50,8 @@ pub struct Hello {
 pub struct Refused {
     /// What, why, and what to do next, for people.
     pub reason: String,
+    /// For a node that was a member: what it may not have heard of, as in [`Hello::more`].
+    pub more: Statements,
 }
 
 /// Says that the sender keeps a connection as the link; `net` decides between two by it.
@@ -67,8 +74,8 @@ pub struct Join {
 /// The seed's answer to [`Join`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Admitted {
-    /// Every admission that the seed knows, the newcomer's own included.
-    pub admissions: Vec<Admission>,
+    /// Every statement that the seed knows, the newcomer's admission included.
+    pub statements: Statements,
     /// Members to connect to: id and addresses.
     pub members: Vec<(NodeId, Vec<String>)>,
 }

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::{Message, WireError, decode_body, encode_body, messages};
 use crate::access::Principal;
 use crate::accounts;
-use crate::admission::{Admission, AdmissionDigest};
+use crate::admission::{StatementDigest, Statements};
 use crate::directory;
-use crate::id::EncoderId;
+use crate::id::{EncoderId, StatementId};
 
 messages! {
     /// What members say on the ordered stream of a link.
@@ -18,12 +18,14 @@ messages! {
         2 = DirectoryDigest(directory::Digest),
         /// A change of the directory.
         3 = DirectoryDelta(directory::Delta),
-        /// Admissions that the receiver may lack.
-        4 = Admissions(Admissions),
-        /// A hash of all admissions the sender knows; whoever differs answers with its own.
-        5 = AdmissionDigest(AdmissionDigest),
+        /// Statements about members that the receiver may lack.
+        4 = Statements(Statements),
+        /// A hash of all statements the sender knows; whoever differs answers with its own.
+        5 = StatementDigest(StatementDigest),
         /// This link is going away on purpose.
         6 = Goodbye(Goodbye),
+        /// Which of the statements that were just received, other than admissions, the sender knows.
+        7 = StatementsKnown(StatementsKnown),
         /// What the sender has of the ledger, in a few bytes.
         16 = LedgerDigest(accounts::Digest),
         /// Asks for what the sender lacks of it.
@@ -46,9 +48,9 @@ pub struct MemberState {
     pub reply: bool,
 }
 
-/// A batch of admissions.
+/// Answers [`LinkMessage::Statements`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Admissions(pub Vec<Admission>);
+pub struct StatementsKnown(pub Vec<StatementId>);
 
 /// The sender leaves or stops.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -108,7 +108,7 @@ class Node:
         self.process = None
 
     def start(self, join=None):
-        args = [self.mesh.roost, "node", "--data", self.data, "--listen", f"0.0.0.0:{PORT}",
+        args = [self.mesh.roost, "node", "--data", self.data, "--open-loopback", "--listen", f"0.0.0.0:{PORT}",
                 "--advertise", self.addr, "--name", self.name]
         env = {"ROOST_JOIN": join} if join else None
         self.process = Process(self.name, self.host, self.mesh.folder, args, env)

@@ -59,7 +59,7 @@ async function output(at, ...args) {
 const view = async (at) => JSON.parse((await output(at, "status", "--json")) ?? "null");
 
 async function startNode(name, ...more) {
-  hosts.get(name).process = run(name, ROOST, "node", "--name", name, "--data", join(folder, name), ...more);
+  hosts.get(name).process = run(name, ROOST, "node", "--name", name, "--data", join(folder, name), "--open-loopback", ...more);
   await until(`${name} answers`, () => view(name));
 }
 

@@ -47,7 +47,7 @@ const healthy = (address) =>
   fetch(`http://${address}/healthcheck`).then((answer) => answer.ok, () => false);
 
 async function startNode(name, address, ...join_) {
-  const child = run("node", "--data", join(folder, name), "--listen", address, "--name", name, ...join_);
+  const child = run("node", "--data", join(folder, name), "--listen", address, "--name", name, "--open-loopback", ...join_);
   nodes.set(name, { address, child });
   await until(`${name} is ready`, () => healthy(address));
 }

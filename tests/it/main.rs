@@ -11,5 +11,7 @@ mod ledger_faults;
 mod mesh;
 mod operating;
 mod records;
+mod rights;
 mod source;
+mod trust;
 mod whep;

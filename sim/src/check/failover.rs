@@ -37,7 +37,8 @@ impl World {
             let e = viewer.watches;
             let (Some(home), Some(next)) = (self.home_of(e), self.next_of(e)) else { continue };
             let (encoder, host) = (self.host_of_encoder(e), self.host_of_viewer(v));
-            let fine = hosts.contains(&home)
+            let fine = self.all_allow(v)
+                && hosts.contains(&home)
                 && [next, encoder, host].iter().all(|host| !hosts.contains(host))
                 && self.reach(encoder, next)
                 && self.reach(host, next)
@@ -82,6 +83,7 @@ impl World {
         });
         self.checks.pictures = waiting;
         for gap in healed {
+            self.mark("next takes over");
             self.measure("ms without a picture when home ends", gap / MS);
         }
         if let Some(text) = late {
@@ -94,10 +96,11 @@ impl World {
         let near = self.now.saturating_sub(2 * SEC);
         let lit =
             |e: usize| self.agents_of(e).any(|agent| self.hosts[self.host_of_encoder(agent)].up);
-        let anyone = self.nodes.iter().any(|node| node.control.is_some());
+        let anyone = (0..self.plan.nodes).any(|node| self.is_member(node));
         let viewers = self.viewers.iter().enumerate();
         let dark = viewers
             .filter(|(v, viewer)| self.hosts[self.host_of_viewer(*v)].up && lit(viewer.watches))
+            .filter(|(v, _)| self.all_allow(*v))
             .find(|(_, viewer)| viewer.seen.fresh_at < near)
             .map(|(v, viewer)| (format!("viewer{v}"), viewer.watches, viewer.seen.fresh_at));
         let browsers = self.browsers.iter().enumerate();

@@ -93,13 +93,17 @@ impl World {
         }
     }
 
-    fn claims(&self, ix: usize, encoder: EncoderId) -> bool {
+    /// Whether a node says that it is home of an encoder.
+    pub(crate) fn claims(&self, ix: usize, encoder: EncoderId) -> bool {
         let control = self.nodes[ix].control.as_ref();
         control.is_some_and(|control| control.directory().entry(control.me(), encoder).is_some())
     }
 
     /// Every connected encoder has exactly one home, and everyone knows which.
     pub(super) fn check_one_home(&mut self) {
+        if !(0..self.plan.nodes).any(|ix| self.is_member(ix)) {
+            return;
+        }
         for e in 0..self.plan.encoders {
             if !self.agents_of(e).any(|ix| self.hosts[self.host_of_encoder(ix)].up) {
                 continue;
@@ -120,6 +124,9 @@ impl World {
             }
             for ix in 0..self.plan.nodes {
                 let Some(control) = &self.nodes[ix].control else { continue };
+                if !self.is_member(ix) {
+                    continue;
+                }
                 let believed = control.directory().home(id, &|n| control.alive().contains(&n));
                 let believed = believed.and_then(|(node, _)| self.index.get(&node).copied());
                 if believed != home {
@@ -128,7 +135,7 @@ impl World {
                     return;
                 }
             }
-            let live = self.nodes.iter().filter(|node| node.control.is_some()).count();
+            let live = (0..self.plan.nodes).filter(|ix| self.is_member(*ix)).count();
             if live > 1 && self.next_of(e).is_none() {
                 self.fail("next", format!("cam{e} has no next among {live} nodes"));
                 return;

@@ -11,6 +11,8 @@ use crate::world::World;
 #[derive(Debug)]
 pub(crate) struct Acked {
     version: (ActorId, u64),
+    /// At which node.
+    at: usize,
     key: Key,
     change: Change,
     /// A disabling that an enabling has seen.
@@ -34,7 +36,10 @@ impl World {
                 acked.undone |= acked.change == Change::Disable && ledger.has(acked.version);
             }
         }
-        self.checks.acked.push(Acked { version, key, change, undone: false, lost: false });
+        self.checks.acked.push(Acked { version, at: ix, key, change, undone: false, lost: false });
+        if self.net.cut_anywhere() {
+            self.mark("a change is acknowledged in a split");
+        }
         self.measure("changes acknowledged", 1);
         if twice {
             self.fail("numbers", format!("n{ix} gives number {} twice", version.1));
@@ -77,11 +82,16 @@ impl World {
         let mut first = None;
         for (ix, node) in self.nodes.iter().enumerate() {
             let Some(ledger) = node.control.as_ref().map(Control::ledger) else { continue };
+            if !self.is_member(ix) {
+                continue;
+            }
             let digest = (ledger.digest().clock, ledger.digest().state);
             if *first.get_or_insert(digest) != digest {
                 found = Some(("converged", format!("n{ix} has another ledger than the first")));
             }
-            for acked in self.checks.acked.iter().filter(|acked| !acked.lost) {
+            // What was changed at a node that is out may be known to nobody else.
+            let acked = self.checks.acked.iter().filter(|acked| !acked.lost);
+            for acked in acked.filter(|acked| self.is_member(acked.at)) {
                 let (actor, seq) = acked.version;
                 if !ledger.has(acked.version) {
                     let text = format!("n{ix} lacks change {seq} of {}", actor.short());

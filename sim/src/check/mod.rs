@@ -4,13 +4,18 @@ mod failover;
 mod home;
 mod keyframes;
 mod ledger;
+mod marks;
 mod members;
 mod next;
 mod peers;
+mod rights;
 mod served;
 mod stale;
 mod steady;
+mod trust;
 mod twins;
+
+pub use marks::MARKS;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -72,6 +77,10 @@ pub(crate) struct Checks {
     pub(crate) acked: Vec<ledger::Acked>,
     /// Records that somebody may have enabled or not.
     pub(crate) unsure: BTreeSet<Key>,
+    /// When rights were changed last.
+    pub(crate) judged_at: u64,
+    /// What happened, and how often.
+    pub(crate) marks: BTreeMap<&'static str, u64>,
     /// Numbers worth telling.
     pub(crate) measured: BTreeMap<&'static str, Measure>,
 }
@@ -123,7 +132,7 @@ impl World {
 
     /// After every step of a node.
     pub(crate) fn check_node(&mut self, ix: usize) {
-        if self.violation.is_none() {
+        if self.violation.is_none() && !self.unchecked {
             self.check_claims(ix);
         }
     }
@@ -138,6 +147,9 @@ impl World {
         self.check_steady();
         self.note_rough();
         self.check_twins();
+        self.check_trust();
+        self.check_rights();
+        self.mark_states();
     }
 
     /// When everything had time to recover.
@@ -146,6 +158,7 @@ impl World {
             return;
         }
         self.check_members();
+        self.check_same_statements();
         self.check_one_home();
         self.check_peers();
         self.check_ledger();

@@ -63,7 +63,10 @@ impl World {
         let home = self.home_of(e).filter(|home| self.reach(agent, *home))?;
         let fits = |x: usize| {
             let control = self.nodes[x].control.as_ref();
-            x != home && control.is_some_and(|c| !c.leaving()) && self.reach(agent, x)
+            x != home
+                && control.is_some_and(|c| !c.leaving())
+                && self.is_member(x)
+                && self.reach(agent, x)
         };
         // A home that does not reach who stands by may not know of it, and it stands by still.
         let (next, by_home) = (self.next_of(e), self.next_by_home(e, home));

@@ -9,8 +9,10 @@ use crate::world::World;
 impl World {
     /// Every agent's list names exactly the live nodes as up.
     pub(super) fn check_peers(&mut self) {
-        let live: BTreeSet<NodeId> =
-            self.nodes.iter().filter(|node| node.control.is_some()).map(|node| node.id).collect();
+        let live: BTreeSet<NodeId> = (0..self.plan.nodes)
+            .filter(|ix| self.is_member(*ix))
+            .map(|ix| self.nodes[ix].id)
+            .collect();
         if live.is_empty() {
             return;
         }

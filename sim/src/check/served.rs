@@ -16,16 +16,17 @@ impl World {
         // Before a second agent is at home, nodes must notice that the first is gone.
         let gone = if self.plan.has_twins() { TWIN_GONE } else { 0 };
         let clients = self.plan.nodes..clients;
+        let members: Vec<bool> = (0..self.plan.nodes).map(|node| self.is_member(node)).collect();
         for host in clients {
-            for node in 0..self.plan.nodes {
-                let ready = self.reach(host, node) && self.nodes[node].control.is_some();
+            for (node, &member) in members.iter().enumerate() {
+                let ready = self.reach(host, node) && member;
                 if ready {
                     self.checks.reached.entry((host, node)).or_insert(self.now);
                 } else {
                     self.checks.reached.remove(&(host, node));
                 }
             }
-            if !self.runs(host) || self.is_served(host) {
+            if !self.runs(host) || self.is_served(host) || self.knows_nobody(host) {
                 self.checks.unserved.remove(&host);
                 continue;
             }
@@ -50,6 +51,17 @@ impl World {
         }
     }
 
+    /// It was given one address, where no member ever was, and was told no other yet.
+    fn knows_nobody(&self, host: usize) -> bool {
+        let e = host - self.plan.nodes;
+        let target = match e.checked_sub(self.plan.encoders) {
+            None if self.encoders[e].peers.nodes.is_empty() => self.encoders[e].target,
+            Some(v) if self.viewers[v].seen.newest.is_none() => self.viewers[v].target,
+            _ => return false,
+        };
+        self.nodes[target].disk.statements.is_empty()
+    }
+
     /// An agent is served when it has a home that runs and that it reaches; a viewer when it has
     /// a recent picture, or its encoder is not served.
     fn is_served(&self, host: usize) -> bool {
@@ -61,6 +73,9 @@ impl World {
             });
         }
         let viewer = &self.viewers[e - self.plan.encoders];
+        if !self.all_allow(e - self.plan.encoders) {
+            return true;
+        }
         viewer.seen.fresh_at + SEC >= self.now
     }
 

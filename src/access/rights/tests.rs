@@ -1,6 +1,7 @@
 use crdts::CvRDT as _;
 
 use super::*;
+use crate::access::Principal;
 use crate::accounts::{Change, Dot, Stamp};
 use crate::id::{ActorId, NodeId};
 
@@ -205,4 +206,114 @@ fn the_index_does_not_depend_on_how_it_came_to_be() {
             assert_eq!(anew.may(&who, right, scope), book.rights.may(&who, right, scope));
         }
     }
+}
+
+fn anna(book: &Book) -> Principal {
+    let proof = book.rights.password_of(ANNA).unwrap_or_default();
+    Principal::new(Who::Account(ANNA), "anna").with_proof(proof)
+}
+
+#[test]
+fn whoever_logged_in_stands_until_the_password_is_another_or_the_account_is_out_of_use() {
+    let mut book = book();
+    assert_eq!(book.rights.password_of(ANNA), None, "nobody logs in without one");
+    assert!(!book.rights.stands(&anna(&book), 0), "nor is a proof of nothing one");
+    book.write(Kind::ACCOUNT, ANNA.0, &[set(4, "first")]);
+    let before = anna(&book);
+    assert!(book.rights.stands(&before, 0));
+    book.write(Kind::ACCOUNT, ANNA.0, &[set(2, "guards the gate")]);
+    assert!(book.rights.stands(&before, 0), "what else changes is no matter");
+    book.write(Kind::ACCOUNT, ANNA.0, &[set(4, "second")]);
+    assert!(!book.rights.stands(&before, 0));
+    let now = anna(&book);
+    assert!(book.rights.permits(&now, Right::Publish, GATE, 0));
+    for (off, on) in [(Change::Disable, Change::Enable), (Change::Delete, Change::Restore)] {
+        book.write(Kind::ACCOUNT, ANNA.0, &[off]);
+        assert!(!book.rights.stands(&now, 0));
+        book.write(Kind::ACCOUNT, ANNA.0, &[on, set(4, "second"), set(1, "anna")]);
+        assert!(book.rights.stands(&now, 0));
+    }
+    book.write(Kind::ACCOUNT, ANNA.0, &[set(5, [9])]);
+    assert!(!book.rights.stands(&now, 0), "nothing of before that moment counts");
+}
+
+#[test]
+fn of_two_passwords_set_at_once_neither_keeps_what_only_one_opened() {
+    let mut book = book();
+    let key = Key { kind: Kind::ACCOUNT, id: RecordId(ANNA.0) };
+    let mut other = book.records[&key].clone();
+    book.write(Kind::ACCOUNT, ANNA.0, &[set(4, "here")]);
+    let here = anna(&book);
+    wrote(&mut other, 99, &[set(4, "there")]);
+    let record = book.records.get_mut(&key).unwrap();
+    record.merge(other);
+    book.rights.changed(key, Some(record));
+    assert!(!book.rights.stands(&here, 0));
+    assert!(book.rights.stands(&anna(&book), 0), "with either of them a new one begins");
+}
+
+#[test]
+fn a_stream_key_speaks_for_its_own_encoder_until_it_is_out() {
+    use crate::access::keys::{StreamKey, add_key, key_hash, key_text, revoke_key};
+    let mut book = book();
+    let (one, two) = (key_text(GATE, &[1; 20]), key_text(GATE, &[2; 20]));
+    let kept =
+        |n: u8, text: &str, made| StreamKey { id: [n; 4], hash: key_hash(text), made, expires: 0 };
+    let key = Key { kind: Kind::ENCODER, id: RecordId(GATE.0) };
+    let changes = add_key(&book.records[&key], kept(1, &one, 1), None);
+    book.write(Kind::ENCODER, GATE.0, &changes);
+    let who = |book: &Book, text: &str, now| {
+        let (encoder, proof) = book.rights.check_key(text, now)?;
+        Some(Principal::new(Who::Encoder(encoder), "gate").with_proof(proof))
+    };
+    let first = who(&book, &one, 5).unwrap();
+    assert!(book.rights.permits(&first, Right::Publish, GATE, 5));
+    assert!(!book.rights.permits(&first, Right::View, DOCK, 5));
+    assert_eq!(who(&book, &two, 5), None);
+    assert_eq!(who(&book, &key_text(DOCK, &[1; 20]), 5), None, "the same secret for another");
+    // Another one; the first is good for a while.
+    let changes = add_key(&book.records[&key], kept(2, &two, 10), Some(20));
+    book.write(Kind::ENCODER, GATE.0, &changes);
+    assert!(book.rights.stands(&first, 19) && who(&book, &two, 19).is_some());
+    assert!(!book.rights.stands(&first, 20) && who(&book, &one, 20).is_none());
+    let second = who(&book, &two, 20).unwrap();
+    let changes = revoke_key(&book.records[&key], [2; 4]);
+    book.write(Kind::ENCODER, GATE.0, &changes);
+    assert!(!book.rights.stands(&second, 20) && who(&book, &two, 20).is_none());
+    let changes = add_key(&book.records[&key], kept(3, &one, 30), None);
+    book.write(Kind::ENCODER, GATE.0, &changes);
+    assert!(book.rights.stands(&first, 31));
+    book.write(Kind::ENCODER, GATE.0, &[Change::Disable]);
+    assert!(!book.rights.stands(&first, 31));
+}
+
+#[test]
+fn names_without_a_domain_are_looked_for_at_home_and_none_where_nothing_is_seen() {
+    let mut book = book();
+    book.write(Kind::ACCOUNT, ANNA.0, &[set(3, SITE.0)]);
+    let who = Who::Account(ANNA);
+    assert_eq!(book.rights.places_of(&who, "gate"), (vec![SITE], "gate"));
+    assert_eq!(book.rights.places_of(&who, "site/gate"), (vec![SITE], "gate"));
+    assert_eq!(book.rights.places_of(&who, "other/dock"), (vec![], "dock"));
+    assert_eq!(book.rights.places_of(&Who::Local, "gate"), (vec![DEFAULT_DOMAIN], "gate"));
+    assert_eq!(book.rights.places_of(&Who::Nobody, "gate"), (vec![], "gate"));
+    assert_eq!(book.rights.full_name(GATE, "gate"), "site/gate");
+    assert_eq!(book.rights.full_name(EncoderId([77; 16]), "cam"), "cam");
+}
+
+#[test]
+fn roles_are_told_as_far_as_they_count() {
+    let mut book = book();
+    let who = Who::Account(ANNA);
+    assert_eq!(book.rights.roles(&who), [(Right::Publish, Scope::Domain(SITE))]);
+    book.write(
+        Kind::RULE,
+        [8; 16],
+        &[set(4, "viewer"), Change::Add(4, DOCK.0.to_vec()), Change::Add(2, ANNA.0.to_vec())],
+    );
+    let both = [(Right::Publish, Scope::Domain(SITE)), (Right::View, Scope::Encoder(DOCK))];
+    assert_eq!(book.rights.roles(&who), both);
+    // Once she is of the other domain, the one rule is about nothing of hers.
+    book.write(Kind::ACCOUNT, ANNA.0, &[set(3, OTHER.0)]);
+    assert_eq!(book.rights.roles(&who), [(Right::View, Scope::Encoder(DOCK))]);
 }

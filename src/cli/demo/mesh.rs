@@ -331,6 +331,7 @@ impl Mesh {
         args.push(nursery.folder().join(name).display().to_string());
         args.push("--ready-file".to_owned());
         args.push(ready.display().to_string());
+        args.push("--open-loopback".to_owned());
         if let Some(invitation) = invitation {
             args.extend(["--join".to_owned(), invitation.to_owned()]);
         }

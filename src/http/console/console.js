@@ -1,11 +1,13 @@
 // The console: nodes, encoders, and a wall of live pictures.
 
-import { Mesh } from "./mesh.js";
+import { Mesh, keepSession, session } from "./mesh.js";
+import { signIn } from "./signin.js";
 import { make, makeTile } from "./tile.js";
 
 const MAX_TILES = 25; // pictures at once: more than a screen shows, less than a browser bears
 
 const mesh = new Mesh().start();
+signIn(mesh);
 window.roost.mesh = mesh;
 const at = (id) => document.getElementById(id);
 const tiles = new Map();
@@ -114,10 +116,19 @@ function showWall(places) {
   set(button, wallOn ? "Hide live pictures" : "Show live pictures");
 }
 
+/** Who signed in; nothing if the page needs none or has its credential in the address. */
+function showMe() {
+  const me = session();
+  const shown = Boolean(me && me.token === mesh.token);
+  at("me").hidden = !shown;
+  if (shown) set(at("me-name"), [me.domain_name, me.name].filter(Boolean).join("/"));
+}
+
 function show() {
+  showMe();
   set(
     at("self"),
-    mesh.denied ? `Not allowed: ${mesh.denied}`
+    mesh.refusal ? mesh.refusal
       : mesh.live ? `You are on ${mesh.label(mesh.self)}.`
       : "Looking for a node that answers…",
   );
@@ -125,6 +136,10 @@ function show() {
   showWall(showStreams());
 }
 
+at("sign-out").addEventListener("click", () => {
+  keepSession(null);
+  location.reload();
+});
 at("wall-switch").addEventListener("click", () => {
   wallOn = !wallOn;
   show();

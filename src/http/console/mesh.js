@@ -18,9 +18,30 @@ export function compareEpochs(a, b) {
   return Number(countA) - Number(countB) || (instanceA < instanceB ? -1 : instanceA > instanceB ? 1 : 0);
 }
 
-/** The credential of this page: from its URL, never sent anywhere but to nodes. */
+const SESSION = "roost.session"; // where the browser keeps what a sign-in gave
+
+/** What the last sign-in at this address gave, or null. */
+export function session() {
+  try {
+    return JSON.parse(globalThis.localStorage?.getItem(SESSION) ?? "null");
+  } catch {
+    return null; // not allowed to keep anything, or kept by another version
+  }
+}
+
+/** Keeps a sign-in for all tabs at this address; null forgets it. */
+export function keepSession(answer) {
+  try {
+    if (answer) localStorage.setItem(SESSION, JSON.stringify(answer));
+    else localStorage.removeItem(SESSION);
+  } catch {
+    // Then it lasts as long as the page.
+  }
+}
+
+/** The credential of this page, never sent anywhere but to nodes: of its URL, or of a sign-in. */
 export function pageToken() {
-  return new URLSearchParams(location.search).get("token");
+  return new URLSearchParams(location.search).get("token") ?? session()?.token ?? null;
 }
 
 export class Mesh extends EventTarget {
@@ -36,6 +57,21 @@ export class Mesh extends EventTarget {
     this.heardAt = 0;
     this.denied = null;
     this.self = null;
+    this.wake = () => {};
+  }
+
+  /** What to say to somebody whom no node lets in, or null. */
+  get refusal() {
+    if (!this.denied) return null;
+    const linked = new URLSearchParams(location.search).has("token");
+    return linked ? `Not allowed: ${this.denied}` : "Sign in to go on.";
+  }
+
+  /** Goes on with another credential, at once. */
+  enter(token) {
+    this.token = token;
+    this.denied = null;
+    this.wake();
   }
 
   start() {
@@ -109,7 +145,7 @@ export class Mesh extends EventTarget {
           break; // begin again with the best known order
         }
       }
-      await sleep(backoff(round));
+      await Promise.race([sleep(backoff(round)), new Promise((wake) => (this.wake = wake))]);
     }
   }
 
@@ -164,6 +200,11 @@ export class Mesh extends EventTarget {
     }
     if (!data.length) return;
     const state = JSON.parse(data.join("\n"));
+    if (kind === "end") {
+      this.denied = state.reason;
+      this.dispatchEvent(new Event("change"));
+      return;
+    }
     this.live = true;
     this.self = state.node;
     if (kind === "place") {

@@ -101,7 +101,7 @@ export class Player extends EventTarget {
     if (place?.state === "native_only") return place.reason ?? "Browsers cannot play this stream.";
     const moving = this.shownAt !== null && this.stalledAt === null;
     if (moving) return null;
-    if (this.mesh.denied && !this.active) return `Not allowed: ${this.mesh.denied}`;
+    if (this.mesh.refusal) return this.mesh.refusal;
     if (this.mesh.live && place?.state === "unknown") return `No stream is called “${this.name}”.`;
     if (place?.state === "no_signal") return `No signal: ${place.reason ?? "the source gives no picture"}`;
     const long = this.stalledAt !== null && performance.now() - this.stalledAt > 700;
@@ -279,7 +279,9 @@ export class Player extends EventTarget {
   #newLeg() {
     const leg = new Leg();
     leg.addEventListener("message", ({ detail }) => {
-      if (detail.t === "place" && detail.name === this.name) this.mesh.learn(detail);
+      // A leg tells the stream's full name, which may not be the one in this page's address.
+      const mine = detail.name === this.name || (detail.id && detail.id === this.place?.id);
+      if (detail.t === "place" && mine) this.mesh.learn({ ...detail, name: this.name });
       if (detail.t === "failed") this.trouble = sentence(detail.reason);
     });
     leg.addEventListener("gone", () => this.#lost(leg));

@@ -54,7 +54,7 @@ pub(in crate::http) async fn make(asked: Asked, body: Body) -> Result<Response, 
             format!("overlap_s is 0 to {OVERLAP_MAX}, or null"),
         ));
     }
-    let now = asked.app.backend.now();
+    let now = asked.app.backend.mesh_ms();
     let there = keys(&encoder.record);
     if there.iter().filter(|key| key.good_at(now)).count() >= KEYS_MAX {
         return Err(Problem::new(
@@ -84,7 +84,7 @@ pub(in crate::http) async fn list(asked: Asked) -> Result<Response, Problem> {
     let fresh = fresh(&asked).await?;
     let encoder = theirs(Kind::ENCODER, &asked).await?;
     may_write(&asked, &encoder)?;
-    let now = asked.app.backend.now();
+    let now = asked.app.backend.mesh_ms();
     let good = keys(&encoder.record).into_iter().filter(|key| key.good_at(now));
     let items: Vec<Value> = good
         .map(|key| {

@@ -45,8 +45,11 @@ pub(super) fn facts(view: &ClusterView, key: Key) -> Option<Map<String, Value>> 
             serde_json::to_value(seen)
         }
         Kind::NODE => {
-            let seen = view.nodes.iter().find(|node| node.node.0 == key.id.0)?;
-            serde_json::to_value(seen)
+            let member = view.nodes.iter().find(|node| node.node.0 == key.id.0);
+            match member {
+                Some(member) => serde_json::to_value(member),
+                None => Ok(outcast(view, key.id)?),
+            }
         }
         Kind::DOMAIN if key.id == DEFAULT_DOMAIN => Ok(json!({ "name": DEFAULT_DOMAIN_NAME })),
         _ => return None,
@@ -55,6 +58,16 @@ pub(super) fn facts(view: &ClusterView, key: Key) -> Option<Map<String, Value>> 
         Ok(Value::Object(facts)) => Some(facts),
         _ => None,
     }
+}
+
+/// A node that was a member: why it is none any more.
+fn outcast(view: &ClusterView, id: RecordId) -> Option<Value> {
+    let outcast = view.outcasts.iter().find(|outcast| outcast.node.0 == id.0)?;
+    let mut facts = serde_json::to_value(outcast).ok()?;
+    if let Value::Object(facts) = &mut facts {
+        facts.insert("revoked".into(), json!(!outcast.revoked_by.is_empty()));
+    }
+    Some(facts)
 }
 
 /// In place of facts about what was not seen.
@@ -70,10 +83,20 @@ pub(super) fn unseen(kind: Kind) -> Map<String, Value> {
 pub(super) fn ids(view: &ClusterView, kind: Kind) -> BTreeSet<RecordId> {
     match kind {
         Kind::ENCODER => view.encoders.iter().map(|encoder| RecordId(encoder.id.0)).collect(),
-        Kind::NODE => view.nodes.iter().map(|node| RecordId(node.node.0)).collect(),
+        Kind::NODE => {
+            let outcasts = view.outcasts.iter().map(|outcast| outcast.node);
+            let all = view.nodes.iter().map(|node| node.node).chain(outcasts);
+            all.map(|node| RecordId(node.0)).collect()
+        }
         Kind::DOMAIN => [DEFAULT_DOMAIN].into(),
         _ => BTreeSet::new(),
     }
+}
+
+/// Whether it is there without a record.
+pub(super) fn is_there(view: &ClusterView, key: Key) -> bool {
+    let outcast = || view.outcasts.iter().any(|outcast| outcast.node.0 == key.id.0);
+    name(view, key).is_some() || key.kind == Kind::NODE && outcast()
 }
 
 /// The name of what is there, as far as it has one of its own.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::reach::{Place, Reach};
 use crate::access::{DEFAULT_DOMAIN, DEFAULT_DOMAIN_NAME, Who};
 use crate::accounts::{Key, Kind};
+use crate::cluster::EncoderState;
 use crate::id::RecordId;
 
 /// Everything of this kind that somebody may read and that is called `name` or `domain/name`.
@@ -52,16 +53,24 @@ fn unrecorded(
     name: &str,
     domain: Option<RecordId>,
 ) -> Option<RecordId> {
-    let id = match kind {
-        // Of several encoders with one name the one that is not lost is meant.
-        Kind::ENCODER => RecordId(reach.view.by_name(name)?.id.0),
-        Kind::NODE => RecordId(reach.view.nodes.iter().find(|node| node.name == name)?.node.0),
-        Kind::DOMAIN if name == DEFAULT_DOMAIN_NAME => DEFAULT_DOMAIN,
-        _ => return None,
+    let fits = |id: &RecordId| {
+        let key = Key { kind, id: *id };
+        reach.name(key) == Some(name) && reach.place(key).domain() == domain && reach.reads_key(key)
     };
-    let key = Key { kind, id };
-    let fits = reach.name(key) == Some(name) && reach.place(key).domain() == domain;
-    fits.then_some(id)
+    match kind {
+        // Of several encoders with one name the one that is not lost is meant.
+        Kind::ENCODER => {
+            let named = reach.view.encoders.iter().filter(|seen| fits(&RecordId(seen.id.0)));
+            let best = named.min_by_key(|seen| (seen.state == EncoderState::Lost, seen.id))?;
+            Some(RecordId(best.id.0))
+        }
+        Kind::NODE => {
+            let mut nodes = reach.view.nodes.iter().map(|node| RecordId(node.node.0));
+            nodes.find(fits)
+        }
+        Kind::DOMAIN => Some(DEFAULT_DOMAIN).filter(fits),
+        _ => None,
+    }
 }
 
 /// Whether another record of the kind has this name there.

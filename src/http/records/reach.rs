@@ -99,7 +99,7 @@ impl<'a> Reach<'a> {
 
     /// Whether there is such a thing, with a record or without.
     pub(super) fn is_there(&self, key: Key) -> bool {
-        self.rights.filed(key).is_some() || live::name(self.view, key).is_some()
+        self.rights.filed(key).is_some() || live::is_there(self.view, key)
     }
 
     /// What it is called.

@@ -110,10 +110,8 @@ impl Watch {
 
     /// Whether whoever asked may still do so.
     fn is_somebody(&self) -> bool {
-        match self.asked.who() {
-            Who::Account(account) => self.asked.app.backend.rights().is_active(*account),
-            _ => true,
-        }
+        let backend = &self.asked.app.backend;
+        backend.rights().stands(&self.asked.caller.principal, backend.mesh_ms())
     }
 
     async fn snapshot(&mut self) {

@@ -1,7 +1,9 @@
 //! What viewers ask for and are told.
 
-use super::{Effect, FOLLOWS_MAX, Host, World};
-use crate::id::{Epoch, NodeId, SessionId, valid_name};
+use super::{Effect, FOLLOWS_MAX, Host, World, permits};
+use crate::access::{Principal, Right};
+use crate::accounts::Kind;
+use crate::id::{EncoderId, Epoch, NodeId, SessionId, valid_name};
 use crate::wire::{self, NodeMessage};
 
 impl Host {
@@ -16,6 +18,15 @@ impl Host {
         let home = world.directory.home(encoder, &|node| world.alive.contains(&node));
         let elsewhere = home.is_some_and(|(node, _)| node != world.me);
         let Some(session) = self.sessions.get_mut(&id) else { return };
+        let principal = session.principal.as_ref();
+        if !principal.is_some_and(|who| permits(world, who, Right::View, encoder)) {
+            self.counters.forbidden += 1;
+            // As if there were none: who may not see it learns nothing of it.
+            let reason = format!("no encoder {} is known here", encoder.short());
+            let failed = wire::Failed { status: 404, reason, retry_after: None };
+            effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
+            return;
+        }
         if elsewhere && !watch.stay {
             session.watching.remove(&encoder);
             effects.push(Effect::Unserve(id, encoder));
@@ -31,9 +42,10 @@ impl Host {
         name: String,
         effects: &mut Vec<Effect>,
     ) {
-        let place = place(world, &name);
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        if !valid_name(&name) || session.follows.len() >= FOLLOWS_MAX {
+        let Some(principal) = session.principal.as_ref() else { return };
+        let place = place(world, principal, &name);
+        if !name.split('/').all(valid_name) || session.follows.len() >= FOLLOWS_MAX {
             let reason = format!("a client follows at most {FOLLOWS_MAX} streams by valid names");
             let failed = wire::Failed { status: 400, reason, retry_after: None };
             effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
@@ -45,8 +57,9 @@ impl Host {
 
     pub(super) fn tell_places(&mut self, world: &World<'_>, effects: &mut Vec<Effect>) {
         for (&id, session) in &mut self.sessions {
+            let Some(principal) = session.principal.as_ref() else { continue };
             for (name, told) in &mut session.follows {
-                let place = place(world, name);
+                let place = place(world, principal, name);
                 if told.as_ref() != Some(&place) {
                     *told = Some(place.clone());
                     effects.push(Effect::Send(id, NodeMessage::Stream(place)));
@@ -56,10 +69,27 @@ impl Host {
     }
 }
 
-/// Where a stream is, as clients are told.
-fn place(world: &World<'_>, name: &str) -> wire::StreamPlace {
+/// The encoder that `name` or `domain/name` means to somebody: one that they may watch.
+fn resolve(world: &World<'_>, who: &Principal, text: &str) -> Option<EncoderId> {
     let alive = |node: NodeId| world.alive.contains(&node);
-    let encoder = world.directory.by_name(name, &alive);
+    let (domains, name) = world.rights.places_of(&who.who, text);
+    domains.into_iter().find_map(|domain| {
+        let fits = |encoder: EncoderId| {
+            world.rights.domain_of(encoder) == Some(domain)
+                && permits(world, who, Right::View, encoder)
+        };
+        let recorded = || {
+            let mut named = world.rights.named(Kind::ENCODER, Some(domain), name);
+            named.find_map(|id| Some(EncoderId(id.0)).filter(|encoder| fits(*encoder)))
+        };
+        world.directory.by_name_of(name, &alive, &fits).or_else(recorded)
+    })
+}
+
+/// Where a stream is, as clients are told.
+fn place(world: &World<'_>, who: &Principal, name: &str) -> wire::StreamPlace {
+    let alive = |node: NodeId| world.alive.contains(&node);
+    let encoder = resolve(world, who, name);
     let home = encoder.and_then(|encoder| world.directory.home(encoder, &alive));
     wire::StreamPlace {
         name: name.to_owned(),

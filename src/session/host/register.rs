@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use super::{AGENT_GONE, Claim, Counters, Effect, Host, IN_FLIGHT, Note, Stream, Warm, World};
+use super::rights::{JUDGE_INTERVAL, may_not_send};
+use super::{
+    AGENT_GONE, Claim, Counters, Effect, Host, IN_FLIGHT, Note, Stream, Warm, World, permits,
+};
+use crate::access::{Principal, Right};
 use crate::admission::Denied;
 use crate::directory::{ENTRIES_MAX, SourceState};
 use crate::id::{EncoderId, NodeId, SessionId, valid_name};
@@ -18,10 +22,25 @@ impl Host {
         effects: &mut Vec<Effect>,
     ) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
+        if let Some(reason) = self.shut.clone() {
+            let failed = wire::Failed { status: 503, reason: reason.clone(), retry_after: None };
+            effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
+            effects.push(Effect::Close(id, reason));
+            return;
+        }
         let credential = hello.credential.as_deref();
-        let verdict = world.roster.authorise(session.loopback, credential, world.now.wall);
+        let verdict =
+            world.roster.authenticate(world.rights, session.local, credential, world.time);
         let principal = match verdict {
             Ok(principal) => principal,
+            // Whoever logs in has nothing to show yet. It stays unwelcome: among strangers, without
+            // the peer list, and for no longer than a hello may take.
+            Err(Denied::NoCredential) if hello.only_api => {
+                effects.push(Effect::Welcomed(id, Principal::default()));
+                let welcome = wire::Welcome { peers: wire::PeerList::default() };
+                effects.push(Effect::Send(id, NodeMessage::Welcome(welcome)));
+                return;
+            }
             Err(denied) => {
                 self.counters.denied += 1;
                 let status = if denied == Denied::NoCredential { 401 } else { 403 };
@@ -32,7 +51,9 @@ impl Host {
                 return;
             }
         };
-        session.welcomed = true;
+        session.issuer = credential.and_then(crate::admission::issuer_of);
+        session.principal = Some(principal.clone());
+        self.judge_at.get_or_insert(world.now.mono + JUDGE_INTERVAL);
         effects.push(Effect::Welcomed(id, principal));
         let welcome = wire::Welcome { peers: world.peers.clone() };
         effects.push(Effect::Send(id, NodeMessage::Welcome(welcome)));
@@ -64,14 +85,18 @@ impl Host {
             let reason = format!("epoch {} is higher than any can be", register.epoch);
             return reject(reason, false, &mut self.counters);
         }
-        let other = self.sessions.get(&id).and_then(|session| session.agent_of);
+        let session = self.sessions.get(&id);
+        let principal = session.and_then(|session| session.principal.as_ref());
+        if !principal.is_some_and(|who| permits(world, who, Right::Publish, register.encoder)) {
+            self.counters.forbidden += 1;
+            return reject(may_not_send(register.encoder), true, &mut self.counters);
+        }
+        let other = session.and_then(|session| session.agent_of);
         if other.is_some_and(|(encoder, _)| encoder != register.encoder) {
             let reason = "a connection speaks for one encoder; use another for each".to_owned();
             return reject(reason, true, &mut self.counters);
         }
-        if let Some(holder) = name_holder(world, &register.name)
-            && holder != register.encoder
-        {
+        if let Some(holder) = name_holder(world, &register.name, register.encoder) {
             let reason = format!(
                 "another encoder ({}) is connected as {}; stop it or choose another name",
                 holder.short(),
@@ -262,10 +287,17 @@ fn rival(world: &World<'_>, register: &wire::Register) -> Option<NodeId> {
     (later && !gone).then_some(node)
 }
 
-/// Who holds a name now: the encoder with a live claim and a connected agent.
-fn name_holder(world: &World<'_>, name: &str) -> Option<EncoderId> {
-    let encoder = world.directory.by_name(name, &|node| world.alive.contains(&node))?;
-    let (_, entry) = world.directory.home(encoder, &|node| world.alive.contains(&node))?;
-    let gone = entry.source == SourceState::NoSignal(AGENT_GONE.into());
-    (!gone).then_some(encoder)
+/// Who else holds a name now, in the same domain: the encoder with a live claim and a connected
+/// agent. In another domain the name is another one.
+fn name_holder(world: &World<'_>, name: &str, encoder: EncoderId) -> Option<EncoderId> {
+    let domain = world.rights.domain_of(encoder)?;
+    let alive = |node: NodeId| world.alive.contains(&node);
+    let connected = |other: EncoderId| {
+        let home = world.directory.home(other, &alive);
+        home.is_some_and(|(_, of)| of.source != SourceState::NoSignal(AGENT_GONE.into()))
+    };
+    let rivals = |other| {
+        other != encoder && world.rights.domain_of(other) == Some(domain) && connected(other)
+    };
+    world.directory.by_name_of(name, &alive, &rivals)
 }

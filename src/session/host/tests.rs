@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::access::Rights;
-use crate::admission::{Keypair, Roster};
+use crate::access::keys::{StreamKey, key_hash, key_text};
+use crate::access::{DEFAULT_DOMAIN, Principal, Rights};
+use crate::accounts::{Change, Dot, Key, Kind, Record, Stamp};
+use crate::admission::{Keypair, Roster, Session, issue_credential, issue_session};
 use crate::directory::{Directory, Header};
 use crate::grow::Later;
-use crate::id::Boot;
+use crate::id::{AccountId, ActorId, Boot, InviteId, RecordId};
 use crate::placement::Candidate;
 use crate::time::Now;
 use crate::wire::PeerList;
@@ -24,6 +26,8 @@ struct Trial {
     directory: Directory,
     roster: Roster,
     rights: Rights,
+    records: BTreeMap<Key, Record>,
+    writes: u64,
     alive: BTreeSet<NodeId>,
     candidates: Vec<Candidate>,
     ms: u64,
@@ -37,6 +41,8 @@ impl Trial {
             host: Host::default(),
             directory: Directory::new(node(1), Boot(1)),
             rights: Rights::default(),
+            records: BTreeMap::new(),
+            writes: 0,
             roster: Roster::found(&Keypair::from_seed([1; 32]), [0; 16]),
             candidates: alive.iter().map(candidate).collect(),
             alive,
@@ -51,6 +57,7 @@ impl Trial {
         let mut effects = Vec::new();
         let mut world = World {
             now: Now { mono: Mono(self.ms * 1_000_000), wall: self.ms },
+            time: self.ms,
             me: node(1),
             directory: &mut self.directory,
             rights: &self.rights,
@@ -72,7 +79,12 @@ impl Trial {
     /// A local client that has said hello.
     fn welcome(&mut self, session: u64) {
         self.call(|host, world, out| host.opened(world, SessionId(session), true, out));
-        let hello = wire::ClientHello { agent: "t".into(), version: "0".into(), credential: None };
+        let hello = wire::ClientHello {
+            agent: "t".into(),
+            version: "0".into(),
+            credential: None,
+            only_api: false,
+        };
         self.say(session, ClientMessage::Hello(hello));
     }
 
@@ -105,6 +117,31 @@ impl Trial {
     fn unreachable(&mut self, node: NodeId) {
         self.say(1, ClientMessage::NextUnreachable(wire::NextUnreachable { node }));
     }
+}
+
+#[test]
+fn who_shows_nothing_is_nobody_for_the_api_alone_and_not_for_long() {
+    let mut trial = Trial::new(2);
+    for (session, only_api) in [(1, false), (2, true)] {
+        trial.call(|host, world, out| host.opened(world, SessionId(session), false, out));
+        let (agent, version) = ("t".into(), "0".into());
+        let hello = wire::ClientHello { agent, version, credential: None, only_api };
+        let effects = trial.say(session, ClientMessage::Hello(hello));
+        let nobody = Effect::Welcomed(SessionId(session), Principal::default());
+        assert_eq!(effects.contains(&nobody), only_api, "{effects:?}");
+        assert_eq!(effects.iter().any(|it| matches!(it, Effect::Close(..))), !only_api);
+        let peers = effects.iter().find_map(|effect| match effect {
+            Effect::Send(_, NodeMessage::Welcome(welcome)) => Some(welcome.peers.nodes.len()),
+            _ => None,
+        });
+        assert_eq!(peers, only_api.then_some(0), "{effects:?}");
+    }
+    let follow = ClientMessage::Follow(wire::Follow { name: "cam".into() });
+    let refused = trial.say(2, follow);
+    assert!(matches!(refused[..], [Effect::Close(SessionId(2), _)]), "{refused:?}");
+    trial.ms += u64::try_from(HELLO_DEADLINE.as_millis()).unwrap();
+    let effects = trial.wake();
+    assert!(effects.iter().any(|it| matches!(it, Effect::Close(SessionId(2), _))), "{effects:?}");
 }
 
 fn epoch(counter: u64) -> Epoch {
@@ -336,4 +373,185 @@ fn a_wish_for_a_keyframe_is_made_again_where_the_stream_comes_from_next() {
     trial.call(|host, world, out| host.keyframe_arrived(world.now.mono, CAM, out));
     trial.call(|host, world, out| host.closed(world, SessionId(2), out));
     assert_eq!(keyframes(&trial.home(3, epoch(3))), 0, "nobody waits");
+}
+
+const SITE: RecordId = RecordId([50; 16]);
+const ANNA: AccountId = AccountId([51; 16]);
+
+fn text(field: u16, text: &str) -> Change {
+    Change::Set(field, text.as_bytes().to_vec())
+}
+
+impl Trial {
+    fn write(&mut self, kind: Kind, id: [u8; 16], changes: &[Change]) -> Vec<Effect> {
+        self.writes += 1;
+        let key = Key { kind, id: RecordId(id) };
+        let dot = Dot { actor: ActorId([1; 16]), seq: self.writes, nonce: [0; 4] };
+        let by = Stamp { account: ANNA, node: node(1), wall: self.writes };
+        let record = self.records.entry(key).or_default();
+        record.apply(dot, by, changes).unwrap();
+        self.rights.changed(key, Some(record));
+        self.call(|host, world, out| host.rights_changed(world, out))
+    }
+
+    /// `site/cam`, and Anna, who has this role in the site.
+    fn site(&mut self, role: &str) {
+        self.write(Kind::DOMAIN, SITE.0, &[text(1, "site")]);
+        let site = Change::Set(3, SITE.0.to_vec());
+        self.write(Kind::ENCODER, CAM.0, &[text(1, "cam"), site.clone()]);
+        self.write(Kind::ACCOUNT, ANNA.0, &[text(1, "anna"), text(4, "x"), site.clone()]);
+        let rule = [text(4, role), Change::Set(5, vec![1]), Change::Add(2, ANNA.0.to_vec()), site];
+        self.write(Kind::RULE, [52; 16], &rule);
+    }
+
+    /// Somebody from elsewhere who says hello with this.
+    fn hello(&mut self, session: u64, credential: Option<String>) -> Vec<Effect> {
+        self.call(|host, world, out| host.opened(world, SessionId(session), false, out));
+        let (agent, version) = ("t".into(), "0".into());
+        let hello = wire::ClientHello { agent, version, credential, only_api: false };
+        self.say(session, ClientMessage::Hello(hello))
+    }
+
+    /// Anna's sign-in.
+    fn token(&self) -> Option<String> {
+        let password = self.rights.password_of(ANNA)?;
+        let session = Session { account: ANNA, password, expires: u64::MAX };
+        Some(issue_session(&Keypair::from_seed([1; 32]), self.roster.mesh(), &session))
+    }
+
+    fn follow(&mut self, session: u64, name: &str) -> Option<EncoderId> {
+        let follow = wire::Follow { name: name.into() };
+        let effects = self.say(session, ClientMessage::Follow(follow));
+        effects.iter().find_map(|effect| match effect {
+            Effect::Send(_, NodeMessage::Stream(place)) => place.encoder,
+            _ => None,
+        })
+    }
+}
+
+fn closed(effects: &[Effect], session: u64) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Close(id, _) if id.0 == session))
+}
+
+#[test]
+fn nobody_comes_in_without_showing_anything_and_nobody_sends_without_the_right() {
+    let mut trial = Trial::new(2);
+    trial.site("viewer");
+    assert!(closed(&trial.hello(1, None), 1));
+    let token = trial.token();
+    assert!(!closed(&trial.hello(2, token), 2));
+    let effects = trial.register(2, Role::Home, epoch(1));
+    let rejected = rejection(&effects, 2).expect("a viewer does not send");
+    assert!(rejected.reason.contains("publisher"), "{}", rejected.reason);
+    for role in [Role::Ask, Role::Next, Role::Also] {
+        let effects = trial.register(2, role, epoch(1));
+        assert!(rejection(&effects, 2).is_some(), "{role:?}");
+    }
+    assert_eq!((trial.host.homes(), trial.host.counters.forbidden), (0, 4));
+    trial.write(Kind::RULE, [52; 16], &[text(4, "publisher")]);
+    trial.register(2, Role::Home, epoch(1));
+    assert_eq!(trial.host.homes(), 1);
+}
+
+#[test]
+fn a_stream_key_sends_as_its_own_encoder_and_as_no_other() {
+    let mut trial = Trial::new(2);
+    let key = key_text(CAM, &[3; 20]);
+    let kept = StreamKey { id: [1; 4], hash: key_hash(&key), made: 1, expires: 0 };
+    trial.write(Kind::ENCODER, CAM.0, &[Change::Add(2, kept.encode())]);
+    trial.hello(1, Some(key.clone()));
+    let other = wire::Register {
+        encoder: EncoderId([8; 16]),
+        name: "other".into(),
+        role: Role::Home,
+        epoch: epoch(1),
+        source: SourceState::Ready,
+        home: None,
+        lost_ms: None,
+    };
+    let effects = trial.say(1, ClientMessage::Register(other));
+    assert!(rejection(&effects, 1).is_some());
+    trial.register(1, Role::Home, epoch(1));
+    assert_eq!(trial.host.homes(), 1);
+    let ended = trial.write(Kind::ENCODER, CAM.0, &[Change::Add(3, vec![1; 4])]);
+    assert!(closed(&ended, 1), "a revoked key ends its session: {ended:?}");
+    assert_eq!(trial.host.homes(), 0);
+    assert!(closed(&trial.hello(2, Some(key)), 2), "and opens none");
+}
+
+#[test]
+fn a_key_that_expires_ends_its_session_without_any_change() {
+    let mut trial = Trial::new(2);
+    let key = key_text(CAM, &[3; 20]);
+    let kept = StreamKey { id: [1; 4], hash: key_hash(&key), made: 1, expires: 5_000 };
+    trial.write(Kind::ENCODER, CAM.0, &[Change::Add(2, kept.encode())]);
+    trial.hello(1, Some(key));
+    trial.register(1, Role::Home, epoch(1));
+    let mut ended = false;
+    while !ended && trial.ms < 60_000 {
+        let due = trial.host.next_wake().expect("it is judged again");
+        trial.ms = due.0.div_ceil(1_000_000);
+        ended = closed(&trial.wake(), 1);
+    }
+    assert!(ended && trial.ms <= 16_000, "{}", trial.ms);
+}
+
+#[test]
+fn a_viewer_sees_what_is_theirs_under_its_name_and_elsewhere_nothing() {
+    let mut trial = Trial::new(2);
+    trial.site("viewer");
+    trial.home(1, epoch(1));
+    let token = trial.token();
+    trial.hello(2, token);
+    assert_eq!(trial.follow(2, "cam"), Some(CAM));
+    assert_eq!(trial.follow(2, "site/cam"), Some(CAM));
+    assert_eq!(trial.follow(2, "default/cam"), None);
+    let watch = |trial: &mut Trial, session| {
+        let watch = wire::Watch { encoder: CAM, stay: true };
+        let effects = trial.say(session, ClientMessage::Watch(watch));
+        effects.iter().any(|effect| matches!(effect, Effect::Serve(_, CAM)))
+    };
+    assert!(watch(&mut trial, 2));
+    // A client of the default domain.
+    let by = Keypair::from_seed([1; 32]);
+    let id = InviteId([6; 16]);
+    let client = issue_credential(&by, trial.roster.mesh(), id, DEFAULT_DOMAIN, u64::MAX);
+    trial.hello(3, Some(client));
+    assert_eq!(trial.follow(3, "cam"), None);
+    assert_eq!(trial.follow(3, "site/cam"), None);
+    assert!(!watch(&mut trial, 3), "not by its id either");
+    // The right goes: the stream ends, the session stays.
+    let effects = trial.write(Kind::RULE, [52; 16], &[Change::Disable]);
+    assert!(effects.contains(&Effect::Unserve(SessionId(2), CAM)), "{effects:?}");
+    assert!(!closed(&effects, 2));
+    let told = effects.iter().any(|effect| {
+        matches!(effect, Effect::Send(SessionId(2), NodeMessage::Stream(place)) if place.encoder.is_none())
+    });
+    assert!(told, "and it is told of the stream no more: {effects:?}");
+    let effects = trial.write(Kind::ACCOUNT, ANNA.0, &[Change::Disable]);
+    assert!(closed(&effects, 2), "an account that is out of use is nobody");
+    assert!(!closed(&effects, 1) && !closed(&effects, 3), "others are not concerned");
+}
+
+#[test]
+fn two_domains_may_have_the_same_name_and_neither_hears_of_the_other() {
+    let mut trial = Trial::new(2);
+    trial.site("publisher");
+    trial.home(1, epoch(1));
+    trial.welcome(2);
+    let other = wire::Register {
+        encoder: EncoderId([8; 16]),
+        name: "cam".into(),
+        role: Role::Home,
+        epoch: epoch(1),
+        source: SourceState::Ready,
+        home: None,
+        lost_ms: None,
+    };
+    let effects = trial.say(2, ClientMessage::Register(other.clone()));
+    assert!(rejection(&effects, 2).is_none(), "{effects:?}");
+    trial.welcome(3);
+    let third = wire::Register { encoder: EncoderId([9; 16]), ..other };
+    let effects = trial.say(3, ClientMessage::Register(third));
+    assert!(rejection(&effects, 3).is_some(), "within one domain it is taken");
 }

@@ -15,6 +15,8 @@ use crate::wire::{NodeMessage, PeerList};
 pub struct World<'a> {
     /// The moment.
     pub now: Now,
+    /// Mesh time, in milliseconds since 1970: what expires is judged by it.
+    pub time: u64,
     /// Who this is.
     pub me: NodeId,
     /// Where everything is.
@@ -114,6 +116,10 @@ pub struct Counters {
     pub full: u64,
     /// Registrations refused.
     pub rejected: u64,
+    /// What was asked for without the right to it.
+    pub forbidden: u64,
+    /// Sessions, streams and registrations that ended because rights changed.
+    pub ended: u64,
     /// Claims given up because a higher epoch was seen.
     pub superseded: u64,
     /// Encoders that became home here after another home was lost.

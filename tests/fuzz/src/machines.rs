@@ -68,8 +68,8 @@ pub fn node(data: &[u8]) {
     let (mut control, peer) = rehearsal::a_node(at(now), &mut out);
     let client = SessionId(1);
     let mut clients = 1;
-    control.handle(at(now), Event::ClientOpened { session: client, loopback: true }, &mut out);
-    let up = Event::LinkUp { node: peer, addrs: Vec::new(), learned: Vec::new() };
+    control.handle(at(now), Event::ClientOpened { session: client, local: true }, &mut out);
+    let up = Event::LinkUp { node: peer, addrs: Vec::new(), learned: Vec::new(), wall: 0 };
     control.handle(at(now), up.clone(), &mut out);
     for (what, body) in chunks::read(data).take(CHUNKS_MAX) {
         out.clear();
@@ -81,7 +81,7 @@ pub fn node(data: &[u8]) {
             kind::UP if body.is_empty() => up.clone(),
             kind::UP => {
                 clients += 1;
-                Event::ClientOpened { session: SessionId(clients), loopback: body[0] < 128 }
+                Event::ClientOpened { session: SessionId(clients), local: body[0] < 128 }
             }
             kind::DOWN if body.is_empty() => Event::LinkDown(peer),
             kind::DOWN => Event::ClientClosed(SessionId(clients)),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use roost::admission::{Keypair, Roster};
+use roost::admission::{Invitation, Keypair, Roster};
 use roost::control::{Config, Control, Effect, Event};
 use roost::directory::{Delta, Entry, SourceState};
 use roost::grow::Later;
@@ -35,7 +35,9 @@ pub fn roster() -> Roster {
     let made = ROSTER.get_or_init(|| {
         let [first, second] = keys();
         let mut roster = Roster::found(&first, [9; 16]);
-        let admission = roster.admit(&first, second.public(), InviteId([5; 16]));
+        let (id, mesh) = (InviteId([5; 16]), roster.mesh());
+        let invite = Invitation::make(&first, mesh, vec![], id, [8; 32], u64::MAX, 9);
+        let admission = roster.admit(&first, second.public(), &invite.invite);
         roster.adopt(vec![admission]);
         roster
     });
@@ -61,6 +63,7 @@ fn config(which: usize) -> Config {
     let [first, second] = keys();
     Config {
         keypair: if which == 0 { first } else { second },
+        next_key: None,
         name: format!("n{which}"),
         addrs: vec![ADDRS[which].into()],
         boot: Boot(1),
@@ -192,7 +195,7 @@ impl Stage {
         };
         for which in 0..2 {
             let (node, addrs) = (first_or_second(1 - which as u8), vec![ADDRS[1 - which].into()]);
-            stage.node(which, Event::LinkUp { node, addrs, learned: Vec::new() });
+            stage.node(which, Event::LinkUp { node, addrs, learned: Vec::new(), wall: 0 });
         }
         stage.agent_effects(of_agent);
         stage.agent(agent::Event::Source(SourceState::Ready));
@@ -255,15 +258,15 @@ impl Stage {
             Said::Connected { client, leg, to } => {
                 let session = SessionId(u64::from(leg.0) * 2 + client as u64 + 1);
                 self.sessions.insert((client, leg), (to, session));
-                self.node(to, Event::ClientOpened { session, loopback: true });
+                self.node(to, Event::ClientOpened { session, local: true });
                 let node = first_or_second(to as u8);
                 if client == 0 {
                     self.agent(agent::Event::Connected { leg, node });
                 } else {
                     self.viewer(viewer::Event::Connected { leg, node });
                 }
-                let hello =
-                    ClientHello { agent: "roost".into(), version: "0".into(), credential: None };
+                let (agent, version) = ("roost".into(), "0".into());
+                let hello = ClientHello { agent, version, credential: None, only_api: false };
                 let bytes = ClientMessage::Hello(hello).encode();
                 self.flying.push_back(Said::Client { to, session, bytes });
             }

@@ -1,9 +1,12 @@
 //! What proves, or fails to prove, that somebody belongs.
 
+use roost::access::keys::{StreamKey, key_hash, key_owner, key_text};
+use roost::access::{DEFAULT_DOMAIN, Principal, Rights, Who};
 use roost::admission::{
-    Enrolment, Invitation, Invite, Keypair, issue_credential, issue_redirect, verify_chain,
+    Enrolment, Invitation, Invite, Keypair, Session, Statement, Statements, issue_credential,
+    issue_redirect, issue_session, verify_chain,
 };
-use roost::id::{Boot, EncoderId, InviteId};
+use roost::id::{AccountId, Boot, EncoderId, InviteId};
 use roost::wire::{Admitted, ClientHello, ClientMessage, Handshake, Hello, Join, Keep, Message};
 use roost::wire::{NodeMessage, Refused, ServerHello};
 
@@ -18,19 +21,18 @@ pub fn admission(data: &[u8]) {
     let key = founder().public();
     match Handshake::decode(data) {
         Ok(Handshake::Hello(hello)) => {
-            let judged = roster.judge(&hello.chain, &key, hello.mesh);
-            let verified = verify_chain(Some(roster.mesh()), &hello.chain, &key);
+            let more = &hello.more.0;
+            let (learned, judged) = roster.judge(&hello.chain, more, &key, hello.mesh);
+            let verified = verify_chain(Some(roster.mesh()), &hello.chain, more, &key);
             let believed = verified.is_ok() && hello.mesh == roster.mesh();
             assert!(!believed || judged.is_ok(), "a roster believes what a client does");
-            if let Ok(learned) = judged {
-                roster.adopt(learned);
-            }
+            roster.adopt(learned);
         }
         Ok(Handshake::Join(join)) => {
             let _ = roster.check_invite(&join.invite, &join.proof, b"statement", WALL);
         }
         Ok(Handshake::Admitted(admitted)) => {
-            roster.adopt(admitted.admissions);
+            roster.adopt(admitted.statements.0);
         }
         _ => {}
     }
@@ -39,8 +41,12 @@ pub fn admission(data: &[u8]) {
     assert!(roster.members().all(|node| roster.chain(node).is_some()));
 }
 
-/// Text that people paste or programs send: invitations, enrolments, credentials, redirects.
+/// Text that people paste or programs send: invitations, enrolments, credentials, sign-ins,
+/// stream keys, redirects.
 pub fn strings(data: &[u8]) {
+    if let Some(kept) = StreamKey::decode(data) {
+        assert_eq!(kept.encode(), data);
+    }
     let text = String::from_utf8_lossy(data);
     one_string(&text);
     // The same bytes behind a good checksum, which no fuzzer would guess.
@@ -60,6 +66,15 @@ fn one_string(text: &str) {
     }
     let roster = roster();
     let _ = roster.check_credential(text, WALL);
+    let rights = Rights::default();
+    let _ = roster.check_session(&rights, text, WALL);
+    if let Ok(principal) = roster.authenticate(&rights, false, Some(text), WALL) {
+        assert!(matches!(principal.who, Who::Client { .. }), "nobody else is known: {text}");
+    }
+    if key_owner(text).is_some() {
+        assert_eq!(rights.check_key(text, WALL), None);
+    }
+    let _ = rights.places_of(&Who::Local, text);
     let _ = roster.check_redirect(text, second(), EncoderId([3; 16]), "view", WALL);
     let _ = text.parse::<EncoderId>();
     let _ = roost::id::valid_name(text);
@@ -91,25 +106,31 @@ pub fn handshakes() -> Vec<Vec<u8>> {
             name: "n1".into(),
             addrs: vec!["192.0.2.1:9443".into()],
             version: "0.1.0".into(),
+            more: Statements(roster.statements().cloned().collect()),
+            wall: WALL,
         })
     };
     let stranger = Keypair::from_seed([4; 32]);
-    let forged = roster.admit(&stranger, [7; 32], InviteId([1; 16]));
-    let admissions = roster.admissions().cloned().chain([forged]).collect();
+    let forged = Statement::Admission(roster.admit(&stranger, [7; 32], &invite));
+    let revoked = Statement::Revocation(roster.revoke(&stranger, me, [1; 16], "no"));
+    let all = roster.statements().cloned().chain([forged, revoked]);
+    let statements = Statements(all.collect());
     let members = vec![(me, vec!["192.0.2.1:9443".to_owned()])];
-    let server = ServerHello { mesh, chain: chain_of(me) };
-    let credential = issue_credential(&founder(), mesh, InviteId([2; 16]), WALL + 1);
+    let server = ServerHello { mesh, chain: chain_of(me), more: statements.clone() };
+    let credential =
+        issue_credential(&founder(), mesh, InviteId([2; 16]), DEFAULT_DOMAIN, WALL + 1);
     let client = ClientHello {
         agent: "roost view".into(),
         version: "0.1.0".into(),
         credential: Some(credential),
+        only_api: true,
     };
     vec![
         hello(chain_of(me)).encode(),
         hello(chain_of(second())).encode(),
-        Handshake::Refused(Refused { reason: "no".into() }).encode(),
+        Handshake::Refused(Refused { reason: "no".into(), more: statements.clone() }).encode(),
         Handshake::Join(Join { proof: invitation.prove(b"statement"), invite }).encode(),
-        Handshake::Admitted(Admitted { admissions, members }).encode(),
+        Handshake::Admitted(Admitted { statements, members }).encode(),
         Handshake::Keep(Keep { order: 4 }).encode(),
         NodeMessage::Hello(server).encode(),
         ClientMessage::Hello(client).encode(),
@@ -119,9 +140,17 @@ pub fn handshakes() -> Vec<Vec<u8>> {
 /// Good strings of each kind, and the bytes inside.
 pub fn texts() -> Vec<Vec<u8>> {
     let mesh = roster().mesh();
-    let credential = issue_credential(&founder(), mesh, InviteId([2; 16]), WALL + 1);
+    let credential =
+        issue_credential(&founder(), mesh, InviteId([2; 16]), DEFAULT_DOMAIN, WALL + 1);
+    let encoder = EncoderId([3; 16]);
+    let principal = Principal::new(Who::Encoder(encoder), "cam").with_proof(4);
     let redirect =
-        issue_redirect(&founder(), mesh, second(), EncoderId([3; 16]), "view", WALL + 60_000);
+        issue_redirect(&founder(), mesh, second(), encoder, "view", WALL + 60_000, &principal);
+    let account = AccountId([5; 16]);
+    let session = Session { account, password: 3, expires: WALL + 60_000 };
+    let session = issue_session(&founder(), mesh, &session);
+    let key = key_text(encoder, &[9; 20]);
+    let kept = StreamKey { id: [1; 4], hash: key_hash(&key), made: WALL, expires: WALL };
     let addrs = vec!["192.0.2.1:9443".to_owned()];
     let enrolment = Enrolment { addrs, mesh, credential: credential.clone() };
     vec![
@@ -129,6 +158,9 @@ pub fn texts() -> Vec<Vec<u8>> {
         enrolment.to_string().into_bytes(),
         credential.into_bytes(),
         redirect.into_bytes(),
+        session.into_bytes(),
+        key.into_bytes(),
+        kept.encode(),
         postcard::to_allocvec(&invitation()).unwrap_or_default(),
         postcard::to_allocvec(&enrolment).unwrap_or_default(),
     ]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use roost::accounts;
-use roost::admission::{AdmissionDigest, Invitation, Keypair, Roster, mesh_id};
+use roost::admission::{Invitation, Keypair, Roster, StatementDigest, mesh_id};
 use roost::directory::{Delta, Digest, Entry, Header, SourceState};
 use roost::grow::Later;
 use roost::id::{AccountId, ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
@@ -36,8 +36,8 @@ pub(crate) fn all() -> Vec<(&'static str, String)> {
         LinkMessage::DirectoryDigest(digest).frame(),
     );
     framed("LinkMessage DirectoryDelta", LinkMessage::DirectoryDelta(delta()).frame());
-    let digest = AdmissionDigest { count: 3, hash: [0x44; 16] };
-    framed("LinkMessage AdmissionDigest: 3, 44..", LinkMessage::AdmissionDigest(digest).frame());
+    let digest = StatementDigest { count: 3, hash: [0x44; 16] };
+    framed("LinkMessage StatementDigest: 3, 44..", LinkMessage::StatementDigest(digest).frame());
     let actor = ActorId(NODE.0);
     let digest = accounts::Digest { clock: 5, state: 6, actor: Some(actor) };
     framed("LinkMessage LedgerDigest: 5, 6, actor 11..", LinkMessage::LedgerDigest(digest).frame());
@@ -59,8 +59,8 @@ pub(crate) fn all() -> Vec<(&'static str, String)> {
     let subscribe = Subscribe { encoder: ENCODER, flow: 70, hops: vec![NODE], viewers: 2 };
     framed("MediaMessage Subscribe", MediaMessage::Subscribe(subscribe).frame());
     framed("MediaMessage Keyframe: flow 70", MediaMessage::Keyframe(FlowRef { flow: 70 }).frame());
-    let hello =
-        ClientHello { agent: "roost view".into(), version: "0.1.0".into(), credential: None };
+    let (agent, version) = ("roost view".into(), "0.1.0".into());
+    let hello = ClientHello { agent, version, credential: None, only_api: false };
     framed("ClientMessage Hello", ClientMessage::Hello(hello).frame());
     let register = Register {
         encoder: ENCODER,
@@ -92,8 +92,9 @@ pub(crate) fn all() -> Vec<(&'static str, String)> {
     };
     framed("NodeMessage Stream", NodeMessage::Stream(place).frame());
     let (method, path) = ("GET".to_owned(), "/livez".to_owned());
-    let request = ApiRequest { method, path, body: Vec::new() };
-    framed("ApiMessage Request: GET /livez", ApiMessage::Request(request).frame());
+    let headers = vec![("accept".to_owned(), "*/*".to_owned())];
+    let request = ApiRequest { method, path, headers, body: Vec::new() };
+    framed("ApiMessage Request: GET /livez, accept: */*", ApiMessage::Request(request).frame());
     framed("heartbeat Ping 258", Heartbeat::Ping(258).encode());
     framed("heartbeat Pong 258", Heartbeat::Pong(258).encode());
     framed("flow ids 63, 64, 16384", {

@@ -261,9 +261,15 @@ pub fn asks() -> Vec<Vec<u8>> {
         ApiMessage::Request(ApiRequest {
             method: "GET".into(),
             path: "/api/v1/cluster".into(),
+            headers: vec![("if-match".into(), "\"1\"".into())],
             body: Vec::new(),
         })
         .encode(),
-        ApiMessage::Response(ApiResponse { status: 200, body: b"{}".to_vec() }).encode(),
+        ApiMessage::Response(ApiResponse {
+            status: 200,
+            headers: vec![("etag".into(), "\"1\"".into())],
+            body: b"{}".to_vec(),
+        })
+        .encode(),
     ]
 }

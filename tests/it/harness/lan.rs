@@ -169,7 +169,7 @@ impl Host {
     #[track_caller]
     pub(crate) fn node(&self, more: &[&str]) -> Process {
         let data = self.data().display().to_string();
-        let fixed = ["node", "--name", &self.name, "--data", &data];
+        let fixed = ["node", "--name", &self.name, "--data", &data, "--open-loopback"];
         let process = self.start(&self.name, &[&fixed[..], more].concat());
         wait_until(PATIENCE, &format!("{} answers", self.name), || self.view().is_some());
         process

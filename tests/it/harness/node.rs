@@ -17,13 +17,17 @@ pub(crate) struct Options {
     name: String,
     folder: Option<Arc<TempDir>>,
     listen: String,
+    /// Whoever is on this machine needs no credential.
+    open: bool,
     more: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 impl Options {
     /// A node of this name, on any port of 127.0.0.1, with a folder of its own.
     pub(crate) fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), folder: None, listen: "127.0.0.1:0".into(), more: vec![] }
+        let (name, listen) = (name.to_owned(), "127.0.0.1:0".into());
+        Self { name, folder: None, listen, open: true, more: vec![], env: vec![] }
     }
 
     /// Joins by an invitation or an address.
@@ -37,9 +41,20 @@ impl Options {
         self
     }
 
+    /// Asks everyone for a credential, also those on this machine.
+    pub(crate) fn closed(self) -> Self {
+        Self { open: false, ..self }
+    }
+
     /// Listens there.
     pub(crate) fn listen(mut self, addr: SocketAddr) -> Self {
         self.listen = addr.to_string();
+        self
+    }
+
+    /// A further variable in its environment, also when it is started again.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -167,6 +182,28 @@ impl Node {
         Some(self.encoder(encoder)?.get("home_name")?.as_str()?.to_owned())
     }
 
+    /// Its id.
+    #[track_caller]
+    pub(crate) fn id(&self) -> String {
+        let view = self.view().expect("it answers");
+        view["node"].as_str().expect("an id").to_owned()
+    }
+
+    /// The names of all members as it sees them, in order.
+    pub(crate) fn members(&self) -> Vec<String> {
+        let view = self.view().unwrap_or_default();
+        let nodes = view["nodes"].as_array().into_iter().flatten();
+        nodes.filter_map(|node| node["name"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// Any request with a body; panics if there is no answer at all.
+    #[track_caller]
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Response {
+        http::request(self.listen, method, path, &[], body).unwrap_or_else(|error| {
+            panic!("{} does not answer {method} {path}: {error}", self.name())
+        })
+    }
+
     /// An invitation for this many nodes.
     #[track_caller]
     pub(crate) fn invite(&self, uses: u32) -> String {
@@ -240,8 +277,9 @@ fn spawn(options: &Options, folder: &Path) -> Process {
         ["node", "--name", &options.name, "--data", &data, "--ready-file", &ready, "--listen"];
     let mut args: Vec<String> = fixed.map(str::to_owned).into();
     args.push(options.listen.clone());
+    args.extend(options.open.then(|| "--open-loopback".to_owned()));
     args.extend(options.more.iter().cloned());
-    Process::start(&options.name, folder, &args)
+    Process::start_env(&options.name, folder, &args, &options.env)
 }
 
 #[track_caller]

@@ -128,6 +128,19 @@ impl Process {
         Self::start_in(None, name, folder, args, stdout)
     }
 
+    /// The same with further variables in its environment.
+    #[track_caller]
+    pub(crate) fn start_env(
+        name: &str,
+        folder: &Path,
+        args: &[String],
+        env: &[(String, String)],
+    ) -> Self {
+        let mut command = roost();
+        command.envs(env.iter().map(|(name, value)| (name, value)));
+        Self::spawn(command, name, folder, args, Stdio::null())
+    }
+
     /// The same, inside a network namespace.
     #[track_caller]
     pub(crate) fn start_in(
@@ -137,12 +150,23 @@ impl Process {
         args: &[String],
         stdout: Stdio,
     ) -> Self {
-        let log = folder.join(format!("{name}.log"));
-        let errors = File::options().create(true).append(true).open(&log).expect("a log opens");
-        let mut command = match namespace {
+        let command = match namespace {
             None => roost(),
             Some(namespace) => inside(namespace, roost()),
         };
+        Self::spawn(command, name, folder, args, stdout)
+    }
+
+    #[track_caller]
+    fn spawn(
+        mut command: Command,
+        name: &str,
+        folder: &Path,
+        args: &[String],
+        stdout: Stdio,
+    ) -> Self {
+        let log = folder.join(format!("{name}.log"));
+        let errors = File::options().create(true).append(true).open(&log).expect("a log opens");
         command.args(args).stdout(stdout).stderr(errors);
         let child = command.spawn().expect("the executable starts");
         Self { name: name.to_owned(), child, log }

@@ -1,0 +1,49 @@
+//! Nobody watches who may not: at once by what their node knows, and soon by what any node knows.
+
+use super::SLACK;
+use crate::net::SEC;
+use crate::world::World;
+
+/// Once nothing keeps nodes apart, what one of them knows of rights holds at all within this time.
+const JUDGED: u64 = 5 * SEC;
+
+impl World {
+    pub(super) fn check_rights(&mut self) {
+        if !self.plan.guarded {
+            return;
+        }
+        let mut served = Vec::new();
+        let mut found = None;
+        for (ix, node) in self.nodes.iter().enumerate() {
+            let Some(control) = node.control.as_ref().filter(|_| self.runs(ix)) else { continue };
+            let now = self.clock(ix).wall;
+            for (who, encoder) in control.clients().watchers() {
+                let right = roost::access::Right::View;
+                if !control.rights().permits(who, right, encoder, now) {
+                    let text = format!("n{ix} shows {} what they may not see", who.name);
+                    found = Some(text);
+                }
+                served.push((ix, who.clone(), encoder));
+            }
+        }
+        if let Some(text) = found {
+            return self.fail("rights", text);
+        }
+        let limit = JUDGED * self.patience() + SLACK;
+        let settled = self.now >= self.checks.judged_at + limit;
+        if !(settled && self.whole() && self.calm_for(limit)) {
+            return;
+        }
+        for (ix, who, encoder) in served {
+            for (other, node) in self.nodes.iter().enumerate() {
+                let Some(control) = &node.control else { continue };
+                let now = self.clock(other).wall;
+                if !control.rights().permits(&who, roost::access::Right::View, encoder, now) {
+                    let text =
+                        format!("n{ix} shows {} what n{other} knows they may not see", who.name);
+                    return self.fail("rights", text);
+                }
+            }
+        }
+    }
+}

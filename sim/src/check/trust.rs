@@ -1,0 +1,108 @@
+//! Who is a member: the same wherever the same was said, and nobody acts on what a revocation made
+//! void.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use roost::admission::{Outcast, Roster, Statement};
+use roost::control::Control;
+use roost::id::{NodeId, StatementId};
+
+use crate::world::World;
+
+impl World {
+    /// A running node that everybody who is in lets in.
+    pub(crate) fn is_member(&self, ix: usize) -> bool {
+        let rosters = self.nodes.iter().filter_map(|node| node.control.as_ref());
+        let mut own = rosters.map(Control::roster);
+        let id = self.nodes[ix].id;
+        self.nodes[ix].control.is_some() && own.all(|roster| roster.outcast(id).is_none())
+    }
+
+    /// The rosters that equal sets of statements give, and what each node does by its own.
+    pub(super) fn check_trust(&mut self) {
+        let mut by_set: BTreeMap<[u8; 16], (usize, BTreeSet<NodeId>)> = BTreeMap::new();
+        let mut found = None;
+        for (ix, node) in self.nodes.iter().enumerate() {
+            let Some(control) = &node.control else { continue };
+            let roster = control.roster();
+            let members: BTreeSet<NodeId> = roster.members().collect();
+            let digest = roster.digest().hash;
+            let (first, known) = by_set.entry(digest).or_insert_with(|| (ix, members.clone()));
+            if *known != members {
+                found = Some(format!("n{first} and n{ix} know the same and have other members"));
+            }
+            if let Some(text) = self.acts_on_the_void(control) {
+                found = Some(format!("n{ix} {text}"));
+            }
+        }
+        if let Some(text) = found {
+            self.fail("trust", text);
+        }
+    }
+
+    /// What a node has of one that is out, by its own roster.
+    fn acts_on_the_void(&self, control: &Control) -> Option<String> {
+        let roster = control.roster();
+        for (out, _) in roster.outcasts() {
+            let name = self.name_of(out);
+            let me = out == control.me();
+            if !me && control.alive().contains(&out) {
+                return Some(format!("has {name} among the living, which is out"));
+            }
+            if control.linked().contains(&out) || me && !control.linked().is_empty() {
+                return Some(format!("is linked though {name} is out"));
+            }
+            if !me && control.peers().nodes.iter().any(|peer| peer.node == out) {
+                return Some(format!("sends clients to {name}, which is out"));
+            }
+            if !me && control.directory().entries(out).next().is_some() {
+                return Some(format!("believes what {name} says of encoders, which is out"));
+            }
+        }
+        let cuts = cuts(roster);
+        for member in roster.members() {
+            for admission in roster.chain(member).unwrap_or_default() {
+                let founder = admission.by == admission.node;
+                let acts = [Some(admission.by), admission.terms.map(|terms| terms.by)];
+                let id = Statement::Admission(admission).id(roster.mesh());
+                let void = |(out, cut): &(NodeId, BTreeSet<StatementId>)| {
+                    acts.contains(&Some(*out)) && !cut.contains(&id)
+                };
+                if !founder && cuts.iter().any(void) {
+                    return Some(format!("takes {} in, by a void act", self.name_of(member)));
+                }
+            }
+        }
+        None
+    }
+
+    /// When everything had time to recover, all know the same.
+    pub(super) fn check_same_statements(&mut self) {
+        let mut digests = BTreeMap::new();
+        for ix in (0..self.plan.nodes).filter(|ix| self.is_member(*ix)) {
+            if let Some(control) = &self.nodes[ix].control {
+                digests.entry(control.roster().digest().hash).or_insert(ix);
+            }
+        }
+        if digests.len() > 1 {
+            let text = format!("{:?} know different things of members", digests.values());
+            self.fail("statements", text);
+        }
+        for (ix, node) in self.nodes.iter().enumerate() {
+            if node.control.is_some() && node.disk.next_key.is_some() && self.is_member(ix) {
+                self.fail("key", format!("n{ix} still changes its key"));
+                return;
+            }
+        }
+    }
+}
+
+fn cuts(roster: &Roster) -> Vec<(NodeId, BTreeSet<StatementId>)> {
+    let mut cuts = Vec::new();
+    for (node, why) in roster.outcasts() {
+        if let Outcast::Revoked(by) = why {
+            cuts.extend(by.iter().map(|(_, it)| (node, it.cut.iter().copied().collect())));
+        }
+    }
+    cuts
+}

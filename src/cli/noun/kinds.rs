@@ -1,0 +1,268 @@
+//! The nouns: what records of each kind have, and what people are told of them.
+
+/// What a field or an element of a set is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    Text,
+    Number,
+    Flag,
+    /// The name or id of a record of this kind.
+    One(&'static str),
+}
+
+/// A field, or a set.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) name: &'static str,
+    pub(crate) what: What,
+    about: &'static str,
+}
+
+/// A kind of record.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    /// On the command line.
+    pub(crate) word: &'static str,
+    /// In paths of the API.
+    pub(crate) plural: &'static str,
+    pub(crate) fields: &'static [Part],
+    pub(crate) sets: &'static [Part],
+    /// What a list shows of each, besides the name: facts of the API.
+    pub(crate) columns: &'static [&'static str],
+    /// What its removal leads to.
+    pub(crate) end: &'static str,
+    examples: &'static str,
+}
+
+const fn part(name: &'static str, what: What, about: &'static str) -> Part {
+    Part { name, what, about }
+}
+
+use What::{Flag, Number, One, Text};
+
+const NAME: Part = part("name", Text, "a-z, 0-9, dot, underscore, hyphen");
+const DESCRIPTION: Part = part("description", Text, "for people");
+const DOMAIN: Part = part("domain", One("domain"), "what it belongs to");
+const DISABLED: Part = part("disabled", Flag, "out of use");
+const LABELS: Part = part("labels", Text, "words to find it and to choose it by");
+const POOLS: Part = part("pools", One("pool"), "nodes that are preferred");
+
+pub(crate) static ACCOUNT: Kind = Kind {
+    word: "account",
+    plural: "accounts",
+    fields: &[
+        NAME,
+        DESCRIPTION,
+        DOMAIN,
+        part("email", Text, "for people"),
+        part("not_before", Number, "sessions that began before are over, in ms since 1970"),
+        DISABLED,
+    ],
+    sets: &[],
+    columns: &["domain", "email", "description"],
+    end: "its sessions and viewers end at every node that hears of it, and it cannot log in again",
+    examples: "  roost account add anna email=anna@example.org --password-stdin < secret\n  \
+        roost account set anna description=\"night shift\" disabled=true\n  \
+        roost account rm anna",
+};
+
+pub(crate) static GROUP: Kind = Kind {
+    word: "group",
+    plural: "groups",
+    fields: &[NAME, DESCRIPTION, DOMAIN],
+    sets: &[part("accounts", One("account"), "its members"), POOLS],
+    columns: &["domain", "accounts", "description"],
+    end: "its members lose what rules give to the group",
+    examples: "  roost group add staff --domain site1\n  \
+        roost group set site1/staff +accounts=anna,eve -accounts=bob",
+};
+
+pub(crate) static DOMAIN_KIND: Kind = Kind {
+    word: "domain",
+    plural: "domains",
+    fields: &[NAME, DESCRIPTION],
+    sets: &[POOLS],
+    columns: &["description"],
+    end: "its name is free again; what is in it has to be moved or removed before",
+    examples: "  roost domain add site1 description=\"North gate\"\n  roost domain list",
+};
+
+pub(crate) static RULE: Kind = Kind {
+    word: "rule",
+    plural: "rules",
+    fields: &[
+        NAME,
+        DESCRIPTION,
+        DOMAIN,
+        part("role", Text, "what it gives: viewer, publisher, operator or admin"),
+        part("everything", Flag, "about all of the domain, not only the encoders that it names"),
+        DISABLED,
+    ],
+    sets: &[
+        part("accounts", One("account"), "whom it gives the role"),
+        part("groups", One("group"), "whose members it gives the role"),
+        part("encoders", One("encoder"), "what it is about; everything, if it names none"),
+    ],
+    columns: &["domain", "role", "accounts", "groups", "encoders"],
+    end: "whom it names loses the role that it gives",
+    examples: "  roost rule add guards role=viewer domain=site1 +groups=staff\n  \
+        roost rule set guards +encoders=gate",
+};
+
+pub(crate) static ENCODER: Kind = Kind {
+    word: "encoder",
+    plural: "encoders",
+    fields: &[
+        NAME,
+        DESCRIPTION,
+        DOMAIN,
+        part("room", One("room"), "encoders of a room share a home"),
+        part("pool", One("pool"), "nodes that are preferred"),
+        part("always_on", Flag, "sends also while nobody watches"),
+        DISABLED,
+    ],
+    sets: &[LABELS],
+    columns: &["domain", "state", "home_name", "viewers", "description"],
+    end: "its keys are good no more, and rules lose sight of it",
+    examples: "  roost encoder add gate --domain site1\n  roost encoder key gate --overlap 24h\n  \
+        roost encoder set gate always_on=true +labels=north",
+};
+
+pub(crate) static ROOM: Kind = Kind {
+    word: "room",
+    plural: "rooms",
+    fields: &[NAME, DESCRIPTION, DOMAIN],
+    sets: &[POOLS],
+    columns: &["domain", "description"],
+    end: "its encoders are placed one by one",
+    examples: "  roost room add control --domain site1\n  roost encoder set gate room=control",
+};
+
+pub(crate) static POOL: Kind = Kind {
+    word: "pool",
+    plural: "pools",
+    fields: &[
+        NAME,
+        DESCRIPTION,
+        part("only", Flag, "nowhere else, even if none of its nodes is there"),
+    ],
+    sets: &[part("nodes", One("node"), "nodes of it"), LABELS],
+    columns: &["nodes", "labels", "only", "description"],
+    end: "what preferred it may be placed anywhere",
+    examples: "  roost pool add north +nodes=n1,n2\n  roost pool set north only=true",
+};
+
+pub(crate) static ALARM: Kind = Kind {
+    word: "alarm",
+    plural: "alarms",
+    fields: &[
+        NAME,
+        DESCRIPTION,
+        part("when", Text, "what has to happen"),
+        part("call", Text, "who is told"),
+        DISABLED,
+    ],
+    sets: &[],
+    columns: &["when", "call", "description"],
+    end: "nobody is told any more",
+    examples: "  roost alarm add lost when=node.down call=ops@example.org\n  \
+        roost alarm set lost disabled=true",
+};
+
+pub(crate) static SETTING: Kind = Kind {
+    word: "setting",
+    plural: "settings",
+    fields: &[NAME, part("value", Text, "its value")],
+    sets: &[],
+    columns: &["value"],
+    end: "the default holds again",
+    examples: "  roost setting add greeting value=hello\n  roost setting set greeting value=",
+};
+
+pub(crate) static NODE: Kind = Kind {
+    word: "node",
+    plural: "nodes",
+    fields: &[
+        NAME,
+        DESCRIPTION,
+        part("drain", Flag, "hands over what it serves, and takes nothing new"),
+        part("cordon", Flag, "takes nothing new"),
+    ],
+    sets: &[LABELS],
+    columns: &["state", "encoders", "viewers", "addrs", "description"],
+    end: "every member that hears of it drops it at once; it cannot return with its key or an old \
+        invitation, and its clients go to other nodes",
+    examples: "  roost node set n2 drain=true +labels=north\n  roost node revoke n3 --reason stolen",
+};
+
+static ALL: [&Kind; 10] =
+    [&ACCOUNT, &GROUP, &DOMAIN_KIND, &RULE, &ENCODER, &ROOM, &POOL, &ALARM, &SETTING, &NODE];
+
+impl Kind {
+    /// The kind of this word.
+    pub(crate) fn named(word: &str) -> Option<&'static Self> {
+        ALL.iter().copied().find(|kind| kind.word == word)
+    }
+
+    /// A field or a set.
+    pub(crate) fn part(&self, name: &str) -> Option<(&Part, bool)> {
+        let field = self.fields.iter().find(|part| part.name == name).map(|part| (part, false));
+        field.or_else(|| self.sets.iter().find(|part| part.name == name).map(|part| (part, true)))
+    }
+
+    /// Whether records of it are in domains.
+    pub(crate) fn has_domain(&self) -> bool {
+        self.part("domain").is_some()
+    }
+
+    /// What the help says below the commands.
+    pub(crate) fn help(&self) -> String {
+        let rows = |parts: &[Part]| -> String {
+            let width = 12;
+            parts.iter().map(|part| format!("\n  {:width$}{}", part.name, part.about)).collect()
+        };
+        let mut text = format!("Fields (FIELD=VALUE):{}", rows(self.fields));
+        if !self.sets.is_empty() {
+            text.push_str(&format!("\n\nSets (+SET=ELEMENT, -SET=ELEMENT):{}", rows(self.sets)));
+        }
+        format!("{text}\n\nExamples:\n{}", self.examples)
+    }
+}
+
+/// Whether some kind has a set of this name: `-accounts=bob` is no option, then.
+pub(crate) fn is_set(name: &str) -> bool {
+    ALL.iter().any(|kind| kind.sets.iter().any(|part| part.name == name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ledger has them, or the API refuses them.
+    #[test]
+    fn every_part_is_one_of_the_records() {
+        for kind in ALL {
+            let schema =
+                roost::accounts::Kind::named(kind.word).and_then(|it| it.schema()).unwrap();
+            let known: Vec<&str> =
+                schema.fields.iter().chain(schema.sets).map(|it| it.name).collect();
+            for part in kind.fields.iter().chain(kind.sets) {
+                assert!(known.contains(&part.name), "{} has no {}", kind.word, part.name);
+                if let One(of) = part.what {
+                    assert!(Kind::named(of).is_some(), "{of}");
+                }
+            }
+            for part in schema.fields.iter().chain(schema.sets) {
+                let hidden = ["password", "keys", "revoked_keys"].contains(&part.name)
+                    // A node is shut out, or takes no encoders.
+                    || (kind.word == "node" && part.name == "disabled");
+                assert!(
+                    hidden || kind.part(part.name).is_some(),
+                    "{} lacks {}",
+                    kind.word,
+                    part.name
+                );
+            }
+        }
+    }
+}
