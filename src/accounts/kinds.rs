@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::VALUE_MAX;
+
 /// What a record is about.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
@@ -12,6 +14,8 @@ pub struct Kind(pub u16);
 /// How a field's bytes are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
+    /// A name: see [`valid_name`](crate::id::valid_name).
+    Name,
     /// UTF-8.
     Text,
     /// A postcard `i64`.
@@ -26,20 +30,107 @@ pub enum Field {
     Secret,
 }
 
+/// Longest text of a field, unless it says otherwise, in bytes: a paragraph.
+const TEXT_MAX: usize = 1_000;
+/// Longest label or address in bytes.
+const WORD_MAX: usize = 254;
+
+/// A field or a set of a kind: what it holds, and what people may put into it. What comes from
+/// other nodes may hold anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Its number.
+    pub number: u16,
+    /// Its name, as in the API.
+    pub name: &'static str,
+    /// How a value's or an element's bytes are read.
+    pub field: Field,
+    /// A record has to have it.
+    pub required: bool,
+    /// People write it; otherwise acts of its own do.
+    pub written: bool,
+    /// Of which kind the record is that an id names.
+    pub names: Option<Kind>,
+    /// The texts that it may have; any, if there are none.
+    pub one_of: &'static [&'static str],
+    /// Longest text in bytes.
+    pub max: usize,
+    /// What it is, for people.
+    pub about: &'static str,
+}
+
+impl Part {
+    const fn new(number: u16, name: &'static str, field: Field, about: &'static str) -> Self {
+        let written = !matches!(field, Bytes | Secret);
+        let (max, one_of) = (TEXT_MAX, &[] as &[&str]);
+        Self { number, name, field, required: false, written, names: None, one_of, max, about }
+    }
+
+    const fn required(self) -> Self {
+        Self { required: true, ..self }
+    }
+
+    const fn of(self, kind: Kind) -> Self {
+        Self { names: Some(kind), ..self }
+    }
+
+    const fn one_of(self, texts: &'static [&'static str]) -> Self {
+        Self { one_of: texts, ..self }
+    }
+
+    const fn upto(self, max: usize) -> Self {
+        Self { max, ..self }
+    }
+}
+
 /// A kind with its names.
 #[derive(Debug)]
 pub struct Schema {
     /// Its number.
     pub kind: Kind,
-    /// Its name, as in the API.
+    /// Its name.
     pub name: &'static str,
-    /// Registers: number, name, how the bytes are read.
-    pub fields: &'static [(u16, &'static str, Field)],
-    /// Observed-remove sets: number, name, how an element's bytes are read.
-    pub sets: &'static [(u16, &'static str, Field)],
+    /// Its name in paths; none has what is only changed by acts of its own.
+    pub noun: Option<&'static str>,
+    /// Registers.
+    pub fields: &'static [Part],
+    /// Observed-remove sets.
+    pub sets: &'static [Part],
     /// Whether a removed record of this kind may be forgotten once every member knows of it. It
     /// cannot be restored, then: only kinds whose ids are drawn anew for each record.
     pub collected: bool,
+}
+
+impl Schema {
+    /// Whether a record can be out of use without being removed.
+    pub fn can_be_disabled(&self) -> bool {
+        self.sets.iter().any(|set| set.number == DISABLED_SET)
+    }
+
+    /// The sets that hold something, as opposed to [marks](super::Record::is_off).
+    pub fn shown_sets(&self) -> impl Iterator<Item = &'static Part> {
+        self.sets.iter().filter(|set| set.number != DISABLED_SET && set.field != Secret)
+    }
+
+    /// The fields that are shown.
+    pub fn shown_fields(&self) -> impl Iterator<Item = &'static Part> {
+        self.fields.iter().filter(|field| field.field != Secret)
+    }
+
+    /// The field that says in which domain a record is.
+    pub fn domain(&self) -> Option<&'static Part> {
+        self.fields.iter().find(|field| field.names == Some(Kind::DOMAIN))
+    }
+
+    /// The name of a field.
+    pub fn field_name(&self, number: u16) -> Option<&'static str> {
+        self.fields.iter().find(|field| field.number == number).map(|field| field.name)
+    }
+
+    /// The name of a set.
+    pub fn set_name(&self, number: u16) -> Option<&'static str> {
+        self.sets.iter().find(|set| set.number == number).map(|set| set.name)
+    }
 }
 
 impl Kind {
@@ -74,6 +165,11 @@ impl Kind {
         SCHEMAS.iter().find(|schema| schema.kind == self)
     }
 
+    /// Every kind that is known.
+    pub fn schemas() -> impl Iterator<Item = &'static Schema> {
+        SCHEMAS.iter()
+    }
+
     /// The kind of this name.
     pub fn named(name: &str) -> Option<Self> {
         SCHEMAS.iter().find(|schema| schema.name == name).map(|schema| schema.kind)
@@ -85,39 +181,72 @@ impl Kind {
     }
 }
 
-use Field::{Bytes, Flag, Id, Number, Secret, Text};
+use Field::{Bytes, Flag, Id, Name, Number, Secret, Text};
 
 /// The set of marks by which an account, a node or an encoder is out of use: see
 /// [`Record::is_off`](super::Record::is_off).
 pub(super) const DISABLED_SET: u16 = 1;
-const DISABLED: (u16, &str, Field) = (DISABLED_SET, "disabled", Bytes);
+const DISABLED: Part = Part::new(DISABLED_SET, "disabled", Bytes, "out of use");
+
+/// The roles that a rule may give.
+const ROLES: &[&str] = &["viewer", "publisher", "operator", "admin"];
+
+const fn name() -> Part {
+    Part::new(1, "name", Name, "what people call it").upto(crate::id::NAME_MAX)
+}
+
+const fn description() -> Part {
+    Part::new(2, "description", Text, "for people")
+}
+
+const fn domain(about: &'static str) -> Part {
+    Part::new(3, "domain", Id, about).of(Kind::DOMAIN)
+}
+
+const fn refs(number: u16, name: &'static str, kind: Kind, about: &'static str) -> Part {
+    Part::new(number, name, Id, about).of(kind)
+}
+
+const fn labels(number: u16) -> Part {
+    Part::new(number, "labels", Text, "words to find it and to choose it by").upto(64)
+}
+
+const OF_MESH: &str = "the domain that it belongs to; without one it is the mesh's";
+const OF_DEFAULT: &str = "the domain that it belongs to; without one it is in \"default\"";
+const POOLS: &str = "nodes that are preferred, by pool";
 
 /// Numbers are never used for anything else, also after a field is given up.
 static SCHEMAS: &[Schema] = &[
     Schema {
         kind: Kind::DOMAIN,
         name: "domain",
-        fields: &[(1, "name", Text), (2, "description", Text)],
-        sets: &[(2, "pools", Text)],
+        noun: Some("domains"),
+        fields: &[name().required(), description()],
+        sets: &[refs(2, "pools", Kind::POOL, POOLS)],
         collected: false,
     },
     Schema {
         kind: Kind::GROUP,
         name: "group",
-        fields: &[(1, "name", Text), (2, "description", Text), (3, "domain", Id)],
-        sets: &[(2, "accounts", Id), (3, "pools", Text)],
+        noun: Some("groups"),
+        fields: &[name().required(), description(), domain(OF_MESH)],
+        sets: &[
+            refs(2, "accounts", Kind::ACCOUNT, "its members"),
+            refs(3, "pools", Kind::POOL, POOLS),
+        ],
         collected: true,
     },
     Schema {
         kind: Kind::ACCOUNT,
         name: "account",
+        noun: Some("accounts"),
         fields: &[
-            (1, "name", Text),
-            (2, "description", Text),
-            (3, "domain", Id),
-            (4, "password", Secret),
-            (5, "not_before", Number),
-            (6, "email", Text),
+            name().required(),
+            description(),
+            domain(OF_MESH),
+            Part::new(4, "password", Secret, "its hash"),
+            Part::new(5, "not_before", Number, "sessions that began before are over, in ms"),
+            Part::new(6, "email", Text, "for people").upto(WORD_MAX),
         ],
         sets: &[DISABLED],
         collected: false,
@@ -125,52 +254,71 @@ static SCHEMAS: &[Schema] = &[
     Schema {
         kind: Kind::RULE,
         name: "rule",
+        noun: Some("rules"),
         fields: &[
-            (1, "name", Text),
-            (2, "description", Text),
-            (3, "domain", Id),
-            (4, "role", Text),
-            (5, "everything", Flag),
+            name().required(),
+            description(),
+            domain("the domain that it is about; without one it is about the whole mesh"),
+            Part::new(4, "role", Text, "what it gives").one_of(ROLES).required(),
+            Part::new(5, "everything", Flag, "about all of it, not only the encoders named"),
         ],
-        sets: &[DISABLED, (2, "accounts", Id), (3, "groups", Id), (4, "encoders", Id)],
+        sets: &[
+            DISABLED,
+            refs(2, "accounts", Kind::ACCOUNT, "whom it gives the role"),
+            refs(3, "groups", Kind::GROUP, "whose members it gives the role"),
+            refs(4, "encoders", Kind::ENCODER, "what it is about, unless about everything"),
+        ],
         collected: true,
     },
     Schema {
         kind: Kind::ENCODER,
         name: "encoder",
+        noun: Some("encoders"),
         fields: &[
-            (1, "name", Text),
-            (2, "description", Text),
-            (3, "domain", Id),
-            (4, "room", Id),
-            (5, "pool", Text),
-            (6, "always_on", Flag),
+            name(),
+            description(),
+            domain(OF_DEFAULT),
+            refs(4, "room", Kind::ROOM, "encoders of a room share a home"),
+            refs(5, "pool", Kind::POOL, "nodes that are preferred"),
+            Part::new(6, "always_on", Flag, "sends also while nobody watches"),
         ],
-        sets: &[DISABLED, (2, "keys", Secret), (3, "revoked_keys", Secret), (4, "labels", Text)],
+        sets: &[
+            DISABLED,
+            Part::new(2, "keys", Secret, "hashes of its stream keys"),
+            Part::new(3, "revoked_keys", Secret, "those that are out for good"),
+            labels(4),
+        ],
         collected: true,
     },
     Schema {
         kind: Kind::ROOM,
         name: "room",
-        fields: &[(1, "name", Text), (2, "description", Text), (3, "domain", Id)],
-        sets: &[(2, "pools", Text)],
+        noun: Some("rooms"),
+        fields: &[name().required(), description(), domain(OF_DEFAULT)],
+        sets: &[refs(2, "pools", Kind::POOL, POOLS)],
         collected: true,
     },
     Schema {
         kind: Kind::POOL,
         name: "pool",
-        fields: &[(1, "name", Text), (2, "description", Text), (3, "only", Flag)],
-        sets: &[(2, "nodes", Id), (3, "labels", Text)],
+        noun: Some("pools"),
+        fields: &[
+            name().required(),
+            description(),
+            Part::new(3, "only", Flag, "nowhere else, even if none of its nodes is there"),
+        ],
+        sets: &[refs(2, "nodes", Kind::NODE, "nodes of it, by name"), labels(3)],
         collected: true,
     },
     Schema {
         kind: Kind::ALARM,
         name: "alarm",
+        noun: Some("alarms"),
         fields: &[
-            (1, "name", Text),
-            (2, "description", Text),
-            (3, "when", Text),
-            (4, "call", Text),
+            name().required(),
+            description(),
+            Part::new(3, "when", Text, "what has to happen"),
+            Part::new(4, "call", Text, "who is told"),
         ],
         sets: &[DISABLED],
         collected: true,
@@ -178,33 +326,46 @@ static SCHEMAS: &[Schema] = &[
     Schema {
         kind: Kind::SETTING,
         name: "setting",
-        fields: &[(1, "name", Text), (2, "value", Text)],
+        noun: Some("settings"),
+        fields: &[name().required(), Part::new(2, "value", Text, "its value").upto(VALUE_MAX)],
         sets: &[],
         collected: false,
     },
     Schema {
         kind: Kind::NODE,
         name: "node",
+        noun: Some("nodes"),
         fields: &[
-            (1, "name", Text),
-            (2, "description", Text),
-            (3, "drain", Flag),
-            (4, "cordon", Flag),
+            name(),
+            description(),
+            Part::new(3, "drain", Flag, "hands over what it serves, and takes nothing new"),
+            Part::new(4, "cordon", Flag, "takes nothing new"),
         ],
-        sets: &[DISABLED, (2, "keys", Bytes), (3, "revoked_keys", Bytes), (4, "labels", Text)],
+        sets: &[
+            DISABLED,
+            Part::new(2, "keys", Bytes, "by which it is known"),
+            Part::new(3, "revoked_keys", Bytes, "by which it is not any more"),
+            labels(4),
+        ],
         collected: false,
     },
     Schema {
         kind: Kind::REVOCATION,
         name: "revocation",
-        fields: &[(1, "reason", Text), (2, "node", Id), (3, "cut", Bytes)],
+        noun: None,
+        fields: &[
+            Part::new(1, "reason", Text, "why"),
+            refs(2, "node", Kind::NODE, "who is out"),
+            Part::new(3, "cut", Bytes, "what was seen of it"),
+        ],
         sets: &[],
         collected: false,
     },
     Schema {
         kind: Kind::BASELINE,
         name: "baseline",
-        fields: &[(1, "actors", Bytes)],
+        noun: None,
+        fields: &[Part::new(1, "actors", Bytes, "that no longer write")],
         sets: &[],
         collected: false,
     },
@@ -219,14 +380,23 @@ mod tests {
         for schema in SCHEMAS {
             assert_eq!(Kind::named(schema.name), Some(schema.kind));
             for list in [schema.fields, schema.sets] {
-                let mut numbers: Vec<_> = list.iter().map(|(number, ..)| number).collect();
-                let mut names: Vec<_> = list.iter().map(|(_, name, _)| name).collect();
+                let mut numbers: Vec<_> = list.iter().map(|part| part.number).collect();
+                let mut names: Vec<_> = list.iter().map(|part| part.name).collect();
                 numbers.dedup();
                 names.sort();
                 names.dedup();
                 assert_eq!((numbers.len(), names.len()), (list.len(), list.len()));
             }
         }
+    }
+
+    #[test]
+    fn every_id_says_what_it_names_and_every_role_is_known() {
+        let parts = SCHEMAS.iter().flat_map(|schema| schema.fields.iter().chain(schema.sets));
+        for part in parts {
+            assert_eq!(part.names.is_some(), part.field == Id, "{}", part.name);
+        }
+        assert!(ROLES.iter().all(|role| crate::access::Right::of_role(role).is_some()));
     }
 
     #[test]

@@ -11,7 +11,6 @@
 //! the others remember and takes over everything: see [`Answer::Below`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound;
 use std::time::Duration;
 
 use rand::SeedableRng as _;
@@ -22,7 +21,7 @@ use super::{
     Answer, BUCKETS, Clock, Counters, Effect, Event, Everything, Key, Kind, Loaded, Receipt,
     Record, Refusal, WAITS_MAX, WRITES_MAX, Write, hash,
 };
-use crate::id::{ActorId, NodeId, RecordId};
+use crate::id::{ActorId, NodeId};
 use crate::time::{Mono, Now, earlier};
 
 mod audit;
@@ -252,22 +251,15 @@ impl Ledger {
         Record::decode(self.records.get(&key)?).ok()
     }
 
+    /// A record as it is encoded, removed or not.
+    pub fn encoded(&self, key: Key) -> Option<&[u8]> {
+        self.records.get(&key).map(|bytes| &bytes[..])
+    }
+
     /// All records of a kind in order of id, removed or not.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (Key, Record)> {
         let of_kind = self.records.iter().filter(move |(key, _)| key.kind == kind);
         of_kind.filter_map(|(key, bytes)| Some((*key, Record::decode(bytes).ok()?)))
-    }
-
-    /// Some records of a kind that exist, in order of id, after one.
-    pub fn page(&self, kind: Kind, after: Option<RecordId>, limit: usize) -> Vec<(Key, Record)> {
-        let from = match after {
-            Some(id) => Bound::Excluded(Key { kind, id }),
-            None => Bound::Included(Key { kind, id: RecordId([0; 16]) }),
-        };
-        let of_kind = self.records.range((from, Bound::Unbounded));
-        let of_kind = of_kind.take_while(|(key, _)| key.kind == kind);
-        let read = of_kind.filter_map(|(key, bytes)| Some((*key, Record::decode(bytes).ok()?)));
-        read.filter(|(_, record)| record.exists()).take(limit).collect()
     }
 
     /// How many records there are, removed ones included.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use super::body::read_text;
 use super::problem::Problem;
 use super::visible;
 use crate::access::{DEFAULT_DOMAIN, Right, Scope};
-use crate::cluster::{ClusterView, EncoderView};
+use crate::cluster::ClusterView;
 
 /// Largest JSON body, in bytes: every request of the API is a handful of fields.
 const MAX_JSON: usize = 16 * 1024;
@@ -34,24 +34,6 @@ pub(super) async fn cluster(State(app): State<App>, caller: Caller) -> Json<Clus
 fn seen(app: &App, caller: &Caller) -> ClusterView {
     let view = app.backend.view();
     visible::with(&*app.backend, &caller.principal, |eyes| eyes.cluster(&view))
-}
-
-/// `GET /api/v1/encoders`.
-pub(super) async fn encoders(State(app): State<App>, caller: Caller) -> Json<Vec<EncoderView>> {
-    Json(seen(&app, &caller).encoders)
-}
-
-/// `GET /api/v1/encoders/{encoder}`, by name or id.
-pub(super) async fn encoder(
-    State(app): State<App>,
-    Path(wanted): Path<String>,
-    caller: Caller,
-) -> Result<Json<EncoderView>, Problem> {
-    let view = app.backend.view();
-    let found = visible::with(&*app.backend, &caller.principal, |eyes| {
-        eyes.encoder(&view, &wanted).cloned()
-    });
-    found.map(Json).ok_or_else(|| no_encoder(&wanted))
 }
 
 /// `GET /api/v1/viewers[?encoder=]`.

@@ -11,11 +11,11 @@ use tokio::sync::watch;
 
 pub use crate::access::Principal;
 use crate::access::Rights;
-use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
+use crate::accounts::{Audit, AuditCursor, Key, Receipt, Record, Refusal, Write};
 use crate::cluster::ClusterView;
-use crate::id::{AccountId, EncoderId, NodeId, RecordId};
+use crate::id::{AccountId, ActorId, EncoderId, NodeId, RecordId};
 use crate::node::passwords::Passwords;
-use crate::node::{Failovers, NotDone};
+use crate::node::{Failovers, NotDone, RecordChanges};
 use crate::webrtc::{Feed, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
@@ -195,13 +195,17 @@ pub trait Backend: Send + Sync + 'static {
     /// A record of the ledger, removed or not.
     async fn record(&self, key: Key) -> Option<Record>;
 
-    /// Some records of a kind that exist, in order of id, after one.
-    async fn records(
-        &self,
-        kind: Kind,
-        after: Option<RecordId>,
-        limit: usize,
-    ) -> Vec<(Key, Record)>;
+    /// Some records, removed or not, in the order of their keys.
+    async fn records(&self, keys: Vec<Key>) -> Vec<Option<Record>>;
+
+    /// Every record that changes, once [`Backend::rights`] knows.
+    fn record_changes(&self) -> RecordChanges;
+
+    /// Who changed what where, the newest first, from before a place.
+    async fn audit(&self, before: Option<AuditCursor>, limit: usize) -> Vec<Audit>;
+
+    /// Whether a write is here, or comes within this time.
+    async fn has_write(&self, version: (ActorId, u64), within: Duration) -> bool;
 
     /// Numbers for `/metrics`.
     fn metrics(&self) -> MetricsSnapshot;

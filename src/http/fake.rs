@@ -8,16 +8,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use super::backend::*;
 use super::*;
 use crate::access::{DEFAULT_DOMAIN, Rights, Who};
-use crate::accounts::{Change, Dot, Key, Kind, Receipt, Record, Refusal, Stamp, Write};
+use crate::accounts::{
+    Audit, AuditCursor, Change, Dot, Expect, Key, Receipt, Record, Refusal, Stamp, Write,
+};
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
-use crate::id::{AccountId, ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId, RecordId};
-use crate::node::NotDone;
+use crate::id::{AccountId, ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
 use crate::node::passwords::Passwords;
+use crate::node::{NotDone, RecordChanges};
 use crate::webrtc::{Feed, Outlet, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 
@@ -29,12 +31,19 @@ const CLIENT: Who = Who::Client { id: InviteId([7; 16]), domain: DEFAULT_DOMAIN 
 /// Sessions per fake node.
 pub(super) const MAX_LEGS: usize = 4;
 
+/// Who numbers their writes.
+const WRITER: ActorId = ActorId([8; 16]);
+
 /// What all fake nodes share.
 pub(super) struct FakeMesh {
     pub(super) nodes: Mutex<Vec<Arc<FakeNode>>>,
     pub(super) view: Mutex<ClusterView>,
     pub(super) rights: RwLock<Rights>,
-    records: Mutex<BTreeMap<Key, Record>>,
+    pub(super) records: Mutex<BTreeMap<Key, Record>>,
+    told: broadcast::Sender<Key>,
+    written: AtomicU64,
+    /// What time it is.
+    pub(super) now: AtomicU64,
     /// By credential.
     pub(super) known: Mutex<BTreeMap<String, Principal>>,
     changes: watch::Sender<u64>,
@@ -99,6 +108,9 @@ impl FakeMesh {
             view: Mutex::new(view),
             rights: RwLock::default(),
             records: Mutex::default(),
+            told: broadcast::Sender::new(64),
+            written: AtomicU64::new(0),
+            now: AtomicU64::new(1_000),
             known: Mutex::new([("good".to_owned(), Principal::new(CLIENT, "client"))].into()),
             changes: watch::Sender::new(0),
         });
@@ -153,18 +165,44 @@ impl FakeMesh {
     }
 
     /// Changes a record and what follows from it, at every node at once.
-    pub(super) fn write(&self, key: Key, changes: &[Change]) -> Record {
-        let mut records = self.records.lock().unwrap();
-        let record = records.entry(key).or_default();
-        let seq = record.dots().len() as u64 + 1;
-        let dot = Dot { actor: ActorId([1; 16]), seq, nonce: [0; 4] };
-        let by = Stamp { account: AccountId([0; 16]), node: id_of(0), wall: seq };
-        record.apply(dot, by, changes).unwrap();
-        self.rights.write().unwrap().changed(key, Some(record));
-        let record = record.clone();
-        drop(records);
+    pub(super) fn write(&self, key: Key, changes: &[Change]) {
+        let write = Write {
+            key,
+            changes: changes.to_vec(),
+            account: AccountId([0; 16]),
+            expect: Expect::Any,
+            wait: 0,
+            patience: std::time::Duration::ZERO,
+        };
+        self.commit(id_of(0), &write).unwrap();
+    }
+
+    /// The same as a node does it.
+    pub(super) fn commit(&self, node: NodeId, write: &Write) -> Result<Receipt, Refusal> {
+        let mut record = self.records.lock().unwrap().get(&write.key).cloned().unwrap_or_default();
+        match write.expect {
+            Expect::Absent if record.exists() => return Err(Refusal::Exists),
+            Expect::Present | Expect::Tag(_) if !record.exists() => return Err(Refusal::Missing),
+            Expect::Tag(tag) if record.tag() != tag => return Err(Refusal::Changed),
+            _ => {}
+        }
+        if write.key.kind.collected() && record.is_deleted() {
+            return Err(Refusal::Gone);
+        }
+        let seq = self.written.fetch_add(1, Ordering::Relaxed) + 1;
+        let by = Stamp { account: write.account, node, wall: self.now.load(Ordering::Relaxed) };
+        record.apply(Dot { actor: WRITER, seq, nonce: [0; 4] }, by, &write.changes)?;
+        let tag = record.tag();
+        self.put(write.key, record);
+        Ok(Receipt { version: (WRITER, seq), tag, nodes: 1, enough: write.wait < 2 })
+    }
+
+    /// As if it came from elsewhere.
+    pub(super) fn put(&self, key: Key, record: Record) {
+        self.rights.write().unwrap().changed(key, Some(&record));
+        self.records.lock().unwrap().insert(key, record);
+        let _ = self.told.send(key);
         self.changes.send_modify(|count| *count += 1);
-        record
     }
 
     /// Makes a credential good.
@@ -227,7 +265,7 @@ impl Backend for FakeNode {
     }
 
     fn mesh_ms(&self) -> u64 {
-        0
+        self.mesh.now.load(Ordering::Relaxed)
     }
 
     fn passwords(&self) -> &Passwords {
@@ -291,13 +329,7 @@ impl Backend for FakeNode {
     }
 
     async fn write(&self, write: Write) -> Result<Receipt, Refusal> {
-        let known = self.mesh.records.lock().unwrap().contains_key(&write.key);
-        if !known {
-            return Err(Refusal::Missing);
-        }
-        let record = self.mesh.write(write.key, &write.changes);
-        let version = (ActorId([1; 16]), record.dots().len() as u64);
-        Ok(Receipt { version, tag: record.tag(), nodes: 1, enough: true })
+        self.mesh.commit(self.id, &write)
     }
 
     async fn record(&self, key: Key) -> Option<Record> {
@@ -308,8 +340,32 @@ impl Backend for FakeNode {
         Err("there is no store".into())
     }
 
-    async fn records(&self, _: Kind, _: Option<RecordId>, _: usize) -> Vec<(Key, Record)> {
-        Vec::new()
+    async fn records(&self, keys: Vec<Key>) -> Vec<Option<Record>> {
+        let records = self.mesh.records.lock().unwrap();
+        keys.iter().map(|key| records.get(key).cloned()).collect()
+    }
+
+    fn record_changes(&self) -> RecordChanges {
+        RecordChanges::of(&self.mesh.told)
+    }
+
+    async fn audit(&self, before: Option<AuditCursor>, limit: usize) -> Vec<Audit> {
+        let records = self.mesh.records.lock().unwrap();
+        let all = records.iter().flat_map(|(key, record)| {
+            record.history().map(|entry| Audit {
+                key: *key,
+                dot: entry.dot,
+                by: entry.by,
+                what: entry.what,
+            })
+        });
+        let all = all.map(|audit| (audit.cursor(), audit)).collect::<BTreeMap<_, _>>();
+        let older = all.into_iter().rev().filter(|(at, _)| before.is_none_or(|b| *at < b));
+        older.map(|(_, audit)| audit).take(limit).collect()
+    }
+
+    async fn has_write(&self, version: (ActorId, u64), _within: std::time::Duration) -> bool {
+        version.0 == WRITER && version.1 <= self.mesh.written.load(Ordering::Relaxed)
     }
 
     fn metrics(&self) -> MetricsSnapshot {

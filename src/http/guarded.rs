@@ -130,14 +130,14 @@ const ROUTES: &[(&str, &str, &str, [u16; 8])] = &[
     ("/watch/{name}", "GET", "/watch/cam", [200; 8]),
     ("/assets/{file}", "GET", "/assets/style.css", [200; 8]),
     ("/api/v1/login", "POST", "/api/v1/login", [400; 8]),
+    ("/api/v1/openapi.json", "GET", "/api/v1/openapi.json", [200; 8]),
     // Whoever has the session's unguessable URL; nobody has this one.
     ("/whep/{name}/{leg}", "DELETE", "/whep/cam/none", [404; 8]),
     ("/whep/{name}/{leg}", "PATCH", "/whep/cam/none", [404; 8]),
     // For whoever is known; what is in it depends on what they see.
     ("/api/v1/me", "GET", "/api/v1/me", [401, 403, 200, 200, 200, 200, 200, 200]),
+    ("/api/v1/audit", "GET", "/api/v1/audit", KNOWN),
     ("/api/v1/cluster", "GET", "/api/v1/cluster", [401, 403, 200, 200, 200, 200, 200, 200]),
-    ("/api/v1/nodes", "GET", "/api/v1/nodes", [401, 403, 200, 200, 200, 200, 200, 200]),
-    ("/api/v1/encoders", "GET", "/api/v1/encoders", [401, 403, 200, 200, 200, 200, 200, 200]),
     ("/api/v1/viewers", "GET", "/api/v1/viewers", [401, 403, 200, 200, 200, 200, 200, 200]),
     ("/api/v1/events", "GET", "/api/v1/events", [401, 403, 200, 200, 200, 200, 200, 200]),
     (
@@ -155,10 +155,22 @@ const ROUTES: &[(&str, &str, &str, [u16; 8])] = &[
     ),
     // What is somebody's.
     (
-        "/api/v1/encoders/{encoder}",
+        "/api/v1/encoders/{id}/keys",
         "GET",
-        "/api/v1/encoders/site%2Fcam",
-        [401, 403, 404, 404, 200, 200, 200, 200],
+        "/api/v1/encoders/site%2Fcam/keys",
+        [401, 403, 404, 404, 403, 200, 200, 200],
+    ),
+    (
+        "/api/v1/encoders/{id}/keys",
+        "POST",
+        "/api/v1/encoders/site%2Fcam/keys",
+        [401, 403, 404, 404, 403, 201, 201, 201],
+    ),
+    (
+        "/api/v1/encoders/{id}/keys/{prefix}",
+        "DELETE",
+        "/api/v1/encoders/site%2Fcam/keys/none",
+        [401, 403, 404, 404, 403, 404, 404, 404],
     ),
     ("/whep/{name}", "POST", "/whep/site%2Fcam", [401, 403, 404, 404, 400, 400, 400, 400]),
     ("/metrics", "GET", "/metrics", [401, 403, 403, 403, 403, 403, 403, 200]),
@@ -194,80 +206,92 @@ const ROUTES: &[(&str, &str, &str, [u16; 8])] = &[
     ),
     // A copy of everything is for whoever is at the machine.
     ("/api/v1/backup", "POST", "/api/v1/backup", [401, 403, 403, 403, 403, 403, 403, 403]),
-    ("/api/v1/accounts", "GET", "/api/v1/accounts", [401, 403, 403, 403, 403, 403, 403, 403]),
-    (
-        "/api/v1/accounts/{id}",
-        "GET",
-        "/api/v1/accounts/0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c",
-        [401, 403, 403, 403, 403, 403, 403, 403],
-    ),
-    (
-        "/api/v1/accounts/{id}",
-        "PUT",
-        "/api/v1/accounts/0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c",
-        [401, 403, 403, 403, 403, 403, 403, 403],
-    ),
-    (
-        "/api/v1/accounts/{id}",
-        "DELETE",
-        "/api/v1/accounts/0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c",
-        [401, 403, 403, 403, 403, 403, 403, 403],
-    ),
 ];
 
-/// Every method of every route, as the sources of this module have it.
-fn routes() -> BTreeSet<(String, String)> {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http");
-    let mut found = BTreeSet::new();
-    let mut folders = vec![folder];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|it| it == "rs") && !path.ends_with("guarded.rs")
-            {
-                routes_in(&std::fs::read_to_string(path).unwrap(), &mut found);
-            }
+/// The same for records: by noun and id, what reading it and changing it without a condition come to.
+const RECORDS: &[(&str, &str, [u16; 8], [u16; 8])] = &[
+    (
+        "domains",
+        "01010101010101010101010101010101",
+        [401, 403, 200, 404, 200, 200, 200, 200],
+        [401, 403, 403, 404, 403, 403, 403, 428],
+    ),
+    (
+        "accounts",
+        "0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c",
+        [401, 403, 404, 404, 200, 404, 200, 200],
+        [401, 403, 404, 404, 403, 404, 428, 428],
+    ),
+    (
+        "rules",
+        "0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c",
+        [401, 403, 404, 404, 404, 404, 200, 200],
+        [401, 403, 404, 404, 404, 404, 428, 428],
+    ),
+    (
+        "encoders",
+        "site%2Fcam",
+        [401, 403, 404, 404, 200, 200, 200, 200],
+        [401, 403, 404, 404, 403, 428, 428, 428],
+    ),
+    (
+        "nodes",
+        "01010101010101010101010101010101",
+        [401, 403, 404, 404, 404, 404, 404, 200],
+        [401, 403, 404, 404, 404, 404, 404, 428],
+    ),
+    ("groups", "none", NOTHING, NOTHING),
+    ("rooms", "none", NOTHING, NOTHING),
+    ("pools", "none", NOTHING, NOTHING),
+    ("alarms", "none", NOTHING, NOTHING),
+    ("settings", "none", NOTHING, NOTHING),
+];
+const NOTHING: [u16; 8] = [401, 403, 404, 404, 404, 404, 404, 404];
+const KNOWN: [u16; 8] = [401, 403, 200, 200, 200, 200, 200, 200];
+
+type Row = (String, &'static str, String, [u16; 8]);
+
+/// All of it.
+fn table() -> Vec<Row> {
+    let rows = ROUTES.iter();
+    let mut all: Vec<Row> = rows
+        .map(|(route, method, path, of)| ((*route).into(), *method, (*path).into(), *of))
+        .collect();
+    for (noun, id, reads, writes) in RECORDS {
+        let list = format!("/api/v1/{noun}");
+        let (route, path) = (format!("{list}/{{id}}"), format!("{list}/{id}"));
+        all.push((list.clone(), "GET", list, KNOWN));
+        all.push((route.clone(), "GET", path.clone(), *reads));
+        all.push((format!("{route}/history"), "GET", format!("{path}/history"), *reads));
+        for method in ["PATCH", "DELETE"] {
+            all.push((route.clone(), method, path.clone(), *writes));
         }
+        // With an id of one's own: whether it is there is not told without a condition.
+        let mut puts = [428; 8];
+        (puts[0], puts[1]) = (401, 403);
+        let put = format!("/api/v1/{noun}/{}", "0d".repeat(16));
+        all.push((route, "PUT", put, puts));
     }
-    found
+    all
 }
 
-fn routes_in(source: &str, found: &mut BTreeSet<(String, String)>) {
-    for part in source.split(".route(").skip(1) {
-        let call = part.split(".route(").next().unwrap();
-        let mut quoted = call.trim_start().splitn(3, '"');
-        let (Some(""), Some(route), Some(rest)) = (quoted.next(), quoted.next(), quoted.next())
-        else {
-            panic!("a route whose path cannot be read: {call:.60}");
-        };
-        let rest = rest.split(".fallback").next().unwrap().split(";").next().unwrap();
-        for method in ["get", "put", "post", "patch", "delete"] {
-            let begins = |before: char| !before.is_alphanumeric() && before != ':' && before != '_';
-            let calls = format!("{method}(");
-            let used = rest
-                .match_indices(&calls)
-                .any(|(at, _)| rest[..at].chars().next_back().is_none_or(begins));
-            if used {
-                found.insert((route.to_owned(), method.to_uppercase()));
-            }
-        }
-    }
+/// Every method of every route.
+fn routes() -> BTreeSet<(String, String)> {
+    let all = super::routes::all().into_iter();
+    all.map(|route| (route.path, route.method.to_uppercase())).collect()
 }
 
 #[tokio::test]
 async fn every_route_answers_everyone_as_their_rights_say() {
-    let table: BTreeSet<_> = ROUTES
-        .iter()
-        .map(|(route, method, ..)| ((*route).to_owned(), (*method).to_owned()))
-        .collect();
+    let all = table();
+    let table: BTreeSet<_> =
+        all.iter().map(|(route, method, ..)| (route.clone(), (*method).to_owned())).collect();
     let routes = routes();
     assert!(routes.len() > 20, "{routes:?}");
     let missing: Vec<_> = routes.symmetric_difference(&table).collect();
     assert!(missing.is_empty(), "routes and this table differ in {missing:?}");
     let mesh = mesh().await;
-    for (_, method, path, expected) in ROUTES {
+    for (_, method, path, expected) in &all {
         for (who, expected) in EVERYONE.iter().zip(expected) {
             let answer = ask(&mesh, who, method, path, "").await;
             assert_eq!(answer.status, *expected, "{who}: {method} {path}: {}", answer.body);

@@ -19,10 +19,12 @@ mod metrics;
 mod native;
 mod node;
 mod nodes;
+mod openapi;
 pub mod place;
 pub mod problem;
 mod process;
 mod records;
+mod routes;
 pub mod server;
 pub mod socket;
 #[cfg(test)]
@@ -38,7 +40,6 @@ use axum::extract::{FromRef, Request};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use backend::Backend;
@@ -50,12 +51,20 @@ use problem::Problem;
 /// Names the node that serves a session.
 pub(crate) const ROOST_NODE: HeaderName = HeaderName::from_static("roost-node");
 
+/// What pages of other nodes may send.
+const ALLOWED_HEADERS: &str = "authorization, content-type, if-match, if-none-match, \
+     roost-wait, roost-min-version, last-event-id";
+/// What they may read.
+const SHOWN_HEADERS: &str = "location, link, etag, retry-after, roost-node, accept-post, \
+     roost-version, roost-nodes, roost-waited, roost-stale";
+
 /// What handlers work with.
 #[derive(Clone)]
 struct App {
     backend: Arc<dyn Backend>,
     metrics: Arc<metrics::Http>,
     logins: Arc<login::Logins>,
+    reserved: records::Reserved,
 }
 
 impl FromRef<App> for Arc<dyn Backend> {
@@ -68,37 +77,9 @@ impl FromRef<App> for Arc<dyn Backend> {
 /// their [`backend::Principal`] as an extension.
 pub fn router(backend: Arc<dyn Backend>, counters: Arc<ServerCounters>) -> Router {
     let metrics = Arc::new(metrics::Http::new(counters));
-    let app = App { backend, metrics, logins: Arc::default() };
-    Router::new()
-        .route("/healthcheck", get(health::healthcheck))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(metrics::scrape))
-        .route("/api/v1/cluster", get(api::cluster))
-        .route("/api/v1/nodes", get(nodes::nodes))
-        .route("/api/v1/nodes/{id}/revocation", post(nodes::revoke).delete(nodes::readmit))
-        .route("/api/v1/nodes/{id}/key", post(nodes::rotate))
-        .route("/api/v1/encoders", get(api::encoders))
-        .route("/api/v1/encoders/{encoder}", get(api::encoder))
-        .route("/api/v1/viewers", get(api::viewers))
-        .route("/api/v1/accounts", get(records::accounts))
-        .route(
-            "/api/v1/accounts/{id}",
-            get(records::account).put(records::put_account).delete(records::delete_account),
-        )
-        .route("/api/v1/accounts/{id}/password", put(login::set))
-        .route("/api/v1/login", post(login::login))
-        .route("/api/v1/me", get(login::me))
-        .route("/api/v1/me/password", post(login::change))
-        .route("/api/v1/invitations", post(api::invite))
-        .route("/api/v1/backup", post(backup::backup))
-        .route("/api/v1/events", get(events::mesh))
-        .route("/api/v1/streams/{name}/events", get(events::stream))
-        .route("/whep/{name}", post(whep::post).get(whep::get))
-        .route("/whep/{name}/{leg}", delete(whep::delete).patch(whep::patch))
-        .route("/", get(assets::index))
-        .route("/watch/{name}", get(assets::watch))
-        .route("/assets/{file}", get(assets::asset))
+    let (logins, reserved) = (Arc::default(), records::Reserved::default());
+    let app = App { backend, metrics, logins, reserved };
+    routes::router()
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), metrics::observe))
@@ -124,8 +105,8 @@ async fn cross_origin(request: Request, next: Next) -> Response {
         let mut response = StatusCode::NO_CONTENT.into_response();
         let headers = response.headers_mut();
         for (name, value) in [
-            (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PATCH, DELETE, OPTIONS"),
-            (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, if-match"),
+            (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, PATCH, DELETE, OPTIONS"),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
             (header::ACCESS_CONTROL_MAX_AGE, "600"),
         ] {
             headers.insert(name, HeaderValue::from_static(value));
@@ -141,10 +122,8 @@ async fn cross_origin(request: Request, next: Next) -> Response {
     if shared {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-        headers.insert(
-            header::ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static("location, link, etag, retry-after, roost-node, accept-post"),
-        );
+        headers
+            .insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(SHOWN_HEADERS));
     }
     response
 }

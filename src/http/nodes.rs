@@ -1,50 +1,21 @@
-//! Members: who they are, and how they are shut out, let in again and given other keys.
+//! Members: how they are shut out, let in again and given other keys.
 
-use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::App;
 use super::auth::Caller;
 use super::body::read_text;
 use super::problem::Problem;
-use super::visible;
 use crate::access::{Right, Scope};
 use crate::admission::REASON_MAX;
-use crate::cluster::{NodeView, OutcastView};
 use crate::control::NoDecree;
 use crate::id::NodeId;
 use crate::node::NotDone;
 
 /// Largest JSON body, in bytes: a reason, escaped.
 const MAX_JSON: usize = 4 * 1024;
-
-/// A node in the list: a member, or one that was.
-#[derive(Serialize)]
-#[serde(untagged)]
-pub(super) enum Listed {
-    /// As it is.
-    Member(NodeView),
-    /// Why it is none any more.
-    Outcast {
-        #[serde(flatten)]
-        outcast: OutcastView,
-        revoked: bool,
-    },
-}
-
-/// `GET /api/v1/nodes`.
-pub(super) async fn nodes(State(app): State<App>, caller: Caller) -> Json<Vec<Listed>> {
-    let view = app.backend.view();
-    let view = visible::with(&*app.backend, &caller.principal, |eyes| eyes.cluster(&view));
-    let members = view.nodes.iter().cloned().map(Listed::Member);
-    let outcasts = view.outcasts.iter().cloned().map(|outcast| {
-        let revoked = !outcast.revoked_by.is_empty();
-        Listed::Outcast { outcast, revoked }
-    });
-    Json(members.chain(outcasts).collect())
-}
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -5,6 +5,7 @@ use std::any::Any;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::backend::Denied;
 use crate::wire::Failed;
@@ -15,6 +16,8 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// What else the document says.
+    members: Map<String, Value>,
 }
 
 #[derive(Serialize)]
@@ -23,18 +26,27 @@ struct Document<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
+    #[serde(flatten)]
+    members: &'a Map<String, Value>,
 }
 
 impl Problem {
     /// What, why, and what to do next.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), headers: Vec::new() }
+        Self { status, detail: detail.into(), headers: Vec::new(), members: Map::new() }
     }
 
     /// Adds a header.
     #[must_use]
     pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
+        self
+    }
+
+    /// Adds something to the document.
+    #[must_use]
+    pub fn saying(mut self, name: &str, value: Value) -> Self {
+        self.members.insert(name.to_owned(), value);
         self
     }
 
@@ -57,8 +69,9 @@ impl IntoResponse for Problem {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,
+            members: &self.members,
         };
-        // A struct of numbers and strings always serialises.
+        // Numbers, strings and JSON always serialise.
         let body = serde_json::to_string(&document).unwrap_or_default();
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();

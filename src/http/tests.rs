@@ -323,6 +323,12 @@ async fn preflight_requests_are_answered() {
     assert_eq!((answer.status, answer.header("accept-post")), (204, "application/sdp"));
     assert_eq!(answer.header("access-control-allow-origin"), "*");
     assert!(answer.header("access-control-allow-headers").contains("authorization"));
+    let answer = client.ask("OPTIONS", "/api/v1/accounts/x", &[], "").await;
+    assert!(answer.header("access-control-allow-methods").contains("PUT"));
+    for header in ["if-match", "if-none-match", "roost-wait", "roost-min-version"] {
+        assert!(answer.header("access-control-allow-headers").contains(header), "{header}");
+    }
+    assert!(answer.header("access-control-expose-headers").contains("roost-version"));
 }
 
 #[tokio::test]

@@ -75,6 +75,11 @@ pub enum RecordChange {
 }
 
 impl RecordChanges {
+    /// Those that this sender tells.
+    pub fn of(sender: &broadcast::Sender<Key>) -> Self {
+        Self { keys: sender.subscribe(), lost: Arc::default() }
+    }
+
     /// The next; none once the node has stopped.
     pub async fn next(&mut self) -> Option<RecordChange> {
         match self.keys.recv().await {

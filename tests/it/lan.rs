@@ -39,7 +39,7 @@ fn node_of<'a>(nodes: &'a [(Host, Process)], name: &str) -> &'a (Host, Process) 
 fn place_of(host: &Host, name: &str) -> Option<(String, String, u64)> {
     let asked = host.program("curl", &["-s", "http://127.0.0.1:9443/api/v1/encoders"]);
     let encoders: Value = serde_json::from_str(&asked.stdout).ok()?;
-    let encoder = encoders.as_array()?.iter().find(|encoder| encoder["name"] == name)?;
+    let encoder = encoders["items"].as_array()?.iter().find(|encoder| encoder["name"] == name)?;
     let label = |of: &str| encoder[of].as_str().map(str::to_owned);
     Some((label("home_name")?, label("next_name")?, encoder["epoch"]["counter"].as_u64()?))
 }

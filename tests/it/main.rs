@@ -11,6 +11,7 @@ mod ledger;
 mod ledger_faults;
 mod mesh;
 mod operating;
+mod records;
 mod rights;
 mod source;
 mod trust;

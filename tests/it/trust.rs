@@ -83,7 +83,11 @@ fn a_revoked_node_is_dropped_by_everyone_at_once_and_stays_out_until_it_is_readm
         moved && viewers.iter().all(|viewer| viewer.flows(STALL))
     });
     let listed = mesh.nodes()[1].get("/api/v1/nodes").json();
-    let out = listed.as_array().into_iter().flatten().find(|node| node["node"] == stolen.as_str());
+    let out = listed["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|node| node["node"] == stolen.as_str());
     let out = out.expect("it is listed");
     assert_eq!(
         (&out["revoked"], &out["reasons"][0]),
@@ -249,7 +253,7 @@ fn an_invitation_that_two_sides_of_a_split_used_lets_in_as_many_as_it_says() {
 /// The key that a node shows, as another sees it.
 fn key_of(seen_by: &Node, id: &str) -> String {
     let listed = seen_by.get("/api/v1/nodes").json();
-    let node = listed.as_array().into_iter().flatten().find(|node| node["node"] == id);
+    let node = listed["items"].as_array().into_iter().flatten().find(|node| node["node"] == id);
     node.expect("it is listed")["key"].as_str().expect("a key").to_owned()
 }
 

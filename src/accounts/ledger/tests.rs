@@ -3,7 +3,7 @@ use rand::seq::IndexedRandom as _;
 
 use super::super::{Batch, Change, Digest, Expect, Note, Row, Seen};
 use super::*;
-use crate::id::AccountId;
+use crate::id::{AccountId, RecordId};
 
 const MS: u64 = 1_000_000;
 

@@ -244,7 +244,8 @@ mod tests {
         for kind in ALL {
             let schema =
                 roost::accounts::Kind::named(kind.word).and_then(|it| it.schema()).unwrap();
-            let known: Vec<&str> = schema.fields.iter().chain(schema.sets).map(|it| it.1).collect();
+            let known: Vec<&str> =
+                schema.fields.iter().chain(schema.sets).map(|it| it.name).collect();
             for part in kind.fields.iter().chain(kind.sets) {
                 assert!(known.contains(&part.name), "{} has no {}", kind.word, part.name);
                 if let One(of) = part.what {
@@ -252,10 +253,15 @@ mod tests {
                 }
             }
             for part in schema.fields.iter().chain(schema.sets) {
-                let hidden = ["password", "keys", "revoked_keys"].contains(&part.1)
+                let hidden = ["password", "keys", "revoked_keys"].contains(&part.name)
                     // A node is shut out, or takes no encoders.
-                    || (kind.word == "node" && part.1 == "disabled");
-                assert!(hidden || kind.part(part.1).is_some(), "{} lacks {}", kind.word, part.1);
+                    || (kind.word == "node" && part.name == "disabled");
+                assert!(
+                    hidden || kind.part(part.name).is_some(),
+                    "{} lacks {}",
+                    kind.word,
+                    part.name
+                );
             }
         }
     }
