@@ -367,17 +367,35 @@ fn open_database(path: &Path) -> Result<Database, Trouble> {
     }
 }
 
-fn try_open(path: &Path) -> Result<Database, Trouble> {
+/// A database of the present layout under another name first: who is killed while it is made
+/// leaves nothing that looks like a damaged one.
+fn make_database(path: &Path) -> Result<(), Trouble> {
+    let unfinished = path.with_extension("unfinished");
+    files::remove(&unfinished).map_err(Trouble::Failed)?;
+    let db = database(&unfinished)?;
+    read_schema(&db).map_err(|error| trouble(path, error, Saved::default()))?;
+    drop(db);
+    files::put_in_place(&unfinished, path).map_err(Trouble::Failed)
+}
+
+fn database(path: &Path) -> Result<Database, Trouble> {
     drop(files::open_private(path).map_err(Trouble::Failed)?);
     let db = Database::builder().set_cache_size(CACHE_BYTES).create(path);
-    let db = db.map_err(|error| match error {
+    db.map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => {
             let dir = path.parent().unwrap_or(path).into();
             Trouble::Failed(StoreError::InUse { dir, pid: None })
         }
         DatabaseError::Storage(error) => trouble(path, error.into(), Saved::default()),
         other => trouble(path, other.into(), Saved::default()),
-    })?;
+    })
+}
+
+fn try_open(path: &Path) -> Result<Database, Trouble> {
+    if files::mode(path).map_err(Trouble::Failed)?.is_none() {
+        make_database(path)?;
+    }
+    let db = database(path)?;
     let schema = read_schema(&db).map_err(|error| trouble(path, error, Saved::default()))?;
     if schema > SCHEMA {
         return Err(Trouble::Failed(StoreError::Newer { path: path.into(), found: schema }));
