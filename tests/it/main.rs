@@ -2,6 +2,7 @@
 //! where addresses matter in network namespaces.
 
 mod bad_input;
+mod cli;
 mod demo;
 mod harness;
 mod health;
