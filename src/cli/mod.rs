@@ -1,6 +1,7 @@
 //! The command line: one file per command, exit codes in [`exit`], printing in [`out`].
 
 mod addr;
+mod backup;
 mod call;
 mod completions;
 mod demo;
@@ -15,6 +16,7 @@ mod login;
 mod node;
 mod noun;
 mod out;
+mod restore;
 mod sessions;
 mod signals;
 mod status;
@@ -115,6 +117,10 @@ enum Command {
     Logout(login::Logout),
     /// Say whom commands act for
     Whoami(login::Whoami),
+    /// Write accounts, rules and everything else that people decide into one file
+    Backup(backup::Backup),
+    /// Put such a file back into the folder of a node that does not run
+    Restore(restore::Restore),
     /// Print the licences of Roost and of what it is made of
     Licenses,
     /// Print a completion script for a shell
@@ -173,6 +179,10 @@ fn run(args: Roost) -> Result<(), Failure> {
             // One thread, this one: the kernel ties a child's life to the thread that made it.
             demo::block_on(args)
         }
+        Command::Restore(args) => {
+            start_log(&log)?;
+            restore::run(&args)
+        }
         Command::Licenses => licenses::run(),
         Command::Completions(args) => completions::run(&args),
         command => {
@@ -202,8 +212,10 @@ async fn asking(command: Command) -> Result<(), Failure> {
         Command::Login(args) => login::login(args).await,
         Command::Logout(args) => login::logout(args).await,
         Command::Whoami(args) => login::whoami(args).await,
+        Command::Backup(args) => backup::run(args).await,
         Command::Demo(_)
         | Command::Node(_)
+        | Command::Restore(_)
         | Command::Licenses
         | Command::Completions(_)
         | Command::DemoJanitor => Ok(()),
@@ -281,6 +293,9 @@ mod tests {
             "roost audit --follow --json",
             "roost node --data /tmp/x --admin-password-file /run/secrets/admin",
             "roost whoami --json --token-file /run/secrets/token",
+            "roost backup /tmp/roost.backup --addr 127.0.0.1:1",
+            "roost backup /tmp/roost.backup --data /tmp/x",
+            "roost restore /tmp/roost.backup --data /tmp/x --json",
             "roost licenses",
             "roost completions bash",
         ] {
@@ -308,6 +323,9 @@ mod tests {
             "roost encoder key gate --list --revoke ab12cd",
             "roost node --data /tmp/x list",
             "roost node add n4",
+            "roost backup",
+            "roost restore /tmp/roost.backup",
+            "roost backup /tmp/x --data /tmp/y --addr a:1",
         ] {
             assert!(Roost::try_parse_from(line.split(' ')).is_err(), "{line} was accepted");
         }

@@ -304,6 +304,10 @@ impl Backend for FakeNode {
         self.mesh.records.lock().unwrap().get(&key).cloned()
     }
 
+    async fn backup(&self) -> Result<(std::fs::File, u64), String> {
+        Err("there is no store".into())
+    }
+
     async fn records(&self, _: Kind, _: Option<RecordId>, _: usize) -> Vec<(Key, Record)> {
         Vec::new()
     }

@@ -4,6 +4,7 @@ mod api;
 pub mod assets;
 pub mod auth;
 pub mod backend;
+mod backup;
 mod body;
 mod counters;
 mod events;
@@ -90,6 +91,7 @@ pub fn router(backend: Arc<dyn Backend>, counters: Arc<ServerCounters>) -> Route
         .route("/api/v1/me", get(login::me))
         .route("/api/v1/me/password", post(login::change))
         .route("/api/v1/invitations", post(api::invite))
+        .route("/api/v1/backup", post(backup::backup))
         .route("/api/v1/events", get(events::mesh))
         .route("/api/v1/streams/{name}/events", get(events::stream))
         .route("/whep/{name}", post(whep::post).get(whep::get))

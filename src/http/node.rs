@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -528,6 +528,20 @@ impl Backend for Live {
 
     async fn write(&self, write: Write) -> Result<Receipt, Refusal> {
         self.node.write(write).await
+    }
+
+    async fn backup(&self) -> Result<(std::fs::File, u64), String> {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = self.node.data().join(format!("backup-{number}.part"));
+        self.node.backup(path.clone()).await.map_err(|error| error.to_string())?;
+        let opened = std::fs::File::open(&path).and_then(|file| {
+            // Its space is free again once it was sent, whatever happens meanwhile.
+            std::fs::remove_file(&path)?;
+            let length = file.metadata()?.len();
+            Ok((file, length))
+        });
+        opened.map_err(|error| error.to_string())
     }
 
     async fn record(&self, key: Key) -> Option<Record> {

@@ -50,6 +50,7 @@ use crate::hub::{Hubs, Subscription};
 use crate::id::{AccountId, EncoderId, InviteId, NodeId, RecordId, valid_name};
 use crate::net::{AskError, Net, NetConfig, RtcDatagram};
 use crate::store::Source;
+
 use crate::time::{Mono, Now};
 use crate::wire;
 
