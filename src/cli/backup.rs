@@ -3,10 +3,12 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use roost::http::socket::SOCKET_FILE;
 use roost::store::Store;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
 
+use super::addr::{HERE, SOCKET};
 use super::exit::{Exit, Failure};
 use super::{duration, out};
 
@@ -19,14 +21,10 @@ const HEAD_MAX: usize = 16 << 10;
 pub(crate) struct Backup {
     /// Where it goes, in place of an older one
     file: PathBuf,
-    /// The node to ask, on this machine
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        default_value = "127.0.0.1:9443",
-        conflicts_with = "data"
-    )]
-    addr: String,
+    /// The node to ask, on this machine; only over its socket may anybody have everything, or
+    /// where loopback is open [default: its socket if there is one, then 127.0.0.1:9443]
+    #[arg(long, value_name = "unix:PATH|HOST:PORT", conflicts_with = "data")]
+    addr: Option<String>,
     /// The folder of a node that does not run, instead
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -40,9 +38,10 @@ pub(crate) async fn run(args: Backup) -> Result<(), Failure> {
     match args.data {
         Some(data) => of_folder(&data, &args.file)?,
         None => {
-            let asked = tokio::time::timeout(args.timeout, of_node(&args.addr, &args.file));
+            let addr = args.addr.unwrap_or_else(here);
+            let asked = tokio::time::timeout(args.timeout, of_node(&addr, &args.file));
             asked.await.map_err(|_elapsed| {
-                let why = format!("{} did not answer in time", args.addr);
+                let why = format!("{addr} did not answer in time");
                 Failure::new(Exit::NoNodeAnswered, WHAT, why, "give it more with --timeout")
             })??;
         }
@@ -69,14 +68,35 @@ fn now() -> u64 {
     u64::try_from(now).unwrap_or(0)
 }
 
+/// The node on this machine.
+fn here() -> String {
+    let socket = super::node::default_socket_folder().join(SOCKET_FILE);
+    match socket.exists() {
+        true => format!("{SOCKET}{}", socket.display()),
+        false => HERE.to_owned(),
+    }
+}
+
+/// A node's socket, or its TCP port.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+async fn open(addr: &str) -> std::io::Result<Box<dyn Stream>> {
+    Ok(match addr.strip_prefix(SOCKET) {
+        Some(path) => Box::new(UnixStream::connect(path).await?),
+        None => Box::new(TcpStream::connect(addr).await?),
+    })
+}
+
 /// Asks a node on this machine: HTTP/1.0, so that the answer ends with the connection.
 async fn of_node(addr: &str, file: &Path) -> Result<(), Failure> {
     let silent = |error: std::io::Error| {
         Failure::new(Exit::NoNodeAnswered, WHAT, format!("{addr}: {error}"), "check --addr")
     };
-    let mut stream = TcpStream::connect(addr).await.map_err(silent)?;
+    let mut stream = open(addr).await.map_err(silent)?;
+    let host = if addr.starts_with(SOCKET) { "localhost" } else { addr };
     let request =
-        format!("POST /api/v1/backup HTTP/1.0\r\nHost: {addr}\r\nContent-Length: 0\r\n\r\n");
+        format!("POST /api/v1/backup HTTP/1.0\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(silent)?;
     let mut answer = Vec::new();
     let end = loop {
@@ -105,12 +125,12 @@ async fn of_node(addr: &str, file: &Path) -> Result<(), Failure> {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<u64>().ok())?
     });
-    keep(&mut stream, body, length, file).await
+    keep(&mut *stream, body, length, file).await
 }
 
 /// Writes what comes under another name first: only what is whole gets the file's.
 async fn keep(
-    stream: &mut TcpStream,
+    stream: &mut dyn Stream,
     mut chunk: Vec<u8>,
     length: Option<u64>,
     file: &Path,

@@ -295,6 +295,7 @@ mod tests {
             "roost whoami --json --token-file /run/secrets/token",
             "roost backup /tmp/roost.backup --addr 127.0.0.1:1",
             "roost backup /tmp/roost.backup --data /tmp/x",
+            "roost backup /tmp/roost.backup --addr unix:/var/lib/roost/roost.sock",
             "roost restore /tmp/roost.backup --data /tmp/x --json",
             "roost licenses",
             "roost completions bash",
