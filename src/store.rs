@@ -8,6 +8,7 @@
 
 mod agent;
 mod backup;
+mod error;
 mod files;
 mod first;
 mod keys;
@@ -16,6 +17,7 @@ mod migrate;
 
 pub use agent::{AgentRecord, AgentStore, Held, HoldError, LoadedAgent};
 pub use backup::{BackedUp, Restored, Source, restore};
+pub use error::StoreError;
 pub use keys::{forget_next_key, keep_next_key, load_or_create_key, next_key, use_key};
 pub use ledger::Entry;
 
@@ -25,7 +27,8 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -58,108 +61,6 @@ const DATABASE_FILE: &str = "roost.redb";
 const BOOT_FILE: &str = "boot";
 const LOCK_FILE: &str = "lock";
 
-/// Why the store cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Another process holds the folder, also after [`LOCK_WAIT`].
-    #[error(
-        "the data folder {} is in use by {}; stop that one first, or choose another folder",
-        dir.display(),
-        pid.map_or_else(|| "another process".into(), |pid| format!("process {pid}"))
-    )]
-    InUse {
-        /// The folder.
-        dir: PathBuf,
-        /// The process that holds it, as far as it said so.
-        pid: Option<u32>,
-    },
-    /// No right to write.
-    #[error("cannot write {}: {source}; make it writable for this user, or choose another folder", path.display())]
-    Unwritable {
-        /// What could not be written.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// No room.
-    #[error("the disk under {} is full; free some space and start again", path.display())]
-    Full {
-        /// What could not be written.
-        path: PathBuf,
-    },
-    /// Written by a newer version.
-    #[error(
-        "{} was written by a newer version of roost (layout {found}, this one knows up to {SCHEMA}); run that version",
-        path.display()
-    )]
-    Newer {
-        /// The database.
-        path: PathBuf,
-        /// Its layout.
-        found: u32,
-    },
-    /// The folder belongs to another mesh.
-    #[error(
-        "this folder belongs to mesh {found}, the backup to mesh {wanted}; give a backup of that mesh, or an empty folder"
-    )]
-    OtherMesh {
-        /// The mesh of the folder.
-        found: MeshId,
-        /// That of the backup.
-        wanted: MeshId,
-    },
-    /// Others on this machine can read the private key.
-    #[error(
-        "the private key {} may be read by others (mode {mode:o}); if nobody did, run: chmod 600 {}",
-        path.display(),
-        path.display()
-    )]
-    KeyExposed {
-        /// The key file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The key file holds no key. Never replaced by a new one: the node would lose its identity.
-    #[error("{} does not hold a key; put its backup there, or move it away to become a new node", path.display())]
-    KeyMalformed {
-        /// The key file.
-        path: PathBuf,
-    },
-    /// Something that is to be restored cannot be.
-    #[error("{} is no backup: {reason}; give a file that roost backup wrote", path.display())]
-    NoBackup {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// The thread that writes panicked.
-    #[error(
-        "writing to the store met a defect and has ended; start the node again, and report this"
-    )]
-    Defect,
-    /// The name cannot be a file.
-    #[error("{0:?} cannot name an encoder: use 1 to 64 of a-z, 0-9, dot, dash, underscore")]
-    BadName(String),
-    /// Anything else the system refuses.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// What was touched.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The database failed while it was open. What was not acknowledged is not stored.
-    #[error("the database {} failed: {reason}; start again, and check the disk if it repeats", path.display())]
-    Database {
-        /// The database.
-        path: PathBuf,
-        /// What it said.
-        reason: String,
-    },
-}
-
 /// A store that was opened.
 #[derive(Debug)]
 pub struct Opened {
@@ -175,9 +76,14 @@ pub struct Opened {
 pub struct Store {
     dir: PathBuf,
     path: PathBuf,
-    db: Arc<Database>,
+    db: Shared,
+    /// The database met an error of the disk, and takes nothing until it is opened again.
+    failed: AtomicBool,
     lock: Arc<File>,
 }
+
+/// The database, while it is open.
+type Shared = Arc<RwLock<Option<Database>>>;
 
 /// Why the database did not open.
 enum Trouble {
@@ -217,8 +123,9 @@ impl Store {
                 }
             }
         };
-        let (db, lock) = (Arc::new(db), Arc::new(lock));
-        let store = Self { dir: dir.into(), path, db, lock };
+        let (db, lock) = (Arc::new(RwLock::new(Some(db))), Arc::new(lock));
+        let failed = AtomicBool::new(false);
+        let store = Self { dir: dir.into(), path, db, failed, lock };
         store.add_statements(&saved.statements)?;
         store.remember(&saved.members)?;
         store.raise_boot(Boot(saved.boot))?;
@@ -334,23 +241,67 @@ impl Store {
         &self,
         body: impl FnOnce(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        self.guard(|| body(&self.db))
+        self.with(body)
     }
 
     fn write(
         &self,
         body: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
-        self.guard(|| {
-            let tx = self.db.begin_write()?;
+        self.with(|db| {
+            let tx = db.begin_write()?;
             body(&tx)?;
             tx.commit()?;
             Ok(())
         })
     }
 
-    fn guard<T>(&self, body: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        guarded(&self.path, body)
+    /// After an error of the disk redb refuses everything: the next one who asks opens the
+    /// database again, so that a disk that has room again is enough.
+    fn with<T>(
+        &self,
+        body: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        if self.failed.load(Ordering::Relaxed) {
+            self.reopen()?;
+        }
+        let done = read_shared(&self.path, &self.db, body);
+        self.failed.store(done.is_err(), Ordering::Relaxed);
+        done
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        *db = None;
+        let opened = guarded(&self.path, || {
+            Ok(Database::builder().set_cache_size(CACHE_BYTES).create(&self.path)?)
+        });
+        *db = Some(opened?);
+        self.failed.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Store {
+    /// Whoever makes backups has no database any more.
+    fn drop(&mut self) {
+        *self.db.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Does something with a database that may be closed.
+fn read_shared<T>(
+    path: &Path,
+    db: &Shared,
+    body: impl FnOnce(&Database) -> Result<T, redb::Error>,
+) -> Result<T, StoreError> {
+    let db = db.read().unwrap_or_else(PoisonError::into_inner);
+    match db.as_ref() {
+        Some(db) => guarded(path, || body(db)),
+        None => {
+            let reason = "it is closed".into();
+            Err(StoreError::Database { path: path.into(), reason })
+        }
     }
 }
 
@@ -416,17 +367,35 @@ fn open_database(path: &Path) -> Result<Database, Trouble> {
     }
 }
 
-fn try_open(path: &Path) -> Result<Database, Trouble> {
+/// A database of the present layout under another name first: who is killed while it is made
+/// leaves nothing that looks like a damaged one.
+fn make_database(path: &Path) -> Result<(), Trouble> {
+    let unfinished = path.with_extension("unfinished");
+    files::remove(&unfinished).map_err(Trouble::Failed)?;
+    let db = database(&unfinished)?;
+    read_schema(&db).map_err(|error| trouble(path, error, Saved::default()))?;
+    drop(db);
+    files::put_in_place(&unfinished, path).map_err(Trouble::Failed)
+}
+
+fn database(path: &Path) -> Result<Database, Trouble> {
     drop(files::open_private(path).map_err(Trouble::Failed)?);
     let db = Database::builder().set_cache_size(CACHE_BYTES).create(path);
-    let db = db.map_err(|error| match error {
+    db.map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => {
             let dir = path.parent().unwrap_or(path).into();
             Trouble::Failed(StoreError::InUse { dir, pid: None })
         }
         DatabaseError::Storage(error) => trouble(path, error.into(), Saved::default()),
         other => trouble(path, other.into(), Saved::default()),
-    })?;
+    })
+}
+
+fn try_open(path: &Path) -> Result<Database, Trouble> {
+    if files::mode(path).map_err(Trouble::Failed)?.is_none() {
+        make_database(path)?;
+    }
+    let db = database(path)?;
     let schema = read_schema(&db).map_err(|error| trouble(path, error, Saved::default()))?;
     if schema > SCHEMA {
         return Err(Trouble::Failed(StoreError::Newer { path: path.into(), found: schema }));

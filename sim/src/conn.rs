@@ -146,9 +146,8 @@ impl World {
             return;
         }
         let (from, to) = (conn.ends[side].host, conn.ends[1 - side].host);
-        if self.traffic.is_some() {
-            let kind = conn.kind.clone();
-            self.count(&kind, &cargo);
+        if let Some(traffic) = &mut self.traffic {
+            traffic.count(self.now, &conn.kind, &cargo);
         }
         let Some(conn) = self.conns.get_mut(&id) else { return };
         self.trace.add(self.now, from, to, &cargo.trace());

@@ -49,11 +49,10 @@ pub(crate) struct Traffic {
     planes: BTreeMap<&'static str, Sent>,
 }
 
-impl World {
-    pub(crate) fn count(&mut self, kind: &Kind, cargo: &Cargo) {
+impl Traffic {
+    pub(crate) fn count(&mut self, now: u64, kind: &Kind, cargo: &Cargo) {
         let (from, span) = QUIET;
-        let Some(traffic) = &mut self.traffic else { return };
-        if !matches!(kind, Kind::Link(_)) || self.now < from || self.now >= from + span {
+        if !matches!(kind, Kind::Link(_)) || now < from || now >= from + span {
             return;
         }
         let plane = match cargo {
@@ -71,11 +70,13 @@ impl World {
             },
             _ => "other",
         };
-        let sent = traffic.planes.entry(plane).or_default();
+        let sent = self.planes.entry(plane).or_default();
         sent.packets += 1;
         sent.bytes += cargo.bytes() as u64;
     }
+}
 
+impl World {
     /// Every node that runs knows exactly those that run.
     fn agrees(&self) -> bool {
         let live: Vec<usize> = (0..self.plan.nodes).filter(|ix| self.hosts[*ix].up).collect();

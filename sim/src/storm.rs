@@ -10,8 +10,7 @@ use crate::rng::{For, stream};
 const CLASSES: usize = 10;
 
 impl Plan {
-    /// The plan of a seed, of whatever kind: each third seed is as plain, rare or stormy as such
-    /// seeds are.
+    /// The plan of a seed, of whatever kind: kinds take turns.
     pub fn draw_any(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
         match seed % 4 {
             0 => Self::draw_storm(seed, nodes, encoders),

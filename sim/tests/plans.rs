@@ -102,5 +102,7 @@ plans! {
     a_request_for_a_keyframe_that_is_lost_is_made_again = "keyframes-lost-and-asked-again",
     a_wish_for_a_keyframe_survives_the_home_that_was_asked =
         "home-killed-while-a-keyframe-is-wanted",
+    a_thousand_encoders_do_not_stampede_three_survivors = "thousand-one-killed",
+    a_thousand_encoders_do_not_stampede_fifteen_survivors = "thousand-one-of-sixteen-killed",
     a_camera_that_ignores_requests_is_not_pestered = "camera-that-ignores-requests",
 }

@@ -16,7 +16,7 @@ use super::source::{
 use crate::directory::SourceState;
 use crate::flow;
 use crate::hub::{Live, QUEUE_FRAMES};
-use crate::id::MeshId;
+use crate::id::{EncoderId, MeshId};
 use crate::media::gop::GopCache;
 use crate::media::packetise::Packetiser;
 use crate::media::{CLOCK_RATE, Nack};
@@ -31,6 +31,8 @@ use crate::wire::{ClientHello, FLOW_VIDEO};
 pub struct EncodeConfig {
     /// The encoder's name.
     pub name: String,
+    /// The encoder that it is, if its stream key says so; otherwise one that is drawn once.
+    pub encoder: Option<EncoderId>,
     /// Any nodes of the mesh.
     pub target: Target,
     /// Folder in which it remembers.
@@ -122,7 +124,10 @@ fn start(config: EncodeConfig) -> Result<Started, EncodeError> {
         let _ = config.events.send(Event::Warning { reason });
     }
     let source = source::open(config.source)?;
-    let record = loaded.record;
+    let mut record = loaded.record;
+    if let Some(encoder) = config.encoder {
+        record.encoder = encoder;
+    }
     let hello = ClientHello {
         agent: "roost encode".into(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -604,6 +609,7 @@ mod tests {
         let (events, mut told) = mpsc::unbounded_channel();
         let config = EncodeConfig {
             name: "cam".into(),
+            encoder: None,
             target: "127.0.0.1:9".parse().expect("an address"),
             state: state.path().into(),
             source: SourceSpec::Test {

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use roost::access::keys::key_owner;
 use roost::agent::encode::{self, EncodeConfig, EncodeError};
 use roost::agent::source::SourceSpec;
+use roost::id::EncoderId;
 use tokio::sync::mpsc;
 
 use super::addr::Addr;
@@ -52,6 +54,10 @@ pub(crate) struct Encode {
     /// [default: ~/.local/state/roost, or /var/lib/roost for root]
     #[arg(long, value_name = "DIR", env = "ROOST_STATE")]
     state: Option<PathBuf>,
+    /// File that holds the encoder's stream key, as roost encoder key prints it; or set
+    /// ROOST_STREAM_KEY
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
     /// Print every change as a line of JSON
     #[arg(long)]
     json: bool,
@@ -60,12 +66,17 @@ pub(crate) struct Encode {
 /// Sends until a signal.
 pub(crate) async fn run(args: Encode) -> Result<(), Failure> {
     let stop = Stop::listen()?;
-    let target = args.addr.target()?;
+    let mut target = args.addr.target()?;
+    let encoder = args.key(variable)?.map(|(encoder, key)| {
+        target.credential = Some(key);
+        encoder
+    });
     let source = args.source(variable)?;
     let (sender, receiver) = mpsc::unbounded_channel();
     let mut printer = tokio::spawn(events::print(receiver, args.json));
     let config = EncodeConfig {
         name: args.name,
+        encoder,
         target,
         state: args.state.unwrap_or_else(default_state),
         source,
@@ -112,6 +123,25 @@ impl Encode {
         })
     }
 
+    /// The stream key that is given, and whose it is.
+    fn key(
+        &self,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<(EncoderId, String)>, Failure> {
+        let text = match &self.key_file {
+            Some(path) => Some(read_secret(path, "a stream key")?),
+            None => env("ROOST_STREAM_KEY"),
+        };
+        let Some(text) = text else { return Ok(None) };
+        let text = text.trim();
+        match key_owner(text) {
+            Some(encoder) => Ok(Some((encoder, text.to_owned()))),
+            None => Err(usage(
+                "that is no stream key: use what roost encoder key prints, all of its one line",
+            )),
+        }
+    }
+
     fn camera(
         &self,
         url: &str,
@@ -134,7 +164,7 @@ impl Encode {
         }
         let user = self.user.clone().or_else(|| env("ROOST_RTSP_USER"));
         let password = match &self.password_file {
-            Some(path) => Some(read_password(path)?),
+            Some(path) => Some(read_secret(path, "the camera's password")?),
             None => env("ROOST_RTSP_PASSWORD"),
         };
         // What is missing here is taken out of the URL, and decoded, where the camera is opened.
@@ -147,13 +177,13 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn read_password(path: &Path) -> Result<String, Failure> {
+fn read_secret(path: &Path, what: &str) -> Result<String, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Failure::new(
             Exit::Usage,
             &format!("cannot read {}", path.display()),
             error,
-            "give a file that holds the camera's password and nothing else",
+            &format!("give a file that holds {what} and nothing else"),
         )
     })?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
@@ -225,6 +255,29 @@ mod tests {
             let line = format!("roost encode cam-1 {line}");
             assert!(Roost::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn a_stream_key_says_which_encoder_this_is() {
+        let encoder = EncoderId([7; 16]);
+        let key = roost::access::keys::key_text(encoder, &[1; 20]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        std::fs::write(&path, format!("{key}\n")).unwrap();
+        let line = format!("roost encode cam-1 --test --key-file {}", path.display());
+        let with = |line: &str, env: Option<&str>| {
+            let env = env.map(str::to_owned);
+            match Roost::try_parse_from(line.split(' ')).unwrap().command {
+                Command::Encode(args) => args.key(move |_| env.clone()),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(with(&line, None).unwrap(), Some((encoder, key.clone())));
+        let plain = "roost encode cam-1 --test";
+        assert_eq!(with(plain, Some(&key)).unwrap(), Some((encoder, key)));
+        assert_eq!(with(plain, None).unwrap(), None);
+        let bad = with(plain, Some("rk1nonsense")).unwrap_err();
+        assert!(bad.exit == Exit::Usage && !bad.message.contains("nonsense"), "{bad:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use roost::agent::api::ApiError;
 use roost::node::NodeError;
+use roost::store::StoreError;
 
 /// Every way a command can end. The numbers are part of the interface: scripts rely on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,18 @@ impl From<NodeError> for Failure {
             NodeError::NotAllowed(_) => Exit::NotAllowed,
             NodeError::NoNodeAnswered(_) => Exit::NoNodeAnswered,
             NodeError::Failed(_) => Exit::Failed,
+        };
+        Self::said(exit, error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let exit = match &error {
+            StoreError::InUse { .. } | StoreError::OtherMesh { .. } => Exit::Conflict,
+            StoreError::Newer { .. } | StoreError::NoBackup { .. } => Exit::Usage,
+            StoreError::Unwritable { .. } => Exit::NotAllowed,
+            _ => Exit::Failed,
         };
         Self::said(exit, error)
     }

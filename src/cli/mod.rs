@@ -1,6 +1,7 @@
 //! The command line: one file per command, exit codes in [`exit`], printing in [`out`].
 
 mod addr;
+mod backup;
 mod call;
 mod completions;
 mod demo;
@@ -15,6 +16,7 @@ mod login;
 mod node;
 mod noun;
 mod out;
+mod restore;
 mod sessions;
 mod signals;
 mod status;
@@ -115,6 +117,10 @@ enum Command {
     Logout(login::Logout),
     /// Say whom commands act for
     Whoami(login::Whoami),
+    /// Write accounts, rules and everything else that people decide into one file
+    Backup(backup::Backup),
+    /// Put such a file back into the folder of a node that does not run
+    Restore(restore::Restore),
     /// Print the licences of Roost and of what it is made of
     Licenses,
     /// Print a completion script for a shell
@@ -159,7 +165,8 @@ fn run(args: Roost) -> Result<(), Failure> {
     match command {
         Command::Node(mut args) => {
             if let Some(verb) = args.verb.take() {
-                return with_log(&log, noun::node(verb));
+                start_log(&log)?;
+                return block_on(noun::node(verb));
             }
             let settings = args.settle(&mut log)?;
             // Starting again with the same filter would fail again, wherever it is from.
@@ -172,40 +179,52 @@ fn run(args: Roost) -> Result<(), Failure> {
             // One thread, this one: the kernel ties a child's life to the thread that made it.
             demo::block_on(args)
         }
-        Command::Invite(args) => with_log(&log, invite::run(args)),
-        Command::Encode(args) => with_log(&log, encode::run(args)),
-        Command::View(args) => with_log(&log, view::run(args)),
-        Command::Status(args) => with_log(&log, status::run(args)),
-        Command::Account(noun) => with_log(&log, noun::run(&noun::kinds::ACCOUNT, noun)),
-        Command::Group(noun) => with_log(&log, noun::run(&noun::kinds::GROUP, noun)),
-        Command::Domain(noun) => with_log(&log, noun::run(&noun::kinds::DOMAIN_KIND, noun)),
-        Command::Rule(noun) => with_log(&log, noun::run(&noun::kinds::RULE, noun)),
-        Command::Encoder(noun) => with_log(&log, noun::encoder(noun)),
-        Command::Room(noun) => with_log(&log, noun::run(&noun::kinds::ROOM, noun)),
-        Command::Pool(noun) => with_log(&log, noun::run(&noun::kinds::POOL, noun)),
-        Command::Alarm(noun) => with_log(&log, noun::run(&noun::kinds::ALARM, noun)),
-        Command::Setting(noun) => with_log(&log, noun::run(&noun::kinds::SETTING, noun)),
-        Command::Audit(args) => with_log(&log, noun::audit::run(args)),
-        Command::Login(args) => with_log(&log, login::login(args)),
-        Command::Logout(args) => with_log(&log, login::logout(args)),
-        Command::Whoami(args) => with_log(&log, login::whoami(args)),
+        Command::Restore(args) => {
+            start_log(&log)?;
+            restore::run(&args)
+        }
         Command::Licenses => licenses::run(),
         Command::Completions(args) => completions::run(&args),
-        Command::DemoJanitor => Ok(()),
+        command => {
+            start_log(&log)?;
+            block_on(asking(command))
+        }
+    }
+}
+
+/// The commands that ask a mesh, or send to it.
+async fn asking(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Invite(args) => invite::run(args).await,
+        Command::Encode(args) => encode::run(args).await,
+        Command::View(args) => view::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Account(noun) => noun::run(&noun::kinds::ACCOUNT, noun).await,
+        Command::Group(noun) => noun::run(&noun::kinds::GROUP, noun).await,
+        Command::Domain(noun) => noun::run(&noun::kinds::DOMAIN_KIND, noun).await,
+        Command::Rule(noun) => noun::run(&noun::kinds::RULE, noun).await,
+        Command::Encoder(noun) => noun::encoder(noun).await,
+        Command::Room(noun) => noun::run(&noun::kinds::ROOM, noun).await,
+        Command::Pool(noun) => noun::run(&noun::kinds::POOL, noun).await,
+        Command::Alarm(noun) => noun::run(&noun::kinds::ALARM, noun).await,
+        Command::Setting(noun) => noun::run(&noun::kinds::SETTING, noun).await,
+        Command::Audit(args) => noun::audit::run(args).await,
+        Command::Login(args) => login::login(args).await,
+        Command::Logout(args) => login::logout(args).await,
+        Command::Whoami(args) => login::whoami(args).await,
+        Command::Backup(args) => backup::run(args).await,
+        Command::Demo(_)
+        | Command::Node(_)
+        | Command::Restore(_)
+        | Command::Licenses
+        | Command::Completions(_)
+        | Command::DemoJanitor => Ok(()),
     }
 }
 
 fn start_log(log: &logging::Settings) -> Result<(), Failure> {
     logging::start(log, out::stderr_in_color())
         .map_err(|why| Failure::new(Exit::Usage, "cannot start logging", why, logging::FILTER_HELP))
-}
-
-fn with_log(
-    log: &logging::Settings,
-    command: impl Future<Output = Result<(), Failure>>,
-) -> Result<(), Failure> {
-    start_log(log)?;
-    block_on(command)
 }
 
 /// Runs a command on a runtime of its own, and leaves without waiting for stray blocking calls.
@@ -247,6 +266,7 @@ mod tests {
             "roost encode cam-1 --test --gop 4 --ignore-keyframe-requests --addr a:1",
             "roost encode cam-1 --rtsp rtsp://camera/1 --addr a:1",
             "roost encode cam-1 --h264 - --addr a:1",
+            "roost encode cam-1 --test --key-file /run/secrets/key --addr a:1",
             "roost view cam-1 --addr a:1 --output - --json",
             "roost status --json --addr a:1",
             "roost status --check",
@@ -273,6 +293,9 @@ mod tests {
             "roost audit --follow --json",
             "roost node --data /tmp/x --admin-password-file /run/secrets/admin",
             "roost whoami --json --token-file /run/secrets/token",
+            "roost backup /tmp/roost.backup --addr 127.0.0.1:1",
+            "roost backup /tmp/roost.backup --data /tmp/x",
+            "roost restore /tmp/roost.backup --data /tmp/x --json",
             "roost licenses",
             "roost completions bash",
         ] {
@@ -300,6 +323,9 @@ mod tests {
             "roost encoder key gate --list --revoke ab12cd",
             "roost node --data /tmp/x list",
             "roost node add n4",
+            "roost backup",
+            "roost restore /tmp/roost.backup",
+            "roost backup /tmp/x --data /tmp/y --addr a:1",
         ] {
             assert!(Roost::try_parse_from(line.split(' ')).is_err(), "{line} was accepted");
         }

@@ -38,6 +38,8 @@ impl Control {
                         effects.push(Effect::Note(Note::Up(node)));
                     }
                     self.nodes_dirty = true;
+                    // From now on its clock counts.
+                    self.tell_time(now, effects);
                     effects.push(Effect::GossipWith(node));
                     self.peer(now, peering::Event::Known { node, addrs, up: true }, effects);
                 }

@@ -60,14 +60,16 @@ impl Clocks {
     }
 
     /// Works out mesh time anew: the middle one of the clocks of live members, the earlier of two
-    /// in the middle; alone, this node's own.
+    /// in the middle. A node that never met another goes by its own clock; one that is alone later
+    /// goes on from what it agreed on with the others, lest what they signed be over at once.
     pub fn settle(&mut self, now: Now, me: NodeId, alive: &BTreeSet<NodeId>) {
         let others = self.of.iter().filter(|(node, _)| **node != me && alive.contains(node));
-        let mut walls: Vec<u64> = others
-            .filter_map(|(_, clock)| clock.best())
-            .map(|ahead| ahead.saturating_add(ms(now.mono)))
-            .chain([now.wall])
-            .collect();
+        let others = others.filter_map(|(_, clock)| clock.best());
+        let mut walls: Vec<u64> = others.map(|ahead| ahead.saturating_add(ms(now.mono))).collect();
+        if walls.is_empty() {
+            return;
+        }
+        walls.push(now.wall);
         walls.sort_unstable();
         let middle = walls.get((walls.len() - 1) / 2).copied().unwrap_or(now.wall);
         self.base = Some((now.mono, middle));
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn two_agree_on_the_earlier_clock_and_a_dead_one_does_not_count() {
+    fn two_agree_on_the_earlier_clock_and_who_is_left_alone_stays_with_it() {
         let ahead = TEN_YEARS as i64;
         let mut first = Clocks::default();
         first.observe(at(0, 0), id(1), WALL.wrapping_add_signed(ahead));
@@ -167,7 +169,7 @@ mod tests {
         second.observe(at(0, ahead), ME, WALL);
         second.settle(at(0, ahead), id(1), &everyone(2));
         assert_eq!((first.time(at(0, 0)), second.time(at(0, ahead))), (WALL, WALL));
-        second.settle(at(0, ahead), id(1), &BTreeSet::from([id(1)]));
-        assert_eq!(second.time(at(0, ahead)), WALL + TEN_YEARS);
+        second.settle(at(9_000, ahead), id(1), &BTreeSet::from([id(1)]));
+        assert_eq!(second.time(at(9_000, ahead)), WALL + 9_000);
     }
 }

@@ -89,18 +89,21 @@ impl Control {
                     continue;
                 }
             };
-            effects.push(Effect::Send(to, message.encode()));
+            let bytes = message.encode();
+            self.counters.ledger_bytes += bytes.len() as u64;
+            effects.push(Effect::Send(to, bytes));
         }
     }
 
     fn push_records(
-        &self,
+        &mut self,
         records: Records,
         to: impl Fn(NodeId) -> bool,
         effects: &mut Vec<Effect>,
     ) {
         let bytes = LinkMessage::LedgerRecords(records).encode();
-        let links = self.linked.iter().copied().filter(|node| to(*node));
-        effects.extend(links.map(|node| Effect::Send(node, bytes.clone())));
+        let links: Vec<NodeId> = self.linked.iter().copied().filter(|node| to(*node)).collect();
+        self.counters.ledger_bytes += (links.len() * bytes.len()) as u64;
+        effects.extend(links.into_iter().map(|node| Effect::Send(node, bytes.clone())));
     }
 }

@@ -2,7 +2,7 @@
 //! clients keep, and the candidates for new encoders.
 
 use super::Control;
-use crate::directory::Header;
+use crate::directory::{ENTRIES_MAX, Header};
 use crate::grow::Later;
 use crate::id::NodeId;
 use crate::placement::Candidate;
@@ -55,6 +55,7 @@ impl Control {
                 node,
                 weight: self.reports.get(&node).map_or(1.0, |r| r.capacity).clamp(0.01, 1e6),
                 load: u32::try_from(self.directory.count(node)).unwrap_or(u32::MAX),
+                limit: ENTRIES_MAX as u32,
             })
             .collect();
     }

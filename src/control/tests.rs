@@ -90,3 +90,38 @@ fn a_boot_that_others_know_and_this_node_does_not_is_to_be_stored() {
     assert_eq!(told, [Boot(7)], "once, and only the older folder");
     assert_eq!(warned, [Boot(7)], "and people are told");
 }
+
+#[test]
+fn a_revocation_goes_out_before_the_link_ends_and_nothing_is_heard_of_the_node_after() {
+    let (founder, member) = (Keypair::from_seed([1; 32]), Keypair::from_seed([2; 32]));
+    let mut roster = Roster::found(&founder, [3; 16]);
+    let (id, mesh) = (InviteId([4; 16]), roster.mesh());
+    let invitation = Invitation::make(&founder, mesh, vec![], id, [8; 32], u64::MAX, 9);
+    let admission = roster.admit(&founder, member.public(), &invitation.invite);
+    roster.adopt(vec![admission]);
+    let now = Now { mono: Mono(1_000_000_000), wall: 0 };
+    let mut one = Side::start(&founder, 1, &roster, now);
+    let node = member.node();
+    one.link(now, node);
+    one.effects.clear();
+    let reason = "stolen".to_owned();
+    one.handle(now, Event::Revoke { ticket: 7, node, nonce: [1; 16], reason });
+    let at = |wanted: &dyn Fn(&Effect) -> bool| one.effects.iter().position(wanted).unwrap();
+    let written = at(&|it| matches!(it, Effect::Statements(..)));
+    let told = at(&|it| matches!(it, Effect::Send(to, _) if *to == node));
+    let ended = at(&|it| matches!(it, Effect::Expel(of, _) if *of == node));
+    let answered = at(&|it| matches!(it, Effect::Decreed { ticket: 7, result: Ok(()) }));
+    assert!(written < told && told < ended && ended < answered);
+    assert!(!one.control.peers().nodes.iter().any(|peer| peer.node == node));
+    one.effects.clear();
+    // What it sent before, or sends on a connection that lingers.
+    let late = one.control.roster().revoke(&member, founder.node(), [2; 16], "");
+    let late = Statements(vec![Statement::Revocation(late)]);
+    one.handle(now, Event::Message(node, LinkMessage::Statements(late).encode()));
+    one.handle(now, Event::Datagram(node, vec![2]));
+    one.handle(now, Event::LinkUp { node, addrs: vec![], learned: vec![], wall: 0 });
+    assert_eq!(one.control.counters().unlinked, 2);
+    assert!(one.control.roster().contains(founder.node()));
+    assert!(one.control.linked().is_empty(), "a handshake judged by an older roster");
+    assert!(one.effects.iter().any(|it| matches!(it, Effect::Expel(of, _) if *of == node)));
+}

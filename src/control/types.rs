@@ -276,6 +276,8 @@ pub struct Counters {
     pub admitted: u64,
     /// Nodes refused.
     pub refused: u64,
+    /// Bytes of the ledger's messages sent.
+    pub ledger_bytes: u64,
     /// Members that were shut out by a revocation, as far as this node heard.
     pub revoked: u64,
     /// Members that were shut out because their invitation let in more than it may.

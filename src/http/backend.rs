@@ -188,6 +188,10 @@ pub trait Backend: Send + Sync + 'static {
     /// Changes the ledger; answers when it is on disk.
     async fn write(&self, write: Write) -> Result<Receipt, Refusal>;
 
+    /// The ledger and who belongs to the mesh as they are at this moment, in a file that nobody
+    /// else sees, and its length; or why not.
+    async fn backup(&self) -> Result<(std::fs::File, u64), String>;
+
     /// A record of the ledger, removed or not.
     async fn record(&self, key: Key) -> Option<Record>;
 

@@ -62,6 +62,10 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
         "what",
         &rows,
     );
+    let sent = [("out", control.ledger_bytes)];
+    add("ledger_bytes", "Bytes of the ledger's messages.", "direction", &sent);
+    let listeners = [("listener", totals.changes_lost)];
+    add("record_changes_lost", "Changes that somebody read too slowly.", "cause", &listeners);
     let joins = [("admitted", control.admitted), ("refused", control.refused)];
     add("joins", "Newcomers.", "result", &joins);
     let expelled = [

@@ -336,6 +336,10 @@ impl Backend for FakeNode {
         self.mesh.records.lock().unwrap().get(&key).cloned()
     }
 
+    async fn backup(&self) -> Result<(std::fs::File, u64), String> {
+        Err("there is no store".into())
+    }
+
     async fn records(&self, keys: Vec<Key>) -> Vec<Option<Record>> {
         let records = self.mesh.records.lock().unwrap();
         keys.iter().map(|key| records.get(key).cloned()).collect()

@@ -204,6 +204,8 @@ const ROUTES: &[(&str, &str, &str, [u16; 8])] = &[
         "/api/v1/nodes/01010101010101010101010101010101/key",
         [401, 403, 403, 403, 403, 403, 403, 204],
     ),
+    // A copy of everything is for whoever is at the machine.
+    ("/api/v1/backup", "POST", "/api/v1/backup", [401, 403, 403, 403, 403, 403, 403, 403]),
 ];
 
 /// The same for records: by noun and id, what reading it and changing it without a condition come to.

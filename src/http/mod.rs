@@ -4,6 +4,7 @@ mod api;
 pub mod assets;
 pub mod auth;
 pub mod backend;
+mod backup;
 mod body;
 mod counters;
 mod events;

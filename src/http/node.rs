@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures::FutureExt as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::auth::strip_port;
@@ -21,7 +20,7 @@ use super::socket::AdminSocket;
 use super::tls::{self, Certificate, load_or_make};
 use super::{ServerCounters, leg, native, router, serve};
 use crate::access::Rights;
-use crate::accounts::{Audit, AuditCursor, Key, Ledger, Receipt, Record, Refusal, Write};
+use crate::accounts::{Audit, AuditCursor, Key, Receipt, Record, Refusal, Write};
 use crate::admission;
 use crate::cluster::{ClusterView, EncoderState};
 use crate::control::SKEW_ALARM;
@@ -35,9 +34,6 @@ use crate::wire::{self, Answer, Ask, Failed, Message, Offer, SdpAnswer};
 
 /// How long another node may take to set a leg up or to list its viewers.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Records copied on the control loop in one go: some 10 µs.
-const AT_ONCE: usize = 100;
-
 /// Runs a node with everything it serves until `shutdown`, then lets it leave gracefully.
 pub async fn run(
     mut config: NodeConfig,
@@ -534,23 +530,26 @@ impl Backend for Live {
         self.node.write(write).await
     }
 
+    async fn backup(&self) -> Result<(std::fs::File, u64), String> {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = self.node.data().join(format!("backup-{number}.part"));
+        self.node.backup(path.clone()).await.map_err(|error| error.to_string())?;
+        let opened = std::fs::File::open(&path).and_then(|file| {
+            // Its space is free again once it was sent, whatever happens meanwhile.
+            std::fs::remove_file(&path)?;
+            let length = file.metadata()?.len();
+            Ok((file, length))
+        });
+        opened.map_err(|error| error.to_string())
+    }
+
     async fn record(&self, key: Key) -> Option<Record> {
         self.records(vec![key]).await.pop()?
     }
 
     async fn records(&self, keys: Vec<Key>) -> Vec<Option<Record>> {
-        let mut found = Vec::with_capacity(keys.len());
-        for part in keys.chunks(AT_ONCE) {
-            let keys = part.to_vec();
-            let copy = move |ledger: &Ledger| {
-                keys.iter().map(|key| Some(ledger.encoded(*key)?.to_vec())).collect::<Vec<_>>()
-            };
-            // Read here: what is done on the control loop holds everything else up.
-            let copies = self.node.read_ledger(copy).await;
-            let copies = copies.unwrap_or_else(|| vec![None; part.len()]);
-            found.extend(copies.iter().map(|bytes| Record::decode(bytes.as_ref()?).ok()));
-        }
-        found
+        self.node.records(&keys).await
     }
 
     fn record_changes(&self) -> RecordChanges {
@@ -562,20 +561,7 @@ impl Backend for Live {
     }
 
     async fn has_write(&self, version: (ActorId, u64), within: Duration) -> bool {
-        // First, so that nothing comes unseen between the question and the wait.
-        let mut changes = self.node.record_changes();
-        let comes = async {
-            loop {
-                let has = self.node.read_ledger(move |ledger| ledger.has(version)).await;
-                if has != Some(false) {
-                    return has.is_some();
-                }
-                changes.next().await;
-                // A burst is one change.
-                while changes.next().now_or_never().is_some() {}
-            }
-        };
-        tokio::time::timeout(within, comes).await.unwrap_or(false)
+        self.node.has_write(version, within).await
     }
 
     fn metrics(&self) -> MetricsSnapshot {

@@ -10,7 +10,7 @@ use axum::routing::{self, MethodRouter};
 
 use super::problem::Problem;
 use super::records::{self, Asked};
-use super::{App, api, assets, events, health, login, metrics, nodes, openapi, whep};
+use super::{App, api, assets, backup, events, health, login, metrics, nodes, openapi, whep};
 use crate::accounts::{Kind, Schema};
 
 /// One route with one method.
@@ -215,6 +215,15 @@ fn mesh() -> Vec<Route> {
         .body("application/json", "InvitationTerms")
         .json(201, "Invitation")
         .problems(&[422]),
+        Route::new(
+            "post",
+            "/api/v1/backup",
+            "A copy of the store, whole.",
+            routing::post(backup::backup),
+        )
+        .for_who("be at the node's own machine")
+        .other(200, "application/octet-stream")
+        .problems(&[507]),
         Route::new(
             "get",
             "/api/v1/audit",

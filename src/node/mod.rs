@@ -13,6 +13,7 @@ mod members;
 mod name;
 pub mod passwords;
 mod ports;
+mod records;
 mod relay;
 mod report;
 mod writer;
@@ -50,6 +51,7 @@ use crate::hub::{Hubs, Subscription};
 use crate::id::{AccountId, EncoderId, InviteId, NodeId, RecordId, valid_name};
 use crate::net::{AskError, Net, NetConfig, RtcDatagram};
 use crate::store::Source;
+
 use crate::time::{Mono, Now};
 use crate::wire;
 

@@ -6,6 +6,8 @@ mod rank;
 
 pub use rank::rank;
 
+use std::collections::BTreeSet;
+
 use crate::id::{EncoderId, NodeId};
 
 /// A node that may take encoders: alive, not draining, not cordoned.
@@ -18,6 +20,8 @@ pub struct Candidate {
     pub weight: f64,
     /// Encoders at home there and assignments in flight.
     pub load: u32,
+    /// With so many it is full: no more are assigned to it.
+    pub limit: u32,
 }
 
 /// The least weight: even a node that declares no capacity serves when it is the only one.
@@ -54,13 +58,15 @@ impl Candidate {
     }
 }
 
-/// Chooses a home for an encoder that has none: of the two best ranked the less loaded, the
-/// better ranked at a tie. Nodes to `avoid` (those that just failed the encoder) are taken only
-/// if there is no other. `None` without candidates.
+/// Chooses a home for an encoder that has none: of the two best ranked with room the less loaded,
+/// the better ranked at a tie. Nodes to `avoid` (those that just failed the encoder) are taken only
+/// if there is no other. `None` if no candidate has room.
 pub fn assign(key: EncoderId, candidates: &[Candidate], avoid: &[NodeId]) -> Option<Choice> {
+    let full = full(candidates);
     let ranked = rank(key, candidates);
+    let roomy = ranked.iter().copied().filter(|node| !full.contains(node));
     let (willing, avoided): (Vec<NodeId>, Vec<NodeId>) =
-        ranked.into_iter().partition(|node| !avoid.contains(node));
+        roomy.partition(|node| !avoid.contains(node));
     let contenders = if willing.is_empty() { &avoided } else { &willing };
     let fullness = |node: NodeId| {
         // Of a node given twice the fuller one, so that the order of candidates is irrelevant.
@@ -72,16 +78,30 @@ pub fn assign(key: EncoderId, candidates: &[Candidate], avoid: &[NodeId]) -> Opt
     let first = *contenders.first()?;
     let reason = match (willing.len(), avoided.len()) {
         (0, _) => "only nodes that just failed are left".into(),
-        (1, 0) => "the only node".into(),
+        (1, 0) if full.is_empty() => "the only node".into(),
+        (1, 0) => "the only node with room".into(),
         (1, _) => "the only node that did not just fail".into(),
-        _ if home == first => "ranked first".into(),
-        _ => format!("ranked second, less loaded than {}", first.short()),
+        _ if home != first => format!("ranked second, less loaded than {}", first.short()),
+        _ => match ranked.first().filter(|best| full.contains(best)) {
+            Some(best) => format!("ranked first of those with room: {} is full", best.short()),
+            None => "ranked first".into(),
+        },
     };
-    let next = willing.iter().chain(&avoided).copied().find(|node| *node != home);
+    // One that is full may have room by the time that it is needed.
+    let others = willing.iter().chain(&avoided).chain(&ranked);
+    let next = others.copied().find(|node| *node != home);
     Some(Choice { home, next, reason })
 }
 
-/// The node to stand by for an encoder at `home`: the first ranked other node.
+/// The node to stand by for an encoder at `home`: the first ranked other node, rather one with
+/// room.
 pub fn next(key: EncoderId, home: NodeId, candidates: &[Candidate]) -> Option<NodeId> {
-    rank(key, candidates).into_iter().find(|node| *node != home)
+    let full = full(candidates);
+    let others = rank(key, candidates).into_iter().filter(|node| *node != home);
+    others.min_by_key(|node| full.contains(node))
+}
+
+fn full(candidates: &[Candidate]) -> BTreeSet<NodeId> {
+    let full = candidates.iter().filter(|candidate| candidate.load >= candidate.limit);
+    full.map(|candidate| candidate.node).collect()
 }

@@ -74,7 +74,9 @@ mod tests {
     }
 
     fn candidates(count: u8) -> Vec<Candidate> {
-        (0..count).map(|n| Candidate { node: NodeId([n; 16]), weight: 1.0, load: 0 }).collect()
+        (0..count)
+            .map(|n| Candidate { node: NodeId([n; 16]), weight: 1.0, load: 0, limit: u32::MAX })
+            .collect()
     }
 
     fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
@@ -83,7 +85,12 @@ mod tests {
             let by_node: BTreeMap<_, _> = list.into_iter().map(|(n, w, l)| (n, (w, l))).collect();
             let candidates = by_node.into_iter();
             candidates
-                .map(|(n, (weight, load))| Candidate { node: NodeId([n; 16]), weight, load })
+                .map(|(n, (weight, load))| Candidate {
+                    node: NodeId([n; 16]),
+                    weight,
+                    load,
+                    limit: 40,
+                })
                 .collect()
         })
     }
@@ -156,6 +163,25 @@ mod tests {
         assert_eq!(next(key(1), avoided, &nodes[..1]), None);
     }
 
+    #[test]
+    fn a_full_node_is_passed_over_and_said_to_be_full() {
+        let mut nodes = candidates(3);
+        let best = rank(key(1), &nodes)[0];
+        let at = nodes.iter().position(|node| node.node == best).unwrap();
+        (nodes[at].load, nodes[at].limit) = (5, 5);
+        let choice = assign(key(1), &nodes, &[]).unwrap();
+        assert!(choice.home != best && choice.next != Some(best));
+        nodes.iter_mut().for_each(|node| node.load = 9);
+        assert!(assign(key(1), &nodes, &[]).unwrap().reason.contains(&best.short()));
+        nodes.iter_mut().for_each(|node| node.limit = 9);
+        assert_eq!(assign(key(1), &nodes, &[]), None, "all are full");
+        assert_eq!(
+            next(key(1), nodes[0].node, &nodes[..2]),
+            Some(nodes[1].node),
+            "better than none"
+        );
+    }
+
     proptest! {
         #[test]
         fn the_order_of_candidates_is_irrelevant(
@@ -188,8 +214,9 @@ mod tests {
         #[test]
         fn home_and_next_are_two_candidates(nodes in any_candidates(), k in any::<u64>()) {
             match assign(key(k), &nodes, &[]) {
-                None => prop_assert!(nodes.is_empty()),
+                None => prop_assert!(nodes.iter().all(|node| node.load >= node.limit)),
                 Some(Choice { home, next: standby, .. }) => {
+                    prop_assert!(nodes.iter().any(|node| node.node == home && node.load < node.limit));
                     prop_assert!(nodes.iter().any(|node| node.node == home));
                     prop_assert_eq!(standby, next(key(k), home, &nodes));
                     prop_assert_eq!(standby.is_some(), nodes.len() > 1);
@@ -205,7 +232,7 @@ mod tests {
             let nodes: Vec<_> = weights
                 .iter()
                 .zip(0u8..)
-                .map(|(weight, n)| Candidate { node: NodeId([n; 16]), weight: *weight, load: n.into() })
+                .map(|(weight, n)| Candidate { node: NodeId([n; 16]), weight: *weight, load: n.into(), limit: u32::MAX })
                 .collect();
             prop_assert_eq!(rank(key(k), &nodes).len(), nodes.len());
             prop_assert!(assign(key(k), &nodes, &[]).is_some());

@@ -3,14 +3,13 @@
 //! it back numbers its changes anew, and gets from the others what came later.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
 
 use redb::{Database, ReadableTable, WriteTransaction};
 
 use super::ledger::{Names, RESTORED, load, seal};
 use super::{
-    DATABASE_FILE, MEMBERS, META, SCHEMA, Saved, Store, StoreError, Trouble, encode, files,
-    guarded, insert_statements, meta, open_database, read_members, read_statements,
+    DATABASE_FILE, MEMBERS, META, SCHEMA, Saved, Shared, Store, StoreError, Trouble, encode, files,
+    guarded, insert_statements, meta, open_database, read_members, read_shared, read_statements,
 };
 use crate::accounts::{Loaded, Row};
 use crate::id::MeshId;
@@ -18,11 +17,11 @@ use crate::id::MeshId;
 /// When a backup was made, in milliseconds since 1970.
 const MADE: &str = "made";
 
-/// Makes backups while the store is written to. Does not keep the database open.
+/// Makes backups while the store is written to, for as long as it is open.
 #[derive(Debug, Clone)]
 pub struct Source {
     path: PathBuf,
-    db: Weak<Database>,
+    db: Shared,
 }
 
 /// What a backup holds.
@@ -46,9 +45,9 @@ pub struct Restored {
 }
 
 impl Store {
-    /// What makes backups of this store for as long as it is open.
+    /// What makes backups of this store.
     pub fn source(&self) -> Source {
-        Source { path: self.path.clone(), db: Arc::downgrade(&self.db) }
+        Source { path: self.path.clone(), db: self.db.clone() }
     }
 }
 
@@ -56,12 +55,7 @@ impl Source {
     /// Writes the ledger of a mesh as it is at this moment into a file, which is whole when it has
     /// that name.
     pub fn backup(&self, mesh: MeshId, made: u64, file: &Path) -> Result<BackedUp, StoreError> {
-        let Some(db) = self.db.upgrade() else {
-            let (path, reason) = (self.path.clone(), "it is closed".into());
-            return Err(StoreError::Database { path, reason });
-        };
-        let read = guarded(&self.path, || Content::read(&db, mesh))?;
-        drop(db);
+        let read = read_shared(&self.path, &self.db, |db| Content::read(db, mesh))?;
         let backup = BackedUp { mesh, records: read.loaded.records.len(), made };
         let unfinished = files::with_suffix(file, ".new");
         files::remove(&unfinished)?;

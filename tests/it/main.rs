@@ -1,6 +1,7 @@
 //! Tests with real processes: this executable as nodes, encoders and viewers on loopback, and
 //! where addresses matter in network namespaces.
 
+mod backup;
 mod bad_input;
 mod demo;
 mod harness;

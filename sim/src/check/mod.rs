@@ -10,6 +10,7 @@ mod next;
 mod peers;
 mod rights;
 mod served;
+mod spread;
 mod stale;
 mod steady;
 mod trust;
@@ -150,6 +151,7 @@ impl World {
         self.check_trust();
         self.check_rights();
         self.mark_states();
+        self.check_spread();
     }
 
     /// When everything had time to recover.

@@ -5,9 +5,13 @@ mod act;
 pub(crate) mod audit;
 mod change;
 mod edit;
+#[cfg(test)]
+mod fake;
 pub(crate) mod kinds;
 mod show;
 mod special;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -292,7 +296,7 @@ fn confirm(yes: bool, consequence: &str) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
-mod tests {
+mod arguments_tests {
     use super::*;
 
     #[test]

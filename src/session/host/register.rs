@@ -116,8 +116,19 @@ impl Host {
                     let reason = format!("epoch {} is not above {floor}", register.epoch);
                     return reject(reason, false, &mut self.counters);
                 }
-                if held.is_none() && self.homes() >= ENTRIES_MAX {
-                    let reason = format!("this node is home to {ENTRIES_MAX} encoders already");
+                if held.is_none()
+                    && let limit = limit(world)
+                    && self.homes() >= limit
+                {
+                    let other = placement::assign(register.encoder, world.candidates, &[world.me]);
+                    let other = other.filter(|choice| choice.home != world.me);
+                    let next = other.map_or_else(
+                        || "every other node is full, too; try again later".to_owned(),
+                        |choice| format!("{} has room", choice.home.short()),
+                    );
+                    let reason = format!(
+                        "this node is full: it is at its limit of {limit} encoders; {next}"
+                    );
                     return reject(reason, false, &mut self.counters);
                 }
                 self.become_home(world, id, register, effects);
@@ -178,7 +189,14 @@ impl Host {
                 .map(|choice| (choice.home, choice.next, choice.reason)),
         };
         let Some((home, next, reason)) = choice else {
-            let reason = "no node takes encoders at present: all are draining".to_owned();
+            self.counters.rejected += 1;
+            let reason = match candidates.len() {
+                0 => "no node takes encoders at present: all are draining".to_owned(),
+                nodes => format!(
+                    "every node that takes encoders is full ({nodes} of them); what is connected \
+                     goes on; add a node, or try again later"
+                ),
+            };
             let rejected = wire::Rejected { role: Role::Ask, floor, name_taken: false, reason };
             effects.push(Effect::Send(id, NodeMessage::Rejected(rejected)));
             return;
@@ -275,6 +293,12 @@ impl Host {
         stream.warm = Some(Warm { session: id, epoch, unconfirmed, told: None });
         self.settle(world, encoder, effects);
     }
+}
+
+/// How many encoders this node takes.
+fn limit(world: &World<'_>) -> usize {
+    let mine = world.candidates.iter().find(|candidate| candidate.node == world.me);
+    mine.map_or(ENTRIES_MAX, |candidate| candidate.limit as usize)
 }
 
 /// Where a later start of the same encoder is at home, whose agent is there.

@@ -36,7 +36,7 @@ struct Trial {
 impl Trial {
     fn new(nodes: u8) -> Self {
         let alive: BTreeSet<NodeId> = (1..=nodes).map(node).collect();
-        let candidate = |&node: &NodeId| Candidate { node, weight: 1.0, load: 0 };
+        let candidate = |&node: &NodeId| Candidate { node, weight: 1.0, load: 0, limit: 9 };
         Self {
             host: Host::default(),
             directory: Directory::new(node(1), Boot(1)),
@@ -554,4 +554,45 @@ fn two_domains_may_have_the_same_name_and_neither_hears_of_the_other() {
     let third = wire::Register { encoder: EncoderId([9; 16]), ..other };
     let effects = trial.say(3, ClientMessage::Register(third));
     assert!(rejection(&effects, 3).is_some(), "within one domain it is taken");
+}
+
+#[test]
+fn who_comes_to_a_full_node_is_told_where_there_is_room() {
+    let mut trial = Trial::new(2);
+    trial.candidates[0].limit = 0;
+    let refused = trial.home(1, epoch(1));
+    let reason = refused.iter().find_map(|effect| match effect {
+        Effect::Send(_, NodeMessage::Rejected(rejected)) => Some(&rejected.reason),
+        _ => None,
+    });
+    let reason = reason.expect("it is refused");
+    assert!(reason.contains("limit of 0") && reason.contains(&node(2).short()), "{reason}");
+    assert_eq!(trial.host.counters.rejected, 1);
+}
+
+#[test]
+fn when_every_node_is_full_that_is_said_and_whoever_is_at_home_stays() {
+    let mut trial = Trial::new(2);
+    trial.home(1, epoch(1));
+    trial.candidates.iter_mut().for_each(|candidate| candidate.limit = 0);
+    let other = wire::Register {
+        encoder: EncoderId([8; 16]),
+        name: "other".into(),
+        role: Role::Ask,
+        epoch: epoch(1),
+        source: SourceState::Ready,
+        home: None,
+        lost_ms: None,
+    };
+    trial.welcome(2);
+    let refused = trial.say(2, ClientMessage::Register(other));
+    let full = |effect: &Effect| match effect {
+        Effect::Send(_, NodeMessage::Rejected(rejected)) => rejected.reason.contains("full"),
+        _ => false,
+    };
+    assert!(refused.iter().any(full), "{refused:?}");
+    // The same claim again, over another connection: it is at home here already.
+    let again = trial.home(3, epoch(2));
+    assert!(!again.iter().any(full), "{again:?}");
+    assert_eq!(trial.directory.entry(node(1), CAM).map(|entry| entry.epoch), Some(epoch(2)));
 }

@@ -1,0 +1,30 @@
+//! No survivor is stampeded by the encoders of a node that died.
+
+use crate::net::SEC;
+use crate::world::World;
+
+/// By then everyone is at home somewhere.
+const PLACED: u64 = 5 * SEC;
+/// With fewer encoders for each node, chance alone makes counts uneven.
+const MANY: usize = 50;
+/// The fullest node has at most so many per thousand of the mean.
+const FULLEST: usize = 1_250;
+
+impl World {
+    /// In a large mesh, some seconds after anything happened, counts are nearly even.
+    pub(super) fn check_spread(&mut self) {
+        let loads = self.nodes.iter().filter_map(|node| node.control.as_ref());
+        let loads: Vec<usize> =
+            loads.map(|control| control.directory().count(control.me())).collect();
+        let (total, most) = (loads.iter().sum::<usize>(), loads.iter().max().copied());
+        if total < MANY * loads.len() || total == 0 || !self.whole() || !self.calm_for(PLACED) {
+            return;
+        }
+        let share = most.unwrap_or_default() * loads.len() * 1_000 / total;
+        self.measure("thousandths of the mean at the fullest node", share as u64);
+        if share > FULLEST {
+            let text = format!("{share} thousandths of the mean at the fullest of {loads:?}");
+            self.fail("spread", text);
+        }
+    }
+}
