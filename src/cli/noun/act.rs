@@ -108,7 +108,8 @@ fn missing(kind: &Kind, name: &str) -> Failure {
     Failure::said(
         Exit::NoSuchThing,
         format!(
-            "there is no {0} {name}, or none that you may see; roost {0} list shows all",
+            "there is no {0} {name}, or none that you may see; roost {0} list \
+             shows all, and what is in a domain is called DOMAIN/NAME",
             kind.word
         ),
     )

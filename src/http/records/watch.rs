@@ -27,7 +27,7 @@ use crate::node::{RecordChange, RecordChanges};
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Items in one event of a snapshot.
 const CHUNK: usize = 100;
-/// A burst of changes is one change.
+/// A change is told at once, and those that follow it within this time are one.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Changes taken together, beyond which the rest has its turn later.
 const BATCH: usize = 1_000;
@@ -47,6 +47,7 @@ pub(in crate::http) async fn watch(kind: Kind, asked: Asked) -> Result<Response,
         told: BTreeSet::new(),
         after: None,
         step: Step::Snapshot,
+        followed: None,
         out: VecDeque::new(),
         id: format!("{node}"),
         sent: 0,
@@ -89,6 +90,8 @@ struct Watch {
     /// How far a snapshot or another look is.
     after: Option<RecordId>,
     step: Step,
+    /// When something was told last.
+    followed: Option<tokio::time::Instant>,
     out: VecDeque<Event>,
     id: String,
     sent: u64,
@@ -138,7 +141,10 @@ impl Watch {
                 None
             }
         };
-        tokio::time::sleep(PAUSE).await;
+        if let Some(last) = self.followed {
+            tokio::time::sleep_until(last + PAUSE).await;
+        }
+        self.followed = Some(tokio::time::Instant::now());
         let mut next = first;
         let mut judged = false;
         for _ in 0..BATCH {
