@@ -55,7 +55,7 @@ fn nobody_overwrites_what_they_have_not_seen() {
     assert_eq!(put(node, 1, &[("If-Match", "*")], &json!({ "nme": "x" })).status, 422);
     let gone = request(node.addr(), "DELETE", &path(1), &[("If-Match", "*")], "");
     assert_eq!(gone.expect("it answers").status, 204);
-    assert_eq!(node.get(&path(1)).status, 404);
+    assert_eq!(node.get(&path(1)).status, 410);
 }
 
 #[test]
