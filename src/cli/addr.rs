@@ -12,9 +12,9 @@ use super::exit::{Exit, Failure};
 use super::{node, sessions, usage};
 
 /// Where a node on this machine is, unless something is said.
-const HERE: &str = "127.0.0.1:9443";
+pub(crate) const HERE: &str = "127.0.0.1:9443";
 /// What a socket's path follows.
-const SOCKET: &str = "unix:";
+pub(crate) const SOCKET: &str = "unix:";
 
 /// Where the mesh is, and on whose behalf it is asked.
 #[derive(Debug, Clone, clap::Args)]

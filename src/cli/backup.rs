@@ -3,48 +3,46 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use roost::http::socket::SOCKET_FILE;
 use roost::store::Store;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use roost::wire::ApiRequest;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
 
 use super::exit::{Exit, Failure};
-use super::{duration, out};
+use super::local::{self, Broken};
+use super::{node, out};
 
 const WHAT: &str = "cannot make a backup";
-/// Longest head of an answer: a dozen header lines.
-const HEAD_MAX: usize = 16 << 10;
+/// Longest answer that is no backup, in bytes: a few words.
+const WORDS_MAX: u64 = 64 << 10;
 
 /// Arguments of `roost backup`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Backup {
     /// Where it goes, in place of an older one
     file: PathBuf,
-    /// The node to ask, on this machine
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        default_value = "127.0.0.1:9443",
-        conflicts_with = "data"
-    )]
-    addr: String,
-    /// The folder of a node that does not run, instead
+    /// The node's folder, whether it runs or not [default: that of a node that was told none]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// How long the node may take
-    #[arg(long, value_name = "D", value_parser = duration::parse, default_value = "60s")]
-    timeout: std::time::Duration,
 }
 
 /// Writes the file, and says where it is.
 pub(crate) async fn run(args: Backup) -> Result<(), Failure> {
-    match args.data {
-        Some(data) => of_folder(&data, &args.file)?,
-        None => {
-            let asked = tokio::time::timeout(args.timeout, of_node(&args.addr, &args.file));
-            asked.await.map_err(|_elapsed| {
-                let why = format!("{} did not answer in time", args.addr);
-                Failure::new(Exit::NoNodeAnswered, WHAT, why, "give it more with --timeout")
-            })??;
+    let data = args.data.unwrap_or_else(node::default_socket_folder);
+    let method = "POST".to_owned();
+    let path = "/api/v1/backup".to_owned();
+    let request = ApiRequest { method, path, headers: Vec::new(), body: Vec::new() };
+    match local::open(&data.join(SOCKET_FILE), &request).await {
+        Ok((status, headers, body, stream)) => {
+            let length = headers.iter().find(|(name, _)| name == "content-length");
+            let length = length.and_then(|(_, value)| value.parse().ok());
+            of_node(status, length, body, stream, &args.file).await?;
+        }
+        // No node runs on it.
+        Err(Broken::Before(_)) => of_folder(&data, &args.file)?,
+        Err(Broken::After(why)) => {
+            return Err(Failure::new(Exit::NoNodeAnswered, WHAT, why, "repeat it"));
         }
     }
     out::line(&args.file.display().to_string())
@@ -69,48 +67,25 @@ fn now() -> u64 {
     u64::try_from(now).unwrap_or(0)
 }
 
-/// Asks a node on this machine: HTTP/1.0, so that the answer ends with the connection.
-async fn of_node(addr: &str, file: &Path) -> Result<(), Failure> {
-    let silent = |error: std::io::Error| {
-        Failure::new(Exit::NoNodeAnswered, WHAT, format!("{addr}: {error}"), "check --addr")
+/// Takes what a running node answers.
+async fn of_node(
+    status: u16,
+    length: Option<u64>,
+    mut body: Vec<u8>,
+    mut stream: UnixStream,
+    file: &Path,
+) -> Result<(), Failure> {
+    let Some(exit) = super::exit::exit_of_status(status) else {
+        return keep(&mut stream, body, length, file).await;
     };
-    let mut stream = TcpStream::connect(addr).await.map_err(silent)?;
-    let request =
-        format!("POST /api/v1/backup HTTP/1.0\r\nHost: {addr}\r\nContent-Length: 0\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(silent)?;
-    let mut answer = Vec::new();
-    let end = loop {
-        if let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") {
-            break end + 4;
-        }
-        if answer.len() > HEAD_MAX || stream.read_buf(&mut answer).await.map_err(silent)? == 0 {
-            let why = format!("{addr} does not speak like a node");
-            return Err(Failure::new(Exit::NoNodeAnswered, WHAT, why, "check --addr"));
-        }
-    };
-    let body = answer.split_off(end);
-    let head = String::from_utf8_lossy(&answer).into_owned();
-    let status: u16 =
-        head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
-    if status != 200 {
-        let mut body = body;
-        stream.take(HEAD_MAX as u64).read_to_end(&mut body).await.map_err(silent)?;
-        let exit = super::exit::exit_of_status(status).unwrap_or(Exit::Failed);
-        return Err(Failure::said(
-            exit,
-            format!("{WHAT}: {}", super::call::problem(status, &body)),
-        ));
-    }
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<u64>().ok())?
-    });
-    keep(&mut stream, body, length, file).await
+    // What cannot be read of it leaves the status.
+    let _ = stream.take(WORDS_MAX).read_to_end(&mut body).await;
+    Err(Failure::said(exit, format!("{WHAT}: {}", super::call::problem(status, &body))))
 }
 
 /// Writes what comes under another name first: only what is whole gets the file's.
 async fn keep(
-    stream: &mut TcpStream,
+    stream: &mut UnixStream,
     mut chunk: Vec<u8>,
     length: Option<u64>,
     file: &Path,

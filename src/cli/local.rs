@@ -39,7 +39,7 @@ pub(crate) async fn call(path: &Path, request: &ApiRequest) -> Result<ApiRespons
 }
 
 /// Sends a request and takes the answer's head; the body is what follows and what is in the stream.
-async fn open(
+pub(crate) async fn open(
     path: &Path,
     request: &ApiRequest,
 ) -> Result<(u16, ApiHeaders, Vec<u8>, UnixStream), Broken> {

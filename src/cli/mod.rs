@@ -293,7 +293,7 @@ mod tests {
             "roost audit --follow --json",
             "roost node --data /tmp/x --admin-password-file /run/secrets/admin",
             "roost whoami --json --token-file /run/secrets/token",
-            "roost backup /tmp/roost.backup --addr 127.0.0.1:1",
+            "roost backup /tmp/roost.backup",
             "roost backup /tmp/roost.backup --data /tmp/x",
             "roost restore /tmp/roost.backup --data /tmp/x --json",
             "roost licenses",
@@ -325,7 +325,7 @@ mod tests {
             "roost node add n4",
             "roost backup",
             "roost restore /tmp/roost.backup",
-            "roost backup /tmp/x --data /tmp/y --addr a:1",
+            "roost backup /tmp/x --addr a:1",
         ] {
             assert!(Roost::try_parse_from(line.split(' ')).is_err(), "{line} was accepted");
         }

@@ -21,8 +21,7 @@ pub(super) async fn backup(State(app): State<App>, caller: Caller) -> Result<Res
     if caller.principal.who != Who::Local {
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
-            "a backup is made on the node's own machine only: ask there, over loopback and \
-             without a credential",
+            "a backup is made on the node's own machine only: run roost backup there",
         ));
     }
     let (file, length) = app.backend.backup().await.map_err(|why| {

@@ -174,6 +174,8 @@ const ROUTES: &[(&str, &str, &str, [u16; 8])] = &[
     ),
     ("/whep/{name}", "POST", "/whep/site%2Fcam", [401, 403, 404, 404, 400, 400, 400, 400]),
     ("/metrics", "GET", "/metrics", [401, 403, 403, 403, 403, 403, 403, 200]),
+    // It holds every secret's hash: only at the node's own machine.
+    ("/api/v1/backup", "POST", "/api/v1/backup", [401, 403, 403, 403, 403, 403, 403, 403]),
     (
         "/api/v1/invitations",
         "POST",

@@ -6,6 +6,7 @@ pub mod auth;
 pub mod backend;
 mod backup;
 mod body;
+mod candidates;
 mod counters;
 mod events;
 #[cfg(test)]

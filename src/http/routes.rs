@@ -218,7 +218,7 @@ fn mesh() -> Vec<Route> {
         Route::new(
             "post",
             "/api/v1/backup",
-            "A copy of the store, whole.",
+            "A copy of the ledger and of who belongs to the mesh, as they are at this moment.",
             routing::post(backup::backup),
         )
         .for_who("be at the node's own machine")

@@ -32,7 +32,7 @@ fn shows(node: &Node, number: u64) -> bool {
 #[track_caller]
 fn backup(node: &Node, file: &Path) {
     let file = file.display().to_string();
-    let done = run(&["backup", &file, "--addr", &node.addr().to_string()]);
+    let done = run(&["backup", &file, "--data", &node.data().display().to_string()]);
     assert_eq!(done.code, Some(0), "{done:?}");
 }
 

@@ -3,6 +3,7 @@
 
 mod backup;
 mod bad_input;
+mod cli;
 mod demo;
 mod harness;
 mod health;
