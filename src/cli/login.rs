@@ -174,13 +174,33 @@ pub(crate) async fn whoami(args: Whoami) -> Result<(), Failure> {
         return out::json(&me);
     }
     out::line(me.name.as_deref().unwrap_or("nobody"))?;
-    let rows: Vec<(String, String)> = me
-        .more
-        .iter()
-        .filter(|(_, value)| !value.is_null())
-        .map(|(name, value)| (name.clone(), table::value(value)))
-        .collect();
-    out::line(&table::pairs(&rows))
+    out::line(&table::pairs(&rows(&me.more)))
+}
+
+/// What people read of it, a line for each role.
+fn rows(me: &serde_json::Map<String, Value>) -> Vec<(String, String)> {
+    let shown = me.iter().filter(|(_, value)| !value.is_null());
+    shown
+        .map(|(name, value)| {
+            let text = match value.as_array().filter(|_| name == "roles") {
+                Some(roles) if roles.is_empty() => "none".to_owned(),
+                Some(roles) => roles.iter().map(role).collect::<Vec<_>>().join("\n"),
+                None => table::value(value),
+            };
+            (name.clone(), text)
+        })
+        .collect()
+}
+
+/// `viewer in domain site1`.
+fn role(role: &Value) -> String {
+    let name = table::value(&role["role"]);
+    let text = |field: &str| role[field].as_str();
+    match (text("domain_name").or(text("domain")), text("encoder")) {
+        (Some(domain), _) => format!("{name} in domain {}", table::plain(domain)),
+        (None, Some(encoder)) => format!("{name} of encoder {}", table::plain(encoder)),
+        (None, None) => format!("{name} of the whole mesh"),
+    }
 }
 
 /// A password: from standard input, or typed unseen.
@@ -234,4 +254,28 @@ fn unseen(ask: &str) -> Result<String, Failure> {
 
 fn unreadable(error: io::Error) -> Failure {
     Failure::new(Exit::Failed, "cannot read standard input", error, "check where it comes from")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_one_is_reads_like_this() {
+        let me = json!({
+            "kind": "account", "id": null,
+            "roles": [
+                { "role": "admin", "mesh": true },
+                { "role": "viewer", "domain": "0a", "domain_name": "site1" },
+                { "role": "publisher", "encoder": "0b" },
+            ],
+        });
+        let told = table::pairs(&rows(me.as_object().expect("it is one")));
+        let expected = "\
+kind   account
+roles  admin of the whole mesh
+       viewer in domain site1
+       publisher of encoder 0b";
+        assert_eq!(told, expected);
+    }
 }

@@ -184,3 +184,183 @@ fn a_folder_whose_path_is_too_long_for_a_socket_is_done_without() {
     wait_until(PATIENCE, "it says so", || node.log().contains("socket.unavailable"));
     assert_eq!(node.get("/healthcheck").status, 200);
 }
+
+#[test]
+fn a_member_is_put_out_let_in_and_rekeyed_by_commands() {
+    let user = User::start(2);
+    let sockets: Vec<String> = user
+        .nodes
+        .iter()
+        .map(|node| format!("unix:{}", node.data().join("roost.sock").display()))
+        .collect();
+    let refused = user.run(&sockets[0], &["node", "revoke", "n2"]);
+    assert_eq!(refused.code, Some(2), "nobody said yes: {refused:?}");
+    assert!(refused.stderr.contains("drops it at once"), "it says what follows: {refused:?}");
+    user.good(&sockets[1], &["node", "key", "n2"]);
+    let state = |name: &str| {
+        let shown = user.run(&sockets[0], &["node", "show", name, "--json"]);
+        serde_json::from_str::<Value>(&shown.stdout).unwrap_or_default()["state"].clone()
+    };
+    wait_until(PATIENCE, "it is up with its new key", || state("n2") == "up");
+    let other = user.run(&sockets[0], &["node", "key", "n2"]);
+    assert_eq!(other.code, Some(4), "only it has its key: {other:?}");
+    let args = ["node", "revoke", "n2", "--reason", "stolen", "--yes", "--json"];
+    let told: Value = serde_json::from_str(&user.good(&sockets[0], &args)).expect("it is JSON");
+    wait_until(PATIENCE, "it is out", || state("n2") != "up");
+    let lost = user.run(&sockets[0], &["node", "readmit", "n2", "--yes"]);
+    assert_eq!(lost.code, Some(3), "it has no name: {lost:?}");
+    let id = told["id"].as_str().expect("it has one");
+    user.good(&sockets[0], &["node", "readmit", id, "--yes"]);
+    wait_until(PATIENCE, "it is back", || state("n2") == "up");
+}
+
+/// Logs in at a node as its administrator.
+#[track_caller]
+fn log_in(user: &User, addr: &str) {
+    let args = ["login", "--name", "admin", "--password-stdin"];
+    let done = user.typed(addr, &args, &format!("{PASSWORD}\n"));
+    assert_eq!(done.code, Some(0), "{done:?}");
+}
+
+#[test]
+fn every_noun_lives_over_the_socket_and_with_a_login_over_the_network() {
+    let user = User::start(1);
+    let socket = format!("unix:{}", user.nodes[0].data().join("roost.sock").display());
+    let network = user.addr(0);
+    log_in(&user, &network);
+    for (addr, domain) in [(&socket, "site1"), (&network, "site2")] {
+        let good = |args: &[&str]| user.good(addr, args);
+        let json = |args: &[&str]| -> Value {
+            let args = [args, &["--json"]].concat();
+            serde_json::from_str(&user.good(addr, &args)).expect("it is JSON")
+        };
+        let exit = |args: &[&str]| user.run(addr, args).code;
+        let named = |name: &str| format!("{domain}/{name}");
+        good(&["domain", "add", domain, "description=a site", "--wait", "1"]);
+        good(&["account", "add", "anna", "email=a@b", "--domain", domain]);
+        let anna = named("anna");
+        for (noun, more) in [
+            ("group", "+accounts=anna"),
+            ("encoder", "always_on=true"),
+            ("room", "description=a room"),
+        ] {
+            good(&[noun, "add", &named("x"), more]);
+        }
+        good(&["rule", "add", &named("x"), "role=viewer", "+groups=x", "+encoders=x"]);
+        good(&["encoder", "set", &named("x"), "room=x", "+labels=north,south"]);
+        good(&["pool", "add", domain, "+nodes=n1", "only=true"]);
+        good(&["alarm", "add", domain, "when=node.down", "call=ops"]);
+        good(&["setting", "add", domain, "value=1"]);
+        let rule = json(&["rule", "show", &named("x")]);
+        assert_eq!(rule["groups"][0], json(&["group", "show", &named("x")])["id"]);
+        assert_eq!(rule["encoders"][0], json(&["encoder", "show", &named("x")])["id"]);
+        let shown = good(&["encoder", "show", &named("x")]);
+        assert!(shown.contains("north, south"), "{shown}");
+        for noun in ["domain", "account", "group", "rule", "encoder", "room", "pool", "alarm"] {
+            let listed = good(&[noun, "list"]);
+            assert!(listed.starts_with("NAME"), "{noun}: {listed}");
+        }
+        let names = good(&["account", "list", "--domain", domain, "--output", "name"]);
+        assert_eq!(names, format!("{anna}\n"));
+
+        // A change, its history, and what cannot be done.
+        good(&["account", "set", &anna, "description=night", "disabled=true"]);
+        let history = good(&["account", "history", &anna]);
+        assert!(history.contains("set description") && history.contains("n1"), "{history}");
+        let audit = good(&["audit", "--limit", "5"]);
+        assert!(audit.contains("account anna"), "{audit}");
+        assert_eq!(exit(&["account", "set", &anna, "colour=red"]), Some(2));
+        assert_eq!(exit(&["rule", "add", "bad", "role=king"]), Some(2));
+        assert_eq!(exit(&["account", "add", &anna]), Some(4), "the name is taken");
+        assert_eq!(exit(&["account", "show", "nobody"]), Some(3));
+        assert_eq!(exit(&["account", "rm", &anna]), Some(2), "nobody said yes");
+        assert_eq!(exit(&["account", "set", &anna, "email=", "--wait", "2"]), Some(7));
+
+        let key = good(&["encoder", "key", &named("x")]);
+        assert!(key.starts_with("rk1") && key.lines().count() == 1, "{key}");
+        let keys = json(&["encoder", "key", &named("x"), "--list"]);
+        let prefix = keys["items"][0]["prefix"].as_str().expect("it has one").to_owned();
+        good(&["encoder", "key", &named("x"), "--revoke", &prefix, "--yes"]);
+        let keys = json(&["encoder", "key", &named("x"), "--list"]);
+        assert_eq!(keys["items"].as_array().map(Vec::len), Some(0), "{keys}");
+
+        good(&["node", "set", "n1", "description=first", "+labels=north"]);
+        assert!(good(&["node", "list"]).contains("first"));
+        good(&["node", "set", "n1", "-labels=north", "description="]);
+        let id = json(&["account", "show", &anna])["id"].as_str().expect("it has one").to_owned();
+        good(&["account", "show", &id[..8]]);
+        for (noun, name) in [
+            ("rule", named("x")),
+            ("encoder", named("x")),
+            ("group", named("x")),
+            ("room", named("x")),
+            ("account", anna.clone()),
+            ("pool", domain.to_owned()),
+            ("alarm", domain.to_owned()),
+            ("setting", domain.to_owned()),
+            ("domain", domain.to_owned()),
+        ] {
+            good(&[noun, "rm", &name, "--yes"]);
+            assert_eq!(exit(&[noun, "show", &name]), Some(3), "{noun} {name}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_key_lets_its_encoder_send_and_its_end_cuts_it_off() {
+    let user = User::start(1);
+    let addr = user.addr(0);
+    user.local(0, &["encoder", "add", "gate"]);
+    let socket = format!("unix:{}", user.nodes[0].data().join("roost.sock").display());
+    let key = user.good(&socket, &["encoder", "key", "gate"]);
+    let path = user.home().join("key");
+    std::fs::write(&path, key).expect("the folder is there");
+    let (path, state) = (path.display().to_string(), user.home().join("state"));
+    let state = state.display().to_string();
+    let args =
+        ["encode", "gate", "--test", "--key-file", &path, "--state", &state, "--addr", &addr];
+    let args = args.map(str::to_owned);
+    let _encoder = crate::harness::process::Process::start("gate", user.home(), &args);
+    let id: Value =
+        serde_json::from_str(&user.good(&socket, &["encoder", "show", "gate", "--json"]))
+            .expect("it is JSON");
+    let home = || -> Value {
+        let shown = user.good(&socket, &["encoder", "show", "gate", "--json"]);
+        serde_json::from_str(&shown).expect("it is JSON")
+    };
+    wait_until(PATIENCE, "it is at home", || home()["home_name"] == "n1");
+    assert_eq!(home()["id"], id["id"], "the key says which encoder it is");
+    user.good(&socket, &["encoder", "set", "gate", "disabled=true"]);
+    wait_until(PATIENCE, "it is cut off", || home()["state"] == "no_signal");
+}
+
+#[test]
+fn a_conflict_of_two_halves_is_told_and_settled_by_setting_it() {
+    let mut user = User::start(2);
+    let sockets: Vec<String> = user
+        .nodes
+        .iter()
+        .map(|node| format!("unix:{}", node.data().join("roost.sock").display()))
+        .collect();
+    user.good(&sockets[0], &["group", "add", "staff", "description=old", "--wait", "2"]);
+    // Each is alone when it is changed: a conflict as of a partition.
+    user.nodes[1].kill();
+    user.good(&sockets[0], &["group", "set", "staff", "description=left"]);
+    user.nodes[0].kill();
+    user.nodes[1].restart();
+    user.good(&sockets[1], &["group", "set", "staff", "description=right"]);
+    user.nodes[0].restart();
+    wait_until(PATIENCE, "they have met", || {
+        sockets.iter().all(|at| user.good(at, &["group", "list"]).contains("conflict in"))
+    });
+    let shown = user.good(&sockets[0], &["group", "show", "staff"]);
+    for words in ["left", "right", "by local at n1", "by local at n2", "roost group set staff"] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    user.good(&sockets[0], &["group", "set", "staff", "description=right", "--wait", "2"]);
+    for at in &sockets {
+        let shown = user.good(at, &["group", "show", "staff", "--json"]);
+        let shown: Value = serde_json::from_str(&shown).expect("it is JSON");
+        assert_eq!((&shown["description"], shown.get("conflicts")), (&"right".into(), None));
+    }
+}

@@ -189,7 +189,7 @@ fn secret(kind: &Kind, from_stdin: bool) -> Result<Option<String>, Failure> {
         return Ok(None);
     }
     if kind.word != kinds::ACCOUNT.word {
-        return Err(usage(format!("a {} has no password", kind.word)));
+        return Err(usage(format!("--password-stdin is for accounts, not for {}", kind.plural)));
     }
     password(true, "").map(Some)
 }

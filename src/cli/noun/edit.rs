@@ -62,7 +62,7 @@ pub(crate) fn check<'k>(kind: &'k Kind, edit: &Edit) -> Result<(&'k Part, bool),
     let Some((part, is_set)) = kind.part(&edit.name) else {
         let names: Vec<&str> = kind.fields.iter().chain(kind.sets).map(|part| part.name).collect();
         let (word, names) = (kind.word, names.join(", "));
-        return Err(format!("a {word} has no `{}`; it has {names}", edit.name));
+        return Err(format!("`{}` is nothing that {word} records have: {names}", edit.name));
     };
     if !is_set && !matches!(edit.act, Act::Set(_)) {
         let name = part.name;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use comfy_table::Cell;
 use serde_json::{Value, json};
 
-use super::act::{Item, encode, find, path, short_id};
+use super::act::{Item, encode, find, is_id, path, short_id};
 use super::change::{refused, told};
 use super::{Common, Output, Which, Writing, confirm, kinds, overlap};
 use crate::cli::call::{Ask, Mesh};
-use crate::cli::exit::Failure;
+use crate::cli::exit::{Exit, Failure};
 use crate::cli::{out, table};
 
 /// Arguments of `roost encoder key`.
@@ -54,8 +54,6 @@ pub(crate) struct Revoke {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    writing: Writing,
-    #[command(flatten)]
     common: Common,
 }
 
@@ -68,8 +66,6 @@ pub(crate) struct Readmit {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    writing: Writing,
-    #[command(flatten)]
     common: Common,
 }
 
@@ -78,8 +74,6 @@ pub(crate) struct Readmit {
 pub(crate) struct NodeKey {
     #[command(flatten)]
     which: Which,
-    #[command(flatten)]
-    writing: Writing,
     #[command(flatten)]
     common: Common,
 }
@@ -156,43 +150,64 @@ pub(super) async fn revoke(args: Revoke) -> Result<(), Failure> {
     let mesh = args.common.addr.mesh()?;
     let kind = &kinds::NODE;
     let item = find(&mesh, kind, &args.which.name, args.which.domain.as_deref()).await?;
-    let (name, id) = (item.name(), short_id(item.id()));
-    confirm(args.yes, &format!("node {name} ({id}) will be revoked: {}", kind.end))?;
-    let path = format!("{}/revocation", path(kind, item.id()));
-    let ask = Ask::new("POST", path).json(&json!({ "reason": args.reason }));
-    let what = format!("cannot revoke {name}");
-    let answer = refused(mesh.ask(&waiting(ask, &args.writing)).await?, &what)?;
-    if args.common.output() == Output::Json {
-        out::json(&answer.decode::<Value>(&what).unwrap_or_default())?;
-    }
-    told(&format!("node {name} was revoked"), &answer, args.writing.wait)
+    let (name, id) = (item.name(), item.id());
+    confirm(args.yes, &format!("node {name} ({}) will be revoked: {}", short_id(id), kind.end))?;
+    let ask = Ask::new("POST", format!("{}/revocation", path(kind, id)));
+    let ask = ask.json(&json!({ "reason": args.reason }));
+    refused(mesh.ask(&ask).await?, &format!("cannot revoke {name}"))?;
+    // It is in no list from now on: this is the last chance to learn its id.
+    let done = format!("node {name} was revoked; to let it in again: roost node readmit {id}");
+    acted(args.common.output(), id, name, "revoked", &done)
 }
 
 /// Lets a revoked member back in.
 pub(super) async fn readmit(args: Readmit) -> Result<(), Failure> {
     let mesh = args.common.addr.mesh()?;
     let kind = &kinds::NODE;
-    let item = find(&mesh, kind, &args.which.name, args.which.domain.as_deref()).await?;
-    let name = item.name();
+    let given = &args.which.name;
+    // A node that is out has no name any more.
+    let (id, name) = if is_id(given) {
+        (given.clone(), short_id(given).to_owned())
+    } else {
+        let found = find(&mesh, kind, given, args.which.domain.as_deref()).await;
+        let item = found.map_err(|failure| match failure.exit {
+            Exit::NoSuchThing => Failure::new(
+                Exit::NoSuchThing,
+                &format!("cannot readmit {given}"),
+                "a revoked node is in no list",
+                "give its whole id, which roost node revoke told, and logs tell as node.revoked",
+            ),
+            _ => failure,
+        })?;
+        (item.id().to_owned(), item.name().to_owned())
+    };
     confirm(args.yes, &format!("node {name} will be a member again, with the key that it had"))?;
-    let ask = Ask::new("DELETE", format!("{}/revocation", path(kind, item.id())));
-    let what = format!("cannot readmit {name}");
-    let answer = refused(mesh.ask(&waiting(ask, &args.writing)).await?, &what)?;
-    told(&format!("node {name} was readmitted"), &answer, args.writing.wait)
+    let ask = Ask::new("DELETE", format!("{}/revocation", path(kind, &id)));
+    refused(mesh.ask(&ask).await?, &format!("cannot readmit {name}"))?;
+    let done = format!("node {name} was readmitted");
+    acted(args.common.output(), &id, &name, "readmitted", &done)
 }
 
-/// Has a node change its key.
+/// Has the node that is asked change its key.
 pub(super) async fn node_key(args: NodeKey) -> Result<(), Failure> {
     let mesh = args.common.addr.mesh()?;
     let kind = &kinds::NODE;
     let item = find(&mesh, kind, &args.which.name, args.which.domain.as_deref()).await?;
-    let what = format!("cannot change the key of {}", item.name());
-    let ask = Ask::new("POST", format!("{}/key", path(kind, item.id())));
-    let answer = refused(mesh.ask(&waiting(ask, &args.writing)).await?, &what)?;
-    if args.common.output() == Output::Json {
-        out::json(&answer.decode::<Value>(&what).unwrap_or_default())?;
+    let (name, id) = (item.name(), item.id());
+    let ask = Ask::new("POST", format!("{}/key", path(kind, id)));
+    refused(mesh.ask(&ask).await?, &format!("cannot change the key of {name}"))?;
+    acted(args.common.output(), id, name, "rekeyed", &format!("node {name} has a new key"))
+}
+
+/// Says what was done to a node.
+fn acted(output: Output, id: &str, name: &str, act: &str, done: &str) -> Result<(), Failure> {
+    match output {
+        Output::Json => out::json(&json!({ "id": id, "name": name, act: true }))?,
+        Output::Name => out::line(name)?,
+        Output::Table => {}
     }
-    told(&format!("node {} has a new key", item.name()), &answer, args.writing.wait)
+    out::talk(done);
+    Ok(())
 }
 
 fn waiting(ask: Ask, writing: &Writing) -> Ask {
