@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures::FutureExt as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::auth::strip_port;
@@ -22,7 +21,7 @@ use super::socket::AdminSocket;
 use super::tls::{self, Certificate, load_or_make};
 use super::{ServerCounters, leg, native, router, serve};
 use crate::access::Rights;
-use crate::accounts::{Audit, AuditCursor, Key, Ledger, Receipt, Record, Refusal, Write};
+use crate::accounts::{Audit, AuditCursor, Key, Receipt, Record, Refusal, Write};
 use crate::admission;
 use crate::cluster::{ClusterView, EncoderState};
 use crate::control::SKEW_ALARM;
@@ -36,9 +35,6 @@ use crate::wire::{self, Answer, Ask, Failed, Message, Offer, SdpAnswer};
 
 /// How long another node may take to set a leg up or to list its viewers.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Records copied on the control loop in one go: some 10 µs.
-const AT_ONCE: usize = 100;
-
 /// Runs a node with everything it serves until `shutdown`, then lets it leave gracefully.
 pub async fn run(
     mut config: NodeConfig,
@@ -524,18 +520,7 @@ impl Backend for Live {
     }
 
     async fn records(&self, keys: Vec<Key>) -> Vec<Option<Record>> {
-        let mut found = Vec::with_capacity(keys.len());
-        for part in keys.chunks(AT_ONCE) {
-            let keys = part.to_vec();
-            let copy = move |ledger: &Ledger| {
-                keys.iter().map(|key| Some(ledger.encoded(*key)?.to_vec())).collect::<Vec<_>>()
-            };
-            // Read here: what is done on the control loop holds everything else up.
-            let copies = self.node.read_ledger(copy).await;
-            let copies = copies.unwrap_or_else(|| vec![None; part.len()]);
-            found.extend(copies.iter().map(|bytes| Record::decode(bytes.as_ref()?).ok()));
-        }
-        found
+        self.node.records(&keys).await
     }
 
     fn record_changes(&self) -> RecordChanges {
@@ -547,20 +532,7 @@ impl Backend for Live {
     }
 
     async fn has_write(&self, version: (ActorId, u64), within: Duration) -> bool {
-        // First, so that nothing comes unseen between the question and the wait.
-        let mut changes = self.node.record_changes();
-        let comes = async {
-            loop {
-                let has = self.node.read_ledger(move |ledger| ledger.has(version)).await;
-                if has != Some(false) {
-                    return has.is_some();
-                }
-                changes.next().await;
-                // A burst is one change.
-                while changes.next().now_or_never().is_some() {}
-            }
-        };
-        tokio::time::timeout(within, comes).await.unwrap_or(false)
+        self.node.has_write(version, within).await
     }
 
     fn metrics(&self) -> MetricsSnapshot {

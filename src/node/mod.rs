@@ -13,6 +13,7 @@ mod members;
 mod name;
 pub mod passwords;
 mod ports;
+mod records;
 mod relay;
 mod report;
 mod writer;

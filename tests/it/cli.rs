@@ -163,6 +163,11 @@ fn the_socket_needs_no_login_is_the_default_and_goes_with_its_node() {
     assert_eq!(user.local(0, &["status", "--check"]).code, Some(9));
     user.nodes[0].restart();
     user.good(&format!("unix:{}", socket.display()), &["status"]);
+    // What has everything is for whoever is local alone.
+    let file = user.home().join("backup").display().to_string();
+    let data = user.nodes[0].data().display().to_string();
+    let made = finish(PATIENCE, user.command(&["backup", &file, "--data", &data]));
+    assert_eq!((made.code, Path::new(&file).exists()), (Some(0), true), "{made:?}");
     // Over a list, the next that answers does.
     let list = format!("unix:{}/none,unix:{}", user.home().display(), socket.display());
     user.good(&list, &["status"]);

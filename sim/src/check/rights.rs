@@ -36,7 +36,15 @@ impl World {
         }
         for (ix, who, encoder) in served {
             for (other, node) in self.nodes.iter().enumerate() {
-                let Some(control) = &node.control else { continue };
+                let Some(control) = node.control.as_ref().filter(|_| self.runs(other)) else {
+                    continue;
+                };
+                // Who is shut out hears of nothing.
+                let here = self.nodes[ix].control.as_ref();
+                let knows = here.is_some_and(|here| here.roster().contains(node.id));
+                if !(knows && control.roster().contains(self.nodes[ix].id)) {
+                    continue;
+                }
                 let now = self.clock(other).wall;
                 if !control.rights().permits(&who, roost::access::Right::View, encoder, now) {
                     let text =
