@@ -67,6 +67,8 @@ pub struct Control {
     /// Its next wake-up has to be asked for again.
     host_called: bool,
     host_due: Option<Mono>,
+    /// What nodes were called last.
+    names: BTreeMap<NodeId, String>,
     reports: BTreeMap<NodeId, NodeReport>,
     clocks: Clocks,
     /// Whether this node's clock is told to be off, how far it is, and when that was found.
@@ -130,6 +132,7 @@ impl Control {
             rights_changed: false,
             host_called: false,
             host_due: None,
+            names: config.names.into_iter().collect(),
             reports: BTreeMap::new(),
             clocks: Clocks::default(),
             skewed: false,
@@ -563,6 +566,7 @@ impl Control {
         }
         if std::mem::take(&mut self.nodes_dirty) {
             let peers_changed = self.refresh_nodes();
+            self.note_names(effects);
             self.host(now, effects, |host, world, out| {
                 host.nodes_changed(world, out);
                 if peers_changed {

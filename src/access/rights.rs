@@ -322,6 +322,22 @@ impl Rights {
         of(&self.names, name_hash(kind, domain, name))
     }
 
+    /// The domains in which something of this kind has this name.
+    pub fn domains_with(
+        &self,
+        kind: Kind,
+        name: &str,
+    ) -> impl Iterator<Item = (RecordId, RecordId)> {
+        let domains = std::iter::once(DEFAULT_DOMAIN).chain(self.domains.keys().copied());
+        let mut all: Vec<_> = domains
+            .flat_map(|domain| {
+                self.named(kind, Some(domain), name).map(move |found| (domain, found))
+            })
+            .collect();
+        all.dedup();
+        all.into_iter()
+    }
+
     /// The name of a domain.
     pub fn domain_name(&self, domain: RecordId) -> Option<&str> {
         let default = (domain == DEFAULT_DOMAIN).then_some(DEFAULT_DOMAIN_NAME);

@@ -16,6 +16,7 @@ mod login;
 mod node;
 mod noun;
 mod out;
+mod passwd;
 mod restore;
 mod sessions;
 mod signals;
@@ -115,6 +116,8 @@ enum Command {
     Login(login::Login),
     /// Forget what login keeps
     Logout(login::Logout),
+    /// Give yourself another password; everything logged in to before is over
+    Passwd(passwd::Passwd),
     /// Say whom commands act for
     Whoami(login::Whoami),
     /// Write accounts, rules and everything else that people decide into one file
@@ -211,6 +214,7 @@ async fn asking(command: Command) -> Result<(), Failure> {
         Command::Audit(args) => noun::audit::run(args).await,
         Command::Login(args) => login::login(args).await,
         Command::Logout(args) => login::logout(args).await,
+        Command::Passwd(args) => passwd::run(args).await,
         Command::Whoami(args) => login::whoami(args).await,
         Command::Backup(args) => backup::run(args).await,
         Command::Demo(_)
@@ -292,6 +296,8 @@ mod tests {
             "roost node key n1",
             "roost audit --follow --json",
             "roost node --data /tmp/x --admin-password-file /run/secrets/admin",
+            "roost passwd --addr a:1",
+            "roost passwd --password-stdin",
             "roost whoami --json --token-file /run/secrets/token",
             "roost backup /tmp/roost.backup",
             "roost backup /tmp/roost.backup --data /tmp/x",

@@ -1,7 +1,7 @@
 //! What follows from membership, links and headers: this node's own header, the peer list that
 //! clients keep, and the candidates for new encoders.
 
-use super::Control;
+use super::{Control, Effect};
 use crate::directory::{ENTRIES_MAX, Header};
 use crate::grow::Later;
 use crate::id::NodeId;
@@ -36,6 +36,18 @@ impl Control {
         let changed = peers != self.peers;
         self.peers = peers;
         changed
+    }
+
+    /// Keeps what members are called now.
+    pub(super) fn note_names(&mut self, effects: &mut Vec<Effect>) {
+        for node in self.roster.members() {
+            let Some(header) = self.directory.header(node) else { continue };
+            let known = self.names.get(&node) == Some(&header.name);
+            if !known && node != self.me && !header.name.is_empty() {
+                self.names.insert(node, header.name.clone());
+                effects.push(Effect::Name(node, header.name.clone()));
+            }
+        }
     }
 
     pub(super) fn draining(&self, node: NodeId) -> bool {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::App;
 use super::auth::{Caller, query_value};
 use super::backend::{InviteTerms, ViewersView};
-use super::body::read_text;
+use super::body::{from_json, read_text};
 use super::problem::Problem;
 use super::visible;
 use crate::access::{DEFAULT_DOMAIN, Right, Scope};
@@ -101,7 +101,7 @@ pub(super) async fn invite(
 ) -> Result<(StatusCode, Json<Invited>), Problem> {
     let text = read_text(request.into_body(), MAX_JSON).await?;
     let text = if text.trim().is_empty() { "{}" } else { &text };
-    let asked: InviteRequest = serde_json::from_str(text).map_err(|error| {
+    let asked: InviteRequest = from_json(text).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is no invitation request: {error}"))
     })?;
     let lifetime = Duration::from_secs(asked.expires_s);

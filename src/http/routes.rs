@@ -231,7 +231,7 @@ fn mesh() -> Vec<Route> {
             routing::get(records::history::audit),
         )
         .for_who("read what was changed")
-        .takes(&["limit", "cursor", "Roost-Min-Version"])
+        .takes(&["limit", "cursor of all", "Roost-Min-Version"])
         .answer(200, vec![Content::Json("AuditList".into())], READ)
         .problems(&[400]),
         Route::new(
@@ -279,7 +279,7 @@ fn of_kind(schema: &'static Schema, noun: &str) -> Vec<Route> {
             vec![Content::Json(format!("{shown}List")), Content::Other("text/event-stream")],
             READ,
         )
-        .problems(&[400]),
+        .problems(&[400, 404]),
         Route::new(
             "get",
             &item,

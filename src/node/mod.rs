@@ -198,7 +198,7 @@ impl Node {
         let founding = folder.unfinished()?;
         let folder = folder.open_ledger(&roster).await?;
         let lock = folder.lock();
-        let Folder { store, keypair, next_key, boot, remembered, ledger, .. } = folder;
+        let Folder { store, keypair, next_key, boot, remembered, names, ledger, .. } = folder;
         let name = config.name.unwrap_or_else(|| name::default_name(keypair.node()));
         let addrs = addresses::of(config.advertise, addr);
         let shared_roster = Arc::new(ArcSwap::from_pointee(roster.clone()));
@@ -235,6 +235,7 @@ impl Node {
             boot,
             roster,
             remembered,
+            names,
             seeds,
             ledger,
             seed,

@@ -162,6 +162,14 @@ fn named(asked: &Asked, kind: Kind) -> Result<Key, Problem> {
             StatusCode::CONFLICT,
             format!("{first} and {second} have this name; name one by its id, and rename it"),
         )),
-        (None, _) => Err(missing()),
+        (None, _) => {
+            let candidates = names::candidates(&reach, kind, text);
+            let detail = format!("{}{}", Refusal::Missing, names::is_it(&candidates));
+            let problem = Problem::new(StatusCode::NOT_FOUND, detail);
+            Err(match candidates.is_empty() {
+                true => problem,
+                false => problem.saying("candidates", serde_json::json!(candidates)),
+            })
+        }
     }
 }

@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use super::super::body::read_text;
+use super::super::body::{from_json, read_text};
 use super::super::problem::Problem;
 use super::reach::{Place, Reach};
 use super::read::{gone_or_missing, place, readable};
@@ -102,8 +102,7 @@ pub(super) fn with_reach<T>(asked: &Asked, ask: impl FnOnce(&Reach<'_>) -> T) ->
 
 async fn object(body: Body) -> Result<Map<String, Value>, Problem> {
     let text = read_text(body, MAX_BODY).await?;
-    serde_json::from_str(&text)
-        .map_err(|error| bad_request(format!("the body is no JSON object: {error}")))
+    from_json(&text).map_err(|error| bad_request(format!("the body is no JSON object: {error}")))
 }
 
 /// What `If-Match` or `If-None-Match` says; one of them is needed.

@@ -68,6 +68,7 @@ fn config(which: usize) -> Config {
         addrs: vec![ADDRS[which].into()],
         boot: Boot(1),
         roster: roster(),
+        names: Vec::new(),
         remembered: Vec::new(),
         seeds: Vec::new(),
         ledger: roost::accounts::Loaded::default(),
