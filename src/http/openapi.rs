@@ -78,8 +78,13 @@ fn operation(route: &Route) -> Value {
     let mut parameters: Vec<Value> = path_parameters(&route.path)
         .map(|name| {
             let schema = match name {
-                "id" => json!({ "type": "string", "minLength": 1, "maxLength": 160,
-                    "description": "32 hexadecimal digits, or name or domain/name with %2F" }),
+                "id" => json!({
+                    "anyOf": [
+                        { "type": "string", "pattern": "^[0-9a-f]{32}$" },
+                        { "type": "string", "minLength": 1, "maxLength": 160 },
+                    ],
+                    "description": "32 hexadecimal digits, or name or domain/name with %2F",
+                }),
                 _ => json!({ "type": "string", "minLength": 1 }),
             };
             json!({ "name": name, "in": "path", "required": true, "schema": schema })
