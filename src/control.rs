@@ -127,7 +127,7 @@ impl Control {
             peering: Peering::new(me, config.seed),
             directory: Directory::new(me, salted(config.boot, &config.seed)),
             host: Host::default(),
-            ledger: ledger::born(me, config.seed, config.ledger),
+            ledger: ledger::born(me, config.seed, config.ledger, config.removed_kept),
             rights: Rights::default(),
             rights_changed: false,
             host_called: false,

@@ -184,6 +184,8 @@ impl World {
             remembered: node.disk.remembered.clone(),
             names: node.disk.names.clone().into_iter().collect(),
             ledger: node.disk.books.load(),
+            // Whatever may be forgotten is, at once: the harder case.
+            removed_kept: 0,
             seeds: if ix == 0 { Vec::new() } else { vec![addr_of(0)] },
             seed,
         };

@@ -19,6 +19,8 @@ pub struct Rights {
     domains: BTreeMap<RecordId, Box<str>>,
     /// Those that were removed: nothing in them is anybody's.
     gone: BTreeSet<RecordId>,
+    /// Enrolment strings that were removed: they let nobody in any more.
+    ended: BTreeSet<RecordId>,
     accounts: BTreeMap<RecordId, AccountFacts>,
     encoders: BTreeMap<RecordId, EncoderFacts>,
     groups: BTreeMap<RecordId, BTreeSet<RecordId>>,
@@ -100,7 +102,7 @@ impl Rights {
     }
 
     /// The kinds that it looks at: at some for their names alone.
-    pub const KINDS: [Kind; 10] = [
+    pub const KINDS: [Kind; 11] = [
         Kind::DOMAIN,
         Kind::GROUP,
         Kind::ACCOUNT,
@@ -111,6 +113,7 @@ impl Rights {
         Kind::ALARM,
         Kind::SETTING,
         Kind::NODE,
+        Kind::ENROLMENT,
     ];
 
     /// Takes a record as it is now. Whether rights may be others than before.
@@ -171,6 +174,10 @@ impl Rights {
                     self.rules.insert(key.id, rule);
                 }
             }
+            Kind::ENROLMENT => match record.is_some_and(Record::is_deleted) {
+                true => drop(self.ended.insert(key.id)),
+                false => drop(self.ended.remove(&key.id)),
+            },
             _ => return false,
         }
         self.version += 1;
@@ -303,6 +310,13 @@ impl Rights {
         })
     }
 
+    /// Whether somebody else than this account may log in and do everything in the mesh.
+    pub fn is_administered_but_by(&self, account: AccountId) -> bool {
+        let others = self.accounts.keys().map(|id| AccountId(id.0)).filter(|id| *id != account);
+        let mut others = others.filter(|id| self.password_of(*id).is_some());
+        others.any(|id| self.may(&Who::Account(id), Right::Administer, Scope::Mesh))
+    }
+
     /// The domain that confines an account, if one does.
     pub fn confines(&self, account: AccountId) -> Option<RecordId> {
         match self.accounts.get(&RecordId(account.0))?.domain {
@@ -396,7 +410,8 @@ impl Rights {
         let Some(record) = record else { return };
         let name = text(record, 1).unwrap_or_default();
         let in_default = matches!(key.kind, Kind::ENCODER | Kind::ROOM);
-        let has_domain = in_default || matches!(key.kind, Kind::GROUP | Kind::ACCOUNT | Kind::RULE);
+        let has_domain = in_default
+            || matches!(key.kind, Kind::GROUP | Kind::ACCOUNT | Kind::RULE | Kind::ENROLMENT);
         let domain = match home(record) {
             Home::In(domain) if has_domain => Some(domain),
             Home::Unnamed if in_default => Some(DEFAULT_DOMAIN),

@@ -110,6 +110,9 @@ enum Command {
     /// What holds for the whole mesh
     #[command(after_help = noun::kinds::SETTING.help())]
     Setting(noun::Noun),
+    /// Strings that let clients in
+    #[command(after_help = noun::kinds::ENROLMENT.help())]
+    Enrolment(noun::EnrolmentNoun),
     /// Show who changed what, where and when
     Audit(noun::audit::Audit),
     /// Log in: the other commands act for you from then on
@@ -211,6 +214,7 @@ async fn asking(command: Command) -> Result<(), Failure> {
         Command::Pool(noun) => noun::run(&noun::kinds::POOL, noun).await,
         Command::Alarm(noun) => noun::run(&noun::kinds::ALARM, noun).await,
         Command::Setting(noun) => noun::run(&noun::kinds::SETTING, noun).await,
+        Command::Enrolment(noun) => noun::enrolment(noun).await,
         Command::Audit(args) => noun::audit::run(args).await,
         Command::Login(args) => login::login(args).await,
         Command::Logout(args) => login::logout(args).await,
@@ -294,6 +298,9 @@ mod tests {
             "roost node set n2 drain=true -labels=north",
             "roost node revoke n3 --reason stolen --yes",
             "roost node key n1",
+            "roost enrolment list",
+            "roost enrolment rm 4c0d --yes",
+            "roost node forget n2 --yes",
             "roost audit --follow --json",
             "roost node --data /tmp/x --admin-password-file /run/secrets/admin",
             "roost passwd --addr a:1",

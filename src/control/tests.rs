@@ -19,6 +19,7 @@ impl Side {
             roster: roster.clone(),
             remembered: Vec::new(),
             names: Vec::new(),
+            removed_kept: 0,
             seeds: Vec::new(),
             ledger: accounts::Loaded::default(),
             seed: [u8::try_from(boot).unwrap(); 32],

@@ -34,6 +34,8 @@ pub struct Config {
     pub seeds: Vec<String>,
     /// The ledger as the disk has it.
     pub ledger: accounts::Loaded,
+    /// Removed records that stay for what they remember: see [`accounts::REMOVED_KEPT`].
+    pub removed_kept: usize,
     /// Seed of this start's randomness.
     pub seed: [u8; 32],
 }

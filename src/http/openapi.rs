@@ -27,7 +27,9 @@ pub(super) fn rights(kind: Kind) -> (&'static str, &'static str) {
         Kind::ENCODER => ("view, of it", "operate, in its domain"),
         Kind::ROOM => ("view, in its domain", "operate, in its domain"),
         Kind::ACCOUNT => ("administer, in its domain; oneself", "administer, in its domain"),
-        Kind::GROUP | Kind::RULE => ("administer, in its domain", "administer, in its domain"),
+        Kind::GROUP | Kind::RULE | Kind::ENROLMENT => {
+            ("administer, in its domain", "administer, in its domain")
+        }
         _ => ("operate, over the whole mesh", "administer, over the whole mesh"),
     }
 }
@@ -414,7 +416,13 @@ fn fixed() -> Value {
             "client": { "type": "boolean" },
             "domain": { "type": ["string", "null"] },
         })),
-        "Invitation": object(json!({ "invitation": { "type": "string" } }), json!(["invitation"])),
+        "Invitation": object(
+            json!({
+                "invitation": { "type": "string" },
+                "enrolment": id("of a client's string: the record whose removal ends it"),
+            }),
+            json!(["invitation"]),
+        ),
         "KeyTerms": closed(json!({
             "overlap_s": {
                 "type": ["integer", "null"], "minimum": 0, "maximum": 31_622_400,

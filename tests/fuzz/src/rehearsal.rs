@@ -69,6 +69,7 @@ fn config(which: usize) -> Config {
         boot: Boot(1),
         roster: roster(),
         names: Vec::new(),
+        removed_kept: 0,
         remembered: Vec::new(),
         seeds: Vec::new(),
         ledger: roost::accounts::Loaded::default(),
