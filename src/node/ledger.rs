@@ -43,7 +43,7 @@ impl SharedRights {
 /// Changes of records for whoever listens.
 #[derive(Clone)]
 pub(super) struct Told {
-    sender: broadcast::Sender<Key>,
+    sender: broadcast::Sender<Changed>,
     lost: Arc<AtomicU64>,
 }
 
@@ -60,15 +60,24 @@ impl Told {
 
 /// What [`Node::record_changes`] tells.
 pub struct RecordChanges {
-    keys: broadcast::Receiver<Key>,
+    changes: broadcast::Receiver<Changed>,
     lost: Arc<AtomicU64>,
 }
 
-/// One thing that it tells.
+/// A record that is another now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// Which.
+    pub key: Key,
+    /// With it rights, or names of domains, became others.
+    pub rights: bool,
+}
+
+/// One thing that [`RecordChanges`] tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordChange {
     /// This record is another now.
-    Record(Key),
+    Record(Changed),
     /// So many changes were not heard of, for they came faster than they were read: whatever one
     /// holds may be old.
     Lost(u64),
@@ -76,14 +85,14 @@ pub enum RecordChange {
 
 impl RecordChanges {
     /// Those that this sender tells.
-    pub fn of(sender: &broadcast::Sender<Key>) -> Self {
-        Self { keys: sender.subscribe(), lost: Arc::default() }
+    pub fn of(sender: &broadcast::Sender<Changed>) -> Self {
+        Self { changes: sender.subscribe(), lost: Arc::default() }
     }
 
     /// The next; none once the node has stopped.
     pub async fn next(&mut self) -> Option<RecordChange> {
-        match self.keys.recv().await {
-            Ok(key) => Some(RecordChange::Record(key)),
+        match self.changes.recv().await {
+            Ok(changed) => Some(RecordChange::Record(changed)),
             Err(broadcast::error::RecvError::Lagged(count)) => {
                 self.lost.fetch_add(count, Ordering::Relaxed);
                 Some(RecordChange::Lost(count))
@@ -143,7 +152,7 @@ impl Node {
     /// from others, each once it is on disk.
     pub fn record_changes(&self) -> RecordChanges {
         let Told { sender, lost } = &self.shared.told;
-        RecordChanges { keys: sender.subscribe(), lost: lost.clone() }
+        RecordChanges { changes: sender.subscribe(), lost: lost.clone() }
     }
 
     /// Who may do what. Hold it for a question, not for a wait.
@@ -159,15 +168,17 @@ impl Node {
 
 impl Driver {
     pub(super) fn record_changed(&mut self, key: Key) {
-        // Nobody need listen.
-        let _ = self.told.sender.send(key);
-        if !Rights::KINDS.contains(&key.kind) {
-            return;
+        let mut rights = false;
+        if Rights::KINDS.contains(&key.kind) {
+            let record = self.control.ledger().get(key);
+            let mut index = self.rights.index.write().unwrap_or_else(PoisonError::into_inner);
+            rights = index.changed(key, record.as_ref());
+            if rights {
+                self.rights.changes.send_replace(index.version());
+            }
         }
-        let record = self.control.ledger().get(key);
-        let mut index = self.rights.index.write().unwrap_or_else(PoisonError::into_inner);
-        index.changed(key, record.as_ref());
-        self.rights.changes.send_replace(index.version());
+        // Last, for whoever hears of it asks the index who may. Nobody need listen.
+        let _ = self.told.sender.send(Changed { key, rights });
     }
 
     pub(super) fn call(&mut self, call: Call) {

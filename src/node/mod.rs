@@ -33,7 +33,7 @@ pub use clients::{ApiCall, NativeViewer};
 pub use drive::Totals;
 pub use founding::{ADMIN, ADMINISTRATORS};
 pub use identity::identity;
-pub use ledger::{RecordChange, RecordChanges};
+pub use ledger::{Changed, RecordChange, RecordChanges};
 pub use members::NotDone;
 pub use relay::FLOWS_MAX;
 

@@ -21,7 +21,7 @@ use super::{Asked, live};
 use crate::access::Who;
 use crate::accounts::{Key, Kind};
 use crate::id::RecordId;
-use crate::node::{RecordChange, RecordChanges};
+use crate::node::{Changed, RecordChange, RecordChanges};
 
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -149,8 +149,8 @@ impl Watch {
         let mut judged = false;
         for _ in 0..BATCH {
             match next {
-                Some(Some(RecordChange::Record(key))) => {
-                    judged |= self.decides(key);
+                Some(Some(RecordChange::Record(Changed { key, rights }))) => {
+                    judged |= rights && self.decides(key);
                     if key.kind == self.kind {
                         dirty.insert(key.id);
                     }
