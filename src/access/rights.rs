@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use aws_lc_rs::digest;
 
@@ -466,12 +467,24 @@ fn rule(record: &Record) -> Option<Rule> {
     Some(Rule { right, domain: home(record), everything, encoders: ids(record, 4), subjects })
 }
 
+/// An index that is read beside the control loop, which alone changes it.
+#[derive(Debug, Clone, Default)]
+pub struct SharedRights(Arc<RwLock<Rights>>);
+
+impl SharedRights {
+    /// To ask. Hold it for a question, not for a wait.
+    pub fn read(&self) -> RwLockReadGuard<'_, Rights> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To change.
+    pub fn write(&self) -> RwLockWriteGuard<'_, Rights> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Puts a value in its place, or nothing. Whether that is another than before.
-fn put<T: PartialEq>(
-    index: &mut BTreeMap<RecordId, T>,
-    id: RecordId,
-    value: Option<T>,
-) -> bool {
+fn put<T: PartialEq>(index: &mut BTreeMap<RecordId, T>, id: RecordId, value: Option<T>) -> bool {
     if index.get(&id) == value.as_ref() {
         return false;
     }

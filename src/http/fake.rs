@@ -14,12 +14,12 @@ use super::backend::*;
 use super::*;
 use crate::access::{DEFAULT_DOMAIN, Rights, Who};
 use crate::accounts::{
-    Audit, AuditCursor, Change, Dot, Expect, Key, Receipt, Record, Refusal, Stamp, Write,
+    Audit, AuditCursor, Change, Changed, Dot, Expect, Key, Receipt, Record, Refusal, Stamp, Write,
 };
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
 use crate::id::{AccountId, ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
 use crate::node::passwords::Passwords;
-use crate::node::{Changed, NotDone, RecordChanges};
+use crate::node::{NotDone, RecordChanges};
 use crate::webrtc::{Feed, Outlet, WebRtc};
 use crate::wire::{Failed, Offer, SdpAnswer};
 

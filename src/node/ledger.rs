@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, RwLockReadGuard};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -10,7 +10,7 @@ use super::drive::Driver;
 use super::members::{Decree, Decreed};
 use super::{Node, wall_ms};
 use crate::access::Rights;
-use crate::accounts::{Audit, AuditCursor, Key, Ledger, Note, Receipt, Refusal, Write};
+use crate::accounts::{Audit, AuditCursor, Changed, Ledger, Note, Receipt, Refusal, Write};
 use crate::control::Event;
 use crate::store::{BackedUp, StoreError};
 
@@ -19,26 +19,6 @@ pub(super) const CALL_QUEUE: usize = 256;
 /// Changes of records that wait for each listener, beyond which the oldest are lost to it: what
 /// some seconds of writing bring.
 const CHANGES_KEPT: usize = 4_096;
-
-/// The index of rights for whoever is not on the control loop: a copy, kept up with it.
-pub(super) struct SharedRights {
-    index: Arc<RwLock<Rights>>,
-    changes: watch::Sender<u64>,
-}
-
-/// How [`SharedRights`] is read.
-pub(super) struct RightsReader {
-    index: Arc<RwLock<Rights>>,
-    changes: watch::Receiver<u64>,
-}
-
-impl SharedRights {
-    pub(super) fn new(rights: Rights) -> (Self, RightsReader) {
-        let index = Arc::new(RwLock::new(rights));
-        let (changes, changed) = watch::channel(0);
-        (Self { index: index.clone(), changes }, RightsReader { index, changes: changed })
-    }
-}
 
 /// Changes of records for whoever listens.
 #[derive(Clone)]
@@ -62,15 +42,6 @@ impl Told {
 pub struct RecordChanges {
     changes: broadcast::Receiver<Changed>,
     lost: Arc<AtomicU64>,
-}
-
-/// A record that is another now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Changed {
-    /// Which.
-    pub key: Key,
-    /// With it rights, or names of domains, became others.
-    pub rights: bool,
 }
 
 /// One thing that [`RecordChanges`] tells.
@@ -157,28 +128,22 @@ impl Node {
 
     /// Who may do what. Hold it for a question, not for a wait.
     pub fn rights(&self) -> RwLockReadGuard<'_, Rights> {
-        self.shared.rights.index.read().unwrap_or_else(PoisonError::into_inner)
+        self.shared.rights.read()
     }
 
     /// Changes whenever [`Node::rights`] does.
     pub fn rights_changes(&self) -> watch::Receiver<u64> {
-        self.shared.rights.changes.clone()
+        self.shared.rights_changes.clone()
     }
 }
 
 impl Driver {
-    pub(super) fn record_changed(&mut self, key: Key) {
-        let mut rights = false;
-        if Rights::KINDS.contains(&key.kind) {
-            let record = self.control.ledger().get(key);
-            let mut index = self.rights.index.write().unwrap_or_else(PoisonError::into_inner);
-            rights = index.changed(key, record.as_ref());
-            if rights {
-                self.rights.changes.send_replace(index.version());
-            }
+    pub(super) fn record_changed(&mut self, changed: Changed) {
+        if changed.rights {
+            self.rights_changes.send_modify(|version| *version += 1);
         }
-        // Last, for whoever hears of it asks the index who may. Nobody need listen.
-        let _ = self.told.sender.send(Changed { key, rights });
+        // Nobody need listen.
+        let _ = self.told.sender.send(changed);
     }
 
     pub(super) fn call(&mut self, call: Call) {

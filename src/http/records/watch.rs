@@ -19,9 +19,9 @@ use super::read::{Filter, items, page};
 use super::versions::fresh;
 use super::{Asked, live};
 use crate::access::Who;
-use crate::accounts::{Key, Kind};
+use crate::accounts::{Changed, Key, Kind};
 use crate::id::RecordId;
-use crate::node::{Changed, RecordChange, RecordChanges};
+use crate::node::{RecordChange, RecordChanges};
 
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(15);
