@@ -204,7 +204,7 @@ pub enum Effect {
         result: Result<accounts::Receipt, accounts::Refusal>,
     },
     /// A record of the ledger is another now.
-    RecordChanged(accounts::Key),
+    RecordChanged(accounts::Changed),
     /// Live members with their addresses, for the next start.
     Remember(Vec<(NodeId, Vec<String>)>),
     /// What a node is called, for the next start: people are told who did what, also where that
