@@ -36,8 +36,6 @@ pub use types::{Config, Counters, Effect, Event, NoDecree, Note};
 
 /// The control loop wakes at least this often, so that it notices when it stood still.
 const TICK: Duration = Duration::from_millis(100);
-/// Live members are written down for the next start at most this often.
-const REMEMBER_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A later self of this node is told of at most this often: two machines that run one folder
 /// outgrow each other for as long as both run.
@@ -386,11 +384,7 @@ impl Control {
             self.host(now, effects, |host, world, out| host.wake(world, out));
         }
         if due(self.remember_at) {
-            self.remember_at = None;
-            self.remembered = Some(now.mono);
-            let nodes = self.alive.iter().filter(|node| **node != self.me);
-            let members = nodes.map(|&node| (node, self.addrs_of(node))).collect();
-            effects.push(Effect::Remember(members));
+            self.remember(now.mono, effects);
         }
     }
 
@@ -574,8 +568,7 @@ impl Control {
             effects.push(Effect::ViewChanged);
         }
         if std::mem::take(&mut self.nodes_dirty) {
-            let peers_changed = self.refresh_nodes();
-            self.note_names(effects);
+            let peers_changed = self.refresh_nodes(effects);
             self.host(now, effects, |host, world, out| {
                 host.nodes_changed(world, out);
                 if peers_changed {
@@ -583,8 +576,7 @@ impl Control {
                 }
             });
             effects.push(Effect::ViewChanged);
-            let earliest = self.remembered.map_or(now.mono, |at| at + REMEMBER_INTERVAL);
-            self.remember_at.get_or_insert(earliest.max(now.mono));
+            self.remember_soon(now.mono);
         }
         let mut out = Vec::new();
         self.directory.flush(&mut out);
