@@ -568,7 +568,7 @@ impl Control {
             effects.push(Effect::ViewChanged);
         }
         if std::mem::take(&mut self.nodes_dirty) {
-            let peers_changed = self.refresh_nodes(effects);
+            let peers_changed = self.refresh_nodes();
             self.host(now, effects, |host, world, out| {
                 host.nodes_changed(world, out);
                 if peers_changed {
@@ -576,7 +576,7 @@ impl Control {
                 }
             });
             effects.push(Effect::ViewChanged);
-            self.remember_soon(now.mono);
+            self.remember_soon(now.mono, effects);
         }
         let mut out = Vec::new();
         self.directory.flush(&mut out);

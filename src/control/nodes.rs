@@ -16,8 +16,7 @@ const REMEMBER_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Control {
     /// Recomputes what follows from membership, links and headers; true if clients see a change.
-    pub(super) fn refresh_nodes(&mut self, effects: &mut Vec<Effect>) -> bool {
-        self.note_names(effects);
+    pub(super) fn refresh_nodes(&mut self) -> bool {
         self.directory.put_header(Header {
             name: self.name.clone(),
             addrs: self.addrs.clone(),
@@ -57,9 +56,10 @@ impl Control {
         }
     }
 
-    /// Has the addresses of those that live written down, unless that was done a moment ago: then
-    /// later.
-    pub(super) fn remember_soon(&mut self, now: Mono) {
+    /// Has what members are called written down, and the addresses of those that live, unless that
+    /// was done a moment ago: then later.
+    pub(super) fn remember_soon(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        self.note_names(effects);
         let earliest = self.remembered.map_or(now, |at| at + REMEMBER_INTERVAL);
         self.remember_at.get_or_insert(earliest.max(now));
     }
