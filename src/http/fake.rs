@@ -102,6 +102,7 @@ impl FakeMesh {
             nodes: Vec::new(),
             encoders: vec![encoder],
             outcasts: Vec::new(),
+            former: Default::default(),
         };
         let mesh = Arc::new(Self {
             nodes: Mutex::default(),
