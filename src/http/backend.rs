@@ -13,7 +13,7 @@ pub use crate::access::Principal;
 use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Key, Receipt, Record, Refusal, Write};
 use crate::cluster::ClusterView;
-use crate::id::{AccountId, ActorId, EncoderId, NodeId, RecordId};
+use crate::id::{AccountId, ActorId, EncoderId, InviteId, NodeId, RecordId};
 use crate::node::passwords::Passwords;
 use crate::node::{Failovers, NotDone, RecordChanges};
 use crate::webrtc::{Feed, WebRtc};
@@ -37,6 +37,15 @@ pub struct InviteTerms {
     pub lifetime: Duration,
     /// An enrolment string for clients of this domain, as opposed to an invitation for nodes.
     pub client: Option<RecordId>,
+}
+
+/// A string that lets somebody in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invited {
+    /// The string.
+    pub text: String,
+    /// Of one for clients: which, and when it ends, in milliseconds of mesh time since 1970.
+    pub enrolment: Option<(InviteId, u64)>,
 }
 
 /// One condition of being ready.
@@ -165,7 +174,7 @@ pub trait Backend: Send + Sync + 'static {
     fn leg_changed(&self, leg: &str, change: LegChange<'_>);
 
     /// Makes an invitation string.
-    fn invite(&self, terms: InviteTerms) -> Result<String, Failed>;
+    fn invite(&self, terms: InviteTerms) -> Result<Invited, Failed>;
 
     /// A token that lets its bearer watch `encoder` at `node` for a short while.
     fn redirect_token(&self, node: NodeId, encoder: EncoderId, principal: &Principal) -> String;

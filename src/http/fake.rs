@@ -300,8 +300,11 @@ impl Backend for FakeNode {
 
     fn leg_changed(&self, _leg: &str, _change: LegChange<'_>) {}
 
-    fn invite(&self, terms: InviteTerms) -> Result<String, Failed> {
-        Ok(format!("roost1-{}-{}-{}", terms.uses, terms.lifetime.as_secs(), terms.client.is_some()))
+    fn invite(&self, terms: InviteTerms) -> Result<Invited, Failed> {
+        let (client, seconds) = (terms.client.is_some(), terms.lifetime.as_secs());
+        let text = format!("roost1-{}-{seconds}-{client}", terms.uses);
+        let enrolment = client.then(|| (InviteId(crate::node::random()), 1));
+        Ok(Invited { text, enrolment })
     }
 
     fn redirect_token(&self, node: NodeId, _encoder: EncoderId, _principal: &Principal) -> String {

@@ -247,6 +247,7 @@ const RECORDS: &[(&str, &str, [u16; 8], [u16; 8])] = &[
     ("pools", "none", NOTHING, NOTHING),
     ("alarms", "none", NOTHING, NOTHING),
     ("settings", "none", NOTHING, NOTHING),
+    ("enrolments", "none", NOTHING, NOTHING),
 ];
 const NOTHING: [u16; 8] = [401, 403, 404, 404, 404, 404, 404, 404];
 const KNOWN: [u16; 8] = [401, 403, 200, 200, 200, 200, 200, 200];
@@ -272,7 +273,10 @@ fn table() -> Vec<Row> {
         let mut puts = [428; 8];
         (puts[0], puts[1]) = (401, 403);
         let put = format!("/api/v1/{noun}/{}", "0d".repeat(16));
-        all.push((route, "PUT", put, puts));
+        // Inviting makes them.
+        if *noun != "enrolments" {
+            all.push((route, "PUT", put, puts));
+        }
     }
     all
 }

@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::auth::strip_port;
 use super::backend::{
-    Backend, Check, Denied, InviteTerms, LegChange, MetricsSnapshot, Principal, ViewerView,
-    ViewersView,
+    Backend, Check, Denied, InviteTerms, Invited, LegChange, MetricsSnapshot, Principal,
+    ViewerView, ViewersView,
 };
 use super::candidates::candidates;
 use super::counters::{Door, counters};
@@ -435,10 +435,16 @@ impl Backend for Live {
         }
     }
 
-    fn invite(&self, terms: InviteTerms) -> Result<String, Failed> {
+    fn invite(&self, terms: InviteTerms) -> Result<Invited, Failed> {
         Ok(match terms.client {
-            Some(domain) => self.node.enrol(terms.lifetime, domain),
-            None => self.node.invite(terms.uses, terms.lifetime),
+            Some(domain) => {
+                let (text, id, expires) = self.node.enrol(terms.lifetime, domain);
+                Invited { text, enrolment: Some((id, expires)) }
+            }
+            None => {
+                let text = self.node.invite(terms.uses, terms.lifetime);
+                Invited { text, enrolment: None }
+            }
         })
     }
 

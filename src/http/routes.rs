@@ -126,7 +126,9 @@ pub(super) fn all() -> Vec<Route> {
     all.extend(mesh());
     for schema in Kind::schemas() {
         if let Some(noun) = schema.noun {
-            all.extend(of_kind(schema, noun));
+            // Somebody makes an enrolment by inviting: the string has to go with it.
+            let made = |route: &Route| route.method != "put" || schema.kind != Kind::ENROLMENT;
+            all.extend(of_kind(schema, noun).into_iter().filter(made));
         }
     }
     all.extend(keys());
@@ -214,7 +216,7 @@ fn mesh() -> Vec<Route> {
         .for_who("administer, over the whole mesh")
         .body("application/json", "InvitationTerms")
         .json(201, "Invitation")
-        .problems(&[422]),
+        .problems(&[404, 422, 503, 507]),
         Route::new(
             "post",
             "/api/v1/backup",
@@ -231,7 +233,7 @@ fn mesh() -> Vec<Route> {
             routing::get(records::history::audit),
         )
         .for_who("read what was changed")
-        .takes(&["limit", "cursor", "Roost-Min-Version"])
+        .takes(&["limit", "cursor of all", "Roost-Min-Version"])
         .answer(200, vec![Content::Json("AuditList".into())], READ)
         .problems(&[400]),
         Route::new(
@@ -279,7 +281,7 @@ fn of_kind(schema: &'static Schema, noun: &str) -> Vec<Route> {
             vec![Content::Json(format!("{shown}List")), Content::Other("text/event-stream")],
             READ,
         )
-        .problems(&[400]),
+        .problems(&[400, 404]),
         Route::new(
             "get",
             &item,
