@@ -1,4 +1,4 @@
-//! HTTP: health, metrics, API, WHEP, the player page and the console, all on one TCP port.
+//! HTTP: health, metrics, API, WHEP and WHIP, the player page and the console, all on one TCP port.
 
 mod api;
 pub mod assets;
@@ -16,12 +16,14 @@ mod node;
 pub mod place;
 pub mod problem;
 mod process;
+mod publisher;
 mod records;
 pub mod server;
 #[cfg(test)]
 mod tests;
 pub mod tls;
 mod whep;
+mod whip;
 
 use std::sync::Arc;
 
@@ -79,6 +81,16 @@ pub fn router(backend: Arc<dyn Backend>, counters: Arc<ServerCounters>) -> Route
         .route("/api/v1/streams/{name}/events", get(events::stream))
         .route("/whep/{name}", post(whep::post).get(whep::get))
         .route("/whep/{name}/{leg}", delete(whep::delete).patch(whep::patch))
+        .route("/whip/{name}", post(whip::post).get(whip::get))
+        .route(
+            "/whip/{domain}/{encoder}",
+            post(whip::post_in_domain).delete(whip::delete).patch(whip::patch),
+        )
+        .route(
+            "/whip/{domain}/{encoder}/{leg}",
+            delete(whip::delete_in_domain).patch(whip::patch_in_domain),
+        )
+        .route("/{domain}/{encoder}/whip", post(whip::post_in_domain))
         .route("/", get(assets::index))
         .route("/watch/{name}", get(assets::watch))
         .route("/assets/{file}", get(assets::asset))
@@ -101,8 +113,10 @@ async fn not_allowed(method: Method) -> Problem {
 /// Lets pages that were served by other nodes, and players from anywhere, read answers. What they
 /// may ask is decided by [`auth`]: without a credential, a foreign page gets nothing.
 async fn cross_origin(request: Request, next: Next) -> Response {
-    let whep = request.uri().path().starts_with("/whep/");
-    let shared = whep || request.uri().path().starts_with("/api/");
+    let path = request.uri().path();
+    let offers =
+        path.starts_with("/whep/") || path.starts_with("/whip/") || path.ends_with("/whip");
+    let shared = offers || path.starts_with("/api/");
     let mut response = if shared && request.method() == Method::OPTIONS {
         let mut response = StatusCode::NO_CONTENT.into_response();
         let headers = response.headers_mut();
@@ -113,7 +127,7 @@ async fn cross_origin(request: Request, next: Next) -> Response {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        if whep {
+        if offers {
             let sdp = HeaderValue::from_static("application/sdp");
             headers.insert(HeaderName::from_static("accept-post"), sdp);
         }

@@ -15,12 +15,12 @@ use tower::ServiceExt;
 
 use super::auth::strip_port;
 use super::backend::{
-    Backend, Check, Denied, InviteTerms, LegChange, MetricsSnapshot, Principal, ViewerView,
-    ViewersView,
+    Backend, Check, Denied, InviteTerms, LegChange, MetricsSnapshot, Principal, Publication,
+    ViewerView, ViewersView,
 };
 use super::counters::{Door, counters};
 use super::tls::{self, Certificate, load_or_make};
-use super::{ServerCounters, leg, router, serve};
+use super::{ServerCounters, leg, publisher, router, serve};
 use crate::access::{Rights, Who};
 use crate::accounts::{Key, Kind, Receipt, Record, Refusal, Write};
 use crate::admission;
@@ -419,6 +419,11 @@ impl Backend for Live {
         }
     }
 
+    fn publish(self: Arc<Self>, publication: Publication) -> Result<SdpAnswer, Failed> {
+        let publisher = self.node.publisher(publication.remote);
+        publisher::accept(self, publisher, publication)
+    }
+
     async fn play(&self, encoder: EncoderId) -> Result<Feed, Failed> {
         let mut changes = self.node.changes();
         let deadline = tokio::time::Instant::now() + HOLD;
@@ -464,13 +469,20 @@ impl Backend for Live {
         })
     }
 
-    fn redirect_token(&self, node: NodeId, encoder: EncoderId, _principal: &Principal) -> String {
-        self.door.redirects.fetch_add(1, Ordering::Relaxed);
-        self.node.redirect_token(node, encoder, "view")
+    fn redirect_token(
+        &self,
+        node: NodeId,
+        encoder: EncoderId,
+        verb: &'static str,
+        _principal: &Principal,
+    ) -> String {
+        let redirects = if verb == "view" { &self.door.redirects } else { &self.door.sent_on };
+        redirects.fetch_add(1, Ordering::Relaxed);
+        self.node.redirect_token(node, encoder, verb)
     }
 
-    fn check_redirect(&self, token: &str, encoder: EncoderId) -> Option<Principal> {
-        if self.node.check_redirect(token, encoder, "view") {
+    fn check_redirect(&self, token: &str, encoder: EncoderId, verb: &str) -> Option<Principal> {
+        if self.node.check_redirect(token, encoder, verb) {
             return Some(Principal::new(Who::Nobody, "redirected"));
         }
         self.door.bad_redirect.fetch_add(1, Ordering::Relaxed);

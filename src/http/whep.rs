@@ -22,7 +22,7 @@ use super::problem::Problem;
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
 use crate::id::{EncoderId, NodeId};
 use crate::webrtc::sdp::MAX_OFFER;
-use crate::wire::Offer;
+use crate::wire::{Offer, SdpAnswer};
 
 /// How long an offer waits for a stream that has no home at present: a failover is over by then.
 const HOME_WAIT: Duration = Duration::from_secs(2);
@@ -43,21 +43,16 @@ pub(super) async fn post(
     let backend = &app.backend;
     let encoder = backend.resolve(&name);
     let token = query_value(&parts.uri, "rt");
-    let bearer =
-        encoder.zip(token.as_ref()).and_then(|(encoder, rt)| backend.check_redirect(rt, encoder));
+    let bearer = encoder
+        .zip(token.as_ref())
+        .and_then(|(encoder, rt)| backend.check_redirect(rt, encoder, "view"));
     // Good or not: clocks and views differ, and a player must not be sent round and round.
     let redirected = token.is_some();
     let principal = match bearer {
         Some(principal) => principal,
         None => super::auth::authorise(&**backend, &parts)?.principal,
     };
-    if !is_of_type(&parts, "application/sdp") {
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "an offer is posted as application/sdp",
-        )
-        .with(header::ACCEPT, HeaderValue::from_static("application/sdp")));
-    }
+    check_is_offer(&parts)?;
     let encoder = encoder.ok_or_else(|| no_such_stream(&name))?;
     let sdp = read_text(body, MAX_OFFER).await?;
     let leg = query_value(&parts.uri, "leg");
@@ -80,6 +75,11 @@ pub(super) async fn post(
     let answer = backend.clone().signal(node, offer).await?;
     let base = base_url(&backend.view(), node, &parts);
     let location = format!("{base}/whep/{name}/{}", answer.leg);
+    Ok(created(node, location, answer))
+}
+
+/// The answer to an offer: a session, and where it is.
+pub(super) fn created(node: NodeId, location: String, answer: SdpAnswer) -> Response {
     let etag = etag(&answer.leg);
     let mut response = (StatusCode::CREATED, answer.sdp).into_response();
     let headers = response.headers_mut();
@@ -91,7 +91,17 @@ pub(super) async fn post(
             headers.insert(name, value);
         }
     }
-    Ok(response)
+    response
+}
+
+/// Refuses what is not said to be an offer.
+pub(super) fn check_is_offer(parts: &Parts) -> Result<(), Problem> {
+    if is_of_type(parts, "application/sdp") {
+        return Ok(());
+    }
+    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    Err(Problem::new(status, "an offer is posted as application/sdp")
+        .with(header::ACCEPT, HeaderValue::from_static("application/sdp")))
 }
 
 /// Whether the body is said to be of this type, whatever its parameters.
@@ -120,7 +130,12 @@ pub(super) async fn delete(
     Path((_name, leg)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     // The unguessable URL is the credential: players drop theirs on the way here.
-    if app.backend.webrtc().close(&leg) { Ok(StatusCode::OK) } else { Err(no_such_leg()) }
+    end(&app, &leg)
+}
+
+/// Ends a session by its name.
+pub(super) fn end(app: &App, leg: &str) -> Result<StatusCode, Problem> {
+    if app.backend.webrtc().close(leg) { Ok(StatusCode::OK) } else { Err(no_such_leg()) }
 }
 
 /// `PATCH /whep/{name}/{leg}`: candidates of the browser, which this side does not need (it is
@@ -130,8 +145,13 @@ pub(super) async fn patch(
     Path((_name, leg)): Path<(String, String)>,
     request: Request,
 ) -> Result<StatusCode, Problem> {
+    trickle(&app, &leg, request).await
+}
+
+/// What is asked of a session's ICE, of whichever kind it is.
+pub(super) async fn trickle(app: &App, leg: &str, request: Request) -> Result<StatusCode, Problem> {
     let (parts, body) = request.into_parts();
-    let ufrag = app.backend.webrtc().remote_ufrag(&leg).ok_or_else(no_such_leg)?;
+    let ufrag = app.backend.webrtc().remote_ufrag(leg).ok_or_else(no_such_leg)?;
     if !is_of_type(&parts, "application/trickle-ice-sdpfrag") {
         return Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -211,7 +231,7 @@ fn elsewhere(
 }
 
 /// Where to send a third-party player, if it can get there.
-fn redirect_url(view: &ClusterView, to: NodeId, peer: Option<&Peer>) -> Option<String> {
+pub(super) fn redirect_url(view: &ClusterView, to: NodeId, peer: Option<&Peer>) -> Option<String> {
     let node = view.nodes.iter().find(|node| node.node == to)?;
     let local = peer.is_some_and(|peer| peer.address.ip().to_canonical().is_loopback());
     // An address on loopback is another machine's own: only its neighbours can follow.
@@ -227,7 +247,7 @@ fn redirect(
     encoder: EncoderId,
     principal: &Principal,
 ) -> Response {
-    let token = backend.redirect_token(to, encoder, principal);
+    let token = backend.redirect_token(to, encoder, "view", principal);
     let token: String = url::form_urlencoded::byte_serialize(token.as_bytes()).collect();
     let location = format!("{url}/whep/{name}?rt={token}");
     let mut response = StatusCode::TEMPORARY_REDIRECT.into_response();
@@ -238,7 +258,7 @@ fn redirect(
 }
 
 /// What absolute URLs of `node` begin with: for this node, as the client addressed it.
-fn base_url(view: &ClusterView, node: NodeId, parts: &Parts) -> String {
+pub(super) fn base_url(view: &ClusterView, node: NodeId, parts: &Parts) -> String {
     let asked = parts
         .headers
         .get(header::HOST)

@@ -10,6 +10,7 @@ mod ledger;
 mod media;
 mod name;
 mod ports;
+mod publish;
 mod relay;
 mod report;
 mod writer;
@@ -29,6 +30,7 @@ pub use clients::{ApiCall, NativeViewer};
 pub use drive::Totals;
 pub use identity::identity;
 pub use ledger::{RecordChange, RecordChanges};
+pub use publish::{Pictures, Publisher};
 pub use relay::FLOWS_MAX;
 
 use folder::Folder;
@@ -336,6 +338,11 @@ impl Node {
     /// All streams.
     pub fn hubs(&self) -> &Hubs {
         &self.shared.hubs
+    }
+
+    /// A publisher whose WebRTC leg is at this node, and comes from `remote`.
+    pub fn publisher(&self, remote: Option<SocketAddr>) -> Publisher {
+        self.shared.clients.publisher(remote)
     }
 
     /// Takes a place at a stream for one viewer here.

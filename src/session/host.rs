@@ -12,12 +12,14 @@ use crate::time::{Mono, earlier};
 use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, Role, WireError};
 
 mod follow;
+mod publish;
 mod register;
 mod settle;
 #[cfg(test)]
 mod tests;
 mod types;
 
+pub use publish::Publication;
 pub use types::{Counters, Effect, Note, Route, World};
 
 /// An assignment counts as load of its node until the directory shows it, at most this long.

@@ -12,3 +12,4 @@ mod mesh;
 mod operating;
 mod source;
 mod whep;
+mod whip;

@@ -263,7 +263,7 @@ fn rival(world: &World<'_>, register: &wire::Register) -> Option<NodeId> {
 }
 
 /// Who holds a name now: the encoder with a live claim and a connected agent.
-fn name_holder(world: &World<'_>, name: &str) -> Option<EncoderId> {
+pub(super) fn name_holder(world: &World<'_>, name: &str) -> Option<EncoderId> {
     let encoder = world.directory.by_name(name, &|node| world.alive.contains(&node))?;
     let (_, entry) = world.directory.home(encoder, &|node| world.alive.contains(&node))?;
     let gone = entry.source == SourceState::NoSignal(AGENT_GONE.into());

@@ -337,3 +337,85 @@ fn a_wish_for_a_keyframe_is_made_again_where_the_stream_comes_from_next() {
     trial.call(|host, world, out| host.closed(world, SessionId(2), out));
     assert_eq!(keyframes(&trial.home(3, epoch(3))), 0, "nobody waits");
 }
+
+fn publish(trial: &mut Trial, session: u64, name: &str, encoder: EncoderId) -> Vec<Effect> {
+    let principal = crate::access::Principal::local();
+    let publication = Publication { encoder, name: name.into(), instance: session, principal };
+    trial.call(|host, world, out| {
+        host.publisher_opened(world, SessionId(session), publication, out);
+    })
+}
+
+fn refused(effects: &[Effect], session: u64) -> Option<&str> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Close(to, reason) if to.0 == session => Some(reason.as_str()),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_publishers_leg_is_home_under_an_epoch_above_all_that_was_seen() {
+    let mut trial = Trial::new(2);
+    trial.directory.raise_floor(CAM, epoch(8));
+    let effects = publish(&mut trial, 1, "cam", CAM);
+    let entry = trial.directory.entry(node(1), CAM).expect("it is at home here");
+    assert_eq!(entry.epoch, Epoch { counter: 9, instance: 1 });
+    assert_eq!((entry.next, &entry.source), (Some(node(2)), &SourceState::Ready));
+    assert!(effects.iter().any(|effect| matches!(
+        effect,
+        Effect::Route(_, Route::Local { session: SessionId(1), timeline: 1, .. })
+    )));
+}
+
+#[test]
+fn a_later_leg_of_the_same_publisher_supersedes_the_earlier_here_and_elsewhere() {
+    let mut trial = Trial::new(2);
+    publish(&mut trial, 1, "cam", CAM);
+    let effects = publish(&mut trial, 2, "cam", CAM);
+    assert!(rejection(&effects, 1).is_some(), "the first is told: {effects:?}");
+    assert_eq!(trial.host.homes(), 1);
+    let elsewhere = Epoch { counter: 40, instance: 9 };
+    trial.directory.raise_floor(CAM, elsewhere);
+    let effects = trial.call(|host, world, out| host.encoder_changed(world, CAM, out));
+    assert_eq!(rejection(&effects, 2).map(|rejected| rejected.floor), Some(elsewhere));
+    assert_eq!(trial.host.homes(), 0);
+}
+
+#[test]
+fn a_publisher_that_vanished_leaves_no_signal_and_one_that_says_goodbye_nothing() {
+    let mut trial = Trial::new(2);
+    publish(&mut trial, 1, "cam", CAM);
+    trial.call(|host, world, out| host.closed(world, SessionId(1), out));
+    let entry = trial.directory.entry(node(1), CAM).expect("it stays listed");
+    assert_eq!(entry.source, SourceState::NoSignal(AGENT_GONE.into()));
+    publish(&mut trial, 2, "cam", CAM);
+    trial.say(2, ClientMessage::Goodbye(wire::Goodbye { reason: "deleted".into() }));
+    assert_eq!(trial.directory.entry(node(1), CAM), None);
+}
+
+#[test]
+fn a_publisher_is_refused_a_name_that_another_encoder_holds_and_a_node_that_leaves() {
+    let mut trial = Trial::new(2);
+    trial.home(1, epoch(1));
+    let other = EncoderId([8; 16]);
+    let effects = publish(&mut trial, 2, "cam", other);
+    assert!(refused(&effects, 2).is_some_and(|why| why.contains("another encoder")), "{effects:?}");
+    trial.call(|host, world, out| host.leave(world, out));
+    let effects = publish(&mut trial, 3, "else", other);
+    assert!(refused(&effects, 3).is_some_and(|why| why.contains("shutting down")), "{effects:?}");
+    assert_eq!(trial.host.counters.rejected, 2);
+}
+
+#[test]
+fn after_a_stall_a_publisher_is_shown_again_once_it_is_known_to_be_current() {
+    let mut trial = Trial::new(2);
+    publish(&mut trial, 1, "cam", CAM);
+    let effects = trial.call(|host, world, out| host.stalled(world, out));
+    let question = effects.iter().find_map(|effect| match effect {
+        Effect::Send(_, NodeMessage::Confirm(question)) => Some(question.clone()),
+        _ => None,
+    });
+    assert!(effects.contains(&Effect::Route(CAM, Route::None)), "{effects:?}");
+    let effects = trial.say(1, ClientMessage::Confirmed(question.expect("it is asked")));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Route(_, Route::Local { .. }))));
+}
