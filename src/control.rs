@@ -228,6 +228,11 @@ impl Control {
                     host.opened(world, session, local, out);
                 });
             }
+            Event::Publish { session, publication } => {
+                self.host(now, effects, |host, world, out| {
+                    host.publisher_opened(world, session, publication, out);
+                });
+            }
             Event::ClientMessage(session, bytes) => {
                 self.host(now, effects, |host, world, out| {
                     host.message(world, session, &bytes, out);
