@@ -426,21 +426,6 @@ impl Control {
         self.account(now, accounts::Event::Linked(node), effects);
     }
 
-    /// Works out mesh time anew, and says if this node's own clock is far from it.
-    fn tell_time(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        self.clocks.settle(now, self.me, &self.alive);
-        if let Some((at, time)) = self.clocks.base() {
-            effects.push(Effect::MeshTime(at, time));
-        }
-        let skew = self.clocks.skew(now);
-        (self.skew, self.asked) = (Some(skew), now);
-        let skewed = Duration::from_millis(skew.unsigned_abs()) > SKEW_ALARM;
-        if skewed != self.skewed {
-            self.skewed = skewed;
-            effects.push(Effect::Note(Note::Skewed(skewed.then_some(skew))));
-        }
-    }
-
     fn message(&mut self, now: Now, from: NodeId, bytes: &[u8], effects: &mut Vec<Effect>) {
         // What was on its way when its sender was shut out.
         if !self.linked.contains(&from) {
