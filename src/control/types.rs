@@ -122,6 +122,13 @@ pub enum Event {
         /// Needs no credential.
         local: bool,
     },
+    /// A publisher's WebRTC leg stands, which this node speaks for from now on as for a client.
+    Publish {
+        /// Its session.
+        session: SessionId,
+        /// What it sends, and for whom.
+        publication: host::Publication,
+    },
     /// On the client's ordered stream.
     ClientMessage(SessionId, Vec<u8>),
     /// In a datagram on flow 0 of the client, flow id read off.
