@@ -9,7 +9,7 @@ use aws_lc_rs::digest;
 use super::keys::{self, StreamKey};
 use super::{DEFAULT_DOMAIN, DEFAULT_DOMAIN_NAME, Right, Scope, Who};
 use crate::accounts::{Key, Kind, Record};
-use crate::id::{AccountId, EncoderId, RecordId};
+use crate::id::{AccountId, EncoderId, NodeId, RecordId};
 
 mod principals;
 
@@ -31,6 +31,8 @@ pub struct Rights {
     names: BTreeSet<(u64, RecordId)>,
     /// The domain and the name of each record.
     filed: BTreeMap<Key, (Option<RecordId>, Box<str>)>,
+    /// Nodes that are shut out: what they signed opens nothing.
+    distrusted: BTreeSet<NodeId>,
     version: u64,
 }
 
@@ -178,6 +180,14 @@ impl Rights {
             self.compact();
         }
         true
+    }
+
+    /// Nothing that these nodes signed opens anything from now on. Whether that is news.
+    pub fn distrust(&mut self, nodes: BTreeSet<NodeId>) -> bool {
+        let news = self.distrusted != nodes;
+        self.distrusted = nodes;
+        self.version += u64::from(news);
+        news
     }
 
     /// Rises with every change.

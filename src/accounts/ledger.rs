@@ -11,6 +11,7 @@
 //! the others remember and takes over everything: see [`Answer::Below`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::SeedableRng as _;
@@ -18,7 +19,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::clock::hash_upto;
 use super::{
-    Answer, BUCKETS, Clock, Counters, Effect, Event, Everything, Key, Kind, Loaded, Receipt,
+    Answer, BUCKETS, Clock, Counters, Cuts, Effect, Event, Everything, Key, Kind, Loaded, Receipt,
     Record, Refusal, WAITS_MAX, WRITES_MAX, Write, hash,
 };
 use crate::id::{ActorId, NodeId};
@@ -27,6 +28,7 @@ use crate::time::{Mono, Now, earlier};
 mod audit;
 mod collect;
 mod commit;
+mod cuts;
 mod sync;
 mod waits;
 
@@ -56,6 +58,10 @@ pub struct Ledger {
     /// The writes that are here, but for those of retired actors.
     clock: Clock,
     meta: BTreeMap<ActorId, Meta>,
+    /// At which node each actor wrote.
+    authors: BTreeMap<ActorId, NodeId>,
+    /// Of nodes that are shut out: see [`Record::counting`].
+    cuts: Arc<Cuts>,
     /// Removed records that will be forgotten.
     dead: BTreeSet<Key>,
     /// Those that were: nobody makes a record of the same id.
@@ -162,6 +168,8 @@ impl Ledger {
             index: BTreeMap::new(),
             clock: Clock::default(),
             meta: BTreeMap::new(),
+            authors: BTreeMap::new(),
+            cuts: Arc::default(),
             dead: BTreeSet::new(),
             graveyard: loaded.forgotten.into_iter().collect(),
             named: BTreeMap::new(),
@@ -211,6 +219,7 @@ impl Ledger {
                 self.peers.retain(|node, peer| peer.linked || members.contains(node));
                 self.members = members;
             }
+            Event::Cuts(cuts) => self.on_cuts(cuts, effects),
             Event::Linked(node) => self.on_linked(now.mono, node, effects),
             Event::Unlinked(node) => self.on_unlinked(now.mono, node, effects),
             Event::Digest(from, digest) => self.on_digest(now.mono, from, digest, effects),
@@ -246,20 +255,27 @@ impl Ledger {
 
     // -- what is known --------------------------------------------------------------------------
 
-    /// A record, removed or not.
+    /// A record as it counts, removed or not.
     pub fn get(&self, key: Key) -> Option<Record> {
+        self.stored(key)?.counting(&self.cuts)
+    }
+
+    /// A record with whatever was written to it.
+    fn stored(&self, key: Key) -> Option<Record> {
         Record::decode(self.records.get(&key)?).ok()
     }
 
-    /// A record as it is encoded, removed or not.
+    /// A record as it is encoded, removed or not: with whatever was written to it.
     pub fn encoded(&self, key: Key) -> Option<&[u8]> {
         self.records.get(&key).map(|bytes| &bytes[..])
     }
 
-    /// All records of a kind in order of id, removed or not.
+    /// All records of a kind in order of id as they count, removed or not.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (Key, Record)> {
         let of_kind = self.records.iter().filter(move |(key, _)| key.kind == kind);
-        of_kind.filter_map(|(key, bytes)| Some((*key, Record::decode(bytes).ok()?)))
+        of_kind.filter_map(|(key, bytes)| {
+            Some((*key, Record::decode(bytes).ok()?.counting(&self.cuts)?))
+        })
     }
 
     /// How many records there are, removed ones included.
@@ -348,11 +364,8 @@ impl Ledger {
         if key.kind == Kind::BASELINE {
             self.named.extend(collect::names(&record));
         }
-        if key.kind.collected() && record.is_deleted() {
-            self.dead.insert(key);
-        } else {
-            self.dead.remove(&key);
-        }
+        self.authors.extend(record.actors());
+        self.bury(key, &record);
         self.trail.add(key, &record);
         self.bytes += bytes.len();
         self.records.insert(key, bytes.into());

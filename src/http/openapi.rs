@@ -424,11 +424,12 @@ fn fixed() -> Value {
                 "node": id("where"),
                 "node_name": maybe_id,
                 "what": { "type": "array", "items": { "type": "string" } },
+                "void": { "type": "boolean" },
                 "kind": { "type": "string" },
                 "id": id("of the record"),
                 "name": maybe_id,
             }),
-            json!(["at", "account", "account_name", "node", "node_name", "what"]),
+            json!(["at", "account", "account_name", "node", "node_name", "what", "void"]),
         ),
         "AuditList": list_of("Entry"),
         "Login": object(

@@ -170,6 +170,15 @@ impl Driver {
         self.rights.changes.send_replace(index.version());
     }
 
+    /// Others may be shut out than before: what they signed is no good from now on.
+    pub(super) fn trust_changed(&self) {
+        let distrusted = self.control.roster().cuts().into_keys().collect();
+        let mut index = self.rights.index.write().unwrap_or_else(PoisonError::into_inner);
+        if index.distrust(distrusted) {
+            self.rights.changes.send_replace(index.version());
+        }
+    }
+
     pub(super) fn call(&mut self, call: Call) {
         match call {
             Call::Write(write, answer) => {
