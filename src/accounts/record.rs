@@ -186,7 +186,8 @@ impl Record {
             let found = named.iter().chain(&nodes).position(|node| Some(node) == of);
             found.map_or(0, |at| at as u32 + 1)
         };
-        let was = |(at, former)| Was::of(at, former, ix, |actor| index(actors.binary_search(actor)));
+        let was =
+            |(at, former)| Was::of(at, former, ix, |actor| index(actors.binary_search(actor)));
         let form = Form {
             dots: dots
                 .iter()

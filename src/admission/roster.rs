@@ -136,7 +136,8 @@ impl Roster {
             let cut = match why {
                 _ if self.unfounded.contains(node) => Cut::default(),
                 Outcast::Revoked(by) => {
-                    let cuts = by.iter().map(|(_, it)| Cut { upto: it.writes.iter().copied().collect() });
+                    let cuts =
+                        by.iter().map(|(_, it)| Cut { upto: it.writes.iter().copied().collect() });
                     cuts.reduce(|all, one| all.and(&one)).unwrap_or_default()
                 }
                 Outcast::Surplus | Outcast::Unfounded => continue,

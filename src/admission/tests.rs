@@ -405,15 +405,8 @@ fn a_redirect_is_good_for_one_thing_at_one_node() {
     assert!(long.len() <= TOKEN_MAX, "{}", long.len());
     let check = |target, encoder, verb| roster.check_redirect(&token, target, encoder, verb, WALL);
     assert_eq!(check(target, encoder, "whep"), Ok(anna.clone()), "it says for whom");
-    let unsigned = issue_redirect(
-        &key(2),
-        roster.mesh(),
-        target,
-        encoder,
-        "whep",
-        WALL,
-        &Principal::local(),
-    );
+    let unsigned =
+        issue_redirect(&key(2), roster.mesh(), target, encoder, "whep", WALL, &Principal::local());
     let vouched = roster.check_redirect(&unsigned, target, encoder, "whep", WALL);
     assert_eq!(vouched, Ok(Principal::local().signed_by(key(2).node())), "on whose word");
     assert_eq!(check(key(0).node(), encoder, "whep"), Err(Refusal::OtherRedirect));

@@ -170,7 +170,8 @@ impl Roster {
         };
         let credential = self.check_credential(token, mesh_ms)?;
         let who = Who::Client { id: credential.id, domain: credential.domain };
-        Ok(Principal::new(who, format!("client {}", credential.id.short())).signed_by(credential.by))
+        Ok(Principal::new(who, format!("client {}", credential.id.short()))
+            .signed_by(credential.by))
     }
 
     /// Who logged in, if a member of this mesh issued the token, it is not over, and the account

@@ -25,8 +25,7 @@ impl Node {
             };
             // Decoded here: what is done on the control loop holds everything else up.
             let copies = self.read_ledger(copy).await;
-            let (copies, cuts) =
-                copies.unwrap_or_else(|| (vec![None; part.len()], Arc::default()));
+            let (copies, cuts) = copies.unwrap_or_else(|| (vec![None; part.len()], Arc::default()));
             let records = copies.iter().map(|bytes| Record::decode(bytes.as_ref()?).ok());
             found.extend(records.map(|record| record?.counting(&cuts)));
         }

@@ -350,6 +350,47 @@ fn wrong_clock(folder: &Path) -> Option<String> {
     }
 }
 
+/// Clients that ask the node whose clock is wrong for what is elsewhere, and the other way round.
+#[track_caller]
+fn whoever_is_sent_there_and_back_is_served(mesh: &Mesh, wrong: &Node) {
+    let right = &mesh.nodes()[1];
+    let homes = || ["at-1", "at-2", "at-3", "at-4", "at-5"].map(|name| (name, wrong.home_of(name)));
+    // Agents that know one node each, and are sent to others.
+    let encoders = ["at-1", "at-2", "at-3", "at-4", "at-5"].map(|name| {
+        let addr = if name < "at-3" { wrong.addr() } else { right.addr() }.to_string();
+        let state = mesh.folder().path().join(format!("{name}.state")).display().to_string();
+        let args = ["encode", name, "--test", "--addr", &addr, "--state", &state];
+        Process::start(name, mesh.folder().path(), &args.map(str::to_owned))
+    });
+    wait_until(PATIENCE, "all have a home", || homes().iter().all(|(_, home)| home.is_some()));
+    wait_until(PATIENCE, "the others know", || {
+        homes().iter().all(|(name, home)| right.home_of(name) == *home)
+    });
+    let at = |wanted: &dyn Fn(&str) -> bool| {
+        let homes = homes();
+        let found = homes.iter().find(|(_, home)| home.as_deref().is_some_and(wanted));
+        found.expect("every node has some").0
+    };
+    let sdp = [("Content-Type", "application/sdp")];
+    let post = |addr, path: &str| {
+        http::request(addr, "POST", path, &sdp, OFFER).expect("the node answers")
+    };
+    for (asked, name) in
+        [(wrong, at(&|home| home != "wrong")), (right, at(&|home| home == "wrong"))]
+    {
+        let redirect = post(asked.addr(), &format!("/whep/{name}"));
+        assert_eq!(redirect.status, 307, "{redirect:?}");
+        let location = redirect.header("location").expect("it says where");
+        let (host, path) = location["http://".len()..].split_once('/').expect("a path");
+        let there = post(host.parse().expect("an address"), &format!("/{path}"));
+        assert_eq!(there.status, 201, "{there:?}");
+        let page = post(asked.addr(), &format!("/whep/{name}?leg=home"));
+        assert_eq!(page.status, 201, "{page:?}");
+        Viewer::start_at(mesh, name, &asked.addr().to_string(), &[]).end();
+    }
+    drop(encoders);
+}
+
 #[test]
 fn a_clock_that_is_ten_years_off_changes_nothing_but_what_people_see() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
@@ -406,6 +447,7 @@ fn a_clock_that_is_ten_years_off_changes_nothing_but_what_people_see() {
             })
         });
         drop((late, last));
+        whoever_is_sent_there_and_back_is_served(&mesh, &wrong);
         mesh.node("n1").kill();
     }
 }
@@ -416,7 +458,8 @@ fn say(host: &Host, method: &str, path: &str, body: &Value) -> (String, Value) {
     let url = format!("http://127.0.0.1:9443/api/v1/{path}");
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let args = ["-s", "-X", method, "-w", "\n%{http_code}", "-d", &body, &url];
-    let json = ["-H", "Content-Type: application/json", "-H", "If-Match: *"];
+    let condition = if method == "PUT" { "If-None-Match: *" } else { "If-Match: *" };
+    let json = ["-H", "Content-Type: application/json", "-H", condition];
     let json = if method == "POST" { &json[..2] } else { &json[..] };
     let said = host.program("curl", &[&args[..], json].concat()).stdout;
     let (body, status) = said.rsplit_once('\n').expect("curl says the status");
@@ -427,6 +470,15 @@ fn say(host: &Host, method: &str, path: &str, body: &Value) -> (String, Value) {
 fn done(host: &Host, method: &str, path: &str, body: &Value) {
     let (status, said) = say(host, method, path, body);
     assert!(status.starts_with('2'), "{method} {path}: {status} {said}");
+}
+
+/// Makes a record of this name; its id.
+#[track_caller]
+fn make(host: &Host, noun: &str, name: &str, mut body: Value) -> String {
+    let id = format!("{:0>32}", data_encoding::HEXLOWER.encode(name.as_bytes()));
+    body["name"] = name.into();
+    done(host, "PUT", &format!("{noun}/{id}"), &body);
+    id
 }
 
 #[track_caller]
@@ -443,36 +495,34 @@ fn what_a_stolen_node_wrote_unseen_counts_nowhere_and_is_shown_as_void() {
     let nodes = lan.nodes(4);
     let [n1, n2, n3, n4] = [0, 1, 2, 3].map(|index| nodes[index].0.clone());
     let all = [&n1, &n2, &n3, &n4];
-    done(&n3, "POST", "accounts", &json!({ "name": "early" }));
-    done(&n1, "POST", "rooms", &json!({ "name": "hall", "description": "ours" }));
-    done(&n1, "POST", "rooms", &json!({ "name": "yard", "description": "ours" }));
+    let stolen = id_of(&n3);
+    make(&n3, "accounts", "early", json!({}));
+    make(&n1, "rooms", "hall", json!({ "description": "ours" }));
+    make(&n1, "rooms", "yard", json!({ "description": "ours" }));
     for path in ["accounts/early", "rooms/hall", "rooms/yard"] {
         there(&all, path, true);
     }
     cut(&[&n1, &n2], &[&n3, &n4]);
     // The thief makes itself at home on its side.
-    done(&n3, "POST", "accounts", &json!({ "name": "ghost" }));
-    let ghost = say(&n3, "GET", "accounts/ghost", &Value::Null).1["id"].clone();
-    let backdoor =
-        json!({ "name": "backdoor", "role": "admin", "everything": true, "accounts": [ghost] });
-    done(&n3, "POST", "rules", &backdoor);
-    done(&n3, "POST", "encoders", &json!({ "name": "spy" }));
+    let ghost = make(&n3, "accounts", "ghost", json!({}));
+    let backdoor = json!({ "role": "admin", "everything": true, "accounts": [ghost] });
+    make(&n3, "rules", "backdoor", backdoor);
+    make(&n3, "encoders", "spy", json!({}));
     done(&n3, "DELETE", "rooms/hall", &Value::Null);
     done(&n3, "PATCH", "rooms/yard", &json!({ "description": "theirs" }));
     let made = ["accounts/ghost", "rules/backdoor", "encoders/spy"];
     made.iter().for_each(|path| there(&[&n3, &n4], path, true));
     there(&[&n4], "rooms/hall", false);
 
-    done(&n1, "POST", &format!("nodes/{}/revocation", id_of(&n3)), &Value::Null);
+    done(&n1, "POST", &format!("nodes/{stolen}/revocation"), &Value::Null);
     all.iter().for_each(|host| host.heal());
     // At those to whom it comes, at one that had it, and at the stolen one itself.
     made.iter().for_each(|path| there(&all, path, false));
     there(&all, "rooms/hall", true);
     there(&all, "accounts/early", true);
     wait_until(PATIENCE, "what was there before is there again", || {
-        all.iter().all(|host| {
-            say(host, "GET", "rooms/yard", &Value::Null).1["description"] == "ours"
-        })
+        all.iter()
+            .all(|host| say(host, "GET", "rooms/yard", &Value::Null).1["description"] == "ours")
     });
     wait_until(PATIENCE, "what it did is told, and that it is void", || {
         let said = say(&n2, "GET", "audit?limit=50", &Value::Null).1;
@@ -481,7 +531,7 @@ fn what_a_stolen_node_wrote_unseen_counts_nowhere_and_is_shown_as_void() {
         void("account") && void("rule") && void("room")
     });
 
-    done(&n2, "DELETE", &format!("nodes/{}/revocation", id_of(&n3)), &Value::Null);
+    done(&n2, "DELETE", &format!("nodes/{stolen}/revocation"), &Value::Null);
     made.iter().for_each(|path| there(&all, path, true));
     there(&all, "rooms/hall", false);
 }

@@ -69,7 +69,8 @@ impl World {
 
     pub(crate) fn check_law(&mut self, ix: usize) {
         // Whether a removal counts, and a record is to be forgotten, depends on who is out.
-        let digest = |control: &Control| (control.ledger().digest(), control.ledger().cuts().clone());
+        let digest =
+            |control: &Control| (control.ledger().digest(), control.ledger().cuts().clone());
         let Some(mine) = self.nodes[ix].control.as_ref().map(digest) else { return };
         let others = self.nodes.iter().filter_map(|node| node.control.as_ref());
         let (mine, cuts) = mine;

@@ -138,7 +138,8 @@ impl Record {
         let mut merged = BTreeMap::new();
         for (one, two) in [(self, other), (other, self)] {
             for (at, former) in &one.former {
-                let kept = !two.dots.contains(&at.1) || two.former.contains_key(at) || two.holds(at);
+                let kept =
+                    !two.dots.contains(&at.1) || two.former.contains_key(at) || two.holds(at);
                 if kept {
                     let known: &mut Former = merged.entry(at.clone()).or_default();
                     known.value.clone_from(&former.value);

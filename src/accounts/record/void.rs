@@ -21,9 +21,10 @@ impl Cut {
     /// What counts by this and another.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
-        let both = self.upto.iter().filter_map(|(actor, upto)| {
-            Some((*actor, *other.upto.get(actor)?.min(upto)))
-        });
+        let both = self
+            .upto
+            .iter()
+            .filter_map(|(actor, upto)| Some((*actor, *other.upto.get(actor)?.min(upto))));
         Self { upto: both.collect() }
     }
 
@@ -48,7 +49,8 @@ impl Record {
         if last.is_empty() {
             return BTreeSet::new();
         }
-        let void = self.dots.iter().filter(|dot| last.get(&dot.actor).is_some_and(|l| dot.seq > *l));
+        let void =
+            self.dots.iter().filter(|dot| last.get(&dot.actor).is_some_and(|l| dot.seq > *l));
         void.copied().collect()
     }
 
