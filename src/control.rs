@@ -156,6 +156,7 @@ impl Control {
             leaving: None,
             counters: Counters::default(),
         };
+        control.tell_cuts(now, effects);
         control.index_rights();
         control.member_effects(now, member_effects, effects);
         control.start_out(now, effects);

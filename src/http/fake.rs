@@ -385,6 +385,7 @@ impl Backend for FakeNode {
                 dot: entry.dot,
                 by: entry.by,
                 what: entry.what,
+                void: entry.void,
             })
         });
         let all = all.map(|audit| (audit.cursor(), audit)).collect::<BTreeMap<_, _>>();
