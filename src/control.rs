@@ -156,6 +156,7 @@ impl Control {
             leaving: None,
             counters: Counters::default(),
         };
+        control.tell_cuts(now, effects);
         control.index_rights();
         control.member_effects(now, member_effects, effects);
         control.start_out(now, effects);
@@ -228,6 +229,11 @@ impl Control {
             Event::ClientOpened { session, local } => {
                 self.host(now, effects, |host, world, out| {
                     host.opened(world, session, local, out);
+                });
+            }
+            Event::Publish { session, publication } => {
+                self.host(now, effects, |host, world, out| {
+                    host.publisher_opened(world, session, publication, out);
                 });
             }
             Event::ClientMessage(session, bytes) => {
@@ -416,21 +422,6 @@ impl Control {
         self.member(now, membership::Event::Linked(node), effects);
         self.entries(now, directory::Event::Linked(node), effects);
         self.account(now, accounts::Event::Linked(node), effects);
-    }
-
-    /// Works out mesh time anew, and says if this node's own clock is far from it.
-    fn tell_time(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        self.clocks.settle(now, self.me, &self.alive);
-        if let Some((at, time)) = self.clocks.base() {
-            effects.push(Effect::MeshTime(at, time));
-        }
-        let skew = self.clocks.skew(now);
-        (self.skew, self.asked) = (Some(skew), now);
-        let skewed = Duration::from_millis(skew.unsigned_abs()) > SKEW_ALARM;
-        if skewed != self.skewed {
-            self.skewed = skewed;
-            effects.push(Effect::Note(Note::Skewed(skewed.then_some(skew))));
-        }
     }
 
     fn message(&mut self, now: Now, from: NodeId, bytes: &[u8], effects: &mut Vec<Effect>) {

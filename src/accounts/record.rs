@@ -12,10 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crdts::CvRDT;
 use serde::{Deserialize, Serialize};
 
+mod former;
 mod history;
+mod void;
 
+use former::{Former, Place, Was};
 use history::Past;
 pub use history::{Entry, Touched};
+pub use void::{Cut, Cuts};
 
 use super::kinds::DISABLED_SET;
 use super::types::{
@@ -104,6 +108,12 @@ pub struct Record {
     sets: BTreeMap<(u16, Vec<u8>), BTreeSet<Dot>>,
     /// The newest writes.
     history: BTreeMap<Dot, Past>,
+    /// At which node each actor of the dots wrote.
+    nodes: BTreeMap<ActorId, NodeId>,
+    /// What writes did away with lately.
+    former: BTreeMap<(Place, Dot), Former>,
+    /// Writes that do not count; only of what [`Record::counting`] made, and never written.
+    void: BTreeSet<Dot>,
     /// Of a newer version.
     later: Vec<u8>,
 }
@@ -149,6 +159,12 @@ struct Form<'a> {
     #[serde(borrow)]
     sets: Vec<(u16, &'a [u8], Vec<u32>)>,
     history: Vec<(u32, u32, Vec<u32>)>,
+    /// Nodes that are none of the authors'.
+    nodes: Vec<NodeId>,
+    /// Of each actor its node's index among those of the authors and these, and 1; 0 without.
+    at: Vec<u32>,
+    #[serde(borrow)]
+    former: Vec<Was<'a>>,
 }
 
 impl Record {
@@ -162,6 +178,16 @@ impl Record {
         // Everything looked up was collected from the same state.
         let index = |found: Result<usize, usize>| found.map_or(0, |at| at as u32);
         let ix = |dot: &Dot| index(dots.binary_search(dot));
+        let named: Vec<NodeId> = authors.iter().map(|(_, node)| *node).collect();
+        let nodes: BTreeSet<NodeId> = self.nodes.values().copied().collect();
+        let nodes = nodes.into_iter().filter(|node| !named.contains(node)).collect::<Vec<_>>();
+        let at = |actor: &ActorId| {
+            let of = self.nodes.get(actor);
+            let found = named.iter().chain(&nodes).position(|node| Some(node) == of);
+            found.map_or(0, |at| at as u32 + 1)
+        };
+        let was =
+            |(at, former)| Was::of(at, former, ix, |actor| index(actors.binary_search(actor)));
         let form = Form {
             dots: dots
                 .iter()
@@ -191,6 +217,9 @@ impl Record {
                 .iter()
                 .map(|(dot, past)| (ix(dot), past.rank, past.what.clone()))
                 .collect(),
+            at: actors.iter().map(at).collect(),
+            former: self.former.iter().map(was).collect(),
+            nodes,
             actors,
             authors,
         };
@@ -243,8 +272,20 @@ impl Record {
             }
             record.history.insert(dot, Past { rank, what });
         }
+        let mut nodes = form.authors.iter().map(|(_, node)| *node).collect::<Vec<_>>();
+        nodes.extend(&form.nodes);
+        for (actor, of) in form.actors.iter().zip(&form.at) {
+            if let Some(at) = of.checked_sub(1) {
+                record.nodes.insert(*actor, *nodes.get(at as usize).ok_or(Malformed)?);
+            }
+        }
+        for was in form.former {
+            let (at, former) = was.read(&dots, &form.actors).ok_or(Malformed)?;
+            record.former.insert(at, former);
+        }
         record.dots = dots.into_iter().collect();
         record.forget_history();
+        record.forget_former();
         record.forget_stamps();
         Ok(record)
     }
@@ -254,9 +295,11 @@ impl Record {
         let mut next = self.clone();
         next.dots.insert(dot);
         next.stamps.insert(dot, by);
+        next.wrote(dot.actor, by.node);
         for change in changes {
             next.apply_one(dot, change)?;
         }
+        next.part_with(self, dot, changes);
         next.remember(dot, changes);
         next.forget_stamps();
         if next.registers.len() > FIELDS_MAX || next.sets.len() > ELEMENTS_MAX {
@@ -304,6 +347,12 @@ impl Record {
             Change::Enable => mark(DISABLED_SET, false),
         }
         Ok(())
+    }
+
+    /// Notes where an actor wrote. It is one place; if somebody says another, all take the same.
+    fn wrote(&mut self, actor: ActorId, node: NodeId) {
+        let known = self.nodes.entry(actor).or_insert(node);
+        *known = node.min(*known);
     }
 
     /// Whether the record was written and is not removed.
@@ -369,8 +418,9 @@ impl Record {
 
     /// Who changed the record last.
     pub fn changed(&self) -> Option<Stamp> {
-        let last = self.history().next().map(|entry| entry.by);
-        last.or_else(|| self.stamps.values().copied().max_by_key(|by| by.wall))
+        let last = self.history().find(|entry| !entry.void).map(|entry| entry.by);
+        let counts = self.stamps.iter().filter(|(dot, _)| !self.void.contains(dot));
+        last.or_else(|| counts.map(|(_, by)| *by).max_by_key(|by| by.wall))
     }
 
     /// Tells states apart: the entity tag of the record.
@@ -380,7 +430,9 @@ impl Record {
 
     fn forget_stamps(&mut self) {
         let values = self.registers.values().flat_map(BTreeMap::keys);
-        let standing: BTreeSet<Dot> = values.chain(self.sets.values().flatten()).copied().collect();
+        let former = self.former.keys().map(|(_, dot)| dot);
+        let standing = values.chain(self.sets.values().flatten()).chain(former);
+        let standing: BTreeSet<Dot> = standing.copied().collect();
         let history = &self.history;
         self.stamps.retain(|dot, _| standing.contains(dot) || history.contains_key(dot));
     }
@@ -394,6 +446,7 @@ impl CvRDT for Record {
     }
 
     fn merge(&mut self, other: Self) {
+        self.former = self.merged_former(&other);
         let mine = std::mem::take(&mut self.dots);
         // What one side has seen and no longer has is gone; what it never saw is new.
         for (field, values) in &mut self.registers {
@@ -420,9 +473,11 @@ impl CvRDT for Record {
         self.sets.retain(|_, dots| !dots.is_empty());
         self.dots = mine;
         self.dots.extend(other.dots);
+        other.nodes.into_iter().for_each(|(actor, node)| self.wrote(actor, node));
         self.stamps.extend(other.stamps);
         self.history.extend(other.history);
         self.forget_history();
+        self.forget_former();
         self.forget_stamps();
         self.later = std::mem::take(&mut self.later).max(other.later);
     }

@@ -122,6 +122,13 @@ pub enum Event {
         /// Needs no credential.
         local: bool,
     },
+    /// A publisher's WebRTC leg stands, which this node speaks for from now on as for a client.
+    Publish {
+        /// Its session.
+        session: SessionId,
+        /// What it sends, and for whom.
+        publication: host::Publication,
+    },
     /// On the client's ordered stream.
     ClientMessage(SessionId, Vec<u8>),
     /// In a datagram on flow 0 of the client, flow id read off.
@@ -308,7 +315,10 @@ pub enum NoDecree {
     #[error("{0}")]
     Out(Refusal),
     /// It would let itself in.
-    #[error("a revoked node does not let itself in: ask at another member")]
+    #[error(
+        "a revoked node does not let itself in: ask at another member; if none is left, let another \
+         node in from here first (`roost node readmit ID` on this machine), and then this one there"
+    )]
     Itself,
     /// A change of keys is under way.
     #[error("this node is changing its key already: wait until it is done")]

@@ -13,13 +13,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::auth::strip_port;
 use super::backend::{
     Backend, Check, Denied, InviteTerms, Invited, LegChange, MetricsSnapshot, Principal,
-    ViewerView, ViewersView,
+    Publication, ViewerView, ViewersView,
 };
 use super::candidates::candidates;
 use super::counters::{Door, counters};
 use super::socket::AdminSocket;
 use super::tls::{self, Certificate, load_or_make};
-use super::{ServerCounters, leg, native, router, serve};
+use super::{ServerCounters, leg, native, publisher, router, serve};
 use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Key, Receipt, Record, Refusal, Write};
 use crate::admission;
@@ -196,7 +196,11 @@ async fn open_doors(
             Some(datagram) = rtc.recv() => {
                 backend.webrtc.receive(datagram.from, datagram.to, datagram.bytes);
             }
-            Some((_, ask, answer)) = asks.recv() => {
+            Some((from, mut ask, answer)) = asks.recv() => {
+                if let Ask::Offer(offer) = &mut ask {
+                    // Who shows nothing that is signed is here on that node's word.
+                    offer.principal.issuer.get_or_insert(from);
+                }
                 // The asker has stopped waiting if nobody takes the answer.
                 let _ = answer.send(backend.clone().answer(ask).encode());
             }
@@ -398,6 +402,11 @@ impl Backend for Live {
         }
     }
 
+    fn publish(self: Arc<Self>, publication: Publication) -> Result<SdpAnswer, Failed> {
+        let publisher = self.node.publisher(publication.remote);
+        publisher::accept(self, publisher, publication)
+    }
+
     async fn play(&self, encoder: EncoderId) -> Result<Feed, Failed> {
         let mut changes = self.node.changes();
         let deadline = tokio::time::Instant::now() + HOLD;
@@ -448,13 +457,20 @@ impl Backend for Live {
         })
     }
 
-    fn redirect_token(&self, node: NodeId, encoder: EncoderId, principal: &Principal) -> String {
-        self.door.redirects.fetch_add(1, Ordering::Relaxed);
-        self.node.redirect_token(node, encoder, "view", principal)
+    fn redirect_token(
+        &self,
+        node: NodeId,
+        encoder: EncoderId,
+        verb: &'static str,
+        principal: &Principal,
+    ) -> String {
+        let redirects = if verb == "view" { &self.door.redirects } else { &self.door.sent_on };
+        redirects.fetch_add(1, Ordering::Relaxed);
+        self.node.redirect_token(node, encoder, verb, principal)
     }
 
-    fn check_redirect(&self, token: &str, encoder: EncoderId) -> Option<Principal> {
-        let principal = self.node.check_redirect(token, encoder, "view");
+    fn check_redirect(&self, token: &str, encoder: EncoderId, verb: &str) -> Option<Principal> {
+        let principal = self.node.check_redirect(token, encoder, verb);
         if principal.is_none() {
             self.door.bad_redirect.fetch_add(1, Ordering::Relaxed);
         }

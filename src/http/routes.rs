@@ -10,7 +10,7 @@ use axum::routing::{self, MethodRouter};
 
 use super::problem::Problem;
 use super::records::{self, Asked};
-use super::{App, api, assets, backup, events, health, login, metrics, nodes, openapi, whep};
+use super::{App, api, assets, backup, events, health, login, metrics, nodes, openapi, whep, whip};
 use crate::accounts::{Kind, Schema};
 
 /// One route with one method.
@@ -478,6 +478,38 @@ fn media() -> Vec<Route> {
             "/whep/{name}/{leg}",
             "Candidates that came later.",
             routing::patch(whep::patch),
+        )
+        .body("application/trickle-ice-sdpfrag", "Sdp")
+        .nothing(204)
+        .problems(&[404, 415, 422]),
+        Route::new(
+            "post",
+            "/whip/{name}",
+            "A publisher's offer (WHIP).",
+            routing::post(whip::post),
+        )
+        .for_who("publish, to the encoder")
+        .takes(&["rt"])
+        .body("application/sdp", "Sdp")
+        .other(201, "application/sdp")
+        .nothing(307)
+        .problems(&[404, 406, 409, 415, 422, 503]),
+        Route::new("get", "/whip/{name}", "Whether one may ask.", routing::get(whip::get))
+            .for_who("anything")
+            .nothing(200),
+        Route::new(
+            "delete",
+            "/whip/{name}/{leg}",
+            "Ends a publisher's session.",
+            routing::delete(whip::delete),
+        )
+        .nothing(200)
+        .problems(&[404]),
+        Route::new(
+            "patch",
+            "/whip/{name}/{leg}",
+            "Candidates that came later.",
+            routing::patch(whip::patch),
         )
         .body("application/trickle-ice-sdpfrag", "Sdp")
         .nothing(204)

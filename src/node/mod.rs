@@ -13,6 +13,7 @@ mod members;
 mod name;
 pub mod passwords;
 mod ports;
+mod publish;
 mod records;
 mod relay;
 mod report;
@@ -35,6 +36,7 @@ pub use founding::{ADMIN, ADMINISTRATORS};
 pub use identity::identity;
 pub use ledger::{RecordChange, RecordChanges};
 pub use members::NotDone;
+pub use publish::{Pictures, Publisher};
 pub use relay::FLOWS_MAX;
 
 use folder::Folder;
@@ -380,6 +382,11 @@ impl Node {
     /// All streams.
     pub fn hubs(&self) -> &Hubs {
         &self.shared.hubs
+    }
+
+    /// A publisher whose WebRTC leg is at this node, and comes from `remote`.
+    pub fn publisher(&self, remote: Option<SocketAddr>) -> Publisher {
+        self.shared.clients.publisher(remote)
     }
 
     /// Takes a place at a stream for one viewer here.

@@ -17,3 +17,4 @@ mod rights;
 mod source;
 mod trust;
 mod whep;
+mod whip;
