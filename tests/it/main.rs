@@ -15,5 +15,6 @@ mod operating;
 mod records;
 mod rights;
 mod source;
+mod stolen;
 mod trust;
 mod whep;
