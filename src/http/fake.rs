@@ -108,6 +108,7 @@ impl FakeMesh {
             nodes: Vec::new(),
             encoders: vec![encoder],
             outcasts: Vec::new(),
+            former: Default::default(),
         };
         let mesh = Arc::new(Self {
             nodes: Mutex::default(),
