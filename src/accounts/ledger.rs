@@ -19,8 +19,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::clock::hash_upto;
 use super::{
-    Answer, BUCKETS, Clock, Counters, Cuts, Effect, Event, Everything, Key, Kind, Loaded, Receipt,
-    Record, Refusal, WAITS_MAX, WRITES_MAX, Write, hash,
+    Answer, BUCKETS, Clock, Counters, Cuts, Effect, Event, Everything, Key, Kind, Loaded,
+    REMOVED_KEPT, Receipt, Record, Refusal, WAITS_MAX, WRITES_MAX, Write, hash,
 };
 use crate::id::{ActorId, NodeId};
 use crate::time::{Mono, Now, earlier};
@@ -62,8 +62,10 @@ pub struct Ledger {
     authors: BTreeMap<ActorId, NodeId>,
     /// Of nodes that are shut out: see [`Record::counting`].
     cuts: Arc<Cuts>,
-    /// Removed records that will be forgotten.
-    dead: BTreeSet<Key>,
+    /// Removed records that will be forgotten, with the time of their last change.
+    dead: BTreeMap<Key, u64>,
+    /// So many of them stay.
+    kept: usize,
     /// Those that were: nobody makes a record of the same id.
     graveyard: BTreeSet<Key>,
     /// Actors that baselines name, with their last writes.
@@ -170,7 +172,8 @@ impl Ledger {
             meta: BTreeMap::new(),
             authors: BTreeMap::new(),
             cuts: Arc::default(),
-            dead: BTreeSet::new(),
+            dead: BTreeMap::new(),
+            kept: REMOVED_KEPT,
             graveyard: loaded.forgotten.into_iter().collect(),
             named: BTreeMap::new(),
             state: 0,
@@ -208,6 +211,12 @@ impl Ledger {
             ledger.put(key, Record::renewed(bytes));
         }
         ledger
+    }
+
+    /// The same, but so many removed records stay for what they remember.
+    #[must_use]
+    pub fn keeping(self, removed: usize) -> Self {
+        Self { kept: removed, ..self }
     }
 
     /// One event in, effects out.
@@ -403,7 +412,7 @@ impl Ledger {
     /// some have forgotten it already.
     fn weight(&self, key: Key) -> u64 {
         match self.records.get(&key) {
-            Some(bytes) if !self.dead.contains(&key) => {
+            Some(bytes) if !self.dead.contains_key(&key) => {
                 hash(&[&key.kind.0.to_le_bytes(), &key.id.0, bytes])
             }
             _ => 0,

@@ -13,6 +13,7 @@ use crate::time::{Mono, earlier};
 use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, Role, WireError};
 
 mod follow;
+mod publish;
 mod register;
 mod rights;
 mod settle;
@@ -20,6 +21,7 @@ mod settle;
 mod tests;
 mod types;
 
+pub use publish::Publication;
 pub use types::{Counters, Effect, Note, Route, World};
 
 /// An assignment counts as load of its node until the directory shows it, at most this long.

@@ -18,3 +18,4 @@ mod source;
 mod stolen;
 mod trust;
 mod whep;
+mod whip;

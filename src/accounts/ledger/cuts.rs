@@ -75,7 +75,8 @@ impl Ledger {
     /// Notes whether a record will be forgotten. A removal that does not count is none.
     pub(super) fn bury(&mut self, key: Key, record: &Record) {
         if key.kind.collected() && self.is_removed(record) {
-            self.dead.insert(key);
+            let changed = record.history().map(|entry| entry.by.wall).max();
+            self.dead.insert(key, changed.unwrap_or(0));
         } else {
             self.dead.remove(&key);
         }

@@ -295,7 +295,7 @@ impl Host {
 }
 
 /// How many encoders this node takes.
-fn limit(world: &World<'_>) -> usize {
+pub(super) fn limit(world: &World<'_>) -> usize {
     let mine = world.candidates.iter().find(|candidate| candidate.node == world.me);
     mine.map_or(ENTRIES_MAX, |candidate| candidate.limit as usize)
 }
@@ -312,7 +312,7 @@ fn rival(world: &World<'_>, register: &wire::Register) -> Option<NodeId> {
 
 /// Who else holds a name now, in the same domain: the encoder with a live claim and a connected
 /// agent. In another domain the name is another one.
-fn name_holder(world: &World<'_>, name: &str, encoder: EncoderId) -> Option<EncoderId> {
+pub(super) fn name_holder(world: &World<'_>, name: &str, encoder: EncoderId) -> Option<EncoderId> {
     let domain = world.rights.domain_of(encoder)?;
     let alive = |node: NodeId| world.alive.contains(&node);
     let connected = |other: EncoderId| {
