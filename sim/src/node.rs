@@ -8,6 +8,7 @@ use roost::accounts::Batch;
 use roost::admission::{Invitation, Keypair, Roster, Statement};
 use roost::control::{Config, Control, Effect, Event, Note};
 use roost::id::{Boot, EncoderId, InviteId, NodeId, SessionId};
+use roost::session::host::Outcome;
 use roost::wire::{self, Message as _, NodeMessage, join_statement, take_varint};
 
 use crate::conn::{Cargo, ConnId, End};
@@ -330,6 +331,8 @@ impl World {
                         self.relay_keyframe(ix, encoder);
                     }
                 }
+                Effect::Moved(_, Outcome::Done) => self.measure("encoders moved on request", 1),
+                Effect::Moved(..) => {}
                 Effect::Stalled => {
                     for session in self.nodes[ix].sessions.values_mut() {
                         session.ingest.early.frames.clear();
@@ -354,6 +357,10 @@ impl World {
             Note::Expelled(node, why) => format!("expels {}: {why}", self.name_of(*node)),
             Note::Readmitted(node) => format!("readmits {}", self.name_of(*node)),
             Note::Skewed(skew) => format!("skewed by {skew:?} ms"),
+            Note::Draining => "is drained".to_owned(),
+            Note::Drained => "is empty".to_owned(),
+            Note::Undrained => "is not drained any more".to_owned(),
+            Note::Cordoned(cordoned) => format!("cordoned: {cordoned}"),
             Note::Rekeyed => "has another key".to_owned(),
             Note::Ledger(note) => format!("ledger: {note:?}"),
             Note::Stalled(late) => format!("stalled {} ms", late.as_millis()),

@@ -22,6 +22,9 @@ impl Control {
 
     fn record_changed(&mut self, key: Key, effects: &mut Vec<Effect>) {
         effects.push(Effect::RecordChanged(key));
+        if key == self.own_record() {
+            self.heed_wishes();
+        }
         if Rights::KINDS.contains(&key.kind) {
             self.rights_changed |= self.rights.changed(key, self.ledger.get(key).as_ref());
         }

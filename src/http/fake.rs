@@ -92,6 +92,7 @@ impl FakeMesh {
             state: EncoderState::Live,
             reason: None,
             native_only: false,
+            why: None,
             viewers: 0,
         };
         let view = ClusterView {
@@ -141,6 +142,9 @@ impl FakeMesh {
             linked: true,
             rtt_ms: Some(0.3),
             draining: false,
+            cordoned: false,
+            capacity: None,
+            limit: None,
             encoders: 0,
             viewers: 0,
             report: None,

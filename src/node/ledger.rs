@@ -12,6 +12,7 @@ use super::{Node, wall_ms};
 use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Key, Ledger, Note, Receipt, Refusal, Write};
 use crate::control::Event;
+use crate::session::host::{Order, Outcome};
 use crate::store::{BackedUp, StoreError};
 
 /// Questions and changes that wait for the control loop; beyond it whoever has one waits.
@@ -98,6 +99,7 @@ pub(super) enum Call {
     Write(Write, oneshot::Sender<Result<Receipt, Refusal>>),
     Read(Box<dyn FnOnce(&Ledger) + Send>),
     Decree(Decree, oneshot::Sender<Decreed>),
+    Move(Order, oneshot::Sender<Outcome>),
 }
 
 impl Node {
@@ -157,6 +159,19 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Sends an encoder that is at home here to another node; answers when it is there, or why it
+    /// is not.
+    pub async fn move_encoder(&self, order: Order) -> Outcome {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Outcome::Refused("the node is stopping".into());
+        if self.shared.calls.send(Call::Move(order, answer)).await.is_err() {
+            return gone();
+        }
+        answered.await.unwrap_or_else(|_stopped| gone())
+    }
+}
+
 impl Driver {
     pub(super) fn record_changed(&mut self, key: Key) {
         // Nobody need listen.
@@ -180,6 +195,12 @@ impl Driver {
             }
             Call::Read(read) => read(self.control.ledger()),
             Call::Decree(decree, answer) => self.decree(decree, answer),
+            Call::Move(mut order, answer) => {
+                self.last_move += 1;
+                order.ticket = self.last_move;
+                self.moves.insert(order.ticket, answer);
+                self.handle(Event::Move(order));
+            }
         }
     }
 }

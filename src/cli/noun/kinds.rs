@@ -187,6 +187,8 @@ pub(crate) static NODE: Kind = Kind {
         DESCRIPTION,
         part("drain", Flag, "hands over what it serves, and takes nothing new"),
         part("cordon", Flag, "takes nothing new"),
+        part("capacity", Number, "in hundredths of an ordinary node's, 100 if not said"),
+        part("limit", Number, "takes so many encoders at most"),
     ],
     sets: &[LABELS],
     columns: &["state", "encoders", "viewers", "addrs", "description"],
