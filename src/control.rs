@@ -3,9 +3,10 @@
 //! that drives `Control` drives what production runs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::RwLockReadGuard;
 use std::time::Duration;
 
-use crate::access::Rights;
+use crate::access::{Rights, SharedRights};
 use crate::accounts::{self, Ledger};
 use crate::admission::{Keypair, Roster, Statement, Statements};
 use crate::cluster::NodeReport;
@@ -63,7 +64,7 @@ pub struct Control {
     directory: Directory,
     host: Host,
     ledger: Ledger,
-    rights: Rights,
+    rights: SharedRights,
     /// Whoever is here has to be judged anew.
     rights_changed: bool,
     /// Its next wake-up has to be asked for again.
@@ -134,7 +135,7 @@ impl Control {
             directory: Directory::new(me, salted(config.boot, &config.seed)),
             host: Host::default(),
             ledger: ledger::born(me, config.seed, config.ledger),
-            rights: Rights::default(),
+            rights: SharedRights::default(),
             rights_changed: false,
             host_called: false,
             host_due: None,
@@ -312,8 +313,14 @@ impl Control {
     }
 
     /// What they come to: who may do what.
-    pub fn rights(&self) -> &Rights {
-        &self.rights
+    pub fn rights(&self) -> RwLockReadGuard<'_, Rights> {
+        self.rights.read()
+    }
+
+    /// The same for whoever asks beside the control loop: changed before
+    /// [`Effect::RecordChanged`] tells of it.
+    pub fn shared_rights(&self) -> SharedRights {
+        self.rights.clone()
     }
 
     /// This node's clients.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use aws_lc_rs::digest;
 
@@ -32,9 +33,11 @@ pub struct Rights {
     /// The domain and the name of each record.
     filed: BTreeMap<Key, (Option<RecordId>, Box<str>)>,
     version: u64,
+    /// Records taken, changed or not.
+    taken: u64,
 }
 
-/// After so many changes the index is packed again, which takes some 50 ms for 100,000 accounts:
+/// After so many records the index is packed again, which takes some 50 ms for 100,000 accounts:
 /// a node that takes a whole ledger over would keep half of its memory empty.
 const COMPACT_EVERY: u64 = 32_768;
 
@@ -69,7 +72,7 @@ enum Home {
     Unclear,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Rule {
     right: Right,
     domain: Home,
@@ -113,74 +116,69 @@ impl Rights {
         Kind::NODE,
     ];
 
-    /// Takes a record as it is now. Whether rights may be others than before.
+    /// Takes a record as it is now. Whether rights, or names of domains, are others than before.
     pub fn changed(&mut self, key: Key, record: Option<&Record>) -> bool {
         let known = record.filter(|record| record.exists());
         self.file(key, known);
-        match key.kind {
-            Kind::DOMAIN => {
-                let name = known.map(|record| text(record, 1).unwrap_or_default().into());
-                match name {
-                    Some(name) => drop(self.domains.insert(key.id, name)),
-                    None => drop(self.domains.remove(&key.id)),
-                }
-                match record.is_some_and(Record::is_deleted) {
-                    true => drop(self.gone.insert(key.id)),
-                    false => drop(self.gone.remove(&key.id)),
-                }
-            }
-            Kind::ACCOUNT => match record {
-                Some(record) => {
+        let changed = match key.kind {
+            Kind::DOMAIN => self.domain_changed(key.id, record),
+            Kind::ACCOUNT => {
+                let facts = record.map(|record| {
                     let (domain, off) = (home(record), record.is_off());
-                    let facts = AccountFacts { domain, off, password: password(record) };
-                    self.accounts.insert(key.id, facts);
-                }
-                None => drop(self.accounts.remove(&key.id)),
-            },
-            Kind::ENCODER => match record {
-                Some(record) => {
+                    AccountFacts { domain, off, password: password(record) }
+                });
+                put(&mut self.accounts, key.id, facts)
+            }
+            Kind::ENCODER => {
+                let facts = record.map(|record| {
                     let domain = match home(record) {
                         _ if record.is_deleted() => Some(DEFAULT_DOMAIN),
                         Home::Unnamed => Some(DEFAULT_DOMAIN),
                         Home::In(domain) => Some(domain),
                         Home::Unclear => None,
                     };
-                    let facts = EncoderFacts {
-                        domain,
-                        off: record.is_off(),
-                        keys: keys::keys(record).into(),
-                    };
-                    self.encoders.insert(key.id, facts);
-                }
-                None => drop(self.encoders.remove(&key.id)),
-            },
+                    EncoderFacts { domain, off: record.is_off(), keys: keys::keys(record).into() }
+                });
+                put(&mut self.encoders, key.id, facts)
+            }
             Kind::GROUP => {
-                let members = known.map(|record| ids(record, 2)).unwrap_or_default();
-                let before = self.groups.remove(&key.id).unwrap_or_default();
-                reindex(&mut self.member_of, key.id, &before, &members);
-                if known.is_some() {
-                    self.groups.insert(key.id, members);
-                }
+                let members = known.map(|record| ids(record, 2));
+                let before = self.groups.get(&key.id).cloned().unwrap_or_default();
+                let after = members.clone().unwrap_or_default();
+                reindex(&mut self.member_of, key.id, &before, &after);
+                put(&mut self.groups, key.id, members);
+                before != after
             }
             Kind::RULE => {
                 let rule = record.filter(|record| !record.is_off()).and_then(rule);
-                let after = rule.as_ref().map(|rule| rule.subjects.clone()).unwrap_or_default();
-                let before = self.rules.remove(&key.id).map(|rule| rule.subjects);
-                reindex(&mut self.granted, key.id, &before.unwrap_or_default(), &after);
-                if let Some(rule) = rule {
-                    self.rules.insert(key.id, rule);
-                }
+                let subjects = |rule: Option<&Rule>| rule.map(|rule| rule.subjects.clone());
+                let before = subjects(self.rules.get(&key.id)).unwrap_or_default();
+                let after = subjects(rule.as_ref()).unwrap_or_default();
+                reindex(&mut self.granted, key.id, &before, &after);
+                put(&mut self.rules, key.id, rule)
             }
-            _ => return false,
-        }
-        self.version += 1;
-        if self.version.is_multiple_of(COMPACT_EVERY) {
+            _ => false,
+        };
+        self.version += u64::from(changed);
+        self.taken += 1;
+        if self.taken.is_multiple_of(COMPACT_EVERY) {
             self.compact();
         }
-        true
+        changed
     }
 
-    /// Rises with every change.
+    fn domain_changed(&mut self, id: RecordId, record: Option<&Record>) -> bool {
+        let known = record.filter(|record| record.exists());
+        let name = known.map(|record| text(record, 1).unwrap_or_default().into());
+        let named = put(&mut self.domains, id, name);
+        let went = match record.is_some_and(Record::is_deleted) {
+            true => self.gone.insert(id),
+            false => self.gone.remove(&id),
+        };
+        named || went
+    }
+
+    /// Rises with every change of rights.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -467,6 +465,34 @@ fn rule(record: &Record) -> Option<Rule> {
     let wide = record.values(EVERYTHING_FIELD);
     let everything = !wide.is_empty() && wide.iter().all(|flag| flag.value == [1]);
     Some(Rule { right, domain: home(record), everything, encoders: ids(record, 4), subjects })
+}
+
+/// An index that is read beside the control loop, which alone changes it.
+#[derive(Debug, Clone, Default)]
+pub struct SharedRights(Arc<RwLock<Rights>>);
+
+impl SharedRights {
+    /// To ask. Hold it for a question, not for a wait.
+    pub fn read(&self) -> RwLockReadGuard<'_, Rights> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To change.
+    pub fn write(&self) -> RwLockWriteGuard<'_, Rights> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts a value in its place, or nothing. Whether that is another than before.
+fn put<T: PartialEq>(index: &mut BTreeMap<RecordId, T>, id: RecordId, value: Option<T>) -> bool {
+    if index.get(&id) == value.as_ref() {
+        return false;
+    }
+    match value {
+        Some(value) => drop(index.insert(id, value)),
+        None => drop(index.remove(&id)),
+    }
+    true
 }
 
 /// Moves `id` from what it was filed under to what it is now.

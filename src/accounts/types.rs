@@ -303,6 +303,15 @@ pub enum Event {
     Wake,
 }
 
+/// A record that is another now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// Which.
+    pub key: Key,
+    /// With it rights, or names of domains, became others.
+    pub rights: bool,
+}
+
 /// What a [`Ledger`](super::Ledger) wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {

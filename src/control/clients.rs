@@ -13,13 +13,14 @@ impl Control {
         call: impl FnOnce(&mut Host, &mut World<'_>, &mut Vec<host::Effect>),
     ) {
         let mut out = Vec::new();
+        let rights = self.rights.read();
         let mut world = World {
             now,
             time: self.clocks.time(now),
             me: self.me,
             directory: &mut self.directory,
             roster: &self.roster,
-            rights: &self.rights,
+            rights: &rights,
             alive: &self.alive,
             linked: &self.linked,
             candidates: &self.candidates,
@@ -27,6 +28,7 @@ impl Control {
             peers: &self.peers,
         };
         call(&mut self.host, &mut world, &mut out);
+        drop(rights);
         self.host_called = true;
         for effect in out {
             effects.push(match effect {

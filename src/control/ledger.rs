@@ -2,7 +2,7 @@
 
 use super::{Control, Effect, Note};
 use crate::access::Rights;
-use crate::accounts::{self, Key, Ledger, Loaded, Records};
+use crate::accounts::{self, Changed, Key, Ledger, Loaded, Records};
 use crate::id::NodeId;
 use crate::time::Now;
 use crate::wire::{LinkMessage, Message};
@@ -17,17 +17,20 @@ impl Control {
     /// Reads everything that rights depend on; afterwards changes keep it up.
     pub(super) fn index_rights(&mut self) {
         let ledger = &self.ledger;
-        self.rights = Rights::of(Rights::KINDS.into_iter().flat_map(|kind| ledger.of_kind(kind)));
+        let records = Rights::KINDS.into_iter().flat_map(|kind| ledger.of_kind(kind));
+        *self.rights.write() = Rights::of(records);
     }
 
     fn record_changed(&mut self, key: Key, effects: &mut Vec<Effect>) {
-        effects.push(Effect::RecordChanged(key));
+        let rights = Rights::KINDS.contains(&key.kind) && {
+            let record = self.ledger.get(key);
+            self.rights.write().changed(key, record.as_ref())
+        };
+        self.rights_changed |= rights;
         if key == self.own_record() {
             self.heed_wishes();
         }
-        if Rights::KINDS.contains(&key.kind) {
-            self.rights_changed |= self.rights.changed(key, self.ledger.get(key).as_ref());
-        }
+        effects.push(Effect::RecordChanged(Changed { key, rights }));
     }
 
     pub(super) fn tell_members(&mut self, now: Now, effects: &mut Vec<Effect>) {

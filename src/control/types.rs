@@ -202,7 +202,7 @@ pub enum Effect {
         result: Result<accounts::Receipt, accounts::Refusal>,
     },
     /// A record of the ledger is another now.
-    RecordChanged(accounts::Key),
+    RecordChanged(accounts::Changed),
     /// Live members with their addresses, for the next start.
     Remember(Vec<(NodeId, Vec<String>)>),
     /// Others know this node by this boot, which is above its own: the next must be higher still.

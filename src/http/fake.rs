@@ -14,7 +14,7 @@ use super::backend::*;
 use super::*;
 use crate::access::{DEFAULT_DOMAIN, Rights, Who};
 use crate::accounts::{
-    Audit, AuditCursor, Change, Dot, Expect, Key, Receipt, Record, Refusal, Stamp, Write,
+    Audit, AuditCursor, Change, Changed, Dot, Expect, Key, Receipt, Record, Refusal, Stamp, Write,
 };
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
 use crate::id::{AccountId, ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
@@ -40,7 +40,7 @@ pub(super) struct FakeMesh {
     pub(super) view: Mutex<ClusterView>,
     pub(super) rights: RwLock<Rights>,
     pub(super) records: Mutex<BTreeMap<Key, Record>>,
-    told: broadcast::Sender<Key>,
+    told: broadcast::Sender<Changed>,
     written: AtomicU64,
     /// What time it is.
     pub(super) now: AtomicU64,
@@ -203,9 +203,9 @@ impl FakeMesh {
 
     /// As if it came from elsewhere.
     pub(super) fn put(&self, key: Key, record: Record) {
-        self.rights.write().unwrap().changed(key, Some(&record));
+        let rights = self.rights.write().unwrap().changed(key, Some(&record));
         self.records.lock().unwrap().insert(key, record);
-        let _ = self.told.send(key);
+        let _ = self.told.send(Changed { key, rights });
         self.changes.send_modify(|count| *count += 1);
     }
 

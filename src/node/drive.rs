@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Clock;
 use super::clients::Clients;
-use super::ledger::{self, SharedRights, Told};
+use super::ledger::{self, Told};
 use super::media::Turning;
 use super::members::{Decreed, MeshClock};
 use super::relay::{Relays, Source};
@@ -129,7 +129,7 @@ pub(super) struct Driver {
     pub(super) view: Arc<ArcSwap<ClusterView>>,
     pub(super) changes: watch::Sender<u64>,
     pub(super) totals: Arc<ArcSwap<Totals>>,
-    pub(super) rights: SharedRights,
+    pub(super) rights_changes: watch::Sender<u64>,
     pub(super) told: Told,
     pub(super) left: watch::Sender<bool>,
     pub(super) view_dirty: bool,
@@ -281,7 +281,7 @@ impl Driver {
                         let _ = answer.send(result);
                     }
                 }
-                Effect::RecordChanged(key) => self.record_changed(key),
+                Effect::RecordChanged(changed) => self.record_changed(changed),
                 Effect::GossipWith(node) => self.reports.member_up(node),
                 Effect::ClientWelcomed(session, who) => self.clients.welcomed(session, who),
                 Effect::ClientSend(session, bytes) => self.clients.send(session, bytes),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, RwLockReadGuard};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -10,7 +10,7 @@ use super::drive::Driver;
 use super::members::{Decree, Decreed};
 use super::{Node, wall_ms};
 use crate::access::Rights;
-use crate::accounts::{Audit, AuditCursor, Key, Ledger, Note, Receipt, Refusal, Write};
+use crate::accounts::{Audit, AuditCursor, Changed, Ledger, Note, Receipt, Refusal, Write};
 use crate::control::Event;
 use crate::session::host::{Order, Outcome};
 use crate::store::{BackedUp, StoreError};
@@ -21,30 +21,10 @@ pub(super) const CALL_QUEUE: usize = 256;
 /// some seconds of writing bring.
 const CHANGES_KEPT: usize = 4_096;
 
-/// The index of rights for whoever is not on the control loop: a copy, kept up with it.
-pub(super) struct SharedRights {
-    index: Arc<RwLock<Rights>>,
-    changes: watch::Sender<u64>,
-}
-
-/// How [`SharedRights`] is read.
-pub(super) struct RightsReader {
-    index: Arc<RwLock<Rights>>,
-    changes: watch::Receiver<u64>,
-}
-
-impl SharedRights {
-    pub(super) fn new(rights: Rights) -> (Self, RightsReader) {
-        let index = Arc::new(RwLock::new(rights));
-        let (changes, changed) = watch::channel(0);
-        (Self { index: index.clone(), changes }, RightsReader { index, changes: changed })
-    }
-}
-
 /// Changes of records for whoever listens.
 #[derive(Clone)]
 pub(super) struct Told {
-    sender: broadcast::Sender<Key>,
+    sender: broadcast::Sender<Changed>,
     lost: Arc<AtomicU64>,
 }
 
@@ -61,15 +41,15 @@ impl Told {
 
 /// What [`Node::record_changes`] tells.
 pub struct RecordChanges {
-    keys: broadcast::Receiver<Key>,
+    changes: broadcast::Receiver<Changed>,
     lost: Arc<AtomicU64>,
 }
 
-/// One thing that it tells.
+/// One thing that [`RecordChanges`] tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordChange {
     /// This record is another now.
-    Record(Key),
+    Record(Changed),
     /// So many changes were not heard of, for they came faster than they were read: whatever one
     /// holds may be old.
     Lost(u64),
@@ -77,14 +57,14 @@ pub enum RecordChange {
 
 impl RecordChanges {
     /// Those that this sender tells.
-    pub fn of(sender: &broadcast::Sender<Key>) -> Self {
-        Self { keys: sender.subscribe(), lost: Arc::default() }
+    pub fn of(sender: &broadcast::Sender<Changed>) -> Self {
+        Self { changes: sender.subscribe(), lost: Arc::default() }
     }
 
     /// The next; none once the node has stopped.
     pub async fn next(&mut self) -> Option<RecordChange> {
-        match self.keys.recv().await {
-            Ok(key) => Some(RecordChange::Record(key)),
+        match self.changes.recv().await {
+            Ok(changed) => Some(RecordChange::Record(changed)),
             Err(broadcast::error::RecvError::Lagged(count)) => {
                 self.lost.fetch_add(count, Ordering::Relaxed);
                 Some(RecordChange::Lost(count))
@@ -145,17 +125,17 @@ impl Node {
     /// from others, each once it is on disk.
     pub fn record_changes(&self) -> RecordChanges {
         let Told { sender, lost } = &self.shared.told;
-        RecordChanges { keys: sender.subscribe(), lost: lost.clone() }
+        RecordChanges { changes: sender.subscribe(), lost: lost.clone() }
     }
 
     /// Who may do what. Hold it for a question, not for a wait.
     pub fn rights(&self) -> RwLockReadGuard<'_, Rights> {
-        self.shared.rights.index.read().unwrap_or_else(PoisonError::into_inner)
+        self.shared.rights.read()
     }
 
     /// Changes whenever [`Node::rights`] does.
     pub fn rights_changes(&self) -> watch::Receiver<u64> {
-        self.shared.rights.changes.clone()
+        self.shared.rights_changes.clone()
     }
 }
 
@@ -173,16 +153,12 @@ impl Node {
 }
 
 impl Driver {
-    pub(super) fn record_changed(&mut self, key: Key) {
-        // Nobody need listen.
-        let _ = self.told.sender.send(key);
-        if !Rights::KINDS.contains(&key.kind) {
-            return;
+    pub(super) fn record_changed(&mut self, changed: Changed) {
+        if changed.rights {
+            self.rights_changes.send_modify(|version| *version += 1);
         }
-        let record = self.control.ledger().get(key);
-        let mut index = self.rights.index.write().unwrap_or_else(PoisonError::into_inner);
-        index.changed(key, record.as_ref());
-        self.rights.changes.send_replace(index.version());
+        // Nobody need listen.
+        let _ = self.told.sender.send(changed);
     }
 
     pub(super) fn call(&mut self, call: Call) {

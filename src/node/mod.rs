@@ -40,7 +40,7 @@ pub use relay::FLOWS_MAX;
 use folder::Folder;
 use ports::Ports;
 
-use crate::access::Principal;
+use crate::access::{Principal, SharedRights};
 use crate::admission::{
     Denied, Enrolment, Invitation, Keypair, Roster, Session, issue_credential, issue_redirect,
     issue_session,
@@ -151,7 +151,8 @@ struct Shared {
     totals: Arc<ArcSwap<Totals>>,
     turning: Arc<media::Turning>,
     failovers: Failovers,
-    rights: ledger::RightsReader,
+    rights: SharedRights,
+    rights_changes: watch::Receiver<u64>,
     open_loopback: bool,
     /// What is left to do of a founding.
     founding: tokio::sync::Mutex<Option<founding::Founding>>,
@@ -242,7 +243,8 @@ impl Node {
         let mut effects = Vec::new();
         let control = Control::new(born, clock.now(), &mut effects);
         let view = Arc::new(ArcSwap::from_pointee(control.view()));
-        let (rights, rights_reader) = ledger::SharedRights::new(control.rights().clone());
+        let rights = control.shared_rights();
+        let (rights_tx, rights_changes) = watch::channel(0);
         let told = ledger::Told::new();
         let totals = Arc::new(ArcSwap::from_pointee(Totals::default()));
         let failovers = failovers();
@@ -280,7 +282,7 @@ impl Node {
             view: view.clone(),
             changes: change_tx,
             totals: totals.clone(),
-            rights,
+            rights_changes: rights_tx,
             told: told.clone(),
             left: left_tx,
             view_dirty: true,
@@ -306,7 +308,8 @@ impl Node {
             totals,
             turning,
             failovers,
-            rights: rights_reader,
+            rights,
+            rights_changes,
             open_loopback: config.open_loopback,
             founding: tokio::sync::Mutex::new(founding),
             told,

@@ -161,10 +161,12 @@ impl Store {
         let names = Names::of(Some(mesh));
         self.write(|tx| {
             let mut records = tx.open_table(names.records())?;
-            let mut forgotten = tx.open_table(names.forgotten())?;
-            for key in &batch.forgotten {
-                forgotten.insert((key.kind.0, key.id.0), ())?;
-                records.remove((key.kind.0, key.id.0))?;
+            if !batch.forgotten.is_empty() {
+                let mut forgotten = tx.open_table(names.forgotten())?;
+                for key in &batch.forgotten {
+                    forgotten.insert((key.kind.0, key.id.0), ())?;
+                    records.remove((key.kind.0, key.id.0))?;
+                }
             }
             for (key, bytes) in &batch.records {
                 let name = (key.kind.0, key.id.0);

@@ -353,10 +353,12 @@ fn a_conflict_of_two_halves_is_told_and_settled_by_setting_it() {
     wait_until(PATIENCE, "they have met", || {
         sockets.iter().all(|at| user.good(at, &["group", "list"]).contains("conflict in"))
     });
-    let shown = user.good(&sockets[0], &["group", "show", "staff"]);
-    for words in ["left", "right", "by local at n1", "by local at n2", "roost group set staff"] {
-        assert!(shown.contains(words), "{words}: {shown}");
-    }
+    // What a node is called is heard of it, after its records.
+    let told = ["left", "right", "by local at n1", "by local at n2", "roost group set staff"];
+    wait_until(PATIENCE, "both sides are told in words", || {
+        let shown = user.good(&sockets[0], &["group", "show", "staff"]);
+        told.iter().all(|words| shown.contains(words))
+    });
     user.good(&sockets[0], &["group", "set", "staff", "description=right", "--wait", "2"]);
     for at in &sockets {
         let shown = user.good(at, &["group", "show", "staff", "--json"]);

@@ -19,7 +19,7 @@ use super::read::{Filter, items, page};
 use super::versions::fresh;
 use super::{Asked, live};
 use crate::access::Who;
-use crate::accounts::{Key, Kind};
+use crate::accounts::{Changed, Key, Kind};
 use crate::id::RecordId;
 use crate::node::{RecordChange, RecordChanges};
 
@@ -149,8 +149,8 @@ impl Watch {
         let mut judged = false;
         for _ in 0..BATCH {
             match next {
-                Some(Some(RecordChange::Record(key))) => {
-                    judged |= self.decides(key);
+                Some(Some(RecordChange::Record(Changed { key, rights }))) => {
+                    judged |= rights && self.decides(key);
                     if key.kind == self.kind {
                         dirty.insert(key.id);
                     }
