@@ -144,6 +144,7 @@ impl Paint {
     fn liveness(&self, node: &NodeView) -> Cell {
         let (word, color) = match node.state {
             Liveness::Up if node.draining => ("draining", Color::Yellow),
+            Liveness::Up if node.cordoned => ("cordoned", Color::Yellow),
             Liveness::Up => ("up", Color::Green),
             Liveness::Suspect => ("suspect", Color::Yellow),
             Liveness::Down => ("down", Color::Red),

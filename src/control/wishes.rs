@@ -3,6 +3,8 @@
 use super::{Control, Note};
 use crate::accounts::{Key, Kind};
 use crate::id::RecordId;
+use crate::session::host::DrainState;
+use crate::time::Now;
 
 /// Fields of a node's record.
 const DRAIN: u16 = 3;
@@ -51,6 +53,14 @@ impl Control {
             self.wishes = wishes;
             self.nodes_dirty = true;
         }
+    }
+
+    /// How far this node is emptied, whether or not it is to be.
+    pub fn drain_state(&mut self, now: Now) -> DrainState {
+        let mut state = None;
+        self.host(now, &mut Vec::new(), |host, world, _| state = Some(host.drain_state(world)));
+        let cordoned = self.wishes.cordon;
+        state.map_or_else(DrainState::default, |state| DrainState { cordoned, ..state })
     }
 
     /// What is worth a line, after the record or the encoders here changed.

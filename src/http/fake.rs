@@ -21,7 +21,7 @@ use crate::id::{AccountId, ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, No
 use crate::node::passwords::Passwords;
 use crate::node::{NotDone, RecordChanges};
 use crate::webrtc::{Feed, Outlet, WebRtc};
-use crate::wire::{Failed, Offer, SdpAnswer};
+use crate::wire::{AskMove, Failed, Moved, Offer, SdpAnswer};
 
 pub(super) const CAM: EncoderId = EncoderId([9; 16]);
 
@@ -330,6 +330,15 @@ impl Backend for FakeNode {
 
     async fn rotate(&self) -> Result<(), NotDone> {
         Ok(())
+    }
+
+    async fn move_encoder(&self, home: NodeId, wish: AskMove) -> Result<Moved, Failed> {
+        let failed = (home == wish.to).then(|| "it is at home there".to_owned());
+        Ok(Moved { failed })
+    }
+
+    async fn drain_state(&self, _node: NodeId) -> Result<serde_json::Value, Failed> {
+        Ok(serde_json::to_value(crate::session::host::DrainState::default()).unwrap())
     }
 
     async fn write(&self, write: Write) -> Result<Receipt, Refusal> {

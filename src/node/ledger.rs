@@ -12,7 +12,7 @@ use super::{Node, wall_ms};
 use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Changed, Ledger, Note, Receipt, Refusal, Write};
 use crate::control::Event;
-use crate::session::host::{Order, Outcome};
+use crate::session::host::{DrainState, Order, Outcome};
 use crate::store::{BackedUp, StoreError};
 
 /// Questions and changes that wait for the control loop; beyond it whoever has one waits.
@@ -80,6 +80,7 @@ pub(super) enum Call {
     Read(Box<dyn FnOnce(&Ledger) + Send>),
     Decree(Decree, oneshot::Sender<Decreed>),
     Move(Order, oneshot::Sender<Outcome>),
+    Drained(oneshot::Sender<DrainState>),
 }
 
 impl Node {
@@ -150,6 +151,13 @@ impl Node {
         }
         answered.await.unwrap_or_else(|_stopped| gone())
     }
+
+    /// How far this node is emptied, whether or not it is to be; nothing if it is stopping.
+    pub async fn drain_state(&self) -> Option<DrainState> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.calls.send(Call::Drained(answer)).await.ok()?;
+        answered.await.ok()
+    }
 }
 
 impl Driver {
@@ -177,6 +185,8 @@ impl Driver {
                 self.moves.insert(order.ticket, answer);
                 self.handle(Event::Move(order));
             }
+            // Nobody need wait for it any more.
+            Call::Drained(answer) => drop(answer.send(self.control.drain_state(self.clock.now()))),
         }
     }
 }

@@ -23,7 +23,7 @@ mod tests;
 mod timers;
 mod types;
 
-pub use drain::{DrainState, Stuck};
+pub use drain::{DrainState, Stuck, Way};
 pub use moves::{Cause, Order, Outcome};
 pub use types::{Counters, Effect, Note, Route, World};
 

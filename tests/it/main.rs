@@ -15,5 +15,6 @@ mod operating;
 mod records;
 mod rights;
 mod source;
+mod steering;
 mod trust;
 mod whep;

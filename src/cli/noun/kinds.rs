@@ -194,7 +194,7 @@ pub(crate) static NODE: Kind = Kind {
     columns: &["state", "encoders", "viewers", "addrs", "description"],
     end: "every member that hears of it drops it at once; it cannot return with its key or an old \
         invitation, and its clients go to other nodes",
-    examples: "  roost node set n2 drain=true +labels=north\n  roost node revoke n3 --reason stolen",
+    examples: "  roost node drain n2\n  roost node set n2 limit=200 +labels=north\n  roost node revoke n3 --reason stolen",
 };
 
 static ALL: [&Kind; 10] =

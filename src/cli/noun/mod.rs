@@ -10,6 +10,7 @@ mod fake;
 pub(crate) mod kinds;
 mod show;
 mod special;
+mod steer;
 #[cfg(test)]
 mod tests;
 
@@ -71,6 +72,10 @@ enum EncoderVerb {
     Common(Verb),
     /// Make a stream key, shown once; or list or revoke keys
     Key(special::StreamKeys),
+    /// Send one to another node, without a gap
+    Move(steer::Move),
+    /// Tell why one is where it is
+    Why(One),
 }
 
 /// What nodes have.
@@ -86,6 +91,14 @@ pub(crate) enum NodeVerb {
     Set(Set),
     /// Show who changed what, where and when
     History(One),
+    /// Empty a node: move its encoders to others, and take none
+    Drain(steer::Drain),
+    /// Let a drained node take encoders again
+    Undrain(One),
+    /// Keep a node from new encoders; what is there stays
+    Cordon(One),
+    /// Let a cordoned node take encoders again
+    Uncordon(One),
     /// Put a member out for good
     Revoke(special::Revoke),
     /// Let a revoked member back in
@@ -237,6 +250,8 @@ pub(crate) async fn encoder(noun: EncoderNoun) -> Result<(), Failure> {
     match noun.verb {
         EncoderVerb::Common(verb) => common(&kinds::ENCODER, verb).await,
         EncoderVerb::Key(args) => special::stream_keys(args).await,
+        EncoderVerb::Move(args) => steer::move_encoder(args).await,
+        EncoderVerb::Why(args) => steer::why(args).await,
     }
 }
 
@@ -248,6 +263,10 @@ pub(crate) async fn node(verb: NodeVerb) -> Result<(), Failure> {
         NodeVerb::Show(args) => show::one(kind, args).await,
         NodeVerb::Set(args) => change::set(kind, args).await,
         NodeVerb::History(args) => audit::history(kind, args).await,
+        NodeVerb::Drain(args) => steer::drain(args).await,
+        NodeVerb::Undrain(args) => steer::wish(args, "drain", false).await,
+        NodeVerb::Cordon(args) => steer::wish(args, "cordon", true).await,
+        NodeVerb::Uncordon(args) => steer::wish(args, "cordon", false).await,
         NodeVerb::Revoke(args) => special::revoke(args).await,
         NodeVerb::Readmit(args) => special::readmit(args).await,
         NodeVerb::Key(args) => special::node_key(args).await,

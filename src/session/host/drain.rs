@@ -17,8 +17,8 @@ const IDLE_AT_ONCE: usize = 50;
 const WATCHED_AT_ONCE: usize = 4;
 /// What could not be moved is tried again after this long.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
-/// Encoders that are listed with the reason why they do not move.
-const STUCK_SHOWN: usize = 100;
+/// Encoders that are listed one by one, so that an answer stays small.
+const SHOWN: usize = 100;
 
 /// This node is to be empty.
 #[derive(Debug, Default)]
@@ -31,6 +31,10 @@ pub(super) struct Draining {
 /// How far a node is emptied.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DrainState {
+    /// It is to be empty, or goes.
+    pub draining: bool,
+    /// It takes no new encoders.
+    pub cordoned: bool,
     /// Encoders that are still at home there.
     pub left: usize,
     /// Of those, how many are watched.
@@ -41,6 +45,8 @@ pub struct DrainState {
     pub viewers: u32,
     /// Encoders that do not move at present, a hundred at most.
     pub stuck: Vec<Stuck>,
+    /// Where those at home there would go, or why nowhere: a hundred at most.
+    pub plan: Vec<Way>,
 }
 
 /// An encoder that does not move.
@@ -54,6 +60,21 @@ pub struct Stuck {
     pub reason: String,
 }
 
+/// Where an encoder would go.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Way {
+    /// Which.
+    pub encoder: EncoderId,
+    /// Its name.
+    pub name: String,
+    /// Somebody watches it.
+    pub watched: bool,
+    /// The node.
+    pub to: Option<NodeId>,
+    /// Why it goes nowhere.
+    pub reason: Option<String>,
+}
+
 impl Host {
     /// Whether everything here is to go elsewhere.
     pub fn drain(&mut self, world: &mut World<'_>, on: bool, effects: &mut Vec<Effect>) {
@@ -63,27 +84,36 @@ impl Host {
         self.proceed_draining(world, true, effects);
     }
 
-    /// How far this node is emptied; `None` if it is not to be.
-    pub fn drain_state(&self) -> Option<DrainState> {
-        let draining = self.emptying.as_ref()?;
-        let homes = || {
-            let home = |(id, stream): (&EncoderId, &super::Stream)| {
-                stream.home.as_ref()?.session?;
-                Some((*id, stream.viewers > 0))
-            };
-            self.streams.iter().filter_map(home)
+    /// How far this node is emptied, and where what is left would go.
+    pub fn drain_state(&mut self, world: &World<'_>) -> DrainState {
+        let home = |(id, stream): (&EncoderId, &super::Stream)| {
+            stream.home.as_ref()?.session?;
+            Some((*id, stream.name.clone(), stream.viewers > 0))
         };
-        let stuck = draining.stuck.iter().filter_map(|(&encoder, (_, reason))| {
+        let homes: Vec<_> = self.streams.iter().filter_map(home).collect();
+        let stuck = self.emptying.iter().flat_map(|draining| &draining.stuck);
+        let stuck = stuck.filter_map(|(&encoder, (_, reason))| {
             let name = self.streams.get(&encoder)?.name.clone();
             Some(Stuck { encoder, name, reason: reason.clone() })
         });
-        Some(DrainState {
-            left: homes().count(),
-            watched: homes().filter(|(_, watched)| *watched).count(),
+        let mut state = DrainState {
+            draining: self.leaving || self.emptying.is_some(),
+            cordoned: false,
+            left: homes.len(),
+            watched: homes.iter().filter(|(.., watched)| *watched).count(),
             moving: self.moves.len(),
             viewers: self.streams.values().map(|it| it.viewers).fold(0, u32::saturating_add),
-            stuck: stuck.take(STUCK_SHOWN).collect(),
-        })
+            stuck: stuck.take(SHOWN).collect(),
+            plan: Vec::new(),
+        };
+        for (encoder, name, watched) in homes.into_iter().take(SHOWN) {
+            let (to, reason) = match self.way_out(world, encoder) {
+                Ok(to) => (Some(to), None),
+                Err(why) => (None, Some(why)),
+            };
+            state.plan.push(Way { encoder, name, watched, to, reason });
+        }
+        state
     }
 
     /// There may be more to move, or more room elsewhere.
