@@ -8,7 +8,6 @@ use roost::accounts::Batch;
 use roost::admission::{Invitation, Keypair, Roster, Statement};
 use roost::control::{Config, Control, Effect, Event, Note};
 use roost::id::{Boot, EncoderId, InviteId, NodeId, SessionId};
-use roost::session::host::Outcome;
 use roost::wire::{self, Message as _, NodeMessage, join_statement, take_varint};
 
 use crate::conn::{Cargo, ConnId, End};
@@ -331,8 +330,7 @@ impl World {
                         self.relay_keyframe(ix, encoder);
                     }
                 }
-                Effect::Moved(_, Outcome::Done) => self.measure("encoders moved on request", 1),
-                Effect::Moved(..) => {}
+                Effect::Moved(order, outcome) => self.moved(order.encoder, &outcome),
                 Effect::Stalled => {
                     for session in self.nodes[ix].sessions.values_mut() {
                         session.ingest.early.frames.clear();
