@@ -117,6 +117,8 @@ pub struct NodeView {
 pub struct OutcastView {
     /// Which.
     pub node: NodeId,
+    /// What it was called.
+    pub name: Option<String>,
     /// Why, and what to do.
     pub why: String,
     /// Whose revocations of it stand.

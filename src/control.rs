@@ -38,8 +38,6 @@ pub use types::{Config, Counters, Effect, Event, NoDecree, Note};
 
 /// The control loop wakes at least this often, so that it notices when it stood still.
 const TICK: Duration = Duration::from_millis(100);
-/// Live members are written down for the next start at most this often.
-const REMEMBER_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A later self of this node is told of at most this often: two machines that run one folder
 /// outgrow each other for as long as both run.
@@ -70,6 +68,8 @@ pub struct Control {
     /// Its next wake-up has to be asked for again.
     host_called: bool,
     host_due: Option<Mono>,
+    /// What nodes were called last.
+    names: BTreeMap<NodeId, String>,
     reports: BTreeMap<NodeId, NodeReport>,
     clocks: Clocks,
     /// Whether this node's clock is told to be off, how far it is, and when that was found.
@@ -134,11 +134,12 @@ impl Control {
             peering: Peering::new(me, config.seed),
             directory: Directory::new(me, salted(config.boot, &config.seed)),
             host: Host::default(),
-            ledger: ledger::born(me, config.seed, config.ledger),
+            ledger: ledger::born(me, config.seed, config.ledger, config.removed_kept),
             rights: SharedRights::default(),
             rights_changed: false,
             host_called: false,
             host_due: None,
+            names: config.names.into_iter().collect(),
             reports: BTreeMap::new(),
             clocks: Clocks::default(),
             skewed: false,
@@ -240,6 +241,11 @@ impl Control {
             Event::ClientOpened { session, local } => {
                 self.host(now, effects, |host, world, out| {
                     host.opened(world, session, local, out);
+                });
+            }
+            Event::Publish { session, publication } => {
+                self.host(now, effects, |host, world, out| {
+                    host.publisher_opened(world, session, publication, out);
                 });
             }
             Event::ClientMessage(session, bytes) => {
@@ -399,11 +405,7 @@ impl Control {
             self.host(now, effects, |host, world, out| host.wake(world, out));
         }
         if due(self.remember_at) {
-            self.remember_at = None;
-            self.remembered = Some(now.mono);
-            let nodes = self.alive.iter().filter(|node| **node != self.me);
-            let members = nodes.map(|&node| (node, self.addrs_of(node))).collect();
-            effects.push(Effect::Remember(members));
+            self.remember(now.mono, effects);
         }
     }
 
@@ -435,21 +437,6 @@ impl Control {
         self.member(now, membership::Event::Linked(node), effects);
         self.entries(now, directory::Event::Linked(node), effects);
         self.account(now, accounts::Event::Linked(node), effects);
-    }
-
-    /// Works out mesh time anew, and says if this node's own clock is far from it.
-    fn tell_time(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        self.clocks.settle(now, self.me, &self.alive);
-        if let Some((at, time)) = self.clocks.base() {
-            effects.push(Effect::MeshTime(at, time));
-        }
-        let skew = self.clocks.skew(now);
-        (self.skew, self.asked) = (Some(skew), now);
-        let skewed = Duration::from_millis(skew.unsigned_abs()) > SKEW_ALARM;
-        if skewed != self.skewed {
-            self.skewed = skewed;
-            effects.push(Effect::Note(Note::Skewed(skewed.then_some(skew))));
-        }
     }
 
     fn message(&mut self, now: Now, from: NodeId, bytes: &[u8], effects: &mut Vec<Effect>) {
@@ -556,8 +543,7 @@ impl Control {
                 }
             });
             effects.push(Effect::ViewChanged);
-            let earliest = self.remembered.map_or(now.mono, |at| at + REMEMBER_INTERVAL);
-            self.remember_at.get_or_insert(earliest.max(now.mono));
+            self.remember_soon(now.mono, effects);
         }
         let mut out = Vec::new();
         self.directory.flush(&mut out);

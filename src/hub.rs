@@ -72,6 +72,8 @@ pub struct HubCounters {
     pub packets_in: AtomicU64,
     /// Packets that were given up: asked for again, they did not come in time.
     pub packets_lost: AtomicU64,
+    /// The same of publishers' legs, where the WebRTC stack asks.
+    pub publisher_packets_lost: AtomicU64,
     /// Packets that were missing and asked for again.
     pub packets_asked: AtomicU64,
     /// Packets that went out, to native viewers and to other nodes.

@@ -56,6 +56,8 @@ const ADMISSIONS: TableDefinition<&[u8], ()> = TableDefinition::new("admissions"
 /// What else was said of members.
 const STATEMENTS: TableDefinition<&[u8], ()> = TableDefinition::new("statements");
 const MEMBERS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("members");
+/// What nodes were called when they were last heard of.
+const NAMES: TableDefinition<[u8; 16], &str> = TableDefinition::new("names");
 
 const DATABASE_FILE: &str = "roost.redb";
 const BOOT_FILE: &str = "boot";
@@ -98,6 +100,7 @@ struct Saved {
     boot: u64,
     statements: Vec<Statement>,
     members: Vec<(NodeId, Vec<String>)>,
+    names: Vec<(NodeId, String)>,
 }
 
 impl Store {
@@ -128,6 +131,7 @@ impl Store {
         let store = Self { dir: dir.into(), path, db, failed, lock };
         store.add_statements(&saved.statements)?;
         store.remember(&saved.members)?;
+        store.name(&saved.names)?;
         store.raise_boot(Boot(saved.boot))?;
         Ok(Opened { store, quarantined })
     }
@@ -227,6 +231,20 @@ impl Store {
             }
             Ok(())
         })
+    }
+
+    /// What nodes were called last, also those that are members no more.
+    pub fn names(&self) -> Result<Vec<(NodeId, String)>, StoreError> {
+        self.read(read_names)
+    }
+
+    /// Notes what nodes are called, in place of what they were called before. Beyond
+    /// [`MEMBERS_MAX`] nodes new ones are left out.
+    pub fn name(&self, names: &[(NodeId, String)]) -> Result<(), StoreError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.write(|tx| insert_names(tx, names))
     }
 
     /// Forgets a member's addresses.
@@ -403,7 +421,8 @@ fn try_open(path: &Path) -> Result<Database, Trouble> {
     let membership = || {
         let boot = meta_u64(&db, "boot")?.unwrap_or(0);
         meta(&db, "mesh")?;
-        Ok(Saved { boot, statements: read_statements(&db)?, members: read_members(&db)? })
+        let (statements, members) = (read_statements(&db)?, read_members(&db)?);
+        Ok(Saved { boot, statements, members, names: read_names(&db)? })
     };
     let saved = membership().map_err(|error| trouble(path, error, Saved::default()))?;
     match catch_unwind(AssertUnwindSafe(|| ledger::touch(&db))) {
@@ -461,6 +480,7 @@ fn read_schema(db: &Database) -> Result<u32, redb::Error> {
     // Databases of earlier versions gain it here.
     tx.open_table(STATEMENTS)?;
     tx.open_table(MEMBERS)?;
+    tx.open_table(NAMES)?;
     if found < SCHEMA {
         migrate::migrate(&tx, found)?;
         tx.open_table(META)?.insert("schema", SCHEMA.to_le_bytes().as_slice())?;
@@ -521,6 +541,37 @@ fn read_members(db: &Database) -> Result<Vec<(NodeId, Vec<String>)>, redb::Error
         Ok((NodeId(node.value()), decode(addrs.value())?))
     });
     rows.collect()
+}
+
+fn read_names(db: &Database) -> Result<Vec<(NodeId, String)>, redb::Error> {
+    let table = match db.begin_read()?.open_table(NAMES) {
+        Ok(table) => table,
+        // Backups of earlier versions have none.
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let rows = table.iter()?.map(|row| {
+        let (node, name) = row?;
+        Ok((NodeId(node.value()), name.value().to_owned()))
+    });
+    rows.collect()
+}
+
+fn insert_names(
+    tx: &redb::WriteTransaction,
+    names: &[(NodeId, String)],
+) -> Result<(), redb::Error> {
+    let mut table = tx.open_table(NAMES)?;
+    let mut count = redb::ReadableTableMetadata::len(&table)?;
+    for (node, name) in names {
+        let known = table.get(node.0)?.is_some();
+        if !known && count >= MEMBERS_MAX as u64 {
+            continue;
+        }
+        count += u64::from(!known);
+        table.insert(node.0, name.as_str())?;
+    }
+    Ok(())
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {

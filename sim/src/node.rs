@@ -34,6 +34,7 @@ pub(crate) struct Disk {
     outgrown: u64,
     pub(crate) statements: Vec<Statement>,
     pub(crate) remembered: Vec<(NodeId, Vec<String>)>,
+    pub(crate) names: BTreeMap<NodeId, String>,
     /// A key beside the one in use.
     pub(crate) next_key: Option<Keypair>,
     pub(crate) books: Books,
@@ -181,7 +182,10 @@ impl World {
             boot: Boot(node.disk.boot),
             roster,
             remembered: node.disk.remembered.clone(),
+            names: node.disk.names.clone().into_iter().collect(),
             ledger: node.disk.books.load(),
+            // Whatever may be forgotten is, at once: the harder case.
+            removed_kept: 0,
             seeds: if ix == 0 { Vec::new() } else { vec![addr_of(0)] },
             seed,
         };
@@ -241,6 +245,7 @@ impl World {
         from: End,
         statements: Vec<Statement>,
         members: Vec<(NodeId, Vec<String>)>,
+        names: Vec<(NodeId, String)>,
     ) {
         if !self.lives(from) || self.nodes[from.host].control.is_some() {
             return;
@@ -248,6 +253,7 @@ impl World {
         let node = &mut self.nodes[from.host];
         node.disk.statements = statements;
         node.disk.remembered = members;
+        node.disk.names.extend(names);
         self.start_control(from.host);
     }
 
@@ -300,6 +306,7 @@ impl World {
                 },
                 Effect::RecordChanged(_) => {}
                 Effect::Remember(members) => self.nodes[ix].disk.remembered = members,
+                Effect::Name(node, name) => drop(self.nodes[ix].disk.names.insert(node, name)),
                 Effect::Boot(Boot(boot)) => self.nodes[ix].disk.outgrown = boot,
                 Effect::GossipWith(_) | Effect::ViewChanged | Effect::ClientWelcomed(..) => {}
                 Effect::ClientSend(session, bytes) => {
@@ -396,8 +403,8 @@ impl World {
     fn admit(&mut self, ix: usize, ticket: u64, admitted: wire::Admitted) {
         let Some(from) = self.nodes[ix].joins.remove(&ticket) else { return };
         let at = self.now + DISK + self.net.delay_reliable(ix, from.host);
-        let wire::Admitted { statements, members } = admitted;
-        self.queue.push(at, Ev::JoinAnswer { from, statements: statements.0, members });
+        let wire::Admitted { statements, members, names } = admitted;
+        self.queue.push(at, Ev::JoinAnswer { from, statements: statements.0, members, names });
     }
 
     /// The process ends on its own: what was said goes out first.

@@ -84,6 +84,7 @@ pub(crate) enum Ev {
         from: End,
         statements: Vec<Statement>,
         members: Vec<(NodeId, Vec<String>)>,
+        names: Vec<(NodeId, String)>,
     },
     ClientHello {
         from: End,
@@ -380,8 +381,8 @@ impl World {
             Ev::LinkFailed { from, node, addr } => self.link_failed(from, node, addr),
             Ev::JoinAsk { from } => self.join_ask(from),
             Ev::JoinArrive { from, to } => self.join_arrive(from, to),
-            Ev::JoinAnswer { from, statements, members } => {
-                self.join_answer(from, statements, members);
+            Ev::JoinAnswer { from, statements, members, names } => {
+                self.join_answer(from, statements, members, names);
             }
             Ev::ClientHello { from, leg, to } => self.client_hello(from, leg, to),
             Ev::LegFailed { end, leg } => self.leg_failed(end, leg),

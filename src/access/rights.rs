@@ -20,6 +20,8 @@ pub struct Rights {
     domains: BTreeMap<RecordId, Box<str>>,
     /// Those that were removed: nothing in them is anybody's.
     gone: BTreeSet<RecordId>,
+    /// Enrolment strings that were removed: they let nobody in any more.
+    ended: BTreeSet<RecordId>,
     accounts: BTreeMap<RecordId, AccountFacts>,
     encoders: BTreeMap<RecordId, EncoderFacts>,
     groups: BTreeMap<RecordId, BTreeSet<RecordId>>,
@@ -103,7 +105,7 @@ impl Rights {
     }
 
     /// The kinds that it looks at: at some for their names alone.
-    pub const KINDS: [Kind; 10] = [
+    pub const KINDS: [Kind; 11] = [
         Kind::DOMAIN,
         Kind::GROUP,
         Kind::ACCOUNT,
@@ -114,6 +116,7 @@ impl Rights {
         Kind::ALARM,
         Kind::SETTING,
         Kind::NODE,
+        Kind::ENROLMENT,
     ];
 
     /// Takes a record as it is now. Whether rights, or names of domains, are others than before.
@@ -157,6 +160,10 @@ impl Rights {
                 reindex(&mut self.granted, key.id, &before, &after);
                 put(&mut self.rules, key.id, rule)
             }
+            Kind::ENROLMENT => match record.is_some_and(Record::is_deleted) {
+                true => self.ended.insert(key.id),
+                false => self.ended.remove(&key.id),
+            },
             _ => false,
         };
         self.version += u64::from(changed);
@@ -301,6 +308,13 @@ impl Rights {
         })
     }
 
+    /// Whether somebody else than this account may log in and do everything in the mesh.
+    pub fn is_administered_but_by(&self, account: AccountId) -> bool {
+        let others = self.accounts.keys().map(|id| AccountId(id.0)).filter(|id| *id != account);
+        let mut others = others.filter(|id| self.password_of(*id).is_some());
+        others.any(|id| self.may(&Who::Account(id), Right::Administer, Scope::Mesh))
+    }
+
     /// The domain that confines an account, if one does.
     pub fn confines(&self, account: AccountId) -> Option<RecordId> {
         match self.accounts.get(&RecordId(account.0))?.domain {
@@ -318,6 +332,22 @@ impl Rights {
         name: &str,
     ) -> impl Iterator<Item = RecordId> {
         of(&self.names, name_hash(kind, domain, name))
+    }
+
+    /// The domains in which something of this kind has this name.
+    pub fn domains_with(
+        &self,
+        kind: Kind,
+        name: &str,
+    ) -> impl Iterator<Item = (RecordId, RecordId)> {
+        let domains = std::iter::once(DEFAULT_DOMAIN).chain(self.domains.keys().copied());
+        let mut all: Vec<_> = domains
+            .flat_map(|domain| {
+                self.named(kind, Some(domain), name).map(move |found| (domain, found))
+            })
+            .collect();
+        all.dedup();
+        all.into_iter()
     }
 
     /// The name of a domain.
@@ -378,7 +408,8 @@ impl Rights {
         let Some(record) = record else { return };
         let name = text(record, 1).unwrap_or_default();
         let in_default = matches!(key.kind, Kind::ENCODER | Kind::ROOM);
-        let has_domain = in_default || matches!(key.kind, Kind::GROUP | Kind::ACCOUNT | Kind::RULE);
+        let has_domain = in_default
+            || matches!(key.kind, Kind::GROUP | Kind::ACCOUNT | Kind::RULE | Kind::ENROLMENT);
         let domain = match home(record) {
             Home::In(domain) if has_domain => Some(domain),
             Home::Unnamed if in_default => Some(DEFAULT_DOMAIN),

@@ -66,6 +66,10 @@ impl Part {
         Self { number, name, field, required: false, written, names: None, one_of, max, about }
     }
 
+    const fn told(self) -> Self {
+        Self { written: false, ..self }
+    }
+
     const fn required(self) -> Self {
         Self { required: true, ..self }
     }
@@ -159,6 +163,9 @@ impl Kind {
     /// Actors that no longer write, named so that nobody has to list them: see
     /// [`Ledger`](super::Ledger).
     pub const BASELINE: Self = Self(12);
+
+    /// A string that lets clients in: removed, it does not any more.
+    pub const ENROLMENT: Self = Self(13);
 
     /// What is known of this kind.
     pub fn schema(self) -> Option<&'static Schema> {
@@ -376,6 +383,19 @@ static SCHEMAS: &[Schema] = &[
         sets: &[],
         collected: false,
     },
+    Schema {
+        kind: Kind::ENROLMENT,
+        name: "enrolment",
+        noun: Some("enrolments"),
+        fields: &[
+            name(),
+            description(),
+            domain("the domain that it opens").told(),
+            Part::new(4, "expires", Number, "when it ends by itself, in ms since 1970").told(),
+        ],
+        sets: &[],
+        collected: false,
+    },
 ];
 
 #[cfg(test)]
@@ -408,7 +428,7 @@ mod tests {
 
     #[test]
     fn removals_of_accounts_members_and_revocations_are_never_collected() {
-        for kind in [Kind::ACCOUNT, Kind::NODE, Kind::REVOCATION, Kind(999)] {
+        for kind in [Kind::ACCOUNT, Kind::NODE, Kind::REVOCATION, Kind::ENROLMENT, Kind(999)] {
             assert!(!kind.collected());
         }
         assert!(Kind::ROOM.collected());

@@ -18,8 +18,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::clock::hash_upto;
 use super::{
-    Answer, BUCKETS, Clock, Counters, Effect, Event, Everything, Key, Kind, Loaded, Receipt,
-    Record, Refusal, WAITS_MAX, WRITES_MAX, Write, hash,
+    Answer, BUCKETS, Clock, Counters, Effect, Event, Everything, Key, Kind, Loaded, REMOVED_KEPT,
+    Receipt, Record, Refusal, WAITS_MAX, WRITES_MAX, Write, hash,
 };
 use crate::id::{ActorId, NodeId};
 use crate::time::{Mono, Now, earlier};
@@ -56,8 +56,10 @@ pub struct Ledger {
     /// The writes that are here, but for those of retired actors.
     clock: Clock,
     meta: BTreeMap<ActorId, Meta>,
-    /// Removed records that will be forgotten.
-    dead: BTreeSet<Key>,
+    /// Removed records that will be forgotten, with the time of their last change.
+    dead: BTreeMap<Key, u64>,
+    /// So many of them stay.
+    kept: usize,
     /// Those that were: nobody makes a record of the same id.
     graveyard: BTreeSet<Key>,
     /// Actors that baselines name, with their last writes.
@@ -162,7 +164,8 @@ impl Ledger {
             index: BTreeMap::new(),
             clock: Clock::default(),
             meta: BTreeMap::new(),
-            dead: BTreeSet::new(),
+            dead: BTreeMap::new(),
+            kept: REMOVED_KEPT,
             graveyard: loaded.forgotten.into_iter().collect(),
             named: BTreeMap::new(),
             state: 0,
@@ -200,6 +203,12 @@ impl Ledger {
             ledger.put(key, bytes);
         }
         ledger
+    }
+
+    /// The same, but so many removed records stay for what they remember.
+    #[must_use]
+    pub fn keeping(self, removed: usize) -> Self {
+        Self { kept: removed, ..self }
     }
 
     /// One event in, effects out.
@@ -349,7 +358,8 @@ impl Ledger {
             self.named.extend(collect::names(&record));
         }
         if key.kind.collected() && record.is_deleted() {
-            self.dead.insert(key);
+            let changed = record.history().map(|entry| entry.by.wall).max();
+            self.dead.insert(key, changed.unwrap_or(0));
         } else {
             self.dead.remove(&key);
         }
@@ -390,7 +400,7 @@ impl Ledger {
     /// some have forgotten it already.
     fn weight(&self, key: Key) -> u64 {
         match self.records.get(&key) {
-            Some(bytes) if !self.dead.contains(&key) => {
+            Some(bytes) if !self.dead.contains_key(&key) => {
                 hash(&[&key.kind.0.to_le_bytes(), &key.id.0, bytes])
             }
             _ => 0,

@@ -35,6 +35,9 @@ pub const RECORD_BYTES_MAX: usize = 4 << 20;
 /// Most records, beyond which new ones are refused: 100,000 accounts and as much of everything
 /// else, at some 40 MB. What others acknowledged is taken all the same.
 pub const RECORDS_MAX: usize = 200_000;
+/// Removed records that stay for what they remember, the newest removals by the clocks, at some 200
+/// bytes each: who removed what is asked for long after. Older ones may be forgotten.
+pub const REMOVED_KEPT: usize = 1_000;
 /// Ids of forgotten records that are kept, at some 40 bytes each. Beyond it removed records stay.
 pub const FORGOTTEN_MAX: usize = 200_000;
 /// Values of a field that are shown when it was changed at many nodes at once. The others are

@@ -177,7 +177,11 @@ impl Roster {
         };
         let credential = self.check_credential(token, mesh_ms)?;
         let who = Who::Client { id: credential.id, domain: credential.domain };
-        Ok(Principal::new(who, format!("client {}", credential.id.short())))
+        let principal = Principal::new(who, format!("client {}", credential.id.short()));
+        match rights.stands(&principal, mesh_ms) {
+            true => Ok(principal),
+            false => Err(Refusal::Ended { what: Kind::Credential }.into()),
+        }
     }
 
     /// Who logged in, if a member of this mesh issued the token, it is not over, and the account

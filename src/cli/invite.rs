@@ -42,6 +42,9 @@ struct Request {
 struct Answer {
     /// The string.
     invitation: String,
+    /// Of one for clients: what ends it when it is removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enrolment: Option<String>,
     /// Whatever else a newer node tells.
     #[serde(flatten)]
     more: serde_json::Map<String, serde_json::Value>,
@@ -57,12 +60,16 @@ pub(crate) async fn run(args: Invite) -> Result<(), Failure> {
     if args.json {
         return out::json(&answer);
     }
-    out::talk(if args.client {
-        "Use it as --addr of roost encode, view, status and invite, or in a browser as \
-         https://NODE:9443/?token=... Whoever has it is let in."
+    if let Some(id) = &answer.enrolment {
+        out::talk(&format!(
+            "Use it as --addr of roost encode, view, status and invite, or in a browser as \
+             https://NODE:9443/?token=... Whoever has it is let in, until it is over or somebody \
+             ends it: roost enrolment rm {}",
+            id.get(..8).unwrap_or(id)
+        ));
     } else {
-        "On the new machine: roost node --join '...'. Whoever has it can join."
-    });
+        out::talk("On the new machine: roost node --join '...'. Whoever has it can join.");
+    }
     out::line(&answer.invitation)
 }
 

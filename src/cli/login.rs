@@ -56,9 +56,9 @@ pub(crate) struct Whoami {
 
 /// What a login is answered with.
 #[derive(Debug, Deserialize)]
-struct LoggedIn {
-    token: String,
-    name: String,
+pub(super) struct LoggedIn {
+    pub(super) token: String,
+    pub(super) name: String,
     #[serde(flatten)]
     more: serde_json::Map<String, Value>,
 }

@@ -16,6 +16,7 @@ mod login;
 mod node;
 mod noun;
 mod out;
+mod passwd;
 mod restore;
 mod sessions;
 mod signals;
@@ -109,12 +110,17 @@ enum Command {
     /// What holds for the whole mesh
     #[command(after_help = noun::kinds::SETTING.help())]
     Setting(noun::Noun),
+    /// Strings that let clients in
+    #[command(after_help = noun::kinds::ENROLMENT.help())]
+    Enrolment(noun::EnrolmentNoun),
     /// Show who changed what, where and when
     Audit(noun::audit::Audit),
     /// Log in: the other commands act for you from then on
     Login(login::Login),
     /// Forget what login keeps
     Logout(login::Logout),
+    /// Give yourself another password; everything logged in to before is over
+    Passwd(passwd::Passwd),
     /// Say whom commands act for
     Whoami(login::Whoami),
     /// Write accounts, rules and everything else that people decide into one file
@@ -208,9 +214,11 @@ async fn asking(command: Command) -> Result<(), Failure> {
         Command::Pool(noun) => noun::run(&noun::kinds::POOL, noun).await,
         Command::Alarm(noun) => noun::run(&noun::kinds::ALARM, noun).await,
         Command::Setting(noun) => noun::run(&noun::kinds::SETTING, noun).await,
+        Command::Enrolment(noun) => noun::enrolment(noun).await,
         Command::Audit(args) => noun::audit::run(args).await,
         Command::Login(args) => login::login(args).await,
         Command::Logout(args) => login::logout(args).await,
+        Command::Passwd(args) => passwd::run(args).await,
         Command::Whoami(args) => login::whoami(args).await,
         Command::Backup(args) => backup::run(args).await,
         Command::Demo(_)
@@ -290,8 +298,13 @@ mod tests {
             "roost node set n2 drain=true -labels=north",
             "roost node revoke n3 --reason stolen --yes",
             "roost node key n1",
+            "roost enrolment list",
+            "roost enrolment rm 4c0d --yes",
+            "roost node forget n2 --yes",
             "roost audit --follow --json",
             "roost node --data /tmp/x --admin-password-file /run/secrets/admin",
+            "roost passwd --addr a:1",
+            "roost passwd --password-stdin",
             "roost whoami --json --token-file /run/secrets/token",
             "roost backup /tmp/roost.backup",
             "roost backup /tmp/roost.backup --data /tmp/x",

@@ -154,7 +154,11 @@ impl Control {
         }
         let members = self.alive.iter().map(|&node| (node, self.addrs_of(node))).collect();
         let statements = Statements(self.roster.statements().cloned().collect());
-        effects.push(Effect::Admit { ticket, admitted: wire::Admitted { statements, members } });
+        // The dead ones cannot say it themselves any more.
+        let known = self.roster.members().chain(self.roster.outcasts().map(|(node, _)| node));
+        let names = known.filter_map(|node| Some((node, self.name_of(node)?))).collect();
+        let admitted = wire::Admitted { statements, members, names };
+        effects.push(Effect::Admit { ticket, admitted });
     }
 
     /// A revoked node does not come in by the door of newcomers, nor does one that is shut out

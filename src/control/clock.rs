@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::{Control, Effect, Note};
 use crate::id::NodeId;
 use crate::time::{Mono, Now};
 
@@ -97,6 +98,23 @@ impl Clocks {
     pub fn offset(&self, now: Now, node: NodeId) -> Option<i64> {
         let wall = self.of.get(&node)?.best()?.saturating_add(ms(now.mono));
         Some(wall.wrapping_sub(self.time(now)).cast_signed())
+    }
+}
+
+impl Control {
+    /// Works out mesh time anew, and says if this node's own clock is far from it.
+    pub(super) fn tell_time(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.clocks.settle(now, self.me, &self.alive);
+        if let Some((at, time)) = self.clocks.base() {
+            effects.push(Effect::MeshTime(at, time));
+        }
+        let skew = self.clocks.skew(now);
+        (self.skew, self.asked) = (Some(skew), now);
+        let skewed = Duration::from_millis(skew.unsigned_abs()) > SKEW_ALARM;
+        if skewed != self.skewed {
+            self.skewed = skewed;
+            effects.push(Effect::Note(Note::Skewed(skewed.then_some(skew))));
+        }
     }
 }
 

@@ -8,9 +8,9 @@ use crate::time::Now;
 use crate::wire::{LinkMessage, Message};
 
 /// Gives the ledger a stream of randomness of its own.
-pub(super) fn born(me: NodeId, mut seed: [u8; 32], loaded: Loaded) -> Ledger {
+pub(super) fn born(me: NodeId, mut seed: [u8; 32], loaded: Loaded, kept: usize) -> Ledger {
     seed[0] ^= 1;
-    Ledger::new(me, seed, loaded)
+    Ledger::new(me, seed, loaded).keeping(kept)
 }
 
 impl Control {

@@ -1,12 +1,18 @@
 //! What follows from membership, links and headers: this node's own header, the peer list that
 //! clients keep, and the candidates for new encoders.
 
-use super::Control;
+use std::time::Duration;
+
+use super::{Control, Effect};
 use crate::directory::{ENTRIES_MAX, Header};
 use crate::grow::Later;
 use crate::id::NodeId;
 use crate::placement::Candidate;
+use crate::time::Mono;
 use crate::wire::{Peer, PeerList};
+
+/// Live members are written down for the next start at most this often.
+const REMEMBER_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Control {
     /// Recomputes what follows from membership, links and headers; true if clients see a change.
@@ -39,6 +45,34 @@ impl Control {
         let changed = peers != self.peers;
         self.peers = peers;
         changed
+    }
+
+    /// Keeps what members are called now.
+    fn note_names(&mut self, effects: &mut Vec<Effect>) {
+        for node in self.roster.members() {
+            let Some(header) = self.directory.header(node) else { continue };
+            let known = self.names.get(&node) == Some(&header.name);
+            if !known && node != self.me && !header.name.is_empty() {
+                self.names.insert(node, header.name.clone());
+                effects.push(Effect::Name(node, header.name.clone()));
+            }
+        }
+    }
+
+    /// Has what members are called written down, and the addresses of those that live, unless that
+    /// was done a moment ago: then later.
+    pub(super) fn remember_soon(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        self.note_names(effects);
+        let earliest = self.remembered.map_or(now, |at| at + REMEMBER_INTERVAL);
+        self.remember_at.get_or_insert(earliest.max(now));
+    }
+
+    pub(super) fn remember(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        self.remember_at = None;
+        self.remembered = Some(now);
+        let nodes = self.alive.iter().filter(|node| **node != self.me);
+        let members = nodes.map(|&node| (node, self.addrs_of(node))).collect();
+        effects.push(Effect::Remember(members));
     }
 
     pub(super) fn draining(&self, node: NodeId) -> bool {

@@ -18,6 +18,8 @@ impl Side {
             boot: Boot(boot),
             roster: roster.clone(),
             remembered: Vec::new(),
+            names: Vec::new(),
+            removed_kept: 0,
             seeds: Vec::new(),
             ledger: accounts::Loaded::default(),
             seed: [u8::try_from(boot).unwrap(); 32],

@@ -28,10 +28,14 @@ pub struct Config {
     pub roster: Roster,
     /// Members of earlier times with their addresses.
     pub remembered: Vec<(NodeId, Vec<String>)>,
+    /// What nodes were called when this one ran last, or in the eyes of who admitted it.
+    pub names: Vec<(NodeId, String)>,
     /// Addresses given on the command line.
     pub seeds: Vec<String>,
     /// The ledger as the disk has it.
     pub ledger: accounts::Loaded,
+    /// Removed records that stay for what they remember: see [`accounts::REMOVED_KEPT`].
+    pub removed_kept: usize,
     /// Seed of this start's randomness.
     pub seed: [u8; 32],
 }
@@ -117,6 +121,13 @@ pub enum Event {
         session: SessionId,
         /// Needs no credential.
         local: bool,
+    },
+    /// A publisher's WebRTC leg stands, which this node speaks for from now on as for a client.
+    Publish {
+        /// Its session.
+        session: SessionId,
+        /// What it sends, and for whom.
+        publication: host::Publication,
     },
     /// On the client's ordered stream.
     ClientMessage(SessionId, Vec<u8>),
@@ -205,6 +216,9 @@ pub enum Effect {
     RecordChanged(accounts::Changed),
     /// Live members with their addresses, for the next start.
     Remember(Vec<(NodeId, Vec<String>)>),
+    /// What a node is called, for the next start: people are told who did what, also where that
+    /// node is dead.
+    Name(NodeId, String),
     /// Others know this node by this boot, which is above its own: the next must be higher still.
     Boot(Boot),
     /// Gossip reports with this member.

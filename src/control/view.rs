@@ -67,6 +67,7 @@ impl Control {
         };
         OutcastView {
             node,
+            name: self.name_of(node),
             why: Refusal::out(node, why).to_string(),
             revoked_by: revoked.iter().map(|(_, it)| it.by).collect(),
             reasons: revoked.iter().map(|(_, it)| it.reason.clone()).collect(),
@@ -109,10 +110,15 @@ impl Control {
     }
 
     pub(super) fn label(&self, node: NodeId) -> String {
+        self.name_of(node).unwrap_or_else(|| node.short())
+    }
+
+    /// What a node is called, or was when it was last heard of.
+    pub(super) fn name_of(&self, node: NodeId) -> Option<String> {
         match self.directory.header(node) {
-            _ if node == self.me => self.name.clone(),
-            Some(header) if !header.name.is_empty() => header.name.clone(),
-            _ => node.short(),
+            _ if node == self.me => Some(self.name.clone()),
+            Some(header) if !header.name.is_empty() => Some(header.name.clone()),
+            _ => self.names.get(&node).cloned(),
         }
     }
 

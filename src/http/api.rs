@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::auth::{Caller, query_value};
-use super::backend::{InviteTerms, ViewersView};
-use super::body::read_text;
+use super::backend::{InviteTerms, Invited, ViewersView};
+use super::body::{from_json, read_text};
 use super::problem::Problem;
-use super::visible;
+use super::{records, visible};
 use crate::access::{DEFAULT_DOMAIN, Right, Scope};
 use crate::cluster::ClusterView;
+use crate::id::RecordId;
 
 /// Largest JSON body, in bytes: every request of the API is a handful of fields.
 const MAX_JSON: usize = 16 * 1024;
@@ -89,8 +90,10 @@ fn an_hour() -> u64 {
 
 /// An invitation string.
 #[derive(Serialize)]
-pub(super) struct Invited {
+pub(super) struct Answer {
     invitation: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enrolment: Option<RecordId>,
 }
 
 /// `POST /api/v1/invitations`.
@@ -98,10 +101,10 @@ pub(super) async fn invite(
     State(app): State<App>,
     caller: Caller,
     request: Request,
-) -> Result<(StatusCode, Json<Invited>), Problem> {
+) -> Result<(StatusCode, Json<Answer>), Problem> {
     let text = read_text(request.into_body(), MAX_JSON).await?;
     let text = if text.trim().is_empty() { "{}" } else { &text };
-    let asked: InviteRequest = serde_json::from_str(text).map_err(|error| {
+    let asked: InviteRequest = from_json(text).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is no invitation request: {error}"))
     })?;
     let lifetime = Duration::from_secs(asked.expires_s);
@@ -132,7 +135,16 @@ pub(super) async fn invite(
     let scope = client.map_or(Scope::Mesh, Scope::Domain);
     caller.needs(&*app.backend, Right::Administer, scope)?;
     let terms = InviteTerms { uses: asked.uses, lifetime, client };
-    let invitation = app.backend.invite(terms)?;
+    let Invited { text: invitation, enrolment } = app.backend.invite(terms)?;
+    let enrolment = match (enrolment, client) {
+        (Some((id, expires)), Some(domain)) => {
+            let id = RecordId(id.0);
+            // Whoever cannot end it does not get it.
+            records::write::enrol(&app, &caller, id, domain, expires).await?;
+            Some(id)
+        }
+        _ => None,
+    };
     tracing::info!(
         event = "invitation.made",
         account = %caller.principal.name,
@@ -140,7 +152,7 @@ pub(super) async fn invite(
         client = asked.client,
         "an invitation was made"
     );
-    Ok((StatusCode::CREATED, Json(Invited { invitation })))
+    Ok((StatusCode::CREATED, Json(Answer { invitation, enrolment })))
 }
 
 fn unprocessable(detail: String) -> Problem {

@@ -1,7 +1,7 @@
 //! What the HTTP side needs from the node, and nothing else of it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, RwLockReadGuard};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub use crate::access::Principal;
 use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Key, Receipt, Record, Refusal, Write};
 use crate::cluster::ClusterView;
-use crate::id::{AccountId, ActorId, EncoderId, NodeId, RecordId};
+use crate::id::{AccountId, ActorId, EncoderId, InviteId, NodeId, RecordId};
 use crate::node::passwords::Passwords;
 use crate::node::{Failovers, NotDone, RecordChanges};
 use crate::webrtc::{Feed, WebRtc};
@@ -37,6 +37,30 @@ pub struct InviteTerms {
     pub lifetime: Duration,
     /// An enrolment string for clients of this domain, as opposed to an invitation for nodes.
     pub client: Option<RecordId>,
+}
+
+/// A string that lets somebody in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invited {
+    /// The string.
+    pub text: String,
+    /// Of one for clients: which, and when it ends, in milliseconds of mesh time since 1970.
+    pub enrolment: Option<(InviteId, u64)>,
+}
+
+/// A publisher's offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// Which encoder it is.
+    pub encoder: EncoderId,
+    /// Its name.
+    pub name: String,
+    /// The offer.
+    pub sdp: String,
+    /// Who sends.
+    pub principal: Principal,
+    /// From where it was asked for.
+    pub remote: Option<SocketAddr>,
 }
 
 /// One condition of being ready.
@@ -154,6 +178,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Sets a browser's leg up at a node: here by [`super::leg::accept`], elsewhere over the link.
     async fn signal(self: Arc<Self>, to: NodeId, offer: Offer) -> Result<SdpAnswer, Failed>;
 
+    /// Sets a publisher's leg up at this node.
+    fn publish(self: Arc<Self>, publication: Publication) -> Result<SdpAnswer, Failed>;
+
     /// Takes a place at a stream for one viewer here: at home, by relay, or after a wait of up to
     /// 2 s for a stream that is about to be hosted here.
     async fn play(&self, encoder: EncoderId) -> Result<Feed, Failed>;
@@ -165,13 +192,20 @@ pub trait Backend: Send + Sync + 'static {
     fn leg_changed(&self, leg: &str, change: LegChange<'_>);
 
     /// Makes an invitation string.
-    fn invite(&self, terms: InviteTerms) -> Result<String, Failed>;
+    fn invite(&self, terms: InviteTerms) -> Result<Invited, Failed>;
 
-    /// A token that lets its bearer watch `encoder` at `node` for a short while.
-    fn redirect_token(&self, node: NodeId, encoder: EncoderId, principal: &Principal) -> String;
+    /// A token that lets its bearer `view` or `publish` (the `verb`) `encoder` at `node` for a short
+    /// while.
+    fn redirect_token(
+        &self,
+        node: NodeId,
+        encoder: EncoderId,
+        verb: &'static str,
+        principal: &Principal,
+    ) -> String;
 
     /// Whose redirect token for this node and `encoder` this is, if it is one and still good.
-    fn check_redirect(&self, token: &str, encoder: EncoderId) -> Option<Principal>;
+    fn check_redirect(&self, token: &str, encoder: EncoderId, verb: &str) -> Option<Principal>;
 
     /// Viewers of `encoder`, or of all, at every node.
     async fn viewers(&self, encoder: Option<EncoderId>) -> ViewersView;

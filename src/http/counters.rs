@@ -11,6 +11,8 @@ use crate::session::host::Cause;
 pub(super) struct Door {
     /// Players that were sent to the stream's home.
     pub(super) redirects: AtomicU64,
+    /// Publishers that were sent to another node, since this one leaves.
+    pub(super) sent_on: AtomicU64,
     /// Requests from other machines without a credential.
     pub(super) no_credential: AtomicU64,
     /// Credentials that are not good.
@@ -39,7 +41,7 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
     let packets_out = read(&hub.packets_out.first) + read(&hub.packets_out.again);
     let packets = [("in", read(&hub.packets_in)), ("out", packets_out)];
     add("relay_packets", "Packets of streams over QUIC.", "direction", &packets);
-    let lost = [("quic", read(&hub.packets_lost))];
+    let lost = [("quic", read(&hub.packets_lost)), ("webrtc", read(&hub.publisher_packets_lost))];
     add("relay_packets_lost", "Packets that never came, though asked for.", "protocol", &lost);
     let repairs = [("asked", read(&hub.packets_asked)), ("resent", read(&hub.packets_out.again))];
     add("relay_repairs", "Packets asked for, and sent, once more.", "direction", &repairs);
@@ -75,8 +77,9 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
         ("readmitted", control.readmitted),
     ];
     add("members_changed", "Nodes that were shut out or let in again.", "how", &expelled);
-    let redirects = [("whep", read(&door.redirects))];
-    add("redirects", "Players sent to a stream's home.", "protocol", &redirects);
+    let redirects = [("whep", read(&door.redirects)), ("whip", read(&door.sent_on))];
+    let help = "Players sent to a stream's home, publishers away from here.";
+    add("redirects", help, "protocol", &redirects);
     let failures = [
         ("credential", read(&door.bad_credential)),
         ("none", read(&door.no_credential)),

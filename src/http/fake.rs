@@ -18,9 +18,10 @@ use crate::accounts::{
 };
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
 use crate::id::{AccountId, ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
+use crate::media::Packet;
 use crate::node::passwords::Passwords;
 use crate::node::{NotDone, RecordChanges};
-use crate::webrtc::{Feed, Outlet, WebRtc};
+use crate::webrtc::{Accepted, Feed, Intake, Outlet, WebRtc};
 use crate::wire::{AskMove, Failed, Moved, Offer, SdpAnswer};
 
 pub(super) const CAM: EncoderId = EncoderId([9; 16]);
@@ -54,6 +55,7 @@ pub(super) struct FakeNode {
     mesh: Arc<FakeMesh>,
     pub(super) id: NodeId,
     webrtc: WebRtc,
+    publishers: Mutex<Vec<Accepted>>,
     pub(super) draining: AtomicBool,
     /// Seconds since the control loop turned.
     pub(super) stuck: AtomicU64,
@@ -72,6 +74,10 @@ impl Outlet for Nowhere {
     ) -> io::Result<()> {
         Ok(())
     }
+}
+
+impl Intake for Nowhere {
+    fn packet(&self, _packet: Packet) {}
 }
 
 pub(super) fn id_of(number: usize) -> NodeId {
@@ -131,6 +137,7 @@ impl FakeMesh {
             mesh: self.clone(),
             id: id_of(number),
             webrtc,
+            publishers: Mutex::default(),
             draining: AtomicBool::new(false),
             stuck: AtomicU64::new(0),
         });
@@ -295,6 +302,18 @@ impl Backend for FakeNode {
         leg::accept(node, &offer)
     }
 
+    fn publish(self: Arc<Self>, publication: Publication) -> Result<SdpAnswer, Failed> {
+        let accepted = self.webrtc.accept_publisher(&publication.sdp, Arc::new(Nowhere));
+        let accepted = accepted.map_err(|error| {
+            let reason = error.to_string();
+            Failed { status: error.status(), reason, retry_after: None }
+        })?;
+        let (sdp, leg) = (accepted.answer_sdp.clone(), accepted.leg.as_str().to_owned());
+        // Kept until the test ends: the leg lives as long as its handle.
+        self.publishers.lock().unwrap().push(accepted);
+        Ok(SdpAnswer { sdp, leg })
+    }
+
     async fn play(&self, _encoder: EncoderId) -> Result<Feed, Failed> {
         let (sender, frames) = mpsc::channel(64);
         Ok(Feed { start: Vec::new(), frames, hold: Box::new(sender) })
@@ -304,15 +323,24 @@ impl Backend for FakeNode {
 
     fn leg_changed(&self, _leg: &str, _change: LegChange<'_>) {}
 
-    fn invite(&self, terms: InviteTerms) -> Result<String, Failed> {
-        Ok(format!("roost1-{}-{}-{}", terms.uses, terms.lifetime.as_secs(), terms.client.is_some()))
+    fn invite(&self, terms: InviteTerms) -> Result<Invited, Failed> {
+        let (client, seconds) = (terms.client.is_some(), terms.lifetime.as_secs());
+        let text = format!("roost1-{}-{seconds}-{client}", terms.uses);
+        let enrolment = client.then(|| (InviteId(crate::node::random()), 1));
+        Ok(Invited { text, enrolment })
     }
 
-    fn redirect_token(&self, node: NodeId, _encoder: EncoderId, _principal: &Principal) -> String {
+    fn redirect_token(
+        &self,
+        node: NodeId,
+        _encoder: EncoderId,
+        _verb: &'static str,
+        _principal: &Principal,
+    ) -> String {
         format!("rt-{node}")
     }
 
-    fn check_redirect(&self, token: &str, _encoder: EncoderId) -> Option<Principal> {
+    fn check_redirect(&self, token: &str, _encoder: EncoderId, _: &str) -> Option<Principal> {
         (token == format!("rt-{}", self.id)).then(|| Principal::new(CLIENT, "redirected"))
     }
 

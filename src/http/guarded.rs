@@ -101,7 +101,8 @@ async fn ask_router(
     path: &str,
     body: &str,
 ) -> Asked {
-    let kind = if path.starts_with("/whep/") { "application/sdp" } else { "application/json" };
+    let offers = path.starts_with("/whep/") || path.starts_with("/whip/");
+    let kind = if offers { "application/sdp" } else { "application/json" };
     let mut request = Request::builder().method(method).uri(path).header("content-type", kind);
     if who != "nobody" {
         request = request.header("authorization", format!("Bearer {who}"));
@@ -134,6 +135,8 @@ const ROUTES: &[(&str, &str, &str, [u16; 8])] = &[
     // Whoever has the session's unguessable URL; nobody has this one.
     ("/whep/{name}/{leg}", "DELETE", "/whep/cam/none", [404; 8]),
     ("/whep/{name}/{leg}", "PATCH", "/whep/cam/none", [404; 8]),
+    ("/whip/{name}/{leg}", "DELETE", "/whip/cam/none", [404; 8]),
+    ("/whip/{name}/{leg}", "PATCH", "/whip/cam/none", [404; 8]),
     // For whoever is known; what is in it depends on what they see.
     ("/api/v1/me", "GET", "/api/v1/me", [401, 403, 200, 200, 200, 200, 200, 200]),
     ("/api/v1/audit", "GET", "/api/v1/audit", KNOWN),
@@ -147,6 +150,7 @@ const ROUTES: &[(&str, &str, &str, [u16; 8])] = &[
         [401, 403, 200, 200, 200, 200, 200, 200],
     ),
     ("/whep/{name}", "GET", "/whep/cam", [401, 403, 200, 200, 200, 200, 200, 200]),
+    ("/whip/{name}", "GET", "/whip/cam", [401, 403, 200, 200, 200, 200, 200, 200]),
     (
         "/api/v1/me/password",
         "POST",
@@ -173,6 +177,7 @@ const ROUTES: &[(&str, &str, &str, [u16; 8])] = &[
         [401, 403, 404, 404, 403, 404, 404, 404],
     ),
     ("/whep/{name}", "POST", "/whep/site%2Fcam", [401, 403, 404, 404, 400, 400, 400, 400]),
+    ("/whip/{name}", "POST", "/whip/site%2Fcam", [401, 403, 404, 404, 403, 400, 400, 400]),
     ("/metrics", "GET", "/metrics", [401, 403, 403, 403, 403, 403, 403, 200]),
     // It holds every secret's hash: only at the node's own machine.
     ("/api/v1/backup", "POST", "/api/v1/backup", [401, 403, 403, 403, 403, 403, 403, 403]),
@@ -265,6 +270,7 @@ const RECORDS: &[(&str, &str, [u16; 8], [u16; 8])] = &[
     ("pools", "none", NOTHING, NOTHING),
     ("alarms", "none", NOTHING, NOTHING),
     ("settings", "none", NOTHING, NOTHING),
+    ("enrolments", "none", NOTHING, NOTHING),
 ];
 const NOTHING: [u16; 8] = [401, 403, 404, 404, 404, 404, 404, 404];
 const KNOWN: [u16; 8] = [401, 403, 200, 200, 200, 200, 200, 200];
@@ -290,7 +296,10 @@ fn table() -> Vec<Row> {
         let mut puts = [428; 8];
         (puts[0], puts[1]) = (401, 403);
         let put = format!("/api/v1/{noun}/{}", "0d".repeat(16));
-        all.push((route, "PUT", put, puts));
+        // Inviting makes them.
+        if *noun != "enrolments" {
+            all.push((route, "PUT", put, puts));
+        }
     }
     all
 }

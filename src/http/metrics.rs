@@ -323,6 +323,7 @@ impl NodeCollector {
             ("webrtc_datagrams_sent", "WebRTC datagrams sent", &c.datagrams_out),
             ("webrtc_sent_bytes", "WebRTC bytes sent", &c.bytes_out),
             ("webrtc_dismissed", "Sessions ended for want of a right", &c.dismissed),
+            ("webrtc_packets_received", "Packets of publishers", &c.packets_in),
             ("webrtc_not_established", "Sessions that never connected", &c.not_established),
             ("webrtc_events_dropped", "Events of sessions nobody took", &c.events_dropped),
         ] {

@@ -1,4 +1,4 @@
-//! HTTP: health, metrics, API, WHEP, the player page and the console, all on one TCP port.
+//! HTTP: health, metrics, API, WHEP and WHIP, the player page and the console, all on one TCP port.
 
 mod api;
 pub mod assets;
@@ -25,6 +25,7 @@ mod openapi;
 pub mod place;
 pub mod problem;
 mod process;
+mod publisher;
 mod records;
 mod routes;
 pub mod server;
@@ -34,6 +35,7 @@ mod tests;
 pub mod tls;
 mod visible;
 mod whep;
+mod whip;
 
 use std::sync::Arc;
 
@@ -101,8 +103,9 @@ async fn not_allowed(method: Method) -> Problem {
 /// Lets pages that were served by other nodes, and players from anywhere, read answers. What they
 /// may ask is decided by [`auth`]: without a credential, a foreign page gets nothing.
 async fn cross_origin(request: Request, next: Next) -> Response {
-    let whep = request.uri().path().starts_with("/whep/");
-    let shared = whep || request.uri().path().starts_with("/api/");
+    let path = request.uri().path();
+    let offers = path.starts_with("/whep/") || path.starts_with("/whip/");
+    let shared = offers || path.starts_with("/api/");
     let mut response = if shared && request.method() == Method::OPTIONS {
         let mut response = StatusCode::NO_CONTENT.into_response();
         let headers = response.headers_mut();
@@ -113,7 +116,7 @@ async fn cross_origin(request: Request, next: Next) -> Response {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        if whep {
+        if offers {
             let sdp = HeaderValue::from_static("application/sdp");
             headers.insert(HeaderName::from_static("accept-post"), sdp);
         }

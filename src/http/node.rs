@@ -12,14 +12,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::auth::strip_port;
 use super::backend::{
-    Backend, Check, Denied, InviteTerms, LegChange, MetricsSnapshot, Principal, ViewerView,
-    ViewersView,
+    Backend, Check, Denied, InviteTerms, Invited, LegChange, MetricsSnapshot, Principal,
+    Publication, ViewerView, ViewersView,
 };
 use super::candidates::candidates;
 use super::counters::{Door, counters};
 use super::socket::AdminSocket;
 use super::tls::{self, Certificate, load_or_make};
-use super::{ServerCounters, leg, native, router, serve};
+use super::{ServerCounters, leg, native, publisher, router, serve};
 use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Key, Receipt, Record, Refusal, Write};
 use crate::admission;
@@ -433,6 +433,11 @@ impl Backend for Live {
         }
     }
 
+    fn publish(self: Arc<Self>, publication: Publication) -> Result<SdpAnswer, Failed> {
+        let publisher = self.node.publisher(publication.remote);
+        publisher::accept(self, publisher, publication)
+    }
+
     async fn play(&self, encoder: EncoderId) -> Result<Feed, Failed> {
         let mut changes = self.node.changes();
         let deadline = tokio::time::Instant::now() + HOLD;
@@ -470,20 +475,33 @@ impl Backend for Live {
         }
     }
 
-    fn invite(&self, terms: InviteTerms) -> Result<String, Failed> {
+    fn invite(&self, terms: InviteTerms) -> Result<Invited, Failed> {
         Ok(match terms.client {
-            Some(domain) => self.node.enrol(terms.lifetime, domain),
-            None => self.node.invite(terms.uses, terms.lifetime),
+            Some(domain) => {
+                let (text, id, expires) = self.node.enrol(terms.lifetime, domain);
+                Invited { text, enrolment: Some((id, expires)) }
+            }
+            None => {
+                let text = self.node.invite(terms.uses, terms.lifetime);
+                Invited { text, enrolment: None }
+            }
         })
     }
 
-    fn redirect_token(&self, node: NodeId, encoder: EncoderId, principal: &Principal) -> String {
-        self.door.redirects.fetch_add(1, Ordering::Relaxed);
-        self.node.redirect_token(node, encoder, "view", principal)
+    fn redirect_token(
+        &self,
+        node: NodeId,
+        encoder: EncoderId,
+        verb: &'static str,
+        principal: &Principal,
+    ) -> String {
+        let redirects = if verb == "view" { &self.door.redirects } else { &self.door.sent_on };
+        redirects.fetch_add(1, Ordering::Relaxed);
+        self.node.redirect_token(node, encoder, verb, principal)
     }
 
-    fn check_redirect(&self, token: &str, encoder: EncoderId) -> Option<Principal> {
-        let principal = self.node.check_redirect(token, encoder, "view");
+    fn check_redirect(&self, token: &str, encoder: EncoderId, verb: &str) -> Option<Principal> {
+        let principal = self.node.check_redirect(token, encoder, verb);
         if principal.is_none() {
             self.door.bad_redirect.fetch_add(1, Ordering::Relaxed);
         }

@@ -27,7 +27,9 @@ pub(super) fn rights(kind: Kind) -> (&'static str, &'static str) {
         Kind::ENCODER => ("view, of it", "operate, in its domain"),
         Kind::ROOM => ("view, in its domain", "operate, in its domain"),
         Kind::ACCOUNT => ("administer, in its domain; oneself", "administer, in its domain"),
-        Kind::GROUP | Kind::RULE => ("administer, in its domain", "administer, in its domain"),
+        Kind::GROUP | Kind::RULE | Kind::ENROLMENT => {
+            ("administer, in its domain", "administer, in its domain")
+        }
         _ => ("operate, over the whole mesh", "administer, over the whole mesh"),
     }
 }
@@ -78,8 +80,13 @@ fn operation(route: &Route) -> Value {
     let mut parameters: Vec<Value> = path_parameters(&route.path)
         .map(|name| {
             let schema = match name {
-                "id" => json!({ "type": "string", "minLength": 1, "maxLength": 160,
-                    "description": "32 hexadecimal digits, or name or domain/name with %2F" }),
+                "id" => json!({
+                    "anyOf": [
+                        { "type": "string", "pattern": "^[0-9a-f]{32}$" },
+                        { "type": "string", "minLength": 1, "maxLength": 160 },
+                    ],
+                    "description": "32 hexadecimal digits, or name or domain/name with %2F",
+                }),
                 _ => json!({ "type": "string", "minLength": 1 }),
             };
             json!({ "name": name, "in": "path", "required": true, "schema": schema })
@@ -101,13 +108,15 @@ fn operation(route: &Route) -> Value {
         }
         if let Some((media, schema)) = &route.body {
             let content = json!({ *media: { "schema": reference(schema) } });
-            let required = *media != "application/json" || schema.ends_with("Body");
+            // What these leave out has a default, also all of it.
+            let required =
+                !["InvitationTerms", "KeyTerms", "Revocation"].contains(&schema.as_str());
             out.insert("requestBody".into(), json!({ "required": required, "content": content }));
         }
         if let Some(right) = &route.right {
             out.insert("description".into(), json!(format!("Takes the right to {right}.")));
-            // Whoever is at the node's own machine needs no token.
-            out.insert("security".into(), json!([{ "bearer": [] }, {}]));
+            // Whoever comes by the socket of the node needs none, but that is no address.
+            out.insert("security".into(), json!([{ "bearer": [] }]));
         }
     }
     out
@@ -124,7 +133,9 @@ fn path_parameters(path: &str) -> impl Iterator<Item = &str> {
 }
 
 fn parameter(name: &str) -> Value {
+    const NEXT: &str = "next of the answer before, of whatever node";
     let text = || json!({ "type": "string" });
+    let of_pattern = |pattern: &str| json!({ "type": "string", "pattern": pattern });
     let tag = r#"^"[0-9a-f]{16}"$"#;
     let (place, schema, about) = match name {
         "limit" => (
@@ -132,7 +143,10 @@ fn parameter(name: &str) -> Value {
             json!({ "type": "integer", "minimum": 1, "maximum": PAGE_MAX }),
             "how many at once",
         ),
-        "cursor" => ("query", text(), "next of the answer before, of whatever node"),
+        "cursor" => ("query", of_pattern("^[0-9a-f]{32}$"), NEXT),
+        "cursor of all" => {
+            ("query", of_pattern(r"^[0-9]{1,15}\.[0-9a-f]{32}\.[0-9]{1,15}\.[0-9a-f]{8}$"), NEXT)
+        }
         "q" => ("query", text(), "part of the name"),
         "domain" => ("query", text(), "id or name of a domain"),
         "encoder" => ("query", text(), "id or name of an encoder"),
@@ -158,6 +172,7 @@ fn parameter(name: &str) -> Value {
             "Roost-Version of a write that the answer is to include",
         ),
     };
+    let name = name.trim_end_matches(" of all");
     json!({ "name": name, "in": place, "required": false, "schema": schema, "description": about })
 }
 
@@ -343,6 +358,12 @@ fn fixed() -> Value {
     let at = json!({ "type": ["integer", "null"], "description": "milliseconds since 1970" });
     let object = |properties: Value, required: Value| json!({ "type": "object", "properties": properties, "required": required });
     let closed = |properties: Value| json!({ "type": "object", "properties": properties, "additionalProperties": false });
+    let texts = |names: &[&str]| {
+        let text = |name: &&str| ((*name).to_owned(), json!({ "type": "string" }));
+        let mut out = closed(names.iter().map(text).collect());
+        out["required"] = json!(names);
+        out
+    };
     json!({
         "Problem": object(
             json!({
@@ -352,6 +373,11 @@ fn fixed() -> Value {
                 "detail": { "type": "string" },
                 "errors": { "type": "array", "items": reference("Fault") },
                 "current": { "type": "object", "description": "of 412: what is there now" },
+                "candidates": {
+                    "type": "array",
+                    "items": { "type": "string" },
+                    "description": "of a name that is not there: what has it in other domains",
+                },
             }),
             json!(["type", "title", "status", "detail"]),
         ),
@@ -430,7 +456,13 @@ fn fixed() -> Value {
             "client": { "type": "boolean" },
             "domain": { "type": ["string", "null"] },
         })),
-        "Invitation": object(json!({ "invitation": { "type": "string" } }), json!(["invitation"])),
+        "Invitation": object(
+            json!({
+                "invitation": { "type": "string" },
+                "enrolment": id("of a client's string: the record whose removal ends it"),
+            }),
+            json!(["invitation"]),
+        ),
         "KeyTerms": closed(json!({
             "overlap_s": {
                 "type": ["integer", "null"], "minimum": 0, "maximum": 31_622_400,
@@ -471,15 +503,9 @@ fn fixed() -> Value {
             json!(["at", "account", "account_name", "node", "node_name", "what"]),
         ),
         "AuditList": list_of("Entry"),
-        "Login": object(
-            json!({ "name": { "type": "string" }, "password": { "type": "string" } }),
-            json!(["name", "password"]),
-        ),
-        "NewPassword": object(
-            json!({ "old": { "type": "string" }, "new": { "type": "string" } }),
-            json!(["old", "new"]),
-        ),
-        "Password": object(json!({ "password": { "type": "string" } }), json!(["password"])),
+        "Login": texts(&["name", "password"]),
+        "NewPassword": texts(&["old", "new"]),
+        "Password": texts(&["password"]),
         "Session": object(
             json!({ "token": { "type": "string" }, "expires": at, "account": id("whose") }),
             json!(["token", "expires", "account"]),

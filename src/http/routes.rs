@@ -11,7 +11,7 @@ use axum::routing::{self, MethodRouter};
 use super::problem::Problem;
 use super::records::{self, Asked};
 use super::{
-    App, api, assets, backup, events, health, login, metrics, moves, nodes, openapi, whep,
+    App, api, assets, backup, events, health, login, metrics, moves, nodes, openapi, whep, whip,
 };
 use crate::accounts::{Kind, Schema};
 
@@ -128,7 +128,9 @@ pub(super) fn all() -> Vec<Route> {
     all.extend(mesh());
     for schema in Kind::schemas() {
         if let Some(noun) = schema.noun {
-            all.extend(of_kind(schema, noun));
+            // Somebody makes an enrolment by inviting: the string has to go with it.
+            let made = |route: &Route| route.method != "put" || schema.kind != Kind::ENROLMENT;
+            all.extend(of_kind(schema, noun).into_iter().filter(made));
         }
     }
     all.extend(keys());
@@ -217,7 +219,7 @@ fn mesh() -> Vec<Route> {
         .for_who("administer, over the whole mesh")
         .body("application/json", "InvitationTerms")
         .json(201, "Invitation")
-        .problems(&[422]),
+        .problems(&[404, 422, 503, 507]),
         Route::new(
             "post",
             "/api/v1/backup",
@@ -234,7 +236,7 @@ fn mesh() -> Vec<Route> {
             routing::get(records::history::audit),
         )
         .for_who("read what was changed")
-        .takes(&["limit", "cursor", "Roost-Min-Version"])
+        .takes(&["limit", "cursor of all", "Roost-Min-Version"])
         .answer(200, vec![Content::Json("AuditList".into())], READ)
         .problems(&[400]),
         Route::new(
@@ -282,7 +284,7 @@ fn of_kind(schema: &'static Schema, noun: &str) -> Vec<Route> {
             vec![Content::Json(format!("{shown}List")), Content::Other("text/event-stream")],
             READ,
         )
-        .problems(&[400]),
+        .problems(&[400, 404]),
         Route::new(
             "get",
             &item,
@@ -513,6 +515,38 @@ fn media() -> Vec<Route> {
             "/whep/{name}/{leg}",
             "Candidates that came later.",
             routing::patch(whep::patch),
+        )
+        .body("application/trickle-ice-sdpfrag", "Sdp")
+        .nothing(204)
+        .problems(&[404, 415, 422]),
+        Route::new(
+            "post",
+            "/whip/{name}",
+            "A publisher's offer (WHIP).",
+            routing::post(whip::post),
+        )
+        .for_who("publish, to the encoder")
+        .takes(&["rt"])
+        .body("application/sdp", "Sdp")
+        .other(201, "application/sdp")
+        .nothing(307)
+        .problems(&[404, 406, 409, 415, 422, 503]),
+        Route::new("get", "/whip/{name}", "Whether one may ask.", routing::get(whip::get))
+            .for_who("anything")
+            .nothing(200),
+        Route::new(
+            "delete",
+            "/whip/{name}/{leg}",
+            "Ends a publisher's session.",
+            routing::delete(whip::delete),
+        )
+        .nothing(200)
+        .problems(&[404]),
+        Route::new(
+            "patch",
+            "/whip/{name}/{leg}",
+            "Candidates that came later.",
+            routing::patch(whip::patch),
         )
         .body("application/trickle-ice-sdpfrag", "Sdp")
         .nothing(204)

@@ -23,7 +23,7 @@ use super::visible;
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
 use crate::id::{EncoderId, NodeId};
 use crate::webrtc::sdp::MAX_OFFER;
-use crate::wire::Offer;
+use crate::wire::{Offer, SdpAnswer};
 
 /// How long an offer waits for a stream that has no home at present: a failover is over by then.
 const HOME_WAIT: Duration = Duration::from_secs(2);
@@ -46,7 +46,7 @@ pub(super) async fn post(
     let bearer = token.as_ref().and_then(|rt| {
         // Whose it is says the token alone; what they see is judged with their own eyes below.
         let encoder = visible::resolve(&**backend, &Principal::local(), &name)?;
-        Some((backend.check_redirect(rt, encoder)?, encoder))
+        Some((backend.check_redirect(rt, encoder, "view")?, encoder))
     });
     // Good or not: clocks and views differ, and a player must not be sent round and round.
     let redirected = token.is_some();
@@ -60,13 +60,7 @@ pub(super) async fn post(
     };
     let may = |encoder: &EncoderId| visible::may_watch(&**backend, &principal, *encoder);
     let encoder = encoder.filter(may);
-    if !is_of_type(&parts, "application/sdp") {
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "an offer is posted as application/sdp",
-        )
-        .with(header::ACCEPT, HeaderValue::from_static("application/sdp")));
-    }
+    check_is_offer(&parts)?;
     let encoder = encoder.ok_or_else(|| no_such_stream(&name))?;
     let sdp = read_text(body, MAX_OFFER).await?;
     let leg = query_value(&parts.uri, "leg");
@@ -90,6 +84,11 @@ pub(super) async fn post(
     let answer = backend.clone().signal(node, offer).await?;
     let base = base_url(&backend.view(), node, &parts);
     let location = format!("{base}/whep/{}/{}", in_path(&name), answer.leg);
+    Ok(created(node, location, answer))
+}
+
+/// The answer to an offer: a session, and where it is.
+pub(super) fn created(node: NodeId, location: String, answer: SdpAnswer) -> Response {
     let etag = etag(&answer.leg);
     let mut response = (StatusCode::CREATED, answer.sdp).into_response();
     let headers = response.headers_mut();
@@ -101,7 +100,17 @@ pub(super) async fn post(
             headers.insert(name, value);
         }
     }
-    Ok(response)
+    response
+}
+
+/// Refuses what is not said to be an offer.
+pub(super) fn check_is_offer(parts: &Parts) -> Result<(), Problem> {
+    if is_of_type(parts, "application/sdp") {
+        return Ok(());
+    }
+    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    Err(Problem::new(status, "an offer is posted as application/sdp")
+        .with(header::ACCEPT, HeaderValue::from_static("application/sdp")))
 }
 
 /// Whether the body is said to be of this type, whatever its parameters.
@@ -130,7 +139,12 @@ pub(super) async fn delete(
     Path((_name, leg)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     // The unguessable URL is the credential: players drop theirs on the way here.
-    if app.backend.webrtc().close(&leg) { Ok(StatusCode::OK) } else { Err(no_such_leg()) }
+    end(&app, &leg)
+}
+
+/// Ends a session by its name.
+pub(super) fn end(app: &App, leg: &str) -> Result<StatusCode, Problem> {
+    if app.backend.webrtc().close(leg) { Ok(StatusCode::OK) } else { Err(no_such_leg()) }
 }
 
 /// `PATCH /whep/{name}/{leg}`: candidates of the browser, which this side does not need (it is
@@ -140,8 +154,13 @@ pub(super) async fn patch(
     Path((_name, leg)): Path<(String, String)>,
     request: Request,
 ) -> Result<StatusCode, Problem> {
+    trickle(&app, &leg, request).await
+}
+
+/// What is asked of a session's ICE, of whichever kind it is.
+pub(super) async fn trickle(app: &App, leg: &str, request: Request) -> Result<StatusCode, Problem> {
     let (parts, body) = request.into_parts();
-    let ufrag = app.backend.webrtc().remote_ufrag(&leg).ok_or_else(no_such_leg)?;
+    let ufrag = app.backend.webrtc().remote_ufrag(leg).ok_or_else(no_such_leg)?;
     if !is_of_type(&parts, "application/trickle-ice-sdpfrag") {
         return Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -160,7 +179,7 @@ pub(super) async fn patch(
 }
 
 /// `domain/name` as one segment of a path; names have nothing else to escape.
-fn in_path(name: &str) -> String {
+pub(super) fn in_path(name: &str) -> String {
     name.replace('/', "%2F")
 }
 
@@ -226,7 +245,7 @@ fn elsewhere(
 }
 
 /// Where to send a third-party player, if it can get there.
-fn redirect_url(view: &ClusterView, to: NodeId, peer: Option<&Peer>) -> Option<String> {
+pub(super) fn redirect_url(view: &ClusterView, to: NodeId, peer: Option<&Peer>) -> Option<String> {
     let node = view.nodes.iter().find(|node| node.node == to)?;
     let local = peer.is_some_and(|peer| peer.address.ip().to_canonical().is_loopback());
     // An address on loopback is another machine's own: only its neighbours can follow.
@@ -242,7 +261,7 @@ fn redirect(
     encoder: EncoderId,
     principal: &Principal,
 ) -> Response {
-    let token = backend.redirect_token(to, encoder, principal);
+    let token = backend.redirect_token(to, encoder, "view", principal);
     let token: String = url::form_urlencoded::byte_serialize(token.as_bytes()).collect();
     let location = format!("{url}/whep/{}?rt={token}", in_path(name));
     let mut response = StatusCode::TEMPORARY_REDIRECT.into_response();
@@ -253,7 +272,7 @@ fn redirect(
 }
 
 /// What absolute URLs of `node` begin with: for this node, as the client addressed it.
-fn base_url(view: &ClusterView, node: NodeId, parts: &Parts) -> String {
+pub(super) fn base_url(view: &ClusterView, node: NodeId, parts: &Parts) -> String {
     let asked = parts
         .headers
         .get(header::HOST)

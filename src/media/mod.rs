@@ -8,6 +8,7 @@ pub mod depacketise;
 pub mod gate;
 pub mod gop;
 pub mod h264;
+pub mod inspect;
 pub mod nack;
 pub mod packet;
 pub mod packetise;

@@ -436,7 +436,11 @@ async fn judge_join(node: &mut Node, roster: &mut Roster) -> Vec<u8> {
     let verdict = verdict.map_err(|refusal| refusal.to_string()).map(|()| {
         let admission = roster.admit(&key(1), newcomer, &join.invite);
         roster.adopt(vec![admission]);
-        Admitted { statements: Statements(roster.statements().cloned().collect()), members: vec![] }
+        Admitted {
+            statements: Statements(roster.statements().cloned().collect()),
+            members: vec![],
+            names: vec![],
+        }
     });
     answer.send(verdict).unwrap();
     join.proof

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::media::{Ingest, Serving, Turning};
+use super::publish::{MESSAGES, Publisher, Speaker};
 use crate::access::{Principal, Who};
 use crate::control::Event;
 use crate::flow;
@@ -14,7 +15,10 @@ use crate::hub::Hubs;
 use crate::id::{EncoderId, SessionId};
 use crate::media::{Nack, nack};
 use crate::net::{ClientConn, MessageReader, MessageWriter, Place, close};
-use crate::wire::{ApiMessage, ApiRequest, ApiResponse, FLOW_HEARTBEAT, FLOW_VIDEO, take_varint};
+use crate::wire::{
+    self, ApiMessage, ApiRequest, ApiResponse, FLOW_HEARTBEAT, FLOW_VIDEO, Message, NodeMessage,
+    take_varint,
+};
 
 /// Messages that wait for one client; one that does not read them is closed.
 const OUT_QUEUE: usize = 256;
@@ -46,6 +50,7 @@ pub(super) struct Clients {
 
 struct Shared {
     sessions: Mutex<BTreeMap<SessionId, Client>>,
+    publishers: Mutex<BTreeMap<SessionId, Speaker>>,
     last: AtomicU64,
     turning: Arc<Turning>,
     hubs: Hubs,
@@ -74,6 +79,7 @@ impl Clients {
         Self {
             shared: Arc::new(Shared {
                 sessions: Mutex::default(),
+                publishers: Mutex::default(),
                 last: AtomicU64::new(0),
                 turning,
                 hubs,
@@ -123,8 +129,29 @@ impl Clients {
         let _ = events.send(Event::ClientClosed(session)).await;
     }
 
+    /// A publisher's leg is about to be: a session that this node speaks for.
+    pub(super) fn publisher(&self, remote: Option<std::net::SocketAddr>) -> Publisher {
+        let session = SessionId(self.shared.last.fetch_add(1, Ordering::Relaxed) + 1);
+        let ingest = Arc::new(Ingest::new(self.shared.turning.clone(), self.shared.hubs.clone()));
+        let (out, messages) = mpsc::channel(MESSAGES);
+        let speaker = Speaker { out, ingest: ingest.clone(), remote };
+        self.publishers().insert(session, speaker);
+        Publisher::new(session, self.clone(), self.shared.events.clone(), messages, ingest)
+    }
+
+    /// The leg of a publisher is gone.
+    pub(super) fn publisher_closed(&self, session: SessionId) {
+        self.publishers().remove(&session);
+    }
+
     /// On the client's ordered stream; a client that does not read is closed.
     pub(super) fn send(&self, session: SessionId, bytes: Vec<u8>) {
+        if let Some(speaker) = self.publishers().get(&session) {
+            if speaker.out.try_send(bytes).is_err() {
+                self.shared.overflows.fetch_add(1, Ordering::Relaxed);
+            }
+            return;
+        }
         let sessions = self.sessions();
         let Some(client) = sessions.get(&session) else { return };
         if client.out.try_send(bytes).is_err() {
@@ -143,6 +170,12 @@ impl Clients {
 
     /// Ends a session; what was sent before is delivered first.
     pub(super) fn close(&self, session: SessionId, reason: &str) {
+        if let Some(speaker) = self.publishers().remove(&session) {
+            // Its driver ends with the last message; full, it hears of the end alone.
+            let goodbye = wire::Goodbye { reason: reason.to_owned() };
+            let _ = speaker.out.try_send(NodeMessage::Goodbye(goodbye).encode());
+            return;
+        }
         let Some(client) = self.sessions().remove(&session) else { return };
         let (connection, reason) = (client.connection.clone(), reason.to_owned());
         drop(client);
@@ -155,6 +188,9 @@ impl Clients {
 
     /// The client may use the API from now on; and the rest, if it is somebody.
     pub(super) fn welcomed(&self, session: SessionId, principal: Principal) {
+        if let Some(speaker) = self.publishers().get(&session) {
+            speaker.ingest.open();
+        }
         if let Some(client) = self.sessions().get_mut(&session) {
             if principal.who != Who::Nobody {
                 client.place = None;
@@ -166,11 +202,13 @@ impl Clients {
 
     /// Where a client is.
     pub(super) fn remote(&self, session: SessionId) -> Option<std::net::SocketAddr> {
-        self.sessions().get(&session).map(|client| client.connection.remote_address())
+        let native = self.sessions().get(&session).map(|client| client.connection.remote_address());
+        native.or_else(|| self.publishers().get(&session)?.remote)
     }
 
     pub(super) fn ingest(&self, session: SessionId) -> Option<Arc<Ingest>> {
-        self.sessions().get(&session).map(|client| client.ingest.clone())
+        let native = self.sessions().get(&session).map(|client| client.ingest.clone());
+        native.or_else(|| Some(self.publishers().get(&session)?.ingest.clone()))
     }
 
     pub(super) fn serve_stream(&self, session: SessionId, encoder: EncoderId) {
@@ -225,11 +263,14 @@ impl Clients {
         for client in self.sessions().values() {
             client.ingest.forget();
         }
+        self.publishers().values().for_each(|speaker| speaker.ingest.forget());
     }
 
     /// Clients that did not read, and frames dropped after a stall.
     pub(super) fn drops(&self) -> (u64, u64) {
-        let stale = self.sessions().values().map(|c| c.ingest.stale.load(Ordering::Relaxed)).sum();
+        let read = |ingest: &Ingest| ingest.stale.load(Ordering::Relaxed);
+        let native: u64 = self.sessions().values().map(|client| read(&client.ingest)).sum();
+        let stale = native + self.publishers().values().map(|s| read(&s.ingest)).sum::<u64>();
         (self.shared.overflows.load(Ordering::Relaxed), stale)
     }
 
@@ -244,6 +285,10 @@ impl Clients {
             out.extend(serving.map(|(&id, serving)| (id, session, who.clone(), serving.since)));
         }
         out
+    }
+
+    fn publishers(&self) -> MutexGuard<'_, BTreeMap<SessionId, Speaker>> {
+        self.shared.publishers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<SessionId, Client>> {

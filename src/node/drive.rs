@@ -274,6 +274,7 @@ impl Driver {
                     }
                 }
                 Effect::Remember(members) => self.store.remember(members),
+                Effect::Name(node, name) => self.store.name(node, name),
                 Effect::Boot(boot) => self.store.boot(boot),
                 Effect::Persist(batch) => self.store.ledger(batch),
                 Effect::Written { ticket, result } => {

@@ -21,6 +21,7 @@ pub(super) struct Folder {
     roster: Option<Roster>,
     pub(super) boot: Boot,
     pub(super) remembered: Vec<(NodeId, Vec<String>)>,
+    pub(super) names: Vec<(NodeId, String)>,
     pub(super) ledger: Loaded,
     /// The first administrator's password, if somebody chose one.
     admin: Option<String>,
@@ -50,8 +51,21 @@ impl Folder {
         let roster = roster_of(keypair.node(), &store.statements().map_err(stored)?);
         let (keypair, next_key) = settle_keys(&path, keypair, roster.as_ref())?;
         let remembered = store.members().map_err(stored)?;
+        let names = store.names().map_err(stored)?;
         let (ledger, entry) = (Loaded::default(), Entry::Member);
-        Ok(Self { path, store, keypair, next_key, roster, boot, remembered, ledger, entry, admin })
+        Ok(Self {
+            path,
+            store,
+            keypair,
+            next_key,
+            roster,
+            boot,
+            remembered,
+            names,
+            ledger,
+            admin,
+            entry,
+        })
     }
 
     /// Reads the ledger of the mesh that was entered, on a thread of its own.
@@ -132,6 +146,8 @@ impl Folder {
         self.keep(&joined)?;
         self.store.remember(&admitted.members).map_err(stored)?;
         self.remembered.extend(admitted.members);
+        self.store.name(&admitted.names).map_err(stored)?;
+        self.names.extend(admitted.names);
         Ok((joined, invitation.addrs))
     }
 

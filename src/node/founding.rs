@@ -78,6 +78,20 @@ impl Node {
         let Some(Founding { password, given }) = founding else { return Ok(()) };
         let mesh = self.roster().mesh();
         let account = id_of(mesh, ADMIN);
+        if self.rights().is_administered_but_by(AccountId(account.0)) {
+            // A ledger that was restored brought everybody along.
+            tracing::info!(
+                event = "mesh.founded",
+                "the mesh has the accounts of the backup, and their passwords"
+            );
+            if given {
+                tracing::warn!(
+                    "the password for a first administrator is not used: the backup has one; on \
+                     this machine: roost account set NAME --password-stdin"
+                );
+            }
+            return abandon(&self.shared.data);
+        }
         let text = |field, text: &str| Change::Set(field, text.as_bytes().to_vec());
         let domain = vec![text(1, DEFAULT_DOMAIN_NAME)];
         self.first(Kind::DOMAIN, DEFAULT_DOMAIN, domain, account).await?;

@@ -95,7 +95,7 @@ impl Ingest {
             return None;
         }
         let frames = inner.assembler.push(now, trip, packet);
-        self.take(&mut inner, frames);
+        self.take(&mut inner, frames, &counters.packets_lost);
         let sequences = inner.assembler.ask(now, trip);
         counters.packets_asked.fetch_add(sequences.len() as u64, Ordering::Relaxed);
         (!sequences.is_empty()).then_some(Nack { ssrc, sequences })
@@ -105,15 +105,29 @@ impl Ingest {
     pub(super) fn give_up(&self, nack: &Nack) {
         let mut inner = self.lock();
         let frames = inner.assembler.give_up(&nack.sequences);
-        self.take(&mut inner, frames);
+        self.take(&mut inner, frames, &self.hubs.counters().packets_lost);
     }
 
-    fn take(&self, inner: &mut Inner, frames: Vec<Assembled>) {
-        let counters = self.hubs.counters();
+    /// Frames that a publisher's leg put together.
+    pub(super) fn assembled(&self, frames: Vec<Assembled>) {
+        let mut inner = self.lock();
+        if inner.open {
+            self.take(&mut inner, frames, &self.hubs.counters().publisher_packets_lost);
+        } else {
+            self.stale.fetch_add(frames.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// The clock that packets are timed by.
+    pub(super) fn now(&self) -> Mono {
+        self.turning.now()
+    }
+
+    fn take(&self, inner: &mut Inner, frames: Vec<Assembled>, lost: &AtomicU64) {
         for assembled in frames {
             let frame = Arc::new(assembled.frame);
             if assembled.lost > 0 {
-                counters.packets_lost.fetch_add(assembled.lost, Ordering::Relaxed);
+                lost.fetch_add(assembled.lost, Ordering::Relaxed);
                 inner.target.iter().for_each(|(hub, _)| hub.request_keyframe());
             }
             if self.turning.late() {

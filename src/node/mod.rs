@@ -13,6 +13,7 @@ mod members;
 mod name;
 pub mod passwords;
 mod ports;
+mod publish;
 mod records;
 mod relay;
 mod report;
@@ -35,12 +36,14 @@ pub use founding::{ADMIN, ADMINISTRATORS};
 pub use identity::identity;
 pub use ledger::{RecordChange, RecordChanges};
 pub use members::NotDone;
+pub use publish::{Pictures, Publisher};
 pub use relay::FLOWS_MAX;
 
 use folder::Folder;
 use ports::Ports;
 
 use crate::access::{Principal, SharedRights};
+use crate::accounts::REMOVED_KEPT;
 use crate::admission::{
     Denied, Enrolment, Invitation, Keypair, Roster, Session, issue_credential, issue_redirect,
     issue_session,
@@ -199,7 +202,7 @@ impl Node {
         let founding = folder.unfinished()?;
         let folder = folder.open_ledger(&roster).await?;
         let lock = folder.lock();
-        let Folder { store, keypair, next_key, boot, remembered, ledger, .. } = folder;
+        let Folder { store, keypair, next_key, boot, remembered, names, ledger, .. } = folder;
         let name = config.name.unwrap_or_else(|| name::default_name(keypair.node()));
         let addrs = addresses::of(config.advertise, addr);
         let shared_roster = Arc::new(ArcSwap::from_pointee(roster.clone()));
@@ -236,8 +239,10 @@ impl Node {
             boot,
             roster,
             remembered,
+            names,
             seeds,
             ledger,
+            removed_kept: REMOVED_KEPT,
             seed,
         };
         let mut effects = Vec::new();
@@ -381,6 +386,11 @@ impl Node {
         &self.shared.hubs
     }
 
+    /// A publisher whose WebRTC leg is at this node, and comes from `remote`.
+    pub fn publisher(&self, remote: Option<SocketAddr>) -> Publisher {
+        self.shared.clients.publisher(remote)
+    }
+
     /// Takes a place at a stream for one viewer here.
     pub fn subscribe(&self, encoder: EncoderId) -> Subscription {
         self.shared.hubs.hub(encoder).subscribe()
@@ -405,12 +415,13 @@ impl Node {
     }
 
     /// An enrolment string for clients in a domain, good for `lifetime`.
-    pub fn enrol(&self, lifetime: Duration, domain: RecordId) -> String {
+    pub fn enrol(&self, lifetime: Duration, domain: RecordId) -> (String, InviteId, u64) {
         let expires = self.mesh_time().saturating_add(millis(lifetime));
         let (keys, mesh) = (self.shared.keypair.load(), self.roster().mesh());
-        let credential = issue_credential(&keys, mesh, InviteId(random()), domain, expires);
+        let id = InviteId(random());
+        let credential = issue_credential(&keys, mesh, id, domain, expires);
         let addrs = self.known_addrs();
-        Enrolment { addrs, mesh, credential }.to_string()
+        (Enrolment { addrs, mesh, credential }.to_string(), id, expires)
     }
 
     /// This node's addresses, then those of some others, so that a string that holds them works

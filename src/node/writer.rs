@@ -34,6 +34,7 @@ pub(super) struct Writer {
 enum Job {
     Statements(u64, Vec<Statement>),
     Remember(Vec<(NodeId, Vec<String>)>),
+    Name(NodeId, String),
     Boot(Boot),
     Ledger(Batch),
     Tell(Told),
@@ -52,6 +53,7 @@ struct Unsaved {
     /// The number of the last batch of them.
     number: u64,
     members: BTreeMap<NodeId, Vec<String>>,
+    names: BTreeMap<NodeId, String>,
     boot: Option<Boot>,
 }
 
@@ -106,6 +108,10 @@ impl Writer {
         let _ = self.jobs.send(Job::Remember(members));
     }
 
+    pub(super) fn name(&self, node: NodeId, name: String) {
+        let _ = self.jobs.send(Job::Name(node, name));
+    }
+
     pub(super) fn boot(&self, boot: Boot) {
         let _ = self.jobs.send(Job::Boot(boot));
     }
@@ -142,13 +148,18 @@ impl Writer {
 
 impl Unsaved {
     fn is_empty(&self) -> bool {
-        self.statements.is_empty() && self.members.is_empty() && self.boot.is_none()
+        self.statements.is_empty()
+            && self.members.is_empty()
+            && self.names.is_empty()
+            && self.boot.is_none()
     }
 
     fn write(&self, store: &Store) -> Result<(), StoreError> {
         store.add_statements(&self.statements)?;
         let members: Vec<_> = self.members.clone().into_iter().collect();
         store.remember(&members)?;
+        let names: Vec<_> = self.names.clone().into_iter().collect();
+        store.name(&names)?;
         self.boot.map_or(Ok(()), |boot| store.raise_boot(boot))
     }
 }
@@ -190,6 +201,7 @@ fn run(
                 unsaved.number = number;
             }
             Ok(Job::Remember(members)) => unsaved.members.extend(members),
+            Ok(Job::Name(node, name)) => drop(unsaved.names.insert(node, name)),
             Ok(Job::Boot(boot)) => unsaved.boot = Some(boot),
             Ok(Job::Ledger(new)) => batch = Some(new),
             Ok(Job::Tell(told)) => {
@@ -287,7 +299,11 @@ mod tests {
         let (answer, answered) = oneshot::channel();
         writer.answer(
             answer,
-            wire::Admitted { statements: Statements::default(), members: Vec::new() },
+            wire::Admitted {
+                statements: Statements::default(),
+                members: Vec::new(),
+                names: Vec::new(),
+            },
         );
         let refused = answered.blocking_recv().unwrap().unwrap_err();
         assert!(refused.contains("full"), "{refused}");
@@ -331,7 +347,11 @@ mod tests {
         let (answer, answered) = oneshot::channel();
         writer.answer(
             answer,
-            wire::Admitted { statements: Statements::default(), members: Vec::new() },
+            wire::Admitted {
+                statements: Statements::default(),
+                members: Vec::new(),
+                names: Vec::new(),
+            },
         );
         assert!(answered.blocking_recv().unwrap().is_ok(), "a newcomer gets in");
         full.store(false, Ordering::Relaxed);
@@ -362,7 +382,11 @@ mod tests {
         let (answer, answered) = oneshot::channel();
         writer.answer(
             answer,
-            wire::Admitted { statements: Statements::default(), members: Vec::new() },
+            wire::Admitted {
+                statements: Statements::default(),
+                members: Vec::new(),
+                names: Vec::new(),
+            },
         );
         assert!(answered.blocking_recv().unwrap().is_err(), "a newcomer, too");
         assert!(writer.trouble().is_some_and(|why| why.contains("defect")), "and it is told");

@@ -35,6 +35,8 @@ const MUTE_KEEP: Duration = Duration::from_secs(4);
 /// After the second refusal in a row wait this long before the next try, then twice as long each
 /// time, up to 32 times.
 const REJECTED_WAIT: Duration = Duration::from_millis(150);
+/// The longest time for which a node may send an agent away, in seconds.
+const RETRY_AFTER_MAX: u32 = 60;
 /// After a refusal that trying again will hardly change, wait this long.
 const NAME_TAKEN_WAIT: Duration = Duration::from_secs(5);
 
@@ -437,6 +439,11 @@ impl Agent {
         if superseded {
             effects.push(Effect::Note(Note::Superseded));
             self.wait_until = Some(now + NAME_TAKEN_WAIT);
+        } else if let Some(seconds) = rejected.retry_after {
+            // Not all at once, and not never, whatever a node says.
+            let wait = Duration::from_secs(u64::from(seconds.clamp(1, RETRY_AFTER_MAX)));
+            self.wait_until = Some(now + self.book.jitter(wait));
+            effects.push(Effect::Note(Note::Refused(rejected.reason)));
         } else if rejected.name_taken {
             self.wait_until = Some(now + NAME_TAKEN_WAIT);
             effects.push(Effect::Note(Note::Refused(rejected.reason)));

@@ -15,6 +15,7 @@ use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, Role, Wi
 mod drain;
 mod follow;
 mod moves;
+mod publish;
 mod register;
 mod rights;
 mod settle;
@@ -25,6 +26,7 @@ mod types;
 
 pub use drain::{DrainState, Stuck, Way};
 pub use moves::{Cause, Order, Outcome};
+pub use publish::Publication;
 pub use types::{Counters, Effect, Note, Route, World};
 
 /// An assignment counts as load of its node until the directory shows it, at most this long.
@@ -73,6 +75,8 @@ struct Session {
     agent_of: Option<(EncoderId, Role)>,
     follows: BTreeMap<String, Option<wire::StreamPlace>>,
     watching: BTreeSet<EncoderId>,
+    /// It is no agent, and cannot be asked to move.
+    publishes: bool,
 }
 
 #[derive(Debug)]
@@ -136,6 +140,7 @@ impl Host {
             agent_of: None,
             follows: BTreeMap::new(),
             watching: BTreeSet::new(),
+            publishes: false,
         };
         self.sessions.insert(session, fresh);
     }

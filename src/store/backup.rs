@@ -9,7 +9,8 @@ use redb::{Database, ReadableTable, WriteTransaction};
 use super::ledger::{Names, RESTORED, load, seal};
 use super::{
     DATABASE_FILE, MEMBERS, META, SCHEMA, Saved, Shared, Store, StoreError, Trouble, encode, files,
-    guarded, insert_statements, meta, open_database, read_members, read_shared, read_statements,
+    guarded, insert_names, insert_statements, meta, open_database, read_members, read_names,
+    read_shared, read_statements,
 };
 use crate::accounts::{Loaded, Row};
 use crate::id::MeshId;
@@ -89,7 +90,8 @@ impl Content {
         let (statements, members) = (read_statements(db)?, read_members(db)?);
         // What cannot be read is put aside at the next start, and is no part of a backup.
         let (loaded, unreadable) = load(db, &Names::of(Some(mesh)))?;
-        let mut content = Self { saved: Saved { boot: 0, statements, members }, loaded };
+        let saved = Saved { boot: 0, statements, members, names: read_names(db)? };
+        let mut content = Self { saved, loaded };
         if !unreadable.is_empty() {
             content.loaded.recount();
         }
@@ -105,6 +107,7 @@ impl Content {
                 members.insert(node.0, encode(addrs).as_slice())?;
             }
         }
+        insert_names(tx, &self.saved.names)?;
         tx.delete_table(names.records())?;
         tx.delete_table(names.actors())?;
         tx.delete_table(names.forgotten())?;
@@ -226,6 +229,7 @@ mod tests {
         store.bind(MESH, Entry::Founder).unwrap();
         write(&store, 1);
         write(&store, 2);
+        store.name(&[(NodeId([2; 16]), "n2".into())]).unwrap();
         let file = dir.join("kept.backup");
         fs::write(&file, "an older one").unwrap();
         let made = store.source().backup(MESH, 77, &file).unwrap();
@@ -273,6 +277,8 @@ mod tests {
             let store = Store::open(new.path()).unwrap().store;
             store.bind(mesh, entry).unwrap();
             assert_eq!(keys(&store, mesh), expected, "{entry:?}");
+            let named = vec![(NodeId([2; 16]), "n2".to_owned())];
+            assert_eq!(store.names().unwrap(), named, "who changed what keeps its name");
         }
     }
 

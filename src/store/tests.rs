@@ -48,7 +48,11 @@ fn everything_is_there_after_a_restart() {
     assert_eq!(store.statements().unwrap(), said(&[1, 2, 3]));
     let addrs = vec!["b:2".to_string(), "a:1".to_string()];
     assert_eq!(store.members().unwrap(), [(NodeId([1; 16]), addrs)]);
+    let name = |text: &str| vec![(NodeId([1; 16]), text.to_owned())];
+    store.name(&name("before")).unwrap();
+    store.name(&name("n1")).unwrap();
     store.forget(NodeId([1; 16])).unwrap();
+    assert_eq!(store.names().unwrap(), name("n1"), "it may have done something");
     assert_eq!(store.members().unwrap(), []);
 }
 

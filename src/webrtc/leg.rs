@@ -9,20 +9,21 @@ use std::time::{Duration, Instant};
 use str0m::channel::ChannelId;
 use str0m::config::Fingerprint;
 use str0m::format::Codec;
-use str0m::media::{Frequency, MediaKind, Mid, Pt};
+use str0m::media::{Frequency, KeyframeRequestKind, MediaKind, Mid, Pt};
 use str0m::net::{DatagramRecv, Protocol, Receive};
-use str0m::rtp::{RtpWrite, Ssrc};
+use str0m::rtp::{Extension, RtpPacket, RtpWrite, Ssrc};
 use str0m::{Event, IceCreds, Input, Output, Rtc};
 use tokio::sync::mpsc;
 
 use super::pacing::{Backlog, Batch, Flight};
 use super::sdp::{AnswerParts, Offer, SdpError};
 use super::{
-    Command, Datagram, ESTABLISH, Feed, LegEvent, LegStats, Place, SILENCE, Shared, random_text,
+    CLOSED_HERE, Command, Datagram, ESTABLISH, Feed, Intake, LegEvent, LegStats, Place, SILENCE,
+    Shared, random_text,
 };
 use crate::flow::is_after;
 use crate::hub::Live;
-use crate::media::{CLOCK_RATE, Rewriter};
+use crate::media::{CLOCK_RATE, Packet, Rewriter};
 
 /// Retransmissions come from so many packets ...
 const RTX_PACKETS: usize = 512;
@@ -45,11 +46,17 @@ pub(super) struct Prepared {
     rtc: Rtc,
     pt: Pt,
     ssrc: Ssrc,
+    mid: Mid,
+    intake: Option<Arc<dyn Intake>>,
     first_sequence: u16,
 }
 
 impl Prepared {
-    pub(super) fn new(shared: &Shared, offer: &Offer) -> Result<Self, SdpError> {
+    pub(super) fn new(
+        shared: &Shared,
+        offer: &Offer,
+        intake: Option<Arc<dyn Intake>>,
+    ) -> Result<Self, SdpError> {
         let (ufrag, pass) = (random_text(8)?, random_text(16)?);
         let pt = Pt::from(offer.codec.pt);
         let mut config = Rtc::builder()
@@ -75,6 +82,14 @@ impl Prepared {
             None,
             format,
         );
+        let incoming = offer.incoming.as_ref();
+        let mid_extension = incoming.and_then(|of| of.mid_extension);
+        if let Some(id) = mid_extension {
+            config = config.set_extension(id, Extension::RtpMid);
+        }
+        if let Some(id) = incoming.and_then(|of| of.transport_cc) {
+            config = config.set_extension(id, Extension::TransportSequenceNumber);
+        }
         let mut rtc = config.build(Instant::now());
         for candidate in &shared.candidates {
             rtc.add_local_candidate(candidate.clone());
@@ -93,15 +108,30 @@ impl Prepared {
         if offer.channel {
             direct.start_sctp(offer.dtls_active);
         }
-        let mid = Mid::from("v");
+        // The extension carries the offer's name of the m-line; without it any will do.
+        let named = incoming.filter(|_| mid_extension.is_some());
+        let mid = Mid::from(named.map_or("v", |of| of.mid.as_str()));
         direct.declare_media(mid, MediaKind::Video);
+        if incoming.is_some_and(|of| of.transport_cc.is_some()) {
+            direct.enable_twcc_feedback();
+        }
         let ssrc = direct.new_ssrc();
         let rtx_ssrc = rtx_pt.map(|_| direct.new_ssrc());
-        direct.declare_stream_tx(ssrc, rtx_ssrc, mid, None).set_rtx_cache(
-            RTX_PACKETS,
-            RTX_AGE,
-            None,
-        );
+        match incoming {
+            None => {
+                direct.declare_stream_tx(ssrc, rtx_ssrc, mid, None).set_rtx_cache(
+                    RTX_PACKETS,
+                    RTX_AGE,
+                    None,
+                );
+            }
+            Some(of) => {
+                if let Some(ssrc) = of.ssrc {
+                    let rtx = of.rtx_ssrc.filter(|_| rtx_pt.is_some()).map(Ssrc::from);
+                    direct.expect_stream_rx(ssrc.into(), rtx, mid, None);
+                }
+            }
+        }
         let fingerprint = direct.local_dtls_fingerprint().to_string();
         let seed = random_text(10)?;
         let number = |text: Option<&str>| {
@@ -117,7 +147,7 @@ impl Prepared {
             rtx_ssrc: rtx_ssrc.map(|ssrc| *ssrc),
         });
         let first_sequence = u16::try_from(number(seed.get(16..))).unwrap_or(1);
-        Ok(Self { ufrag, answer, rtc, pt, ssrc, first_sequence })
+        Ok(Self { ufrag, answer, rtc, pt, ssrc, mid, intake, first_sequence })
     }
 
     /// Runs the leg to its end.
@@ -134,6 +164,8 @@ impl Prepared {
             rtc: self.rtc,
             pt: self.pt,
             ssrc: self.ssrc,
+            mid: self.mid,
+            intake: self.intake,
             shared: place.shared.clone(),
             rewriter: Rewriter::new(self.first_sequence),
             last: None,
@@ -154,7 +186,7 @@ impl Prepared {
             place.shared.counters.not_established.fetch_add(1, Ordering::Relaxed);
         }
         let words = reason.words(leg.established);
-        tracing::debug!(reason = %words, "a browser's leg ended");
+        tracing::debug!(reason = %words, "a leg ended");
         // The place is free before anyone hears of the end.
         drop(place);
         // A driver that does not read any more learns it from the end of the channel.
@@ -173,11 +205,11 @@ enum Ending {
 impl Ending {
     fn words(&self, established: bool) -> String {
         match self {
-            Self::Asked => "closed here".to_owned(),
+            Self::Asked => CLOSED_HERE.to_owned(),
             Self::Abandoned => "its driver is gone".to_owned(),
-            Self::Remote => "closed by the browser".to_owned(),
+            Self::Remote => "closed by the other side".to_owned(),
             Self::Silent if established => {
-                format!("nothing came from the browser for {} s", SILENCE.as_secs())
+                format!("nothing came from the other side for {} s", SILENCE.as_secs())
             }
             Self::Silent => format!(
                 "no connection within {} s; is UDP to this node's advertised address open?",
@@ -201,6 +233,9 @@ struct Leg {
     rtc: Rtc,
     pt: Pt,
     ssrc: Ssrc,
+    mid: Mid,
+    /// Takes a publisher's packets.
+    intake: Option<Arc<dyn Intake>>,
     shared: Arc<Shared>,
     rewriter: Rewriter,
     /// Timeline, timestamp and sequence number of the last packet sent, and when.
@@ -208,11 +243,11 @@ struct Leg {
     feed: Option<Feed>,
     backlog: Backlog,
     batch: Batch,
-    /// Local address that the browser's datagrams come in at.
+    /// Local address that the other side's datagrams come in at.
     local: Option<std::net::IpAddr>,
     /// When str0m wants to be called again.
     wake: Instant,
-    /// When something last came from the browser.
+    /// When something last came from the other side.
     heard: Instant,
     established: bool,
     channels: HashMap<ChannelId, String>,
@@ -362,6 +397,7 @@ impl Leg {
             Event::KeyframeRequest(_) if self.feed.is_some() => {
                 self.tell(LegEvent::KeyframeWanted);
             }
+            Event::RtpPacket(packet) => self.intake(packet),
             Event::ChannelOpen(id, label) if self.channels.len() < MAX_CHANNELS => {
                 self.channels.insert(id, label);
                 for (label, text) in std::mem::take(&mut self.pending) {
@@ -381,6 +417,22 @@ impl Leg {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Hands a publisher's packet on; padding, which has no payload, only measures the path.
+    fn intake(&mut self, packet: RtpPacket) {
+        let Some(intake) = self.intake.as_ref().filter(|_| !packet.payload.is_empty()) else {
+            return;
+        };
+        for counter in [&self.shared.counters.packets_in, &self.stats.packets_in] {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        intake.packet(Packet {
+            sequence: *packet.seq_no as u16,
+            timestamp: packet.header.timestamp,
+            marker: packet.header.marker,
+            payload: packet.payload,
+        });
     }
 
     fn take(&mut self, datagram: &Datagram) -> Result<(), Ending> {
@@ -430,6 +482,13 @@ impl Leg {
             Command::Stop => {
                 self.backlog.clear();
                 self.feed = None;
+                Ok(())
+            }
+            Command::Keyframe => {
+                let mut direct = self.rtc.direct_api();
+                if let Some(stream) = direct.stream_rx_by_mid(self.mid, None) {
+                    stream.request_keyframe(KeyframeRequestKind::Pli);
+                }
                 Ok(())
             }
             Command::Channel(label, text) => self.write_channel(label, text),

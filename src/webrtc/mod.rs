@@ -1,8 +1,8 @@
-//! WebRTC to browsers and WHEP players: the table of sessions and the demultiplexer in front of
-//! it. One task per session owns its str0m instance.
+//! WebRTC with browsers, WHEP players and WHIP publishers: the table of sessions and the
+//! demultiplexer in front of it. One task per session owns its str0m instance.
 //!
-//! A session here is a *leg*: one connection that carries media of one viewer. It never receives
-//! video; it sends one H.264 stream, unpaced but for bursts, and may carry data channels.
+//! A session here is a *leg*: one connection that carries media of one client. A viewer's sends one
+//! H.264 stream, unpaced but for bursts, and may carry data channels; a publisher's receives one.
 
 mod leg;
 mod pacing;
@@ -24,6 +24,8 @@ use str0m::config::{CryptoProvider, DtlsCert};
 use tokio::sync::mpsc;
 
 use crate::hub::Live;
+use crate::media::Packet;
+use sdp::Direction;
 pub use sdp::SdpError;
 
 /// Sessions per node. Each costs about half a megabyte and, watched, about a thousandth of a
@@ -76,6 +78,15 @@ pub struct Feed {
     /// Kept until the feed ends: its drop gives the place at the hub back.
     pub hold: Box<dyn Any + Send>,
 }
+
+/// Takes what a publisher sends.
+pub trait Intake: Send + Sync + 'static {
+    /// One packet, as it came: maybe out of order, never twice.
+    fn packet(&self, packet: Packet);
+}
+
+/// Why a leg is gone that was closed at this node, also by its client's `DELETE`.
+pub const CLOSED_HERE: &str = "closed here";
 
 /// An unguessable name of one leg, part of its URL.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -139,6 +150,8 @@ pub struct LegStats {
     pub bytes_out: AtomicU64,
     /// Frames of the stream sent.
     pub frames_out: AtomicU64,
+    /// Packets of a publisher's stream received.
+    pub packets_in: AtomicU64,
 }
 
 /// Totals of all legs since the node started.
@@ -170,6 +183,8 @@ pub struct WebRtcCounters {
     pub datagrams_out: AtomicU64,
     /// Bytes sent.
     pub bytes_out: AtomicU64,
+    /// Packets that came from publishers.
+    pub packets_in: AtomicU64,
     /// Messages for a driver that was too slow.
     pub events_dropped: AtomicU64,
 }
@@ -177,6 +192,7 @@ pub struct WebRtcCounters {
 enum Command {
     Play(Feed),
     Stop,
+    Keyframe,
     Channel(String, Vec<u8>),
     Close,
 }
@@ -273,8 +289,22 @@ impl WebRtc {
     /// Sets a leg up for a browser's offer and starts its task. Nothing is sent to it before
     /// [`LegHandle::play`]. Call inside a tokio runtime.
     pub fn accept(&self, offer_sdp: &str) -> Result<Accepted, SdpError> {
+        self.count(sdp::parse_offer(offer_sdp, Direction::Out).and_then(|o| self.set_up(&o, None)))
+    }
+
+    /// Sets a leg up for a publisher's offer and starts its task; what comes goes to `intake`. Call
+    /// inside a tokio runtime.
+    pub fn accept_publisher(
+        &self,
+        offer_sdp: &str,
+        intake: Arc<dyn Intake>,
+    ) -> Result<Accepted, SdpError> {
+        let offer = sdp::parse_offer(offer_sdp, Direction::In);
+        self.count(offer.and_then(|offer| self.set_up(&offer, Some(intake))))
+    }
+
+    fn count(&self, result: Result<Accepted, SdpError>) -> Result<Accepted, SdpError> {
         let counters = &self.shared.counters;
-        let result = sdp::parse_offer(offer_sdp).and_then(|offer| self.set_up(&offer));
         let counter = match &result {
             Ok(_) => &counters.accepted,
             Err(SdpError::Full(_)) => &counters.full,
@@ -284,11 +314,15 @@ impl WebRtc {
         result
     }
 
-    fn set_up(&self, offer: &sdp::Offer) -> Result<Accepted, SdpError> {
+    fn set_up(
+        &self,
+        offer: &sdp::Offer,
+        intake: Option<Arc<dyn Intake>>,
+    ) -> Result<Accepted, SdpError> {
         if self.legs() >= self.shared.max_legs {
             return Err(SdpError::Full(self.shared.max_legs));
         }
-        let prepared = leg::Prepared::new(&self.shared, offer)?;
+        let prepared = leg::Prepared::new(&self.shared, offer, intake)?;
         let (inbox_sender, inbox) = mpsc::channel(INBOX);
         let (commands_sender, commands) = mpsc::channel(COMMANDS);
         let (events_sender, events) = mpsc::channel(EVENTS);
@@ -399,6 +433,11 @@ impl LegHandle {
     /// Sends nothing any more; the leg stays, warm.
     pub fn stop(&self) -> bool {
         self.commands.try_send(Command::Stop).is_ok()
+    }
+
+    /// Asks a publisher for a keyframe.
+    pub fn request_keyframe(&self) -> bool {
+        self.commands.try_send(Command::Keyframe).is_ok()
     }
 
     /// Sends text on the data channel with this label, once it is open.

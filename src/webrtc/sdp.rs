@@ -1,4 +1,4 @@
-//! The offer that a browser or WHEP player makes, and the answer to it (RFC 8866, RFC 8829).
+//! The offer that a viewer or a publisher makes, and the answer to it (RFC 8866, RFC 8829).
 //!
 //! Only what this server needs is read, every value is checked before anything acts on it, and
 //! the answer is written from what was checked: text of an offer never reaches the WebRTC stack.
@@ -34,11 +34,11 @@ pub enum SdpError {
     /// No H.264 with packetization-mode 1.
     #[error(
         "the offer has no H.264 with packetization-mode=1, the only video that is relayed here; \
-         use a browser or player with H.264"
+         use a browser, player or encoder with H.264"
     )]
     NoH264,
     /// The session table is full.
-    #[error("too many viewers: this node already serves {0} WebRTC sessions")]
+    #[error("too many sessions: this node already serves {0} over WebRTC")]
     Full(usize),
     /// The WebRTC stack refused.
     #[error("the session cannot be set up: {0}")]
@@ -57,6 +57,38 @@ impl SdpError {
             Self::Stack(_) => 500,
         }
     }
+}
+
+/// Which way the video of an offer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To a viewer (WHEP).
+    Out,
+    /// From a publisher (WHIP).
+    In,
+}
+
+/// URI of the header extension that names a packet's m-line (RFC 8843 §15).
+const MID_EXTENSION: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
+
+/// URI of the header extension by which arrivals are reported, so that a browser that sends finds
+/// out what the path carries.
+const TRANSPORT_CC_EXTENSION: &str =
+    "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
+
+/// What is said of the packets that a publisher will send.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Incoming {
+    /// SSRC of the video; without one, packets are told by [`Incoming::mid_extension`].
+    pub ssrc: Option<u32>,
+    /// SSRC of its retransmissions.
+    pub rtx_ssrc: Option<u32>,
+    /// Number of the header extension that names the m-line.
+    pub mid_extension: Option<u8>,
+    /// Number of the header extension that arrivals are reported by.
+    pub transport_cc: Option<u8>,
+    /// What the m-line is called.
+    pub mid: String,
 }
 
 /// What an m-line is for.
@@ -111,6 +143,8 @@ pub struct Offer {
     pub codec: Codec,
     /// A data channel is offered and will be answered.
     pub channel: bool,
+    /// What a publisher's packets look like; `None` of a viewer.
+    pub incoming: Option<Incoming>,
     bundle: bool,
     lines: Vec<Line>,
 }
@@ -156,7 +190,7 @@ impl<'a> Section<'a> {
 }
 
 /// Reads an offer.
-pub fn parse_offer(text: &str) -> Result<Offer, SdpError> {
+pub fn parse_offer(text: &str, direction: Direction) -> Result<Offer, SdpError> {
     if text.len() > MAX_OFFER {
         return Err(SdpError::TooLong(text.len()));
     }
@@ -169,6 +203,7 @@ pub fn parse_offer(text: &str) -> Result<Offer, SdpError> {
     let mut offer_lines = Vec::new();
     let mut codec = None;
     let mut channel = false;
+    let mut incoming = None;
     let mut transport: Option<&Section<'_>> = None;
     for section in &sections {
         let mut words = section.m.split_ascii_whitespace();
@@ -189,12 +224,24 @@ pub fn parse_offer(text: &str) -> Result<Offer, SdpError> {
         let reachable = transport.is_none() || bundled.contains(&mid);
         let kind = match media {
             "video" if !stopped && reachable && codec.is_none() => {
-                if section.has("sendonly") || section.has("inactive") {
-                    return Err(SdpError::Unsuitable(
-                        "the video is not recvonly; this endpoint sends and never receives",
-                    ));
+                let wrong_way = match direction {
+                    Direction::Out => section.has("sendonly"),
+                    Direction::In => section.has("recvonly"),
+                };
+                if wrong_way || section.has("inactive") {
+                    return Err(SdpError::Unsuitable(match direction {
+                        Direction::Out => {
+                            "the video is not recvonly; this endpoint sends and never receives"
+                        }
+                        Direction::In => {
+                            "the video is not sendonly; this endpoint receives and never sends"
+                        }
+                    }));
                 }
                 codec = Some(find_h264(section)?);
+                if direction == Direction::In {
+                    incoming = Some(find_incoming(&session, section, mid)?);
+                }
                 Kind::Video
             }
             "video" if !stopped => {
@@ -251,6 +298,7 @@ pub fn parse_offer(text: &str) -> Result<Offer, SdpError> {
         dtls_active,
         codec,
         channel,
+        incoming,
         bundle: !bundled.is_empty(),
         lines: offer_lines,
     })
@@ -322,6 +370,39 @@ fn find_h264(section: &Section<'_>) -> Result<Codec, SdpError> {
     best.map(|(_, codec)| codec).ok_or(SdpError::NoH264)
 }
 
+/// How a publisher's packets will be told. Only what is offered is used: whoever offers neither an
+/// SSRC nor the extension cannot be understood.
+fn find_incoming(
+    session: &Section<'_>,
+    section: &Section<'_>,
+    mid: &str,
+) -> Result<Incoming, SdpError> {
+    let number = |text: &str| text.split(' ').next().and_then(|text| text.parse::<u32>().ok());
+    let pair = section.all("ssrc-group").find_map(|group| {
+        let (main, rtx) = group.strip_prefix("FID ")?.split_once(' ')?;
+        Some((number(main)?, number(rtx)?))
+    });
+    let ssrc = pair.map(|(main, _)| main).or_else(|| section.all("ssrc").find_map(number));
+    let ssrc = ssrc.filter(|ssrc| *ssrc != 0);
+    let rtx_ssrc = pair.map(|(_, rtx)| rtx).filter(|rtx| *rtx != 0 && Some(*rtx) != ssrc);
+    // One-byte headers number 1 to 14 (RFC 8285 §4.2).
+    let extension = |uri: &str| {
+        let all = section.all("extmap").chain(session.all("extmap"));
+        all.filter_map(|map| map.split_once(' ')).find_map(|(id, rest)| {
+            let id = id.split('/').next()?.parse().ok().filter(|id| (1..15).contains(id))?;
+            (rest.split(' ').next() == Some(uri)).then_some(id)
+        })
+    };
+    let mid_extension = extension(MID_EXTENSION).filter(|_| (1..=16).contains(&mid.len()));
+    if ssrc.is_none() && mid_extension.is_none() {
+        return Err(SdpError::Unsuitable(
+            "its video has neither a=ssrc nor the header extension that names the m-line",
+        ));
+    }
+    let transport_cc = extension(TRANSPORT_CC_EXTENSION).filter(|id| Some(*id) != mid_extension);
+    Ok(Incoming { ssrc, rtx_ssrc, mid_extension, transport_cc, mid: mid.to_owned() })
+}
+
 fn parameters<'a>(section: &Section<'a>, pt: u8) -> Vec<(&'a str, &'a str)> {
     section
         .all("fmtp")
@@ -360,7 +441,7 @@ fn is_ice_char(byte: u8) -> bool {
 }
 
 impl Offer {
-    /// The answer: the video sendonly, the data channel as offered, everything else refused.
+    /// The answer: the video the one way, the data channel as offered, everything else refused.
     pub fn answer(&self, own: &AnswerParts<'_>) -> String {
         let mut out = format!("v=0\r\no=- {} 2 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n", own.id >> 1);
         let accepted = || self.lines.iter().filter(|line| line.kind != Kind::Refused);
@@ -422,8 +503,22 @@ impl Offer {
                 continue;
             }
             let Codec { pt, rtx, profile } = &self.codec;
-            put(format_args!("a=sendonly"));
-            put(format_args!("a=msid:roost video"));
+            match &self.incoming {
+                None => {
+                    put(format_args!("a=sendonly"));
+                    put(format_args!("a=msid:roost video"));
+                }
+                Some(Incoming { mid_extension, transport_cc, .. }) => {
+                    put(format_args!("a=recvonly"));
+                    if let Some(id) = mid_extension {
+                        put(format_args!("a=extmap:{id} {MID_EXTENSION}"));
+                    }
+                    if let Some(id) = transport_cc {
+                        put(format_args!("a=extmap:{id} {TRANSPORT_CC_EXTENSION}"));
+                        put(format_args!("a=rtcp-fb:{pt} transport-cc"));
+                    }
+                }
+            }
             put(format_args!("a=rtcp-mux"));
             if line.reduced_rtcp {
                 put(format_args!("a=rtcp-rsize"));
@@ -439,6 +534,9 @@ impl Offer {
             if let Some(rtx) = rtx {
                 put(format_args!("a=rtpmap:{rtx} rtx/90000"));
                 put(format_args!("a=fmtp:{rtx} apt={pt}"));
+            }
+            if self.incoming.is_some() {
+                continue;
             }
             if let Some(rtx_ssrc) = own.rtx_ssrc {
                 put(format_args!("a=ssrc-group:FID {} {rtx_ssrc}", own.ssrc));
@@ -489,7 +587,7 @@ mod tests {
 
     #[test]
     fn a_browsers_offer_is_answered_with_one_video_and_the_channel() {
-        let offer = parse_offer(OFFER).unwrap();
+        let offer = parse_offer(OFFER, Direction::Out).unwrap();
         assert_eq!(offer.codec, Codec { pt: 108, rtx: Some(109), profile: "42e01f".into() });
         assert!(offer.channel && !offer.dtls_active);
         let candidates = ["candidate:1 1 udp 1 192.0.2.1 9443 typ host".to_owned()];
@@ -504,10 +602,10 @@ mod tests {
 
     #[test]
     fn an_offer_without_h264_is_refused_in_words() {
-        let error = parse_offer(&OFFER.replace("H264", "AV1")).unwrap_err();
+        let error = parse_offer(&OFFER.replace("H264", "AV1"), Direction::Out).unwrap_err();
         assert_eq!((error.status(), &error), (406, &SdpError::NoH264));
         let mode_0 = OFFER.replace("packetization-mode=1", "packetization-mode=0");
-        assert_eq!(parse_offer(&mode_0), Err(SdpError::NoH264));
+        assert_eq!(parse_offer(&mode_0, Direction::Out), Err(SdpError::NoH264));
     }
 
     #[test]
@@ -523,20 +621,59 @@ mod tests {
             ("v=0".to_owned() + &"m=video 0 a b\r\n".repeat(9).replace("m=", "\r\nm="), 422),
             ("v=0".to_owned() + &" ".repeat(MAX_OFFER), 413),
         ] {
-            assert_eq!(parse_offer(&text).map_err(|e| e.status()), Err(status), "{text:.80}");
+            assert_eq!(
+                parse_offer(&text, Direction::Out).map_err(|e| e.status()),
+                Err(status),
+                "{text:.80}"
+            );
         }
+    }
+
+    /// What a publisher offers.
+    fn publication() -> String {
+        OFFER.replace("a=mid:1\r\na=recvonly", "a=mid:1\r\na=sendonly\r\n\
+            a=extmap:4 urn:ietf:params:rtp-hdrext:sdes:mid\r\n\
+            a=extmap:5 http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01\r\n\
+            a=ssrc-group:FID 11 12\r\na=ssrc:11 cname:x\r\na=ssrc:12 cname:x")
+    }
+
+    #[test]
+    fn a_publishers_offer_is_answered_with_one_video_that_is_received() {
+        let offer = parse_offer(&publication(), Direction::In).unwrap();
+        let incoming = offer.incoming.as_ref().unwrap();
+        assert_eq!((incoming.ssrc, incoming.rtx_ssrc), (Some(11), Some(12)));
+        assert_eq!((incoming.mid_extension, incoming.transport_cc), (Some(4), Some(5)));
+        let answer = offer.answer(&parts(&[]));
+        assert!(answer.contains("a=recvonly\r\na=extmap:4 "), "{answer}");
+        assert!(answer.contains("a=rtcp-fb:108 transport-cc\r\n"), "{answer}");
+        assert!(answer.contains("m=audio 0 "), "audio is refused: {answer}");
+        assert!(!answer.contains("a=ssrc") && !answer.contains("sendonly"), "{answer}");
+    }
+
+    #[test]
+    fn what_no_publisher_offers_is_refused_in_words() {
+        let refused = |text: &str| parse_offer(text, Direction::In).map_err(|e| e.status());
+        assert_eq!(refused(OFFER), Err(422), "a viewer's");
+        assert_eq!(refused(&publication().replace("H264", "VP8")), Err(406));
+        let nameless = publication().replace("a=ssrc", "a=x").replace("sdes:mid", "sdes:x");
+        assert_eq!(refused(&nameless), Err(422), "nothing tells its packets");
+        assert_eq!(parse_offer(&publication(), Direction::Out).map_err(|e| e.status()), Err(422));
+        let odd = publication().replace("extmap:4", "extmap:99").replace("FID 11 12", "FID 0 x");
+        let incoming = parse_offer(&odd, Direction::In).unwrap().incoming.unwrap();
+        assert_eq!((incoming.ssrc, incoming.mid_extension), (Some(11), None));
     }
 
     #[test]
     fn payload_types_that_look_like_rtcp_are_not_used() {
         let clash = OFFER.replace("108", "72");
-        assert_eq!(parse_offer(&clash).unwrap().codec.pt, 102);
+        assert_eq!(parse_offer(&clash, Direction::Out).unwrap().codec.pt, 102);
     }
 
     proptest! {
         #[test]
         fn no_text_makes_the_parser_panic(text in "\\PC*") {
-            let _ = parse_offer(&text);
+            let _ = parse_offer(&text, Direction::Out);
+            let _ = parse_offer(&text, Direction::In);
         }
 
         #[test]
@@ -546,7 +683,8 @@ mod tests {
             let mut text = OFFER[..cut].to_owned();
             text.push_str(&junk);
             text.push_str(OFFER.get(cut + drop..).unwrap_or(""));
-            if let Ok(offer) = parse_offer(&text) {
+            let _ = parse_offer(&text, Direction::In);
+            if let Ok(offer) = parse_offer(&text, Direction::Out) {
                 let answer = offer.answer(&parts(&[]));
                 prop_assert_eq!(answer.matches("\nm=").count(), offer.lines.len());
             }

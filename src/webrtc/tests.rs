@@ -214,7 +214,7 @@ async fn a_browser_that_leaves_takes_its_place_with_it() {
 async fn the_table_has_a_limit_and_says_so() {
     let webrtc = server(1);
     let (browser, accepted) = Browser::connect(|sdp| webrtc.accept(sdp).unwrap());
-    let offer = sdp::parse_offer(&accepted.answer_sdp);
+    let offer = sdp::parse_offer(&accepted.answer_sdp, sdp::Direction::Out);
     assert!(offer.is_err(), "an answer is no offer of a viewer");
     let (_second, refused) = {
         let mut refused = None;

@@ -205,6 +205,10 @@ pub struct Rejected {
     pub name_taken: bool,
     /// What, why, and what to do next.
     pub reason: String,
+    /// Seconds after which trying again makes sense: nobody has room before. Absent in messages of
+    /// older nodes.
+    #[serde(deserialize_with = "appended")]
+    pub retry_after: Option<u32>,
 }
 
 /// Asks home for another next.

@@ -78,6 +78,8 @@ pub struct Admitted {
     pub statements: Statements,
     /// Members to connect to: id and addresses.
     pub members: Vec<(NodeId, Vec<String>)>,
+    /// What nodes are or were called, dead ones and those that are out included.
+    pub names: Vec<(NodeId, String)>,
 }
 
 /// What a newcomer signs with the invitation's key: bound to this TLS session, so that it can

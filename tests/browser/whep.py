@@ -64,4 +64,5 @@ async def main(url, token):
     print(json.dumps(report))
 
 
-asyncio.run(main(*sys.argv[1:]))
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -114,6 +114,60 @@ fn who_is_alone_has_what_was_backed_up_also_in_a_new_folder() {
     assert_eq!(nonsense.code, Some(2), "{nonsense:?}");
 }
 
+#[test]
+fn a_whole_mesh_comes_back_from_one_backup_on_one_new_node_and_grows_again() {
+    let mut mesh = Mesh::start(3);
+    let root = json!({ "name": "root2" }).to_string();
+    let anna = "/api/v1/accounts/000000000000000000000000000000aa";
+    let new = [("If-None-Match", "*"), ("Roost-Wait", "3")];
+    let made = request(mesh.node("n3").addr(), "PUT", anna, &new, &root).expect("it answers");
+    assert_eq!(made.status, 201, "{made:?}");
+    let labels = json!({ "description": "the old one" }).to_string();
+    let n2 = format!("/api/v1/nodes/{}", mesh.node("n2").id());
+    let set = request(mesh.node("n2").addr(), "PATCH", &n2, &[("If-Match", "*")], &labels);
+    assert!(set.expect("it answers").status < 300);
+    wait_until(PATIENCE, "it is at the first", || {
+        mesh.nodes()[0].get(&n2).json()["description"] == "the old one"
+    });
+    let file = mesh.folder().path().join("all.backup");
+    backup(&mesh.nodes()[0], &file);
+    let admins = |node: &Node| {
+        let found = node.get("/api/v1/accounts?q=admin").json();
+        found["items"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(admins(&mesh.nodes()[0]), 1);
+    for name in ["n1", "n2", "n3"] {
+        mesh.node(name).kill();
+    }
+
+    let folder = Arc::new(tempfile::tempdir().expect("a temporary folder can be made"));
+    let data = folder.path().join("n9").display().to_string();
+    let done = run(&["restore", &file.display().to_string(), "--data", &data]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let first = Node::start(Options::named("n9").folder(&folder));
+    assert_eq!(first.get(anna).json()["name"], "root2");
+    assert_eq!(admins(&first), 1, "the backup has an administrator");
+    assert!(!first.log().contains("password  "), "no other password is told");
+    let history = first.get(&format!("{anna}/history")).json();
+    assert_eq!(history["items"][0]["node_name"], "n3", "{history}");
+    // What is known of a node that will not come back is shown as that, and goes.
+    let old = first.get(&n2).json();
+    assert_eq!((&old["state"], &old["description"]), (&json!("never_seen"), &json!("the old one")));
+    let socket = format!("unix:{}", first.data().join("roost.sock").display());
+    let path = n2.rsplit('/').next().expect("an id");
+    let gone = run(&["node", "forget", path, "--yes", "--addr", &socket]);
+    assert_eq!(gone.code, Some(0), "{gone:?}");
+    let member = run(&["node", "forget", "n9", "--yes", "--addr", &socket]);
+    assert_eq!(member.code, Some(4), "a member is revoked instead: {member:?}");
+    assert!(first.view().expect("it answers")["nodes"].as_array().expect("a list").len() == 1);
+    // And others join it.
+    let second = Node::start(Options::named("n10").folder(&folder).join(&first.invite(1)));
+    wait_until(PATIENCE, "it has everything", || second.get(anna).status == 200);
+    assert_eq!(make(&second, 77).status, 201);
+    wait_until(PATIENCE, "its changes arrive", || shows(&first, 77));
+    assert_eq!(first.get(&n2).status, 410);
+}
+
 /// A file system of a few megabytes, gone with this.
 struct Small(std::path::PathBuf);
 

@@ -96,6 +96,15 @@ impl User {
     fn addr(&self, at: usize) -> String {
         self.nodes[at].addr().to_string()
     }
+
+    /// What a login left behind.
+    fn token(&self) -> String {
+        let mut kept = std::fs::read_dir(self.home().join("roost/sessions")).expect("it is there");
+        let file = kept.next().expect("one").expect("it can be read");
+        let text = std::fs::read_to_string(file.path()).expect("it can be read");
+        let kept: Value = serde_json::from_str(&text).expect("JSON");
+        kept["token"].as_str().expect("it is a text").to_owned()
+    }
 }
 
 #[test]
@@ -214,6 +223,46 @@ fn a_member_is_put_out_let_in_and_rekeyed_by_commands() {
     wait_until(PATIENCE, "it is back", || state("n2") == "up");
 }
 
+#[test]
+fn another_password_ends_what_was_logged_in_to_before_but_for_the_session_it_was_given_in() {
+    let user = User::start(2);
+    let (n1, n2) = (user.addr(0), user.addr(1));
+    log_in(&user, &n1);
+    let elsewhere = user.token();
+    let with_it = |addr: &str| {
+        let mut command = user.command(&["whoami", "--addr", addr]);
+        command.env("ROOST_TOKEN", &elsewhere);
+        finish(PATIENCE, command).code
+    };
+    assert_eq!((with_it(&n1), with_it(&n2)), (Some(0), Some(0)));
+    let args = ["passwd", "--password-stdin"];
+    let wrong = user.typed(&n1, &args, "not this one\nanother good one\n");
+    assert_eq!(wrong.code, Some(5), "{wrong:?}");
+    let short = user.typed(&n1, &args, &format!("{PASSWORD}\nx\n"));
+    assert_ne!(short.code, Some(0), "{short:?}");
+    assert_eq!(with_it(&n2), Some(0), "nothing was changed");
+
+    let done = user.typed(&n1, &args, &format!("{PASSWORD}\nanother good one\n"));
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let said = format!("{}{}", done.stdout, done.stderr);
+    assert!(!said.contains("v4.") && !said.contains("another good one"), "{said}");
+    wait_until(PATIENCE, "it is over everywhere", || {
+        [&n1, &n2].into_iter().all(|addr| with_it(addr) == Some(5))
+    });
+    for addr in [&n1, &n2] {
+        user.good(addr, &["whoami"]);
+    }
+    let args = ["login", "--name", "admin", "--password-stdin"];
+    let before = user.typed(&n2, &args, &format!("{PASSWORD}\n"));
+    assert_eq!(before.code, Some(5), "{before:?}");
+    let now = user.typed(&n2, &args, "another good one\n");
+    assert_eq!(now.code, Some(0), "{now:?}");
+    // Who has no password is told so.
+    let socket = format!("unix:{}", user.nodes[0].data().join("roost.sock").display());
+    let nobody = user.typed(&socket, &["passwd", "--password-stdin"], "a\nb\n");
+    assert_eq!(nobody.code, Some(2), "{nobody:?}");
+}
+
 /// Logs in at a node as its administrator.
 #[track_caller]
 fn log_in(user: &User, addr: &str) {
@@ -273,6 +322,9 @@ fn every_noun_lives_over_the_socket_and_with_a_login_over_the_network() {
         assert_eq!(exit(&["rule", "add", "bad", "role=king"]), Some(2));
         assert_eq!(exit(&["account", "add", &anna]), Some(4), "the name is taken");
         assert_eq!(exit(&["account", "show", "nobody"]), Some(3));
+        let bare = user.run(addr, &["account", "show", "anna"]);
+        assert_eq!(bare.code, Some(3), "{bare:?}");
+        assert!(bare.stderr.contains(&format!("say {anna}")), "it is told where: {bare:?}");
         assert_eq!(exit(&["account", "rm", &anna]), Some(2), "nobody said yes");
         assert_eq!(exit(&["account", "set", &anna, "email=", "--wait", "2"]), Some(7));
 

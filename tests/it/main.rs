@@ -18,3 +18,4 @@ mod source;
 mod steering;
 mod trust;
 mod whep;
+mod whip;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::http::request;
 use crate::harness::lan::{Host, Lan};
 use crate::harness::mesh::Mesh;
+use crate::harness::node::{Node, Options};
 use crate::harness::{PATIENCE, wait_for, wait_until};
 
 const ANN: &str = "/api/v1/accounts/0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a";
@@ -32,10 +33,16 @@ fn two_who_change_one_account_on_two_sides_of_a_cut_both_find_it_and_one_write_s
     one.ignore(other);
     other.ignore(one);
     let any = ["If-Match: *"];
+    let mut tags = Vec::new();
     for (host, email) in [(one, "one@x"), (other, "other@x")] {
         let body = json!({ "email": email }).to_string();
-        let (changed, _) = ask(host, "PATCH", ANN, &any, &body);
+        let (changed, tag) = ask(host, "PATCH", ANN, &any, &body);
         assert_eq!(changed["email"], email, "{changed}");
+        // Repeated, as by a browser that had no answer, it does nothing more.
+        let seen = format!("If-Match: {tag}");
+        let (again, same) = ask(host, "PATCH", ANN, &[&seen], &body);
+        assert_eq!((&again["changed"], &same), (&changed["changed"], &tag));
+        tags.push(seen);
     }
     one.heal();
     other.heal();
@@ -53,6 +60,13 @@ fn two_who_change_one_account_on_two_sides_of_a_cut_both_find_it_and_one_write_s
             assert_eq!(by["account"], "0".repeat(32), "whoever was at the machine");
             assert!(by["at"].as_u64() > Some(1_600_000_000_000), "{by}");
         }
+    }
+    // Whoever goes on from what they saw on their side is told what is there now.
+    for (host, tag) in [one, other].into_iter().zip(&tags) {
+        let (refused, _) = ask(host, "PATCH", ANN, &[tag], r#"{"email":"mine@x"}"#);
+        assert_eq!(refused["status"], 412, "{refused}");
+        let both = refused["current"]["conflicts"]["email"].as_array().map(Vec::len);
+        assert_eq!(both, Some(2), "{refused}");
     }
     let (shown, tag) = ask(other, "GET", ANN, &[], "");
     let tag = format!("If-Match: {tag}");
@@ -101,4 +115,29 @@ fn whoever_wrote_at_one_node_reads_it_at_the_next_and_turns_pages_at_any() {
     let none = [("Roost-Min-Version", "ffffffffffffffffffffffffffffffff.1")];
     let stale = request(nodes[0].addr(), "GET", "/api/v1/rooms", &none, "").expect("it answers");
     assert_eq!((stale.status, stale.header("roost-stale")), (200, Some("true")));
+}
+
+#[test]
+fn a_dead_node_keeps_its_name_in_what_is_told_of_it_also_to_who_never_met_it() {
+    let mut mesh = Mesh::start(3);
+    let path = "/api/v1/rooms/0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b";
+    let new = [("If-None-Match", "*"), ("Roost-Wait", "3")];
+    let made = request(mesh.node("n3").addr(), "PUT", path, &new, r#"{"name":"hall"}"#);
+    assert_eq!(made.expect("it answers").status, 201);
+    mesh.node("n3").kill();
+    // No report of it will come any more.
+    mesh.node("n1").kill();
+    mesh.node("n2").kill();
+    mesh.node("n1").restart();
+    let by = |node: &Node| {
+        let history = node.get(&format!("{path}/history")).json();
+        history["items"][0]["node_name"].as_str().map(str::to_owned)
+    };
+    assert_eq!(by(mesh.node("n1")).as_deref(), Some("n3"), "at once");
+    let invitation = mesh.node("n1").invite(1);
+    let newcomer = Node::start(Options::named("n4").join(&invitation));
+    wait_until(PATIENCE, "it has the record", || newcomer.get(path).status == 200);
+    assert_eq!(by(&newcomer).as_deref(), Some("n3"));
+    let audit = newcomer.get("/api/v1/audit").json();
+    assert_eq!(audit["items"][0]["node_name"], "n3", "{audit}");
 }

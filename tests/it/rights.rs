@@ -114,6 +114,51 @@ fn told(log: &str) -> Vec<String> {
 }
 
 #[test]
+fn an_enrolment_string_is_listed_and_its_removal_ends_what_came_with_it_everywhere() {
+    let guarded = Guarded::start(2);
+    let made = guarded.ask(0, "POST", "/api/v1/invitations", &json!({ "client": true }));
+    assert_eq!(made.status, 201, "{made:?}");
+    let made = made.json();
+    let text = made["invitation"].as_str().expect("it is a text");
+    let id = made["enrolment"].as_str().expect("it has one");
+    let kept = guarded.invite(&json!({ "client": true }));
+    let me =
+        |at: usize, text: &str| ask(&guarded.nodes[at], "GET", "/api/v1/me", text, &[], "").status;
+    assert_eq!((me(0, text), me(1, text)), (200, 200));
+    // Somebody who follows the mesh with it is told to go.
+    let mut stream = TcpStream::connect(guarded.nodes[1].addr()).expect("it listens");
+    let asks =
+        format!("GET /api/v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {text}\r\n\r\n");
+    stream.write_all(asks.as_bytes()).expect("it is read");
+    stream.set_read_timeout(Some(PATIENCE)).expect("it can be");
+    let path = format!("/api/v1/enrolments/{id}");
+    wait_until(PATIENCE, "the other node lists it", || {
+        guarded.ask(1, "GET", &path, &Value::Null).status == 200
+    });
+    let listed = guarded.ask(1, "GET", "/api/v1/enrolments", &Value::Null).json();
+    let ends: Vec<_> = listed["items"].as_array().expect("a list").iter().collect();
+    assert_eq!(ends.len(), 2, "{listed}");
+    assert!(ends.iter().all(|item| item["expires"].as_u64() > Some(1_600_000_000_000)));
+    let put = guarded.ask(0, "PUT", &path, &json!({}));
+    assert_eq!(put.status, 405, "nobody makes one without its string");
+    // A client makes none and ends none.
+    assert_eq!(ask(&guarded.nodes[0], "DELETE", &path, text, &[("If-Match", "*")], "").status, 404);
+    let ended = ask(&guarded.nodes[0], "DELETE", &path, &guarded.token, &[("If-Match", "*")], "");
+    assert_eq!(ended.status, 204, "{ended:?}");
+    wait_until(PATIENCE, "it lets nobody in at either", || {
+        (me(0, text), me(1, text)) == (403, 403)
+    });
+    let mut told = Vec::new();
+    let mut buffer = [0; 4096];
+    while !String::from_utf8_lossy(&told).contains("event: end") {
+        let read = stream.read(&mut buffer).expect("it is told in time");
+        assert!(read > 0, "{}", String::from_utf8_lossy(&told));
+        told.extend_from_slice(&buffer[..read]);
+    }
+    assert_eq!((me(0, &kept), me(1, &kept)), (200, 200), "the other string is as good as before");
+}
+
+#[test]
 fn a_fresh_mesh_has_one_administrator_whose_password_is_told_once() {
     let mut node = Node::start(Options::named("n1").closed());
     for path in ["/api/v1/cluster", "/api/v1/me", "/metrics", "/api/v1/events"] {

@@ -39,7 +39,9 @@ impl Rights {
         match &principal.who {
             Who::Nobody => false,
             Who::Local => true,
-            Who::Client { domain, .. } => !self.gone.contains(domain),
+            Who::Client { id, domain } => {
+                !self.gone.contains(domain) && !self.ended.contains(&RecordId(id.0))
+            }
             Who::Account(account) => self.password_of(*account) == Some(principal.proof),
             Who::Encoder(encoder) => self.encoder(*encoder).is_some_and(|facts| {
                 let mut keys = facts.keys.iter();

@@ -60,7 +60,13 @@ impl Ledger {
 
     fn forget_dead(&mut self, draft: &mut Draft) {
         let room = FORGOTTEN_MAX.saturating_sub(self.graveyard.len());
-        for key in self.dead.iter().copied().take(ROUND.min(room)).collect::<Vec<_>>() {
+        let excess = self.dead.len().saturating_sub(self.kept).min(ROUND).min(room);
+        if excess == 0 {
+            return;
+        }
+        let mut oldest: Vec<_> = self.dead.iter().map(|(key, changed)| (*changed, *key)).collect();
+        oldest.sort_unstable();
+        for (_, key) in oldest.into_iter().take(excess) {
             let Some(record) = self.get(key).filter(|_| !draft.changed.contains(&key)) else {
                 continue;
             };

@@ -372,7 +372,7 @@ impl Ledger {
             if bytes >= COMPARE_BYTES {
                 break;
             }
-            if differ[bucket(key)] && !self.dead.contains(key) {
+            if differ[bucket(key)] && !self.dead.contains_key(key) {
                 bytes += state.len();
                 keys.insert(*key);
             }

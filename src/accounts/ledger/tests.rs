@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use rand::seq::IndexedRandom as _;
 
-use super::super::{Batch, Change, Digest, Expect, Note, Row, Seen};
+use super::super::{Batch, Change, Digest, Expect, Note, Row, Seen, Touched};
 use super::*;
 use crate::id::{AccountId, RecordId};
 
@@ -75,6 +75,8 @@ struct Net {
     up: BTreeSet<(usize, usize)>,
     wires: BTreeMap<(usize, usize), VecDeque<Event>>,
     tickets: u64,
+    /// Removed records that stay.
+    kept: usize,
     answers: BTreeMap<u64, (usize, Result<Receipt, Refusal>)>,
     notes: Vec<(usize, Note)>,
     sent: usize,
@@ -92,6 +94,7 @@ impl Net {
             up: BTreeSet::new(),
             wires: BTreeMap::new(),
             tickets: 0,
+            kept: 0,
             answers: BTreeMap::new(),
             notes: Vec::new(),
             sent: 0,
@@ -111,6 +114,7 @@ impl Net {
     fn start(&mut self, at: usize) {
         let seed = self.rng.random();
         let mut ledger = Ledger::new(node(at), seed, self.disks[at].load());
+        ledger = ledger.keeping(self.kept);
         let members = (0..self.nodes.len()).map(node).collect();
         ledger.handle(self.now, Event::Members(members), &mut Vec::new());
         self.nodes[at] = Some(ledger);
@@ -555,7 +559,7 @@ fn every_node_tells_who_changed_what_where() {
     net.check_equal();
     let newest = &net.at(1).audit(None, 1)[0];
     assert_eq!((newest.key, newest.by.node), (key(Kind::ACCOUNT, 0), node(2)));
-    assert_eq!(newest.what, [super::super::Touched::Disable]);
+    assert_eq!(newest.what, [Touched::Disable]);
     let text = newest.cursor().to_string();
     assert_eq!(text.parse(), Ok(newest.cursor()), "{text}");
     let all = told(net.at(0));
@@ -703,6 +707,49 @@ fn what_was_removed_is_forgotten_and_does_not_come_back_with_an_old_store() {
         assert!(net.at(at).get(key(Kind::ROOM, 3)).unwrap().exists());
     }
     assert!(net.notes.iter().any(|(at, note)| *at == 2 && matches!(note, Note::Reentered { .. })));
+}
+
+#[test]
+fn who_removed_the_newest_is_told_by_every_node_also_after_a_start_and_by_a_new_one() {
+    let mut net = Net::new(3, 21);
+    net.kept = 2;
+    (0..3).for_each(|at| {
+        net.crash(at);
+        net.start(at);
+    });
+    net.link_all();
+    net.settle();
+    let rooms: Vec<Key> = (1..=4).map(|n| key(Kind::ROOM, n)).collect();
+    for room in &rooms {
+        net.write(0, set(*room, 1));
+    }
+    net.settle();
+    for room in &rooms {
+        net.pass(1_000);
+        net.write(1, change(*room, Change::Delete));
+        net.settle();
+    }
+    net.pass(31_000);
+    net.settle();
+    net.crash(0);
+    net.start(0);
+    net.crash(2);
+    net.disks[2] = Disk::default();
+    net.start(2);
+    net.link_all();
+    net.settle();
+    net.check_equal();
+    for at in 0..3 {
+        let removed: Vec<Key> = net
+            .at(at)
+            .audit(None, 100)
+            .into_iter()
+            .filter(|entry| entry.what == [Touched::Delete] && entry.by.node == node(1))
+            .map(|entry| entry.key)
+            .collect();
+        assert_eq!(removed[..2], [rooms[3], rooms[2]], "at {at}, the newest first");
+        assert!(at == 1 || removed.len() == 2, "the older ones are forgotten at {at}");
+    }
 }
 
 #[test]

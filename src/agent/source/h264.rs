@@ -1,6 +1,5 @@
 //! An H.264 byte stream with start codes as a source: a file that loops, or standard input.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::Path;
@@ -9,8 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::retry::Retry;
-use super::{Closed, Inbox, Outlet, Remedy, SourceError, SourceEvent, native_only, ticks};
-use crate::media::h264::{AccessUnit, AccessUnits, Sps, annex_b, nal, parameter_set_id};
+use super::{Closed, Inbox, Outlet, SourceError, SourceEvent, ticks};
+use crate::media::h264::{AccessUnit, AccessUnits, Sps, annex_b};
+use crate::media::inspect::{ParameterSets, Remedy, native_only};
 
 /// How far into a stream a sequence parameter set is looked for.
 const HEAD: usize = 1 << 20;
@@ -28,9 +28,6 @@ const RATES: std::ops::RangeInclusive<Duration> =
 /// Standard input that is silent for this long stands between two pictures: a program writes a
 /// picture in one go. Without this, each picture would wait for the next one's start code.
 const PAUSE: Duration = Duration::from_millis(8);
-
-/// The longest parameter set that is kept, in bytes: real ones have a few dozen.
-const MAX_SET: usize = 4096;
 
 /// Pieces of standard input between the thread that reads and the one that cuts.
 const PIECES: usize = 4;
@@ -142,7 +139,7 @@ struct Reel {
     /// Time between two pictures, if anyone said so.
     interval: Option<Duration>,
     splitter: AccessUnits,
-    sets: BTreeMap<(u8, u32), Vec<u8>>,
+    sets: ParameterSets,
     warned: bool,
 }
 
@@ -150,7 +147,7 @@ impl Reel {
     fn new(name: String, sps: Sps, fps: Option<u32>) -> Self {
         let given = fps.filter(|&fps| fps > 0).map(|fps| Duration::from_secs(1) / fps);
         let interval = sps.interval.or(given).filter(|interval| RATES.contains(interval));
-        let (splitter, sets) = (AccessUnits::new(), BTreeMap::new());
+        let (splitter, sets) = (AccessUnits::new(), ParameterSets::default());
         Self { name, sps, interval, splitter, sets, warned: false }
     }
 
@@ -175,24 +172,7 @@ impl Reel {
 
     /// Puts parameter sets in front of each IDR picture that comes without.
     fn complete(&mut self, mut units: Vec<AccessUnit>) -> Vec<AccessUnit> {
-        for unit in &mut units {
-            for set in &unit.nals {
-                if let Some(id) = parameter_set_id(set).filter(|&id| id < 256)
-                    && set.len() <= MAX_SET
-                {
-                    self.sets.insert((nal::kind(set), id), set.clone());
-                }
-            }
-            if unit.keyframe {
-                let lacking = [nal::SPS, nal::PPS].map(|kind| unit.find(kind).is_none());
-                let known = self
-                    .sets
-                    .iter()
-                    .filter(|((kind, _), _)| lacking[usize::from(*kind == nal::PPS)]);
-                let known: Vec<Vec<u8>> = known.map(|(_, set)| set.clone()).collect();
-                unit.nals.splice(0..0, known);
-            }
-        }
+        units.iter_mut().for_each(|unit| self.sets.complete(unit));
         units
     }
 
@@ -413,6 +393,7 @@ mod tests {
 
     use super::super::{QUEUE_EVENTS, Sample, SourceHandle, SourceSpec, Wish, wishes};
     use super::*;
+    use crate::media::h264::{nal, parameter_set_id};
 
     /// One second at 50 fps, a keyframe every half.
     fn encode(options: &str, format: &str) -> Vec<u8> {

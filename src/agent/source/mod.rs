@@ -20,7 +20,6 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use url::Url;
 
-use crate::media::h264::{Sps, nal};
 use crate::media::{AccessUnit, CLOCK_RATE};
 use wishes::{Inbox, Wished};
 
@@ -174,37 +173,6 @@ fn shown(url: &Url) -> String {
 /// A span in ticks of the video clock, which wrap.
 fn ticks(span: Duration) -> u32 {
     (span.as_nanos() * u128::from(CLOCK_RATE) / 1_000_000_000) as u32
-}
-
-/// What is said of a stream that browsers refuse; `None` as long as they play it.
-fn native_only(what: &str, unit: &AccessUnit, remedy: &Remedy) -> Option<String> {
-    if unit.bidirectional() {
-        let remedy = remedy.order;
-        return Some(format!(
-            "{what} has B-frames, which browsers cannot play: they show nearly nothing of it. \
-             Turn them off {remedy}"
-        ));
-    }
-    let sps = Sps::parse(unit.find(nal::SPS)?)?;
-    let kind = match sps.profile {
-        // Baseline, Main and High are what browsers decode (RFC 7742 §6.2 asks for the first).
-        66 | 77 | 100 => return None,
-        88 => "the Extended profile",
-        110 => "10 bits per sample",
-        122 => "4:2:2 colour",
-        44 | 244 => "4:4:4 colour",
-        _ => "an unusual profile",
-    };
-    let remedy = remedy.colour;
-    Some(format!("{what} has {kind}, which browsers cannot play. Choose profile High {remedy}"))
-}
-
-/// Where people change what browsers cannot play.
-struct Remedy {
-    /// The order of pictures.
-    order: &'static str,
-    /// Profile and colour.
-    colour: &'static str,
 }
 
 /// Nobody listens any more: the source ends.

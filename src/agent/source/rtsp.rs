@@ -12,11 +12,10 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::retry::Retry;
-use super::{
-    Closed, Inbox, Outlet, Remedy, SourceError, SourceEvent, Wished, native_only, shown, ticks,
-};
+use super::{Closed, Inbox, Outlet, SourceError, SourceEvent, Wished, shown, ticks};
 use crate::media::CLOCK_RATE;
 use crate::media::h264::{AccessUnit, annex_b};
+use crate::media::inspect::{Remedy, native_only};
 
 /// How long a camera may take to connect, describe and start its stream: small ones take seconds
 /// to wake up.

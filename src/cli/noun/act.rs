@@ -85,7 +85,7 @@ pub(super) async fn find(
         return Item::of(&answer.good(&what)?, &what);
     }
     if text.len() < ID_LEAST || !is_hex(text) {
-        return Err(missing(kind, &full));
+        return Err(missing(kind, &full, &answer));
     }
     let all = pages(mesh, kind, &[], None).await?;
     let mut found = all.iter().map(id_of).filter(|id| id.starts_with(text));
@@ -100,11 +100,20 @@ pub(super) async fn find(
             format!("the ids {one} and {other} begin with that"),
             "give more of it",
         )),
-        (None, _) => Err(missing(kind, &full)),
+        (None, _) => Err(missing(kind, &full, &answer)),
     }
 }
 
-fn missing(kind: &Kind, name: &str) -> Failure {
+/// Says so, and what there is of that name in other domains.
+fn missing(kind: &Kind, name: &str, answer: &Answer) -> Failure {
+    let problem: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let candidates = problem["candidates"].as_array().into_iter().flatten();
+    let candidates: Vec<_> = candidates.filter_map(Value::as_str).map(table::plain).collect();
+    if !candidates.is_empty() {
+        let (word, names) = (kind.word, candidates.join(" or "));
+        let words = format!("there is no {word} {name} without a domain; say {names}");
+        return Failure::said(Exit::NoSuchThing, words);
+    }
     Failure::said(
         Exit::NoSuchThing,
         format!(

@@ -197,8 +197,31 @@ pub(crate) static NODE: Kind = Kind {
     examples: "  roost node drain n2\n  roost node set n2 limit=200 +labels=north\n  roost node revoke n3 --reason stolen",
 };
 
-static ALL: [&Kind; 10] =
-    [&ACCOUNT, &GROUP, &DOMAIN_KIND, &RULE, &ENCODER, &ROOM, &POOL, &ALARM, &SETTING, &NODE];
+pub(crate) static ENROLMENT: Kind = Kind {
+    word: "enrolment",
+    plural: "enrolments",
+    fields: &[NAME, DESCRIPTION, DOMAIN],
+    sets: &[],
+    columns: &["domain", "expires", "description"],
+    end: "whoever came with that string is sent away at every node that hears of it, and it lets \
+        nobody in any more",
+    examples: "  roost invite --client\n  roost enrolment list\n  \
+        roost enrolment set 4c0d description=\"the wall in the lobby\"\n  roost enrolment rm 4c0d",
+};
+
+static ALL: [&Kind; 11] = [
+    &ACCOUNT,
+    &GROUP,
+    &DOMAIN_KIND,
+    &RULE,
+    &ENCODER,
+    &ROOM,
+    &POOL,
+    &ALARM,
+    &SETTING,
+    &NODE,
+    &ENROLMENT,
+];
 
 impl Kind {
     /// The kind of this word.
@@ -257,7 +280,8 @@ mod tests {
             for part in schema.fields.iter().chain(schema.sets) {
                 let hidden = ["password", "keys", "revoked_keys"].contains(&part.name)
                     // A node is shut out, or takes no encoders.
-                    || (kind.word == "node" && part.name == "disabled");
+                    || (kind.word == "node" && part.name == "disabled")
+                    || !part.written;
                 assert!(
                     hidden || kind.part(part.name).is_some(),
                     "{} lacks {}",

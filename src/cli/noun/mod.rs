@@ -78,6 +78,30 @@ enum EncoderVerb {
     Why(One),
 }
 
+/// What strings for clients have.
+#[derive(Debug, Args)]
+pub(crate) struct EnrolmentNoun {
+    #[command(subcommand)]
+    verb: EnrolmentVerb,
+}
+
+/// They are made by `roost invite --client`.
+#[derive(Debug, Subcommand)]
+enum EnrolmentVerb {
+    /// Show all, or those whose name contains a text
+    #[command(visible_alias = "ls")]
+    List(List),
+    /// Show one, with who made it
+    Show(One),
+    /// Give one a name or a description
+    #[command(after_help = SYNTAX)]
+    Set(Set),
+    /// End one
+    Rm(Rm),
+    /// Show who changed what, where and when
+    History(One),
+}
+
 /// What nodes have.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeVerb {
@@ -99,6 +123,8 @@ pub(crate) enum NodeVerb {
     Cordon(One),
     /// Let a cordoned node take encoders again
     Uncordon(One),
+    /// Remove what is known of a node that is no member
+    Forget(Rm),
     /// Put a member out for good
     Revoke(special::Revoke),
     /// Let a revoked member back in
@@ -255,6 +281,18 @@ pub(crate) async fn encoder(noun: EncoderNoun) -> Result<(), Failure> {
     }
 }
 
+/// The same for strings for clients.
+pub(crate) async fn enrolment(noun: EnrolmentNoun) -> Result<(), Failure> {
+    let kind = &kinds::ENROLMENT;
+    match noun.verb {
+        EnrolmentVerb::List(args) => show::list(kind, args).await,
+        EnrolmentVerb::Show(args) => show::one(kind, args).await,
+        EnrolmentVerb::Set(args) => change::set(kind, args).await,
+        EnrolmentVerb::Rm(args) => change::rm(kind, args).await,
+        EnrolmentVerb::History(args) => audit::history(kind, args).await,
+    }
+}
+
 /// The same for nodes.
 pub(crate) async fn node(verb: NodeVerb) -> Result<(), Failure> {
     let kind = &kinds::NODE;
@@ -267,6 +305,7 @@ pub(crate) async fn node(verb: NodeVerb) -> Result<(), Failure> {
         NodeVerb::Undrain(args) => steer::wish(args, "drain", false).await,
         NodeVerb::Cordon(args) => steer::wish(args, "cordon", true).await,
         NodeVerb::Uncordon(args) => steer::wish(args, "cordon", false).await,
+        NodeVerb::Forget(args) => change::rm(kind, args).await,
         NodeVerb::Revoke(args) => special::revoke(args).await,
         NodeVerb::Readmit(args) => special::readmit(args).await,
         NodeVerb::Key(args) => special::node_key(args).await,

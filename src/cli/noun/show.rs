@@ -82,6 +82,7 @@ async fn row(kind: &'static Kind, item: &Value, names: &mut Names<'_>) -> Vec<St
                 value.as_array().map_or(0, Vec::len).to_string()
             }
             Some((part, _)) => names.value(part.what, value).await,
+            None if *column == "expires" => table::time(value),
             None => table::value(value),
         };
         cells.push(table::short(&text, CELL_MAX));

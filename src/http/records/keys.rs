@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::body::read_text;
+use super::super::body::{from_json, read_text};
 use super::super::problem::Problem;
 use super::versions::{fresh, with_receipt};
 use super::write::{may_write, tell, theirs, write};
@@ -46,7 +46,7 @@ pub(in crate::http) async fn make(asked: Asked, body: Body) -> Result<Response, 
     may_write(&asked, &encoder)?;
     let text = read_text(body, MAX_BODY).await?;
     let text = if text.trim().is_empty() { "{}" } else { &text };
-    let terms: Terms = serde_json::from_str(text)
+    let terms: Terms = from_json(text)
         .map_err(|error| bad_request(format!("the body is no request for a key: {error}")))?;
     if terms.overlap_s.is_some_and(|overlap| overlap > OVERLAP_MAX) {
         return Err(Problem::new(

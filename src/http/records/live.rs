@@ -106,10 +106,13 @@ pub(super) fn name(view: &ClusterView, key: Key) -> Option<&str> {
             let seen = view.encoders.iter().find(|encoder| encoder.id.0 == key.id.0)?;
             Some(&seen.name)
         }
-        Kind::NODE => {
-            let seen = view.nodes.iter().find(|node| node.node.0 == key.id.0)?;
-            Some(&seen.name)
-        }
+        Kind::NODE => match view.nodes.iter().find(|node| node.node.0 == key.id.0) {
+            Some(seen) => Some(&seen.name),
+            None => {
+                let mut out = view.outcasts.iter();
+                out.find(|outcast| outcast.node.0 == key.id.0)?.name.as_deref()
+            }
+        },
         Kind::DOMAIN => (key.id == DEFAULT_DOMAIN).then_some(DEFAULT_DOMAIN_NAME),
         _ => None,
     }

@@ -68,10 +68,7 @@ impl Asked {
 
     /// On whose behalf records are written.
     fn account(&self) -> AccountId {
-        match self.who() {
-            Who::Account(account) => *account,
-            _ => LOCAL,
-        }
+        account_of(&self.caller)
     }
 
     fn path(&self, at: usize) -> &str {
@@ -84,6 +81,14 @@ impl Asked {
 
     pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap_or("?").trim())
+    }
+}
+
+/// On whose behalf somebody writes.
+fn account_of(caller: &Caller) -> AccountId {
+    match caller.principal.who {
+        Who::Account(account) => account,
+        _ => LOCAL,
     }
 }
 
@@ -162,6 +167,14 @@ fn named(asked: &Asked, kind: Kind) -> Result<Key, Problem> {
             StatusCode::CONFLICT,
             format!("{first} and {second} have this name; name one by its id, and rename it"),
         )),
-        (None, _) => Err(missing()),
+        (None, _) => {
+            let candidates = names::candidates(&reach, kind, text);
+            let detail = format!("{}{}", Refusal::Missing, names::is_it(&candidates));
+            let problem = Problem::new(StatusCode::NOT_FOUND, detail);
+            Err(match candidates.is_empty() {
+                true => problem,
+                false => problem.saying("candidates", serde_json::json!(candidates)),
+            })
+        }
     }
 }

@@ -9,6 +9,9 @@ use crate::accounts::{Key, Kind};
 use crate::cluster::EncoderState;
 use crate::id::RecordId;
 
+/// Most names that an answer suggests: more help nobody to choose.
+const CANDIDATES_MAX: usize = 5;
+
 /// Everything of this kind that somebody may read and that is called `name` or `domain/name`.
 /// Without a domain it is looked for in `near`, in the one that whoever asks is confined to, in the
 /// mesh, and in the one of everything that names none: the first that has it is meant.
@@ -44,6 +47,24 @@ pub(super) fn find(
         }
     }
     Vec::new()
+}
+
+/// What people may mean who leave the domain out, where nothing was found without one: what they
+/// may read that has this name in other domains, as `domain/name`.
+pub(super) fn candidates(reach: &Reach<'_>, kind: Kind, text: &str) -> Vec<String> {
+    let of = reach.rights.domains_with(kind, text);
+    let read = of.filter(|(_, id)| reach.reads_key(Key { kind, id: *id }));
+    let named = read.filter_map(|(domain, _)| reach.rights.domain_name(domain));
+    named.map(|domain| format!("{domain}/{text}")).take(CANDIDATES_MAX).collect()
+}
+
+/// `; is it site1/gate or site2/gate?`, if there are any.
+pub(super) fn is_it(candidates: &[String]) -> String {
+    match candidates {
+        [] => String::new(),
+        [one] => format!("; is it {one}?"),
+        [before @ .., last] => format!("; is it {} or {last}?", before.join(", ")),
+    }
 }
 
 /// What has this name there, but no record that says so.

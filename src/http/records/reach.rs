@@ -73,7 +73,9 @@ impl<'a> Reach<'a> {
             Kind::ACCOUNT if *self.who == Who::Account(AccountId(key.id.0)) => {
                 self.rights.is_active(AccountId(key.id.0))
             }
-            Kind::ACCOUNT | Kind::GROUP | Kind::RULE => self.may(Right::Administer, place.scope()),
+            Kind::ACCOUNT | Kind::GROUP | Kind::RULE | Kind::ENROLMENT => {
+                self.may(Right::Administer, place.scope())
+            }
             Kind::ENCODER => {
                 self.may(Right::View, place.scope())
                     || self.may(Right::View, Scope::Encoder(EncoderId(key.id.0)))
@@ -112,7 +114,9 @@ impl<'a> Reach<'a> {
     fn needed(kind: Kind, place: Place) -> (Right, Scope) {
         match kind {
             Kind::ENCODER | Kind::ROOM => (Right::Operate, place.scope()),
-            Kind::ACCOUNT | Kind::GROUP | Kind::RULE => (Right::Administer, place.scope()),
+            Kind::ACCOUNT | Kind::GROUP | Kind::RULE | Kind::ENROLMENT => {
+                (Right::Administer, place.scope())
+            }
             _ => (Right::Administer, Scope::Mesh),
         }
     }

@@ -98,7 +98,8 @@ fn domain(asked: &Asked, text: &str) -> Result<RecordId, Problem> {
     let id = text.parse().ok().or_else(|| rights.domain_named(text));
     let seen = id.map(|id| Key { kind: Kind::DOMAIN, id });
     let seen = seen.filter(|key| reach.is_there(*key) && reach.reads_key(*key));
-    seen.map(|key| key.id).ok_or_else(|| bad_request("there is no such domain"))
+    seen.map(|key| key.id)
+        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "there is no such domain"))
 }
 
 /// `GET /api/v1/{nouns}`.

@@ -254,7 +254,10 @@ impl Want<'_> {
         };
         let Ok(id) = text.parse::<RecordId>() else {
             return match names::find(self.reach, kind, text, self.near).as_slice() {
-                [] => Err(none()),
+                [] => {
+                    let candidates = names::candidates(self.reach, kind, text);
+                    Err(format!("{}{}", none(), names::is_it(&candidates)))
+                }
                 [one] => Ok(*one),
                 [one, other, ..] => Err(format!("{one} and {other} have this name: give the id")),
             };

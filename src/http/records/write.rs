@@ -6,15 +6,18 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use super::super::body::read_text;
+use super::super::App;
+use super::super::auth::Caller;
+use super::super::body::{from_json, read_text};
 use super::super::problem::Problem;
 use super::reach::{Place, Reach};
 use super::read::{gone_or_missing, place, readable};
 use super::versions::{PATIENCE, wait, with_receipt};
 use super::wanted::{How, Wanted, name_after, place_after, wanted};
-use super::{Asked, Thing, bad_request, missing, named, names, shape, with_tag};
+use super::{Asked, Thing, account_of, bad_request, missing, named, names, shape, with_tag};
 use crate::access::DEFAULT_DOMAIN;
 use crate::accounts::{Change, Expect, Key, Kind, Receipt, Refusal, Write};
+use crate::id::RecordId;
 
 /// Longest body of a record, in bytes: all it may hold, as text.
 const MAX_BODY: usize = 256 * 1024;
@@ -102,8 +105,7 @@ pub(super) fn with_reach<T>(asked: &Asked, ask: impl FnOnce(&Reach<'_>) -> T) ->
 
 async fn object(body: Body) -> Result<Map<String, Value>, Problem> {
     let text = read_text(body, MAX_BODY).await?;
-    serde_json::from_str(&text)
-        .map_err(|error| bad_request(format!("the body is no JSON object: {error}")))
+    from_json(&text).map_err(|error| bad_request(format!("the body is no JSON object: {error}")))
 }
 
 /// What `If-Match` or `If-None-Match` says; one of them is needed.
@@ -295,24 +297,56 @@ pub(super) async fn write(
         Ok(receipt) => return Ok(receipt),
         Err(refusal) => refusal,
     };
+    if !matches!(refusal, Refusal::Changed | Refusal::Exists | Refusal::Missing) {
+        return Err(refused(&refusal));
+    }
+    let now = Thing::load(&asked.app, key).await;
+    Err(match with_reach(asked, |reach| readable(reach, &now)) {
+        true => failed(asked, &now, &refusal),
+        false => missing(),
+    })
+}
+
+/// Writes down that somebody was given an enrolment string, so that it can be ended.
+pub(in crate::http) async fn enrol(
+    app: &App,
+    caller: &Caller,
+    id: RecordId,
+    domain: RecordId,
+    expires: u64,
+) -> Result<(), Problem> {
+    let expires = i64::try_from(expires).unwrap_or(i64::MAX);
+    // Numbers always serialise.
+    let expires = postcard::to_stdvec(&expires).unwrap_or_default();
+    let write = Write {
+        key: Key { kind: Kind::ENROLMENT, id },
+        changes: vec![Change::Set(3, domain.0.to_vec()), Change::Set(4, expires)],
+        account: account_of(caller),
+        expect: Expect::Absent,
+        wait: 0,
+        patience: PATIENCE,
+    };
+    match app.backend.write(write).await {
+        Ok(_) => Ok(()),
+        Err(refusal) => Err(refused(&refusal)),
+    }
+}
+
+/// A refusal that says nothing of what is there.
+fn refused(refusal: &Refusal) -> Problem {
     let status = match refusal {
         Refusal::TooMuch(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Refusal::TooMany | Refusal::Disk(_) => StatusCode::INSUFFICIENT_STORAGE,
         Refusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::Gone => StatusCode::GONE,
-        Refusal::Changed | Refusal::Exists | Refusal::Missing => {
-            let now = Thing::load(&asked.app, key).await;
-            return Err(match with_reach(asked, |reach| readable(reach, &now)) {
-                true => failed(asked, &now, &refusal),
-                false => missing(),
-            });
-        }
+        Refusal::Changed | Refusal::Exists => StatusCode::PRECONDITION_FAILED,
+        Refusal::Missing => StatusCode::NOT_FOUND,
     };
     let problem = Problem::new(status, refusal.to_string());
-    Err(match refusal {
+    match refusal {
         Refusal::Busy => problem.retry_after(1),
         _ => problem,
-    })
+    }
 }
 
 fn shown(asked: &Asked, thing: &Thing, status: StatusCode) -> Response {

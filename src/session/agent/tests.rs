@@ -14,6 +14,8 @@ struct Trial {
     silent: Option<NodeId>,
     /// Takes no encoders, and says so, or says nothing.
     refuses: Option<(NodeId, bool)>,
+    /// Every node is full.
+    full: bool,
     sent: Vec<Effect>,
 }
 
@@ -38,7 +40,8 @@ impl Trial {
         let mut effects = Vec::new();
         let agent = Agent::new(config, &mut effects);
         let (legs, sent) = (BTreeMap::new(), Vec::new());
-        let mut trial = Self { agent, ms: 1000, legs, silent: None, refuses: None, sent };
+        let mut trial =
+            Self { agent, ms: 1000, legs, silent: None, refuses: None, full: false, sent };
         trial.take(effects);
         trial.pass(500);
         assert_eq!((trial.agent.home(), trial.agent.next()), (Some(HOME), Some(NEXT)));
@@ -107,6 +110,13 @@ impl Trial {
         let Ok(ClientMessage::Register(register)) = ClientMessage::decode(bytes) else { return };
         let other = if node == NEXT { HOME } else { NEXT };
         let answer = match register.role {
+            Role::Ask | Role::Home if self.full => NodeMessage::Rejected(wire::Rejected {
+                role: register.role,
+                floor: Epoch::default(),
+                name_taken: false,
+                reason: "every node is full".into(),
+                retry_after: Some(5),
+            }),
             Role::Ask => NodeMessage::Assign(Assign {
                 home: HOME,
                 next: Some(NEXT),
@@ -116,7 +126,8 @@ impl Trial {
             Role::Home if self.refuses.is_some_and(|(who, _)| who == node) => {
                 let (role, floor) = (Role::Home, Epoch::default());
                 let reason = "it is full".to_owned();
-                let rejected = wire::Rejected { role, floor, name_taken: false, reason };
+                let rejected =
+                    wire::Rejected { role, floor, name_taken: false, reason, retry_after: None };
                 if self.refuses == Some((node, false)) {
                     return;
                 }
@@ -336,4 +347,32 @@ fn a_home_that_dies_while_its_encoder_is_on_its_way_is_forgotten() {
     trial.pass(3500);
     assert!(trial.agent.home().is_some_and(|home| home != HOME));
     assert!(!trial.agent.media().is_empty());
+}
+
+#[test]
+fn who_finds_every_node_full_comes_back_when_it_was_told_to() {
+    let mut trial = Trial::new();
+    (trial.full, trial.sent) = (true, Vec::new());
+    for node in [NEXT, HOME] {
+        let (leg, reason) = (trial.leg(node), "gone".to_owned());
+        trial.event(Event::Closed { leg, reason });
+    }
+    let asks = |trial: &Trial| {
+        let asked = |effect: &&Effect| {
+            matches!(effect, Effect::Send(_, bytes) if matches!(
+                ClientMessage::decode(bytes),
+                Ok(ClientMessage::Register(it)) if it.role != Role::Next
+            ))
+        };
+        trial.sent.iter().filter(asked).count()
+    };
+    trial.pass(3_000);
+    assert_eq!(asks(&trial), 1, "it waits");
+    let refused = Effect::Note(Note::Refused("every node is full".into()));
+    assert!(trial.sent.contains(&refused), "{:?}", trial.sent);
+    trial.pass(4_000);
+    assert_eq!(asks(&trial), 2);
+    trial.full = false;
+    trial.pass(7_000);
+    assert_eq!(trial.agent.home(), Some(HOME));
 }

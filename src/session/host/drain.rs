@@ -194,6 +194,9 @@ impl Host {
     /// Where an encoder goes when this node is emptied: to its next, which knows it, if that has
     /// room, otherwise where it would be placed anew.
     fn way_out(&mut self, world: &World<'_>, encoder: EncoderId) -> Result<NodeId, String> {
+        if self.is_publisher(encoder) {
+            return Err(super::moves::PUBLISHER.into());
+        }
         let mut others = self.counted(world, world.candidates, encoder);
         others.retain(|candidate| candidate.node != world.me);
         if others.is_empty() {

@@ -14,6 +14,10 @@ use crate::wire::{self, NodeMessage};
 /// why it could not.
 const MOVE_DEADLINE: Duration = Duration::from_secs(7);
 
+/// Why a WHIP publisher stays.
+pub(super) const PUBLISHER: &str =
+    "it publishes by WHIP and cannot be asked to move: it goes elsewhere when it starts anew";
+
 /// On whose behalf an encoder is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -104,6 +108,13 @@ impl Host {
         self.moves.values().map(|moving| &moving.order)
     }
 
+    /// Whether what speaks for an encoder here is no agent.
+    pub(super) fn is_publisher(&self, encoder: EncoderId) -> bool {
+        let claim = self.streams.get(&encoder).and_then(|stream| stream.home.as_ref());
+        let session = claim.and_then(|claim| self.sessions.get(&claim.session?));
+        session.is_some_and(|session| session.publishes)
+    }
+
     /// Whether an order can be carried out, as far as is known here.
     fn may_move(&mut self, world: &World<'_>, order: &Order) -> Result<(), String> {
         let stream = self.streams.get(&order.encoder);
@@ -111,6 +122,9 @@ impl Host {
         let claim = claim.ok_or("it is not at home at this node")?;
         if claim.session.is_none() {
             return Err("its agent is not connected".into());
+        }
+        if self.is_publisher(order.encoder) {
+            return Err(PUBLISHER.into());
         }
         if self.moves.contains_key(&order.encoder) {
             return Err("it is on its way already".into());

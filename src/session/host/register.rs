@@ -15,6 +15,9 @@ use crate::placement::{self, Candidate};
 use crate::time::Mono;
 use crate::wire::{self, NodeMessage, Role};
 
+/// Whoever is refused since every node is full comes back after so many seconds.
+const FULL_WAIT_S: u32 = 5;
+
 impl Host {
     pub(super) fn hello(
         &mut self,
@@ -76,7 +79,7 @@ impl Host {
         let floor = world.directory.floor(register.encoder);
         let mut reject = |reason: String, name_taken: bool, counters: &mut Counters| {
             counters.rejected += 1;
-            let rejected = wire::Rejected { role, floor, name_taken, reason };
+            let rejected = wire::Rejected { role, floor, name_taken, reason, retry_after: None };
             effects.push(Effect::Send(id, NodeMessage::Rejected(rejected)));
         };
         if !valid_name(&register.name) {
@@ -121,9 +124,7 @@ impl Host {
                 // What stood by here, or was here, is taken in whatever is wished: it has lost its home.
                 let stood_by = self.streams.get(&register.encoder).and_then(|s| s.warm.as_ref());
                 let known = held.is_some() || stood_by.is_some_and(|warm| warm.session == id);
-                let takes = world.candidates.iter().any(|candidate| candidate.node == world.me);
-                if !known && !takes && !world.candidates.is_empty() {
-                    let why = self.refusal(world, register.encoder);
+                if let Some(why) = self.reluctance(world, register.encoder).filter(|_| !known) {
                     return reject(why, false, &mut self.counters);
                 }
                 if held.is_none()
@@ -161,7 +162,13 @@ impl Host {
                 "another start of this encoder is at home at {}; this one waits until it is gone",
                 rival.short()
             );
-            let rejected = wire::Rejected { role: Role::Ask, floor, name_taken: true, reason };
+            let rejected = wire::Rejected {
+                role: Role::Ask,
+                floor,
+                name_taken: true,
+                reason,
+                retry_after: None,
+            };
             effects.push(Effect::Send(id, NodeMessage::Rejected(rejected)));
             return;
         }
@@ -194,7 +201,13 @@ impl Host {
                      goes on; add a node, or try again later"
                 ),
             };
-            let rejected = wire::Rejected { role: Role::Ask, floor, name_taken: false, reason };
+            let rejected = wire::Rejected {
+                role: Role::Ask,
+                floor,
+                name_taken: false,
+                reason,
+                retry_after: Some(FULL_WAIT_S),
+            };
             effects.push(Effect::Send(id, NodeMessage::Rejected(rejected)));
             return;
         };
@@ -208,9 +221,10 @@ impl Host {
     }
 
     /// Why this node, which goes on serving, takes no encoder that is new here.
-    fn refusal(&self, world: &World<'_>, encoder: EncoderId) -> String {
+    pub(super) fn reluctance(&self, world: &World<'_>, encoder: EncoderId) -> Option<String> {
+        let takes = takers(world).iter().any(|candidate| candidate.node == world.me);
         let what = if self.emptying.is_some() { "drained" } else { "cordoned" };
-        format!("this node is {what}; {}", other_with_room(world, encoder))
+        (!takes).then(|| format!("this node is {what}; {}", other_with_room(world, encoder)))
     }
 
     /// The candidates with what is on its way to them, this encoder aside.
@@ -270,7 +284,13 @@ impl Host {
         if let Some(other) = before.as_ref().and_then(|claim| claim.session).filter(|s| *s != id) {
             // Whoever spoke for it here before must not go on believing that it is at home.
             let (floor, reason) = (register.epoch, "it is at home over another connection".into());
-            let rejected = wire::Rejected { role: Role::Home, floor, name_taken: false, reason };
+            let rejected = wire::Rejected {
+                role: Role::Home,
+                floor,
+                name_taken: false,
+                reason,
+                retry_after: None,
+            };
             effects.push(Effect::Send(other, NodeMessage::Rejected(rejected)));
             if let Some(session) = self.sessions.get_mut(&other) {
                 session.agent_of = None;
@@ -351,7 +371,7 @@ fn other_with_room(world: &World<'_>, encoder: EncoderId) -> String {
 }
 
 /// How many encoders this node takes.
-fn limit(world: &World<'_>) -> usize {
+pub(super) fn limit(world: &World<'_>) -> usize {
     let mine =
         world.candidates.iter().chain(world.reluctant).find(|candidate| candidate.node == world.me);
     mine.map_or(ENTRIES_MAX, |candidate| candidate.limit as usize)
@@ -369,7 +389,7 @@ fn rival(world: &World<'_>, register: &wire::Register) -> Option<NodeId> {
 
 /// Who else holds a name now, in the same domain: the encoder with a live claim and a connected
 /// agent. In another domain the name is another one.
-fn name_holder(world: &World<'_>, name: &str, encoder: EncoderId) -> Option<EncoderId> {
+pub(super) fn name_holder(world: &World<'_>, name: &str, encoder: EncoderId) -> Option<EncoderId> {
     let domain = world.rights.domain_of(encoder)?;
     let alive = |node: NodeId| world.alive.contains(&node);
     let connected = |other: EncoderId| {

@@ -30,8 +30,13 @@ impl Host {
                 let reason = format!("epoch {floor} is home elsewhere");
                 let note = Note::Gone(reason.clone());
                 effects.push(Effect::Note(encoder, stream.name.clone(), note));
-                let rejected =
-                    wire::Rejected { role: Role::Home, floor, name_taken: false, reason };
+                let rejected = wire::Rejected {
+                    role: Role::Home,
+                    floor,
+                    name_taken: false,
+                    reason,
+                    retry_after: None,
+                };
                 effects.push(Effect::Send(session, NodeMessage::Rejected(rejected)));
                 if let Some(session) = self.sessions.get_mut(&session) {
                     session.agent_of = None;

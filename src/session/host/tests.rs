@@ -850,3 +850,139 @@ fn a_node_that_is_drained_or_cordoned_takes_what_has_nowhere_else_to_go() {
     assert!(assigned.reason.starts_with("every node is drained"), "{}", assigned.reason);
     assert_eq!(rejection(&trial.register(1, Role::Home, epoch(1)), 1), None);
 }
+
+fn publish(trial: &mut Trial, session: u64, name: &str, encoder: EncoderId) -> Vec<Effect> {
+    let principal = crate::access::Principal::local();
+    let publication = Publication { encoder, name: name.into(), instance: session, principal };
+    trial.call(|host, world, out| {
+        host.publisher_opened(world, SessionId(session), publication, out);
+    })
+}
+
+fn refused(effects: &[Effect], session: u64) -> Option<&str> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Close(to, reason) if to.0 == session => Some(reason.as_str()),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_publishers_leg_is_home_under_an_epoch_above_all_that_was_seen() {
+    let mut trial = Trial::new(2);
+    trial.directory.raise_floor(CAM, epoch(8));
+    let effects = publish(&mut trial, 1, "cam", CAM);
+    let entry = trial.directory.entry(node(1), CAM).expect("it is at home here");
+    assert_eq!(entry.epoch, Epoch { counter: 9, instance: 1 });
+    assert_eq!((entry.next, &entry.source), (Some(node(2)), &SourceState::Ready));
+    assert!(effects.iter().any(|effect| matches!(
+        effect,
+        Effect::Route(_, Route::Local { session: SessionId(1), timeline: 1, .. })
+    )));
+}
+
+#[test]
+fn a_later_leg_of_the_same_publisher_supersedes_the_earlier_here_and_elsewhere() {
+    let mut trial = Trial::new(2);
+    publish(&mut trial, 1, "cam", CAM);
+    let effects = publish(&mut trial, 2, "cam", CAM);
+    assert!(rejection(&effects, 1).is_some(), "the first is told: {effects:?}");
+    assert_eq!(trial.host.homes(), 1);
+    let elsewhere = Epoch { counter: 40, instance: 9 };
+    trial.directory.raise_floor(CAM, elsewhere);
+    let effects = trial.call(|host, world, out| host.encoder_changed(world, CAM, out));
+    assert_eq!(rejection(&effects, 2).map(|rejected| rejected.floor), Some(elsewhere));
+    assert_eq!(trial.host.homes(), 0);
+}
+
+#[test]
+fn a_publisher_that_vanished_leaves_no_signal_and_one_that_says_goodbye_nothing() {
+    let mut trial = Trial::new(2);
+    publish(&mut trial, 1, "cam", CAM);
+    trial.call(|host, world, out| host.closed(world, SessionId(1), out));
+    let entry = trial.directory.entry(node(1), CAM).expect("it stays listed");
+    assert_eq!(entry.source, SourceState::NoSignal(AGENT_GONE.into()));
+    publish(&mut trial, 2, "cam", CAM);
+    trial.say(2, ClientMessage::Goodbye(wire::Goodbye { reason: "deleted".into() }));
+    assert_eq!(trial.directory.entry(node(1), CAM), None);
+}
+
+#[test]
+fn a_publisher_is_refused_a_name_that_another_encoder_holds_and_a_node_that_leaves() {
+    let mut trial = Trial::new(2);
+    trial.home(1, epoch(1));
+    let other = EncoderId([8; 16]);
+    let effects = publish(&mut trial, 2, "cam", other);
+    assert!(refused(&effects, 2).is_some_and(|why| why.contains("another encoder")), "{effects:?}");
+    trial.call(|host, world, out| host.leave(world, out));
+    let effects = publish(&mut trial, 3, "else", other);
+    assert!(refused(&effects, 3).is_some_and(|why| why.contains("shutting down")), "{effects:?}");
+    assert_eq!(trial.host.counters.rejected, 2);
+}
+
+#[test]
+fn after_a_stall_a_publisher_is_shown_again_once_it_is_known_to_be_current() {
+    let mut trial = Trial::new(2);
+    publish(&mut trial, 1, "cam", CAM);
+    let effects = trial.call(|host, world, out| host.stalled(world, out));
+    let question = effects.iter().find_map(|effect| match effect {
+        Effect::Send(_, NodeMessage::Confirm(question)) => Some(question.clone()),
+        _ => None,
+    });
+    assert!(effects.contains(&Effect::Route(CAM, Route::None)), "{effects:?}");
+    let effects = trial.say(1, ClientMessage::Confirmed(question.expect("it is asked")));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Route(_, Route::Local { .. }))));
+}
+
+#[test]
+fn a_publisher_sends_by_its_stream_key_and_ends_with_it_by_change_and_by_time() {
+    let key = key_text(CAM, &[3; 20]);
+    let other = EncoderId([8; 16]);
+    for expires in [0, 5_000] {
+        let mut trial = Trial::new(2);
+        let kept = StreamKey { id: [1; 4], hash: key_hash(&key), made: 1, expires };
+        trial.write(Kind::ENCODER, CAM.0, &[text(1, "cam"), Change::Add(2, kept.encode())]);
+        let sender = trial.roster.authenticate(&trial.rights, false, Some(&key), trial.ms).unwrap();
+        let publish = |trial: &mut Trial, session: u64, encoder| {
+            let (name, principal) = ("cam".to_owned(), sender.clone());
+            let publication = Publication { encoder, name, instance: session, principal };
+            trial.call(|host, world, out| {
+                host.publisher_opened(world, SessionId(session), publication, out);
+            })
+        };
+        let effects = publish(&mut trial, 1, other);
+        assert!(refused(&effects, 1).is_some_and(|why| why.contains("stream key")), "{effects:?}");
+        assert_eq!((trial.host.homes(), trial.host.counters.forbidden), (0, 1));
+        publish(&mut trial, 2, CAM);
+        assert_eq!(trial.host.homes(), 1);
+        let ended = if expires == 0 {
+            trial.write(Kind::ENCODER, CAM.0, &[Change::Add(3, vec![1; 4])])
+        } else {
+            trial.ms = 15_001;
+            trial.wake()
+        };
+        assert!(closed(&ended, 2), "{ended:?}");
+        assert_eq!(trial.host.homes(), 0);
+        assert!(closed(&publish(&mut trial, 3, CAM), 3), "and it opens none");
+    }
+}
+
+#[test]
+fn an_encoder_that_is_put_out_of_use_ends_its_publisher() {
+    let mut trial = Trial::new(2);
+    trial.site("publisher");
+    publish(&mut trial, 1, "cam", CAM);
+    assert_eq!(trial.host.homes(), 1);
+    let ended = trial.write(Kind::ENCODER, CAM.0, &[Change::Disable]);
+    assert!(closed(&ended, 1), "{ended:?}");
+    assert_eq!(trial.host.homes(), 0);
+}
+
+#[test]
+fn a_full_node_takes_no_publisher_but_the_one_it_has() {
+    let mut trial = Trial::new(2);
+    publish(&mut trial, 1, "cam", CAM);
+    trial.candidates[0].limit = 1;
+    let effects = publish(&mut trial, 2, "other", EncoderId([8; 16]));
+    assert!(refused(&effects, 2).is_some_and(|why| why.contains("limit of 1")), "{effects:?}");
+    assert!(refused(&publish(&mut trial, 3, "cam", CAM), 3).is_none());
+}

@@ -68,6 +68,8 @@ fn config(which: usize) -> Config {
         addrs: vec![ADDRS[which].into()],
         boot: Boot(1),
         roster: roster(),
+        names: Vec::new(),
+        removed_kept: 0,
         remembered: Vec::new(),
         seeds: Vec::new(),
         ledger: roost::accounts::Loaded::default(),

@@ -116,6 +116,7 @@ pub fn handshakes() -> Vec<Vec<u8>> {
     let all = roster.statements().cloned().chain([forged, revoked]);
     let statements = Statements(all.collect());
     let members = vec![(me, vec!["192.0.2.1:9443".to_owned()])];
+    let names = vec![(me, "n1".to_owned())];
     let server = ServerHello { mesh, chain: chain_of(me), more: statements.clone() };
     let credential =
         issue_credential(&founder(), mesh, InviteId([2; 16]), DEFAULT_DOMAIN, WALL + 1);
@@ -130,7 +131,7 @@ pub fn handshakes() -> Vec<Vec<u8>> {
         hello(chain_of(second())).encode(),
         Handshake::Refused(Refused { reason: "no".into(), more: statements.clone() }).encode(),
         Handshake::Join(Join { proof: invitation.prove(b"statement"), invite }).encode(),
-        Handshake::Admitted(Admitted { statements, members }).encode(),
+        Handshake::Admitted(Admitted { statements, members, names }).encode(),
         Handshake::Keep(Keep { order: 4 }).encode(),
         NodeMessage::Hello(server).encode(),
         ClientMessage::Hello(client).encode(),

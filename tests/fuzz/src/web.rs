@@ -10,7 +10,7 @@ use roost::http::leg::PageMessage;
 use roost::id::{EncoderId, NodeId};
 use roost::net::gossip;
 use roost::net::mux::{Kind, kind};
-use roost::webrtc::sdp::{AnswerParts, parse_offer};
+use roost::webrtc::sdp::{AnswerParts, Direction, parse_offer};
 use roost::webrtc::{Accepted, LegEvent, Outlet, WebRtc};
 use roost::wire::{
     Answer, ApiMessage, ApiRequest, ApiResponse, Ask, AskViewers, Failed, FlowRef, MediaMessage,
@@ -33,10 +33,16 @@ const OFFER: &str = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:
     a=rtpmap:109 rtx/90000\r\na=fmtp:109 apt=108\r\n\
     m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:1\r\na=sctp-port:5000\r\n";
 
-/// Offers of browsers.
+/// Offers of viewers and publishers.
 pub fn sdp(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let Ok(offer) = parse_offer(&text) else { return };
+    for (direction, way) in [(Direction::Out, "a=sendonly"), (Direction::In, "a=recvonly")] {
+        answer_to(&text, direction, way);
+    }
+}
+
+fn answer_to(text: &str, direction: Direction, way: &str) {
+    let Ok(offer) = parse_offer(text, direction) else { return };
     let candidates = ["candidate:1 1 udp 1 192.0.2.1 9443 typ host".to_owned()];
     let answer = offer.answer(&AnswerParts {
         id: 7,
@@ -49,7 +55,7 @@ pub fn sdp(data: &[u8]) {
     });
     // What a stranger wrote does not become lines of ours.
     assert!(answer.lines().all(|line| line.as_bytes().get(1) == Some(&b'=')));
-    assert_eq!(answer.matches("a=sendonly").count(), 1);
+    assert_eq!(answer.matches(way).count(), 1);
 }
 
 /// What pages say on their data channels.
