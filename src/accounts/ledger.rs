@@ -208,7 +208,7 @@ impl Ledger {
             ledger.set_meta(actor, Meta { floor: row.floor, own: row.own, retired });
         }
         for (key, bytes) in loaded.records {
-            ledger.put(key, bytes);
+            ledger.put(key, Record::renewed(bytes));
         }
         ledger
     }

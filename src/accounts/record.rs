@@ -159,6 +159,11 @@ struct Form<'a> {
     #[serde(borrow)]
     sets: Vec<(u16, &'a [u8], Vec<u32>)>,
     history: Vec<(u32, u32, Vec<u32>)>,
+}
+
+/// What follows it; missing in what was written before there was a cut.
+#[derive(Default, Serialize, Deserialize)]
+struct Tail<'a> {
     /// Nodes that are none of the authors'.
     nodes: Vec<NodeId>,
     /// Of each actor its node's index among those of the authors and these, and 1; 0 without.
@@ -188,6 +193,11 @@ impl Record {
         };
         let was =
             |(at, former)| Was::of(at, former, ix, |actor| index(actors.binary_search(actor)));
+        let tail = Tail {
+            at: actors.iter().map(at).collect(),
+            former: self.former.iter().map(was).collect(),
+            nodes,
+        };
         let form = Form {
             dots: dots
                 .iter()
@@ -217,14 +227,11 @@ impl Record {
                 .iter()
                 .map(|(dot, past)| (ix(dot), past.rank, past.what.clone()))
                 .collect(),
-            at: actors.iter().map(at).collect(),
-            former: self.former.iter().map(was).collect(),
-            nodes,
             actors,
             authors,
         };
         // Plain structs of ours into a growing vector: postcard has nothing to refuse.
-        let mut bytes = postcard::to_stdvec(&form).unwrap_or_default();
+        let mut bytes = postcard::to_stdvec(&(form, tail)).unwrap_or_default();
         bytes.extend_from_slice(&self.later);
         bytes
     }
@@ -236,6 +243,14 @@ impl Record {
         }
         let (form, later) =
             postcard::take_from_bytes::<Form<'_>>(bytes).map_err(|_not_one| Malformed)?;
+        let (tail, later) = match later {
+            [] => (None, later),
+            _ => {
+                let tail = postcard::take_from_bytes::<Tail<'_>>(later);
+                let (tail, later) = tail.map_err(|_not_one| Malformed)?;
+                (Some(tail), later)
+            }
+        };
         let at = |ix: &u32| *ix as usize;
         let dots = form.dots.iter().map(|(actor, seq, nonce)| {
             let actor = *form.actors.get(at(actor))?;
@@ -272,22 +287,38 @@ impl Record {
             }
             record.history.insert(dot, Past { rank, what });
         }
-        let mut nodes = form.authors.iter().map(|(_, node)| *node).collect::<Vec<_>>();
-        nodes.extend(&form.nodes);
-        for (actor, of) in form.actors.iter().zip(&form.at) {
-            if let Some(at) = of.checked_sub(1) {
-                record.nodes.insert(*actor, *nodes.get(at as usize).ok_or(Malformed)?);
+        if let Some(tail) = tail {
+            let mut nodes: Vec<NodeId> = form.authors.iter().map(|(_, node)| *node).collect();
+            nodes.extend(&tail.nodes);
+            for (actor, of) in form.actors.iter().zip(&tail.at) {
+                if let Some(at) = of.checked_sub(1) {
+                    record.nodes.insert(*actor, *nodes.get(at as usize).ok_or(Malformed)?);
+                }
             }
-        }
-        for was in form.former {
-            let (at, former) = was.read(&dots, &form.actors).ok_or(Malformed)?;
-            record.former.insert(at, former);
+            for was in tail.former {
+                let (at, former) = was.read(&dots, &form.actors).ok_or(Malformed)?;
+                record.former.insert(at, former);
+            }
+        } else {
+            for (dot, by) in record.stamps.clone() {
+                record.wrote(dot.actor, by.node);
+            }
         }
         record.dots = dots.into_iter().collect();
         record.forget_history();
         record.forget_former();
         record.forget_stamps();
         Ok(record)
+    }
+
+    /// The bytes of a state as this version writes them.
+    pub fn renewed(bytes: Vec<u8>) -> Vec<u8> {
+        let old =
+            postcard::take_from_bytes::<Form<'_>>(&bytes).is_ok_and(|(_, tail)| tail.is_empty());
+        match old.then(|| Self::decode(&bytes)) {
+            Some(Ok(record)) => record.encode(),
+            _ => bytes,
+        }
     }
 
     /// Does a write. The caller gives it a name that was never used.
