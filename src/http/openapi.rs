@@ -322,7 +322,12 @@ fn value_schema(part: &Part) -> Value {
     let mut out = match part.field {
         Field::Name => json!({ "type": "string", "pattern": "^[a-z0-9._-]{1,64}$" }),
         Field::Text if !part.one_of.is_empty() => json!({ "enum": part.one_of }),
-        Field::Text => json!({ "type": "string", "maxLength": part.max }),
+        // No control characters but line breaks and tabs.
+        Field::Text => json!({
+            "type": "string",
+            "maxLength": part.max,
+            "pattern": "^[^\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f]*$",
+        }),
         Field::Number => {
             json!({ "type": "integer", "minimum": -(1_i64 << 53), "maximum": 1_i64 << 53 })
         }
