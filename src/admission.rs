@@ -28,7 +28,6 @@ pub use statements::{
 pub use strings::{ADDRS_MAX, BadString, Enrolment, Invitation, STRING_MAX};
 pub use tokens::{
     Credential, Denied, Session, TOKEN_MAX, issue_credential, issue_redirect, issue_session,
-    issuer_of,
 };
 
 /// A raw Ed25519 public key.

@@ -1,5 +1,7 @@
 //! What nodes say of themselves, and what this node believes of all.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
@@ -55,6 +57,10 @@ pub struct ClusterView {
     /// Nodes that were admitted and are no members any more.
     #[serde(default)]
     pub outcasts: Vec<OutcastView>,
+    /// What nodes were called that belong to it no more, nor are known to have: those of the mesh
+    /// that a backup was made of.
+    #[serde(skip)]
+    pub former: BTreeMap<NodeId, String>,
 }
 
 impl ClusterView {

@@ -168,6 +168,7 @@ impl Control {
             leaving: None,
             counters: Counters::default(),
         };
+        control.tell_cuts(now, effects);
         control.index_rights();
         control.heed_wishes();
         control.member_effects(now, member_effects, effects);

@@ -6,7 +6,7 @@ mod rights;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AccountId, EncoderId, InviteId, RecordId};
+use crate::id::{AccountId, EncoderId, InviteId, NodeId, RecordId};
 
 pub use rights::{EncoderFacts, Rights, SharedRights};
 
@@ -46,23 +46,31 @@ pub struct Principal {
     /// Of what was shown: of an account's password or an encoder's key. Once they have it no
     /// more, this is nobody. Zero for whoever shows neither.
     pub proof: u64,
+    /// The node that signed what was shown. Once it is shut out, this is nobody.
+    pub issuer: Option<NodeId>,
 }
 
 impl Principal {
     /// Whoever is at the node's own machine.
     pub fn local() -> Self {
-        Self { who: Who::Local, name: LOCAL.into(), proof: 0 }
+        Self::new(Who::Local, LOCAL)
     }
 
     /// A client with a name.
     pub fn new(who: Who, name: impl Into<String>) -> Self {
-        Self { who, name: name.into(), proof: 0 }
+        Self { who, name: name.into(), proof: 0, issuer: None }
     }
 
     /// The same, that showed something which may be taken away.
     #[must_use]
     pub fn with_proof(self, proof: u64) -> Self {
         Self { proof, ..self }
+    }
+
+    /// The same, that showed something which this node signed.
+    #[must_use]
+    pub fn signed_by(self, issuer: NodeId) -> Self {
+        Self { issuer: Some(issuer), ..self }
     }
 }
 

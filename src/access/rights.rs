@@ -10,7 +10,7 @@ use aws_lc_rs::digest;
 use super::keys::{self, StreamKey};
 use super::{DEFAULT_DOMAIN, DEFAULT_DOMAIN_NAME, Right, Scope, Who};
 use crate::accounts::{Key, Kind, Record};
-use crate::id::{AccountId, EncoderId, RecordId};
+use crate::id::{AccountId, EncoderId, NodeId, RecordId};
 
 mod principals;
 
@@ -34,6 +34,8 @@ pub struct Rights {
     names: BTreeSet<(u64, RecordId)>,
     /// The domain and the name of each record.
     filed: BTreeMap<Key, (Option<RecordId>, Box<str>)>,
+    /// Nodes that are shut out: what they signed opens nothing.
+    distrusted: BTreeSet<NodeId>,
     version: u64,
     /// Records taken, changed or not.
     taken: u64,
@@ -172,6 +174,14 @@ impl Rights {
             self.compact();
         }
         changed
+    }
+
+    /// Nothing that these nodes signed opens anything from now on. Whether that is news.
+    pub fn distrust(&mut self, nodes: BTreeSet<NodeId>) -> bool {
+        let news = self.distrusted != nodes;
+        self.distrusted = nodes;
+        self.version += u64::from(news);
+        news
     }
 
     fn domain_changed(&mut self, id: RecordId, record: Option<&Record>) -> bool {

@@ -11,6 +11,7 @@
 //! the others remember and takes over everything: see [`Answer::Below`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::SeedableRng as _;
@@ -18,8 +19,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::clock::hash_upto;
 use super::{
-    Answer, BUCKETS, Clock, Counters, Effect, Event, Everything, Key, Kind, Loaded, REMOVED_KEPT,
-    Receipt, Record, Refusal, WAITS_MAX, WRITES_MAX, Write, hash,
+    Answer, BUCKETS, Clock, Counters, Cuts, Effect, Event, Everything, Key, Kind, Loaded,
+    REMOVED_KEPT, Receipt, Record, Refusal, WAITS_MAX, WRITES_MAX, Write, hash,
 };
 use crate::id::{ActorId, NodeId};
 use crate::time::{Mono, Now, earlier};
@@ -27,6 +28,7 @@ use crate::time::{Mono, Now, earlier};
 mod audit;
 mod collect;
 mod commit;
+mod cuts;
 mod sync;
 mod waits;
 
@@ -56,6 +58,10 @@ pub struct Ledger {
     /// The writes that are here, but for those of retired actors.
     clock: Clock,
     meta: BTreeMap<ActorId, Meta>,
+    /// At which node each actor wrote.
+    authors: BTreeMap<ActorId, NodeId>,
+    /// Of nodes that are shut out: see [`Record::counting`].
+    cuts: Arc<Cuts>,
     /// Removed records that will be forgotten, with the time of their last change.
     dead: BTreeMap<Key, u64>,
     /// So many of them stay.
@@ -164,6 +170,8 @@ impl Ledger {
             index: BTreeMap::new(),
             clock: Clock::default(),
             meta: BTreeMap::new(),
+            authors: BTreeMap::new(),
+            cuts: Arc::default(),
             dead: BTreeMap::new(),
             kept: REMOVED_KEPT,
             graveyard: loaded.forgotten.into_iter().collect(),
@@ -200,7 +208,7 @@ impl Ledger {
             ledger.set_meta(actor, Meta { floor: row.floor, own: row.own, retired });
         }
         for (key, bytes) in loaded.records {
-            ledger.put(key, bytes);
+            ledger.put(key, Record::renewed(bytes));
         }
         ledger
     }
@@ -220,6 +228,7 @@ impl Ledger {
                 self.peers.retain(|node, peer| peer.linked || members.contains(node));
                 self.members = members;
             }
+            Event::Cuts(cuts) => self.on_cuts(cuts, effects),
             Event::Linked(node) => self.on_linked(now.mono, node, effects),
             Event::Unlinked(node) => self.on_unlinked(now.mono, node, effects),
             Event::Digest(from, digest) => self.on_digest(now.mono, from, digest, effects),
@@ -255,20 +264,27 @@ impl Ledger {
 
     // -- what is known --------------------------------------------------------------------------
 
-    /// A record, removed or not.
+    /// A record as it counts, removed or not.
     pub fn get(&self, key: Key) -> Option<Record> {
+        self.stored(key)?.counting(&self.cuts)
+    }
+
+    /// A record with whatever was written to it.
+    fn stored(&self, key: Key) -> Option<Record> {
         Record::decode(self.records.get(&key)?).ok()
     }
 
-    /// A record as it is encoded, removed or not.
+    /// A record as it is encoded, removed or not: with whatever was written to it.
     pub fn encoded(&self, key: Key) -> Option<&[u8]> {
         self.records.get(&key).map(|bytes| &bytes[..])
     }
 
-    /// All records of a kind in order of id, removed or not.
+    /// All records of a kind in order of id as they count, removed or not.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (Key, Record)> {
         let of_kind = self.records.iter().filter(move |(key, _)| key.kind == kind);
-        of_kind.filter_map(|(key, bytes)| Some((*key, Record::decode(bytes).ok()?)))
+        of_kind.filter_map(|(key, bytes)| {
+            Some((*key, Record::decode(bytes).ok()?.counting(&self.cuts)?))
+        })
     }
 
     /// How many records there are, removed ones included.
@@ -357,12 +373,8 @@ impl Ledger {
         if key.kind == Kind::BASELINE {
             self.named.extend(collect::names(&record));
         }
-        if key.kind.collected() && record.is_deleted() {
-            let changed = record.history().map(|entry| entry.by.wall).max();
-            self.dead.insert(key, changed.unwrap_or(0));
-        } else {
-            self.dead.remove(&key);
-        }
+        self.authors.extend(record.actors());
+        self.bury(key, &record);
         self.trail.add(key, &record);
         self.bytes += bytes.len();
         self.records.insert(key, bytes.into());

@@ -14,7 +14,8 @@ pub use clock::{BEYOND_MAX, Clock, Seen};
 pub use kinds::{Field, Kind, Part, Schema};
 pub use ledger::{Audit, AuditCursor, Ledger};
 pub use record::{
-    Change, DELETED, Dot, Entry, Key, Malformed, Record, Sibling, Stamp, TooMuch, Touched,
+    Change, Cut, Cuts, DELETED, Dot, Entry, Key, Malformed, Record, Sibling, Stamp, TooMuch,
+    Touched,
 };
 pub use types::*;
 

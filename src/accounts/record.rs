@@ -12,10 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crdts::CvRDT;
 use serde::{Deserialize, Serialize};
 
+mod former;
 mod history;
+mod void;
 
+use former::{Former, Place, Was};
 use history::Past;
 pub use history::{Entry, Touched};
+pub use void::{Cut, Cuts};
 
 use super::kinds::DISABLED_SET;
 use super::types::{
@@ -104,6 +108,12 @@ pub struct Record {
     sets: BTreeMap<(u16, Vec<u8>), BTreeSet<Dot>>,
     /// The newest writes.
     history: BTreeMap<Dot, Past>,
+    /// At which node each actor of the dots wrote.
+    nodes: BTreeMap<ActorId, NodeId>,
+    /// What writes did away with lately.
+    former: BTreeMap<(Place, Dot), Former>,
+    /// Writes that do not count; only of what [`Record::counting`] made, and never written.
+    void: BTreeSet<Dot>,
     /// Of a newer version.
     later: Vec<u8>,
 }
@@ -151,6 +161,17 @@ struct Form<'a> {
     history: Vec<(u32, u32, Vec<u32>)>,
 }
 
+/// What follows it; missing in what was written before there was a cut.
+#[derive(Default, Serialize, Deserialize)]
+struct Tail<'a> {
+    /// Nodes that are none of the authors'.
+    nodes: Vec<NodeId>,
+    /// Of each actor its node's index among those of the authors and these, and 1; 0 without.
+    at: Vec<u32>,
+    #[serde(borrow)]
+    former: Vec<Was<'a>>,
+}
+
 impl Record {
     /// The state's bytes: equal states give equal bytes.
     pub fn encode(&self) -> Vec<u8> {
@@ -162,6 +183,21 @@ impl Record {
         // Everything looked up was collected from the same state.
         let index = |found: Result<usize, usize>| found.map_or(0, |at| at as u32);
         let ix = |dot: &Dot| index(dots.binary_search(dot));
+        let named: Vec<NodeId> = authors.iter().map(|(_, node)| *node).collect();
+        let nodes: BTreeSet<NodeId> = self.nodes.values().copied().collect();
+        let nodes = nodes.into_iter().filter(|node| !named.contains(node)).collect::<Vec<_>>();
+        let at = |actor: &ActorId| {
+            let of = self.nodes.get(actor);
+            let found = named.iter().chain(&nodes).position(|node| Some(node) == of);
+            found.map_or(0, |at| at as u32 + 1)
+        };
+        let was =
+            |(at, former)| Was::of(at, former, ix, |actor| index(actors.binary_search(actor)));
+        let tail = Tail {
+            at: actors.iter().map(at).collect(),
+            former: self.former.iter().map(was).collect(),
+            nodes,
+        };
         let form = Form {
             dots: dots
                 .iter()
@@ -195,7 +231,7 @@ impl Record {
             authors,
         };
         // Plain structs of ours into a growing vector: postcard has nothing to refuse.
-        let mut bytes = postcard::to_stdvec(&form).unwrap_or_default();
+        let mut bytes = postcard::to_stdvec(&(form, tail)).unwrap_or_default();
         bytes.extend_from_slice(&self.later);
         bytes
     }
@@ -207,6 +243,14 @@ impl Record {
         }
         let (form, later) =
             postcard::take_from_bytes::<Form<'_>>(bytes).map_err(|_not_one| Malformed)?;
+        let (tail, later) = match later {
+            [] => (None, later),
+            _ => {
+                let tail = postcard::take_from_bytes::<Tail<'_>>(later);
+                let (tail, later) = tail.map_err(|_not_one| Malformed)?;
+                (Some(tail), later)
+            }
+        };
         let at = |ix: &u32| *ix as usize;
         let dots = form.dots.iter().map(|(actor, seq, nonce)| {
             let actor = *form.actors.get(at(actor))?;
@@ -243,10 +287,38 @@ impl Record {
             }
             record.history.insert(dot, Past { rank, what });
         }
+        if let Some(tail) = tail {
+            let mut nodes: Vec<NodeId> = form.authors.iter().map(|(_, node)| *node).collect();
+            nodes.extend(&tail.nodes);
+            for (actor, of) in form.actors.iter().zip(&tail.at) {
+                if let Some(at) = of.checked_sub(1) {
+                    record.nodes.insert(*actor, *nodes.get(at as usize).ok_or(Malformed)?);
+                }
+            }
+            for was in tail.former {
+                let (at, former) = was.read(&dots, &form.actors).ok_or(Malformed)?;
+                record.former.insert(at, former);
+            }
+        } else {
+            for (dot, by) in record.stamps.clone() {
+                record.wrote(dot.actor, by.node);
+            }
+        }
         record.dots = dots.into_iter().collect();
         record.forget_history();
+        record.forget_former();
         record.forget_stamps();
         Ok(record)
+    }
+
+    /// The bytes of a state as this version writes them.
+    pub fn renewed(bytes: Vec<u8>) -> Vec<u8> {
+        let old =
+            postcard::take_from_bytes::<Form<'_>>(&bytes).is_ok_and(|(_, tail)| tail.is_empty());
+        match old.then(|| Self::decode(&bytes)) {
+            Some(Ok(record)) => record.encode(),
+            _ => bytes,
+        }
     }
 
     /// Does a write. The caller gives it a name that was never used.
@@ -254,9 +326,11 @@ impl Record {
         let mut next = self.clone();
         next.dots.insert(dot);
         next.stamps.insert(dot, by);
+        next.wrote(dot.actor, by.node);
         for change in changes {
             next.apply_one(dot, change)?;
         }
+        next.part_with(self, dot, changes);
         next.remember(dot, changes);
         next.forget_stamps();
         if next.registers.len() > FIELDS_MAX || next.sets.len() > ELEMENTS_MAX {
@@ -304,6 +378,12 @@ impl Record {
             Change::Enable => mark(DISABLED_SET, false),
         }
         Ok(())
+    }
+
+    /// Notes where an actor wrote. It is one place; if somebody says another, all take the same.
+    fn wrote(&mut self, actor: ActorId, node: NodeId) {
+        let known = self.nodes.entry(actor).or_insert(node);
+        *known = node.min(*known);
     }
 
     /// Whether the record was written and is not removed.
@@ -369,8 +449,9 @@ impl Record {
 
     /// Who changed the record last.
     pub fn changed(&self) -> Option<Stamp> {
-        let last = self.history().next().map(|entry| entry.by);
-        last.or_else(|| self.stamps.values().copied().max_by_key(|by| by.wall))
+        let last = self.history().find(|entry| !entry.void).map(|entry| entry.by);
+        let counts = self.stamps.iter().filter(|(dot, _)| !self.void.contains(dot));
+        last.or_else(|| counts.map(|(_, by)| *by).max_by_key(|by| by.wall))
     }
 
     /// Tells states apart: the entity tag of the record.
@@ -380,7 +461,9 @@ impl Record {
 
     fn forget_stamps(&mut self) {
         let values = self.registers.values().flat_map(BTreeMap::keys);
-        let standing: BTreeSet<Dot> = values.chain(self.sets.values().flatten()).copied().collect();
+        let former = self.former.keys().map(|(_, dot)| dot);
+        let standing = values.chain(self.sets.values().flatten()).chain(former);
+        let standing: BTreeSet<Dot> = standing.copied().collect();
         let history = &self.history;
         self.stamps.retain(|dot, _| standing.contains(dot) || history.contains_key(dot));
     }
@@ -394,6 +477,7 @@ impl CvRDT for Record {
     }
 
     fn merge(&mut self, other: Self) {
+        self.former = self.merged_former(&other);
         let mine = std::mem::take(&mut self.dots);
         // What one side has seen and no longer has is gone; what it never saw is new.
         for (field, values) in &mut self.registers {
@@ -420,9 +504,11 @@ impl CvRDT for Record {
         self.sets.retain(|_, dots| !dots.is_empty());
         self.dots = mine;
         self.dots.extend(other.dots);
+        other.nodes.into_iter().for_each(|(actor, node)| self.wrote(actor, node));
         self.stamps.extend(other.stamps);
         self.history.extend(other.history);
         self.forget_history();
+        self.forget_former();
         self.forget_stamps();
         self.later = std::mem::take(&mut self.later).max(other.later);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Clock, Key, Record, Seen, TooMuch};
+use super::{Change, Clock, Cuts, Key, Record, Seen, TooMuch};
 use crate::id::{AccountId, ActorId, NodeId};
 
 /// Longest value of a field in bytes: a page of text, or a certificate.
@@ -24,6 +24,12 @@ pub const DOTS_MAX: usize = 4_096;
 /// Changes that a record remembers with author, node and time, at 7 to 30 bytes each: what people
 /// look for when they ask who did this.
 pub const HISTORY_MAX: usize = 16;
+/// Changes for which a record remembers what one of them did away with: of a node's own former
+/// values all changes count, of others' those of others. See [`Record::counting`].
+pub const FORMER_WRITES: usize = 16;
+/// A former value longer than this, divided by [`FORMER_WRITES`], is remembered for fewer changes:
+/// in all, some such values of each field.
+pub const FORMER_BYTES: usize = 4_096;
 /// Fields and sets that are remembered of one change: more than any kind has.
 pub const TOUCHED_MAX: usize = 32;
 /// Changes that a node lists over all records, at some 150 bytes each: a hundred a day for three
@@ -63,6 +69,9 @@ pub const ACTOR_WRITES: u64 = 4_096;
 pub const RETIRE_AT: usize = 32;
 /// Most actors that one record names.
 pub const RETIRE_MAX: usize = 128;
+/// Most actors whose writes a revocation says to count: of a node that was started a thousand times
+/// since they were retired last. Those of the others do not count.
+pub const CUT_ACTORS_MAX: usize = 1_000;
 /// Most actors in a message, of nodes that write and of those not yet retired.
 pub const ACTORS_MAX: usize = 65_536;
 /// Parts that records are divided into to find which ones differ.
@@ -288,6 +297,8 @@ pub enum Event {
     Persisted(Result<(), String>),
     /// These belong to the mesh.
     Members(BTreeSet<NodeId>),
+    /// These are shut out, and so much of what they wrote counts.
+    Cuts(Cuts),
     /// A link to this node works.
     Linked(NodeId),
     /// The link to this node is gone.

@@ -6,12 +6,20 @@ use super::{
     CUT_MAX, Keypair, Outcast, REASON_MAX, Readmission, Rebind, Retire, Revocation, Roster,
     Statement,
 };
-use crate::id::{NodeId, StatementId};
+use crate::id::{ActorId, NodeId, StatementId};
 
 impl Roster {
     /// A revocation of `node` by `by`, of all that is not known here of its acts. `nonce` is
-    /// random; a reason beyond [`REASON_MAX`] is cut short.
-    pub fn revoke(&self, by: &Keypair, node: NodeId, nonce: [u8; 16], reason: &str) -> Revocation {
+    /// random; a reason beyond [`REASON_MAX`] is cut short. `writes` are those of the node that are
+    /// known here, as [`writes_of`](crate::accounts::Ledger::writes_of) has them.
+    pub fn revoke(
+        &self,
+        by: &Keypair,
+        node: NodeId,
+        nonce: [u8; 16],
+        reason: &str,
+        writes: Vec<(ActorId, u64)>,
+    ) -> Revocation {
         let mut end = reason.len().min(REASON_MAX);
         while !reason.is_char_boundary(end) {
             end -= 1;
@@ -23,6 +31,7 @@ impl Roster {
             cut: self.acts_of(node),
             reason: reason[..end].to_owned(),
             signature: Vec::new(),
+            writes,
         };
         let signed = Statement::Revocation(revocation.clone()).signed(self.mesh);
         revocation.signature = by.sign(&signed);

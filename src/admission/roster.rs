@@ -9,6 +9,7 @@ use super::{
     Admission, CHAIN_MAX, Chain, Invite, Keypair, Kind, LEEWAY_MS, PublicKey, Refusal, Revocation,
     Statement, StatementDigest, mesh_id, node_id, verify, verify_chain,
 };
+use crate::accounts::{Cut, Cuts};
 use crate::id::{InviteId, MeshId, NodeId, StatementId};
 
 /// The most admissions that are kept: fifty for each of 200 nodes, about 3 MB. Beyond it new ones
@@ -43,6 +44,8 @@ pub struct Roster {
     /// Each member's shortest way up, and those of nodes on the way that are members no more.
     best: BTreeMap<NodeId, Arc<Statement>>,
     pub(super) out: BTreeMap<NodeId, Outcast>,
+    /// Those of them whom nobody admitted validly.
+    unfounded: BTreeSet<NodeId>,
     by_key: BTreeMap<PublicKey, NodeId>,
     used: BTreeMap<InviteId, BTreeSet<NodeId>>,
     digest: StatementDigest,
@@ -85,6 +88,7 @@ impl Roster {
             admissions: 0,
             best: BTreeMap::new(),
             out: BTreeMap::new(),
+            unfounded: BTreeSet::new(),
             by_key: BTreeMap::new(),
             used: BTreeMap::new(),
             digest: StatementDigest::default(),
@@ -121,6 +125,26 @@ impl Roster {
     /// Nodes that were admitted and are no members, and why.
     pub fn outcasts(&self) -> impl Iterator<Item = (NodeId, &Outcast)> {
         self.out.iter().map(|(node, why)| (*node, why))
+    }
+
+    /// How much counts of what nodes wrote that are no members: of those revoked what every
+    /// revocation that stands has seen, of those whom nobody admitted validly nothing. Whoever is
+    /// out because an invitation was used too often did nothing wrong.
+    pub fn cuts(&self) -> Cuts {
+        let mut cuts = Cuts::new();
+        for (node, why) in &self.out {
+            let cut = match why {
+                _ if self.unfounded.contains(node) => Cut::default(),
+                Outcast::Revoked(by) => {
+                    let cuts =
+                        by.iter().map(|(_, it)| Cut { upto: it.writes.iter().copied().collect() });
+                    cuts.reduce(|all, one| all.and(&one)).unwrap_or_default()
+                }
+                Outcast::Surplus | Outcast::Unfounded => continue,
+            };
+            cuts.insert(*node, cut);
+        }
+        cuts
     }
 
     /// The key that `node`, a member, shows.
@@ -346,6 +370,8 @@ impl Roster {
                 out.insert(it.node, why);
             }
         }
+        let unfounded = out.iter().filter(|(_, why)| **why == Outcast::Unfounded);
+        let unfounded = unfounded.map(|(node, _)| *node).collect();
         let mut revoked: BTreeMap<NodeId, Vec<(StatementId, Revocation)>> = BTreeMap::new();
         for (id, it) in &case.revocations {
             if judgement.standing.contains(id) {
@@ -363,6 +389,7 @@ impl Roster {
             .flat_map(|(node, keys)| keys.shown().map(|key| (key, *node)))
             .collect();
         (self.best, self.out, self.used) = (best, out, used);
+        self.unfounded = unfounded;
     }
 
     /// Whether the holder of `tls_key`, which names `mesh`, shows `chain` and says `more`, is a

@@ -7,6 +7,9 @@
 //! What is left then contradicts itself in circles. Of a circle that nothing outside contradicts,
 //! admissions and readmissions fall first, since a revocation wins; and if there are none in it,
 //! its revocations all stand: nodes that revoke each other are all out.
+//!
+//! If nobody is left by that, somebody at one of the machines has to decide: then readmissions count
+//! that take back revocations which stand so, whoever of those once admitted made them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,8 +76,12 @@ enum Item {
 
 /// The judgement.
 pub(super) fn judge(case: &Case<'_>) -> Judgement {
-    let mut court = Court::new(case);
-    let found = court.decide();
+    let mut found = Court::new(case, &[]).decide();
+    let out = case.revocations.iter().zip(&found.stands).filter(|(_, stands)| **stands);
+    let out: BTreeSet<NodeId> = out.map(|((_, it), _)| it.node).collect();
+    if !case.readmissions.is_empty() && found.rooted.is_subset(&out) {
+        found = Court::new(case, &found.stands).decide();
+    }
     let chosen = |flags: &[bool], ids: &mut dyn Iterator<Item = StatementId>| {
         ids.zip(flags).filter(|(_, flag)| **flag).map(|(id, _)| id).collect()
     };
@@ -85,7 +92,8 @@ pub(super) fn judge(case: &Case<'_>) -> Judgement {
 }
 
 impl<'a> Court<'a> {
-    fn new(case: &'a Case<'a>) -> Self {
+    /// `open_to_all` are revocations that anybody may take back, for otherwise nobody is in.
+    fn new(case: &'a Case<'a>, open_to_all: &[bool]) -> Self {
         let mut undoings = Vec::new();
         let mut undone_by = vec![Vec::new(); case.revocations.len()];
         let numbers: BTreeMap<StatementId, usize> =
@@ -113,6 +121,9 @@ impl<'a> Court<'a> {
         let against_undoing = undoings
             .iter()
             .map(|undoing| {
+                if open_to_all.get(undoing.of) == Some(&true) {
+                    return Vec::new();
+                }
                 let undone = case.revocations[undoing.of].1;
                 let mut all = against(undoing.by, undoing.id);
                 // Whoever takes its own revocation back is not kept from it by a revocation that

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Admission, Invite, PublicKey, first_half, sha256};
-use crate::id::{MeshId, NodeId, StatementId};
+use crate::accounts::CUT_ACTORS_MAX;
+use crate::id::{ActorId, MeshId, NodeId, StatementId};
 
 /// The most acts that a cut names: the admissions of ten full meshes. Those that make present
 /// members come first.
@@ -38,6 +39,8 @@ pub struct Revocation {
     pub reason: String,
     /// By a key of `by`.
     pub signature: Vec<u8>,
+    /// What `by` had seen of the node's writes to the ledger, by actor. Those beyond are void.
+    pub writes: Vec<(ActorId, u64)>,
 }
 
 /// Takes revocations of a node back, and with them what their cuts made void.
@@ -105,6 +108,10 @@ fn ids(list: &[StatementId]) -> Vec<u8> {
     list.iter().flat_map(|id| id.0).collect()
 }
 
+fn writes((actor, upto): &(ActorId, u64)) -> impl Iterator<Item = u8> {
+    actor.0.into_iter().chain(upto.to_le_bytes())
+}
+
 impl Statement {
     /// Who signed it.
     pub fn by(&self) -> NodeId {
@@ -141,13 +148,15 @@ impl Statement {
         match self {
             Self::Admission(admission) => admission.statement(mesh),
             Self::Revocation(it) => [
-                b"roost revocation 1".as_slice(),
+                b"roost revocation 2".as_slice(),
                 &mesh.0,
                 &it.node.0,
                 &it.by.0,
                 &it.nonce,
                 &(it.cut.len() as u64).to_le_bytes(),
                 &ids(&it.cut),
+                &(it.writes.len() as u64).to_le_bytes(),
+                &it.writes.iter().flat_map(writes).collect::<Vec<u8>>(),
                 it.reason.as_bytes(),
             ]
             .concat(),
@@ -205,7 +214,11 @@ impl Statement {
         match self {
             Self::Admission(admission) => admission.well_formed(),
             Self::Revocation(it) => {
-                it.cut.len() <= CUT_MAX && ordered(&it.cut) && it.reason.len() <= REASON_MAX
+                it.cut.len() <= CUT_MAX
+                    && ordered(&it.cut)
+                    && it.reason.len() <= REASON_MAX
+                    && it.writes.len() <= CUT_ACTORS_MAX
+                    && it.writes.is_sorted_by(|a, b| a.0 < b.0)
             }
             // Nobody lets itself in.
             Self::Readmission(it) => {

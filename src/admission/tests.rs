@@ -271,6 +271,7 @@ fn one_rule_says_who_a_client_is() {
     let rights = Rights::default();
     let who = Who::Client { id: InviteId([9; 16]), domain: DEFAULT_DOMAIN };
     let client = Principal::new(who, format!("client {}", InviteId([9; 16]).short()));
+    let client = client.signed_by(by.node());
     for shown in [&token, &enrolment.to_string()] {
         for loopback in [false, true] {
             let found = roster.authenticate(&rights, loopback, Some(shown), WALL);
@@ -304,6 +305,7 @@ fn a_sign_in_is_good_at_any_member_until_its_end_or_another_password() {
     let token = issue_session(&key(2), roster.mesh(), &session);
     assert!(token.len() < TOKEN_MAX, "{}", token.len());
     let anna = Principal::new(Who::Account(account), "anna").with_proof(password);
+    let anna = anna.signed_by(key(2).node());
     let ask = |rights: &Rights, now| roster.authenticate(rights, false, Some(&token), now);
     assert_eq!(ask(&rights, WALL), Ok(anna));
     let what = Kind::Session;
@@ -321,6 +323,40 @@ fn a_sign_in_is_good_at_any_member_until_its_end_or_another_password() {
     let forged = issue_session(&stranger, roster.mesh(), &session);
     let verdict = roster.authenticate(&rights, true, Some(&forged), WALL);
     assert_eq!(verdict, refused(Refusal::UnknownIssuer { what, by: stranger.node() }));
+}
+
+#[test]
+fn what_was_begun_with_a_sign_in_goes_on_after_its_end_until_the_right_is_taken_away() {
+    let roster = tree(&[0, 1]);
+    let account = AccountId([5; 16]);
+    let mut rights = account_with(account, "first");
+    let set = |field, value: &[u8]| Change::Set(field, value.to_vec());
+    let mut rule = Record::default();
+    let by = Stamp { account, node: NodeId([1; 16]), wall: 1 };
+    let mut write = |rights: &mut Rights, seq, changes: &[Change]| {
+        rule.apply(Dot { actor: ActorId([2; 16]), seq, nonce: [0; 4] }, by, changes).unwrap();
+        let key = Key { kind: accounts::Kind::RULE, id: RecordId([6; 16]) };
+        rights.changed(key, Some(&rule));
+    };
+    let whom = Change::Add(2, account.0.to_vec());
+    write(&mut rights, 1, &[set(1, b"guard"), set(4, b"viewer"), set(5, &[1]), whom]);
+    let password = rights.password_of(account).unwrap();
+    let token =
+        issue_session(&key(2), roster.mesh(), &Session { account, password, expires: WALL });
+    let anna = roster.authenticate(&rights, false, Some(&token), WALL).unwrap();
+    let late = WALL + LEEWAY_MS + 1;
+    let again = roster.authenticate(&rights, false, Some(&token), late);
+    assert_eq!(
+        again,
+        Err(Denied::BadCredential(Refusal::Expired { what: Kind::Session })),
+        "nothing new is begun with it"
+    );
+    let stays = |rights: &Rights| {
+        rights.permits(&anna, crate::access::Right::View, EncoderId([4; 16]), late)
+    };
+    assert!(stays(&rights), "a stream that runs, runs on");
+    write(&mut rights, 2, &[Change::Disable]);
+    assert!(!stays(&rights), "until the right is gone");
 }
 
 #[test]
@@ -362,13 +398,17 @@ fn a_redirect_is_good_for_one_thing_at_one_node() {
     let roster = tree(&[0, 1]);
     let (target, encoder) = (key(1).node(), EncoderId([4; 16]));
     let who = Who::Account(AccountId([6; 16]));
-    let anna = Principal::new(who, "anna").with_proof(7);
+    let anna = Principal::new(who, "anna").with_proof(7).signed_by(key(0).node());
     let token = issue_redirect(&key(2), roster.mesh(), target, encoder, "whep", WALL, &anna);
     let wordy = Principal::new(Who::Local, "\u{1F600}".repeat(4000));
     let long = issue_redirect(&key(2), roster.mesh(), target, encoder, "whep", WALL, &wordy);
     assert!(long.len() <= TOKEN_MAX, "{}", long.len());
     let check = |target, encoder, verb| roster.check_redirect(&token, target, encoder, verb, WALL);
     assert_eq!(check(target, encoder, "whep"), Ok(anna.clone()), "it says for whom");
+    let unsigned =
+        issue_redirect(&key(2), roster.mesh(), target, encoder, "whep", WALL, &Principal::local());
+    let vouched = roster.check_redirect(&unsigned, target, encoder, "whep", WALL);
+    assert_eq!(vouched, Ok(Principal::local().signed_by(key(2).node())), "on whose word");
     assert_eq!(check(key(0).node(), encoder, "whep"), Err(Refusal::OtherRedirect));
     assert_eq!(check(target, EncoderId([5; 16]), "whep"), Err(Refusal::OtherRedirect));
     assert_eq!(check(target, encoder, "whip"), Err(Refusal::OtherRedirect));

@@ -138,13 +138,6 @@ pub enum Denied {
     BadCredential(#[from] Refusal),
 }
 
-/// The node that claims to have issued a token, or the one in an enrolment string.
-pub fn issuer_of(credential: &str) -> Option<NodeId> {
-    let enrolment = credential.parse::<Enrolment>();
-    let token = enrolment.as_ref().map_or(credential, |enrolment| &enrolment.credential);
-    footer(&UntrustedToken::<Public, V4>::try_from(token).ok()?)
-}
-
 fn footer(token: &UntrustedToken<Public, V4>) -> Option<NodeId> {
     std::str::from_utf8(token.untrusted_footer()).ok()?.parse().ok()
 }
@@ -178,6 +171,7 @@ impl Roster {
         let credential = self.check_credential(token, mesh_ms)?;
         let who = Who::Client { id: credential.id, domain: credential.domain };
         let principal = Principal::new(who, format!("client {}", credential.id.short()));
+        let principal = principal.signed_by(credential.by);
         match rights.stands(&principal, mesh_ms) {
             true => Ok(principal),
             false => Err(Refusal::Ended { what: Kind::Credential }.into()),
@@ -193,7 +187,7 @@ impl Roster {
         mesh_ms: u64,
     ) -> Result<Principal, Refusal> {
         let what = Kind::Session;
-        let (_by, claims) = self.open::<SessionClaims>(token, what)?;
+        let (by, claims) = self.open::<SessionClaims>(token, what)?;
         not_over(claims.exp, mesh_ms, what)?;
         let shown = u64::from_str_radix(&claims.password, 16);
         let password = rights.password_of(claims.account).filter(|now| Ok(*now) == shown);
@@ -201,7 +195,8 @@ impl Roster {
         let key = Key { kind: accounts::Kind::ACCOUNT, id: RecordId(claims.account.0) };
         let name = rights.name_of(key).filter(|name| !name.is_empty());
         let name = name.map_or_else(|| claims.account.short(), str::to_owned);
-        Ok(Principal::new(Who::Account(claims.account), name).with_proof(password))
+        let principal = Principal::new(Who::Account(claims.account), name);
+        Ok(principal.with_proof(password).signed_by(by))
     }
 
     /// What `token` entitles to, if a member of this mesh issued it and it is not over.
@@ -224,12 +219,14 @@ impl Roster {
         verb: &str,
         mesh_ms: u64,
     ) -> Result<Principal, Refusal> {
-        let (_by, claims) = self.open::<RedirectClaims>(token, Kind::Redirect)?;
+        let (by, claims) = self.open::<RedirectClaims>(token, Kind::Redirect)?;
         not_over(claims.exp, mesh_ms, Kind::Redirect)?;
         let fits = claims.target.parse() == Ok(target)
             && claims.encoder.parse() == Ok(encoder)
             && claims.verb == verb;
-        if fits { Ok(claims.principal) } else { Err(Refusal::OtherRedirect) }
+        let principal = claims.principal;
+        let issuer = principal.issuer.or(Some(by));
+        if fits { Ok(Principal { issuer, ..principal }) } else { Err(Refusal::OtherRedirect) }
     }
 
     fn open<T: DeserializeOwned>(&self, token: &str, what: Kind) -> Result<(NodeId, T), Refusal> {

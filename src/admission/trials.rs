@@ -39,7 +39,7 @@ fn admit_with(roster: &mut Roster, by: usize, newcomer: usize, invite: &Invite) 
 
 fn revoke(roster: &mut Roster, by: usize, node: usize) {
     let nonce = [roster.digest().count as u8; 16];
-    let revocation = roster.revoke(&key(by), id(node), nonce, "stolen");
+    let revocation = roster.revoke(&key(by), id(node), nonce, "stolen", vec![]);
     assert_eq!(roster.adopt([Statement::Revocation(revocation)]).len(), 1);
 }
 
@@ -217,6 +217,44 @@ fn revocations_in_a_circle_all_stand_and_reach_no_further() {
 }
 
 #[test]
+fn of_a_circle_that_is_all_there_is_anyone_may_let_another_in() {
+    let mut circle = Roster::found(&key(0), [1; 16]);
+    admit(&mut circle, 0, 1);
+    admit(&mut circle, 0, 2);
+    let base = circle.clone();
+    for (by, of) in [(0, 1), (1, 2), (2, 0)] {
+        let mut side = base.clone();
+        revoke(&mut side, by, of);
+        circle = both(&circle, &side);
+    }
+    assert_eq!(members(&circle), [0; 0]);
+    for (by, of) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
+        let mut again = circle.clone();
+        readmit(&mut again, by, of);
+        assert!(members(&again).contains(&of), "{by} lets {of} in: {:?}", members(&again));
+        // And that one, in good standing, all others: what one of them said may count again then.
+        for other in (0..6).map(|n| n % 3).filter(|other| *other != of) {
+            if again.outcast(id(other)).is_some() {
+                readmit(&mut again, of, other);
+            }
+        }
+        assert_eq!(members(&again), [0, 1, 2], "{by} let {of} in");
+    }
+    // Once somebody is in, what is decided then is decided by those who are in.
+    let mut again = circle;
+    readmit(&mut again, 0, 1);
+    let mut wild = again.clone();
+    revoke(&mut again, 1, 0);
+    revoke(&mut again, 1, 2);
+    assert_eq!(members(&again), [1]);
+    readmit(&mut wild, 0, 2);
+    let mut all_known = both(&again, &wild);
+    assert_eq!(members(&all_known), [1], "whoever is out lets nobody in");
+    readmit(&mut all_known, 1, 2);
+    assert_eq!(members(&all_known), [1, 2]);
+}
+
+#[test]
 fn an_accomplice_does_not_void_the_revocation_that_voids_it() {
     let base = four();
     let (mut mesh, mut thief) = (base.clone(), base);
@@ -312,7 +350,7 @@ fn a_thousand_statements_of_two_members_gone_wild_are_judged() {
         let mut nonce = [0; 16];
         nonce[..2].copy_from_slice(&number.to_le_bytes());
         for (by, of) in [(1, 2), (2, 1)] {
-            wild.push(Statement::Revocation(four().revoke(&key(by), id(of), nonce, "")));
+            wild.push(Statement::Revocation(four().revoke(&key(by), id(of), nonce, "", vec![])));
         }
     }
     roster.adopt(wild);
@@ -353,7 +391,7 @@ fn play(steps: &[Step]) -> [Roster; 3] {
             Step::Invited(side, by, of) => admit_with(&mut sides[side], by, of, &shared),
             Step::Revoke(side, by, of) => {
                 let nonce = [sides[side].digest().count as u8; 16];
-                let revocation = sides[side].revoke(&key(by), id(of), nonce, "");
+                let revocation = sides[side].revoke(&key(by), id(of), nonce, "", vec![]);
                 sides[side].adopt([Statement::Revocation(revocation)]);
             }
             Step::Readmit(side, by, of) => readmit(&mut sides[side], by, of),

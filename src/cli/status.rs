@@ -218,6 +218,7 @@ mod tests {
                 viewers: 2,
             }],
             outcasts: Vec::new(),
+            former: Default::default(),
         }
     }
 

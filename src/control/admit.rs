@@ -93,9 +93,6 @@ impl Control {
             return;
         }
         self.unlink(now, node, &refusal.to_string(), effects);
-        if matches!(self.roster.outcast(node), Some(Outcast::Revoked(_))) {
-            self.host(now, effects, |host, _, out| host.distrust(node, &refusal.to_string(), out));
-        }
         self.alive.remove(&node);
         self.reports.remove(&node);
         self.clocks.forget(node);
@@ -192,7 +189,8 @@ impl Control {
             // Asked for what is so already.
             true if revoked => Ok(()),
             true => {
-                let revocation = self.roster.revoke(&self.keypair, node, nonce, reason);
+                let writes = self.ledger.writes_of(node);
+                let revocation = self.roster.revoke(&self.keypair, node, nonce, reason, writes);
                 let new = vec![Statement::Revocation(revocation)];
                 self.adopt(now, new, None, effects).map(|_| ()).ok_or(NoDecree::Full)
             }

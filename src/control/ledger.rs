@@ -18,7 +18,9 @@ impl Control {
     pub(super) fn index_rights(&mut self) {
         let ledger = &self.ledger;
         let records = Rights::KINDS.into_iter().flat_map(|kind| ledger.of_kind(kind));
-        *self.rights.write() = Rights::of(records);
+        let mut rights = Rights::of(records);
+        rights.distrust(self.roster.cuts().into_keys().collect());
+        *self.rights.write() = rights;
     }
 
     fn record_changed(&mut self, key: Key, effects: &mut Vec<Effect>) {
@@ -36,6 +38,13 @@ impl Control {
     pub(super) fn tell_members(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let members = self.roster.members().collect();
         self.account(now, accounts::Event::Members(members), effects);
+        self.tell_cuts(now, effects);
+    }
+
+    pub(super) fn tell_cuts(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let cuts = self.roster.cuts();
+        self.rights_changed |= self.rights.write().distrust(cuts.keys().copied().collect());
+        self.account(now, accounts::Event::Cuts(cuts), effects);
     }
 
     pub(super) fn ledger_message(

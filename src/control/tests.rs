@@ -117,7 +117,7 @@ fn a_revocation_goes_out_before_the_link_ends_and_nothing_is_heard_of_the_node_a
     assert!(!one.control.peers().nodes.iter().any(|peer| peer.node == node));
     one.effects.clear();
     // What it sent before, or sends on a connection that lingers.
-    let late = one.control.roster().revoke(&member, founder.node(), [2; 16], "");
+    let late = one.control.roster().revoke(&member, founder.node(), [2; 16], "", vec![]);
     let late = Statements(vec![Statement::Revocation(late)]);
     one.handle(now, Event::Message(node, LinkMessage::Statements(late).encode()));
     one.handle(now, Event::Datagram(node, vec![2]));

@@ -327,7 +327,10 @@ pub enum NoDecree {
     #[error("{0}")]
     Out(Refusal),
     /// It would let itself in.
-    #[error("a revoked node does not let itself in: ask at another member")]
+    #[error(
+        "a revoked node does not let itself in: ask at another member; if none is left, let another \
+         node in from here first (`roost node readmit ID` on this machine), and then this one there"
+    )]
     Itself,
     /// A change of keys is under way.
     #[error("this node is changing its key already: wait until it is done")]

@@ -57,6 +57,14 @@ impl Control {
             nodes,
             encoders,
             outcasts: self.roster.outcasts().map(|(node, why)| self.outcast(node, why)).collect(),
+            former: self
+                .names
+                .iter()
+                .filter(|(node, _)| {
+                    !self.roster.contains(**node) && self.roster.outcast(**node).is_none()
+                })
+                .map(|(node, name)| (*node, name.clone()))
+                .collect(),
         }
     }
 

@@ -109,6 +109,7 @@ impl FakeMesh {
             nodes: Vec::new(),
             encoders: vec![encoder],
             outcasts: Vec::new(),
+            former: Default::default(),
         };
         let mesh = Arc::new(Self {
             nodes: Mutex::default(),
@@ -398,6 +399,7 @@ impl Backend for FakeNode {
                 dot: entry.dot,
                 by: entry.by,
                 what: entry.what,
+                void: entry.void,
             })
         });
         let all = all.map(|audit| (audit.cursor(), audit)).collect::<BTreeMap<_, _>>();

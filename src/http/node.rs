@@ -202,7 +202,11 @@ async fn open_doors(
             Some(datagram) = rtc.recv() => {
                 backend.webrtc.receive(datagram.from, datagram.to, datagram.bytes);
             }
-            Some((_, ask, answer)) = asks.recv() => {
+            Some((from, mut ask, answer)) = asks.recv() => {
+                if let Ask::Offer(offer) = &mut ask {
+                    // Who shows nothing that is signed is here on that node's word.
+                    offer.principal.issuer.get_or_insert(from);
+                }
                 let backend = backend.clone();
                 tokio::spawn(async move {
                     // The asker has stopped waiting if nobody takes the answer.

@@ -256,6 +256,7 @@ impl Driver {
                 Effect::Datagram(node, bytes) => drop(self.net.datagram(node, bytes)),
                 Effect::Statements(number, new) => {
                     self.roster.store(Arc::new(self.control.roster().clone()));
+                    self.trust_changed();
                     self.store.statements(number, new);
                 }
                 Effect::Decreed { ticket, result } => self.decreed(ticket, result),

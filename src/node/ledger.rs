@@ -169,6 +169,11 @@ impl Driver {
         let _ = self.told.sender.send(changed);
     }
 
+    /// Others may be shut out than before: what they signed is no good from now on.
+    pub(super) fn trust_changed(&self) {
+        self.rights_changes.send_modify(|version| *version += 1);
+    }
+
     pub(super) fn call(&mut self, call: Call) {
         match call {
             Call::Write(write, answer) => {

@@ -1,6 +1,7 @@
 //! Records for whoever is not on the control loop: many at once, and those of a write that is on
 //! its way.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -13,18 +14,20 @@ use crate::id::ActorId;
 const AT_ONCE: usize = 100;
 
 impl Node {
-    /// Some records, removed or not, in the order of their keys.
+    /// Some records as they count, removed or not, in the order of their keys.
     pub async fn records(&self, keys: &[Key]) -> Vec<Option<Record>> {
         let mut found = Vec::with_capacity(keys.len());
         for part in keys.chunks(AT_ONCE) {
             let keys = part.to_vec();
             let copy = move |ledger: &Ledger| {
-                keys.iter().map(|key| Some(ledger.encoded(*key)?.to_vec())).collect::<Vec<_>>()
+                let copies = keys.iter().map(|key| Some(ledger.encoded(*key)?.to_vec()));
+                (copies.collect::<Vec<_>>(), ledger.cuts().clone())
             };
             // Decoded here: what is done on the control loop holds everything else up.
             let copies = self.read_ledger(copy).await;
-            let copies = copies.unwrap_or_else(|| vec![None; part.len()]);
-            found.extend(copies.iter().map(|bytes| Record::decode(bytes.as_ref()?).ok()));
+            let (copies, cuts) = copies.unwrap_or_else(|| (vec![None; part.len()], Arc::default()));
+            let records = copies.iter().map(|bytes| Record::decode(bytes.as_ref()?).ok());
+            found.extend(records.map(|record| record?.counting(&cuts)));
         }
         found
     }

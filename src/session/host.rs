@@ -70,8 +70,6 @@ struct Session {
     opened: Mono,
     /// Who it is, once it has said hello.
     principal: Option<Principal>,
-    /// The node that issued its credential, if it needed one.
-    issuer: Option<NodeId>,
     agent_of: Option<(EncoderId, Role)>,
     follows: BTreeMap<String, Option<wire::StreamPlace>>,
     watching: BTreeSet<EncoderId>,
@@ -136,7 +134,6 @@ impl Host {
             local,
             opened: world.now.mono,
             principal: None,
-            issuer: None,
             agent_of: None,
             follows: BTreeMap::new(),
             watching: BTreeSet::new(),
@@ -377,16 +374,6 @@ impl Host {
             (stream.home, stream.warm) = (None, None);
         }
         self.nodes_changed(world, effects);
-    }
-
-    /// A node is shut out: whoever is here by a credential of its making goes.
-    pub fn distrust(&self, issuer: NodeId, reason: &str, effects: &mut Vec<Effect>) {
-        for (&id, _) in self.sessions.iter().filter(|(_, it)| it.issuer == Some(issuer)) {
-            let reason = reason.to_owned();
-            let failed = wire::Failed { status: 403, reason: reason.clone(), retry_after: None };
-            effects.push(Effect::Send(id, NodeMessage::Failed(failed)));
-            effects.push(Effect::Close(id, reason));
-        }
     }
 
     /// Nobody is served from now on, for this reason.

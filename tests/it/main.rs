@@ -16,6 +16,7 @@ mod records;
 mod rights;
 mod source;
 mod steering;
+mod stolen;
 mod trust;
 mod whep;
 mod whip;

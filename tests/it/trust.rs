@@ -14,6 +14,7 @@ use crate::harness::mesh::Mesh;
 use crate::harness::node::{Node, Options};
 use crate::harness::process::Process;
 use crate::harness::{PATIENCE, wait_until};
+use crate::whep::OFFER;
 
 /// A revocation is everywhere within this: a round trip or two, on a machine that runs all tests.
 const EVERYWHERE_WITHIN: Duration = Duration::from_secs(2);
@@ -24,7 +25,7 @@ const CHANCES: Duration = Duration::from_secs(3);
 const NOT_ALLOWED: Option<i32> = Some(5);
 
 #[track_caller]
-fn revoke(at: &Node, node: &str) {
+pub(crate) fn revoke(at: &Node, node: &str) {
     let path = format!("/api/v1/nodes/{node}/revocation");
     let answer = at.ask("POST", &path, r#"{"reason":"stolen from the van"}"#);
     assert_eq!(answer.status, 204, "{answer:?}");
@@ -133,7 +134,7 @@ impl Guest {
 
 /// `curl` on a host, to its own node: the status and the body.
 #[track_caller]
-fn curl(host: &Host, method: &str, path: &str) -> (String, String) {
+pub(crate) fn curl(host: &Host, method: &str, path: &str) -> (String, String) {
     let url = format!("http://127.0.0.1:9443{path}");
     let args = ["-s", "-X", method, "-w", "\n%{http_code}", &url];
     let said = host.program("curl", &args).stdout;
@@ -141,7 +142,7 @@ fn curl(host: &Host, method: &str, path: &str) -> (String, String) {
     (status.to_owned(), body.to_owned())
 }
 
-fn id_of(host: &Host) -> String {
+pub(crate) fn id_of(host: &Host) -> String {
     let view = host.view().expect("it answers");
     view["node"].as_str().expect("an id").to_owned()
 }
@@ -152,7 +153,7 @@ fn members(host: &Host) -> Vec<String> {
     nodes.filter_map(|node: &Value| node["name"].as_str().map(str::to_owned)).collect()
 }
 
-fn cut(left: &[&Host], right: &[&Host]) {
+pub(crate) fn cut(left: &[&Host], right: &[&Host]) {
     for (a, b) in left.iter().flat_map(|a| right.iter().map(move |b| (a, b))) {
         a.ignore(b);
         b.ignore(a);
@@ -347,6 +348,47 @@ fn wrong_clock(folder: &Path) -> Option<String> {
     }
 }
 
+/// Clients that ask the node whose clock is wrong for what is elsewhere, and the other way round.
+#[track_caller]
+fn whoever_is_sent_there_and_back_is_served(mesh: &Mesh, wrong: &Node) {
+    let right = &mesh.nodes()[1];
+    let homes = || ["at-1", "at-2", "at-3", "at-4", "at-5"].map(|name| (name, wrong.home_of(name)));
+    // Agents that know one node each, and are sent to others.
+    let encoders = ["at-1", "at-2", "at-3", "at-4", "at-5"].map(|name| {
+        let addr = if name < "at-3" { wrong.addr() } else { right.addr() }.to_string();
+        let state = mesh.folder().path().join(format!("{name}.state")).display().to_string();
+        let args = ["encode", name, "--test", "--addr", &addr, "--state", &state];
+        Process::start(name, mesh.folder().path(), &args.map(str::to_owned))
+    });
+    wait_until(PATIENCE, "all have a home", || homes().iter().all(|(_, home)| home.is_some()));
+    wait_until(PATIENCE, "the others know", || {
+        homes().iter().all(|(name, home)| right.home_of(name) == *home)
+    });
+    let at = |wanted: &dyn Fn(&str) -> bool| {
+        let homes = homes();
+        let found = homes.iter().find(|(_, home)| home.as_deref().is_some_and(wanted));
+        found.expect("every node has some").0
+    };
+    let sdp = [("Content-Type", "application/sdp")];
+    let post = |addr, path: &str| {
+        http::request(addr, "POST", path, &sdp, OFFER).expect("the node answers")
+    };
+    for (asked, name) in
+        [(wrong, at(&|home| home != "wrong")), (right, at(&|home| home == "wrong"))]
+    {
+        let redirect = post(asked.addr(), &format!("/whep/{name}"));
+        assert_eq!(redirect.status, 307, "{redirect:?}");
+        let location = redirect.header("location").expect("it says where");
+        let (host, path) = location["http://".len()..].split_once('/').expect("a path");
+        let there = post(host.parse().expect("an address"), &format!("/{path}"));
+        assert_eq!(there.status, 201, "{there:?}");
+        let page = post(asked.addr(), &format!("/whep/{name}?leg=home"));
+        assert_eq!(page.status, 201, "{page:?}");
+        Viewer::start_at(mesh, name, &asked.addr().to_string(), &[]).end();
+    }
+    drop(encoders);
+}
+
 #[test]
 fn a_clock_that_is_ten_years_off_changes_nothing_but_what_people_see() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
@@ -403,6 +445,7 @@ fn a_clock_that_is_ten_years_off_changes_nothing_but_what_people_see() {
             })
         });
         drop((late, last));
+        whoever_is_sent_there_and_back_is_served(&mesh, &wrong);
         mesh.node("n1").kill();
     }
 }

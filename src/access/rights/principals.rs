@@ -34,8 +34,11 @@ impl Rights {
     }
 
     /// Whether whoever this was let in as still is: the account has that password, the encoder
-    /// that key, and neither is out of use.
+    /// that key, neither is out of use, and no node signed what was shown that is shut out now.
     pub fn stands(&self, principal: &Principal, mesh_ms: u64) -> bool {
+        if self.distrusts(principal) {
+            return false;
+        }
         match &principal.who {
             Who::Nobody => false,
             Who::Local => true,
@@ -49,6 +52,11 @@ impl Rights {
                     && keys.any(|key| short(&key.hash) == principal.proof && key.good_at(mesh_ms))
             }),
         }
+    }
+
+    /// Whether a node signed what was shown that is shut out.
+    pub fn distrusts(&self, principal: &Principal) -> bool {
+        principal.issuer.is_some_and(|node| self.distrusted.contains(&node))
     }
 
     /// Whether whoever this is may (still) watch or send this stream: the one question of every

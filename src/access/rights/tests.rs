@@ -214,6 +214,21 @@ fn anna(book: &Book) -> Principal {
 }
 
 #[test]
+fn what_a_node_signed_is_no_good_while_it_is_shut_out() {
+    let mut book = book();
+    book.write(Kind::ACCOUNT, ANNA.0, &[set(4, "first")]);
+    let (one, two) = (NodeId([1; 16]), NodeId([2; 16]));
+    let (here, there) = (anna(&book).signed_by(one), anna(&book).signed_by(two));
+    let version = book.rights.version();
+    assert!(book.rights.distrust([one].into()) && !book.rights.distrust([one].into()));
+    assert!(book.rights.version() > version, "whoever follows rights is told");
+    let may = |book: &Book, who: &Principal| book.rights.permits(who, Right::View, GATE, 0);
+    let unsigned = anna(&book);
+    assert!(!may(&book, &here) && may(&book, &there) && may(&book, &unsigned));
+    assert!(book.rights.distrust(BTreeSet::new()) && may(&book, &here));
+}
+
+#[test]
 fn whoever_logged_in_stands_until_the_password_is_another_or_the_account_is_out_of_use() {
     let mut book = book();
     assert_eq!(book.rights.password_of(ANNA), None, "nobody logs in without one");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::super::{AUDIT_MAX, Dot, Key, Kind, Record, Stamp, Touched};
+use super::super::{AUDIT_MAX, Dot, Entry, Key, Kind, Record, Stamp, Touched};
 use super::Ledger;
 use crate::id::BadId;
 
@@ -20,6 +20,8 @@ pub struct Audit {
     pub by: Stamp,
     /// What it touched.
     pub what: Vec<Touched>,
+    /// It does not count: its node was shut out, and who did that had not seen it.
+    pub void: bool,
 }
 
 /// A place in the list of changes, the same at every node.
@@ -70,7 +72,8 @@ impl Trail {
             return;
         }
         for entry in record.history() {
-            let audit = Audit { key, dot: entry.dot, by: entry.by, what: entry.what };
+            let Entry { dot, by, what, .. } = entry;
+            let audit = Audit { key, dot, by, what, void: false };
             let cursor = audit.cursor();
             let full = self.0.len() >= AUDIT_MAX;
             if full && self.0.first_key_value().is_some_and(|(oldest, _)| cursor < *oldest) {
@@ -93,6 +96,11 @@ impl Ledger {
             Some(before) => trail.range(..before),
             None => trail.range(..),
         };
-        older.rev().take(limit).map(|(_, audit)| audit.clone()).collect()
+        let newest = older.rev().take(limit).map(|(_, audit)| {
+            let cut = self.cuts.get(&audit.by.node);
+            let void = cut.is_some_and(|cut| audit.dot.seq > cut.last(audit.dot.actor));
+            Audit { void, ..audit.clone() }
+        });
+        newest.collect()
     }
 }

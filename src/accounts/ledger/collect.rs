@@ -67,7 +67,7 @@ impl Ledger {
         let mut oldest: Vec<_> = self.dead.iter().map(|(key, changed)| (*changed, *key)).collect();
         oldest.sort_unstable();
         for (_, key) in oldest.into_iter().take(excess) {
-            let Some(record) = self.get(key).filter(|_| !draft.changed.contains(&key)) else {
+            let Some(record) = self.stored(key).filter(|_| !draft.changed.contains(&key)) else {
                 continue;
             };
             if !record.dots().all(|dot| self.is_everywhere(dot.actor, dot.seq)) {
@@ -149,7 +149,7 @@ impl Ledger {
             span.map(|(key, _)| *key).filter(|key| !there.contains(key)).collect();
         let mut removed = 0;
         for key in absent {
-            let record = draft.records.get(&key).cloned().or_else(|| self.get(key));
+            let record = draft.records.get(&key).cloned().or_else(|| self.stored(key));
             let Some(record) = record else { continue };
             let seen = record.dots().filter(|dot| theirs.has(dot.actor, dot.seq)).count();
             if seen == record.dots().len() {

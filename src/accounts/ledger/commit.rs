@@ -91,13 +91,14 @@ impl Ledger {
         draft: &mut Draft,
     ) -> Result<(), Refusal> {
         let mut record = self.drafted(draft, write.key).clone();
+        let counts = record.clone().counting(&self.cuts).unwrap_or_default();
         match write.expect {
-            Expect::Absent if record.exists() => return Err(Refusal::Exists),
-            Expect::Present | Expect::Tag(_) if !record.exists() => return Err(Refusal::Missing),
-            Expect::Tag(tag) if record.tag() != tag => return Err(Refusal::Changed),
+            Expect::Absent if counts.exists() => return Err(Refusal::Exists),
+            Expect::Present | Expect::Tag(_) if !counts.exists() => return Err(Refusal::Missing),
+            Expect::Tag(tag) if counts.tag() != tag => return Err(Refusal::Changed),
             _ => {}
         }
-        let gone = record.is_deleted() || self.graveyard.contains(&write.key);
+        let gone = counts.is_deleted() || self.graveyard.contains(&write.key);
         if write.key.kind.collected() && gone && ticket != collect::NOBODY {
             return Err(Refusal::Gone);
         }
@@ -127,7 +128,7 @@ impl Ledger {
     }
 
     pub(super) fn drafted<'a>(&self, draft: &'a mut Draft, key: Key) -> &'a mut Record {
-        draft.records.entry(key).or_insert_with(|| self.get(key).unwrap_or_default())
+        draft.records.entry(key).or_insert_with(|| self.stored(key).unwrap_or_default())
     }
 
     pub(super) fn drafted_meta(&self, draft: &Draft, actor: ActorId) -> Meta {
@@ -173,6 +174,7 @@ impl Ledger {
                 self.counters.malformed += 1;
                 continue;
             };
+            let gone = self.graveyard.contains(&key) || self.is_removed(self.drafted(draft, key));
             let record = self.drafted(draft, key);
             let unseen: Vec<Dot> = other.dots().filter(|dot| !record.includes(dot)).collect();
             let dots: Vec<Dot> = other.dots().collect();
@@ -184,8 +186,8 @@ impl Ledger {
             };
             let dead = key.kind.collected()
                 && !other.is_deleted()
-                && (self.graveyard.contains(&key)
-                    || (record.is_deleted() && record.dots().all(told)));
+                && gone
+                && (self.graveyard.contains(&key) || record.dots().all(told));
             if unseen.is_empty() {
                 self.counters.duplicates += 1;
             } else {
@@ -309,10 +311,9 @@ impl Ledger {
         }
         for (ticket, write, actor, seq) in after.written {
             self.counters.written += 1;
-            let bytes = self.records.get(&write.key).map_or(&[][..], |bytes| bytes);
             let wait = Wait {
                 dot: (actor, seq),
-                tag: hash(&[bytes]),
+                tag: self.tag_of(write.key),
                 want: write.wait,
                 until: now + write.patience.min(WAIT_MAX),
             };

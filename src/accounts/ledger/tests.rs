@@ -892,3 +892,93 @@ fn a_clock_that_is_not_one_is_survived() {
     net.handle(0, Event::Want(node(1), want));
     net.drain();
 }
+
+/// What each node shows of these records.
+fn shown(net: &Net, keys: &[Key]) -> Vec<Vec<Option<(u64, bool)>>> {
+    let of = |ledger: &Ledger| {
+        let records = keys.iter().map(|key| ledger.get(*key));
+        records.map(|record| record.map(|it| (it.tag(), it.exists()))).collect()
+    };
+    net.nodes.iter().flatten().map(of).collect()
+}
+
+#[test]
+fn what_a_revoked_node_wrote_unseen_counts_at_no_node_in_whatever_order_it_comes() {
+    for seed in 0..40 {
+        let mut net = Net::linked(4, seed);
+        let accounts: Vec<Key> = (0..6).map(|n| key(Kind::ACCOUNT, n)).collect();
+        let rooms: Vec<Key> = (0..6).map(|n| key(Kind::ROOM, n)).collect();
+        let keys = [&accounts[..], &rooms[..]].concat();
+        for (n, key) in keys.iter().enumerate() {
+            // Some of it by the node that is stolen later.
+            if n % 6 < 4 {
+                net.write(n % 4, set(*key, n as u64));
+            }
+        }
+        net.settle();
+        let before = shown(&net, &keys);
+        // Two halves: the thief's hears of nothing, and goes on writing.
+        for (a, b) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
+            net.unlink(a, b);
+        }
+        for n in 0..30u16 {
+            let key = keys[usize::from(n * 7 % 12)];
+            let write = match n % 5 {
+                0 => change(key, Change::Delete),
+                1 => change(key, Change::Disable),
+                _ => set(key, u64::from(n)),
+            };
+            net.write(3, write);
+        }
+        net.drain();
+        let seen = net.at(0).writes_of(node(3)).into_iter().collect();
+        let cuts: Cuts = [(node(3), super::super::Cut { upto: seen })].into();
+        for at in [0, 1] {
+            net.handle(at, Event::Cuts(cuts.clone()));
+        }
+        // The other half hears of it before, during or after the meeting.
+        let mut left = vec![2, 3];
+        for round in 0..60 {
+            if round == seed % 20 {
+                net.link_all();
+            }
+            if net.rng.random_ratio(1, 20)
+                && let Some(at) = left.pop()
+            {
+                net.handle(at, Event::Cuts(cuts.clone()));
+            }
+            net.deliver();
+            (0..4).for_each(|at| net.persist(at));
+        }
+        left.into_iter().for_each(|at| net.handle(at, Event::Cuts(cuts.clone())));
+        net.crash(1);
+        net.start(1);
+        net.handle(1, Event::Cuts(cuts.clone()));
+        net.link_all();
+        net.settle();
+        net.check_equal();
+        let after = shown(&net, &keys);
+        assert!(after.windows(2).all(|pair| pair[0] == pair[1]), "seed {seed}");
+        let exist = |shown: &[Option<(u64, bool)>]| {
+            shown.iter().map(|it| it.is_some_and(|(_, exists)| exists)).collect::<Vec<_>>()
+        };
+        assert_eq!(exist(&after[0]), exist(&before[0]), "seed {seed}");
+        for key in &keys {
+            let values = net.at(0).get(*key).map(|record| record.value(1).map(<[u8]>::to_vec));
+            let ours = keys.iter().position(|of| of == key).filter(|n| n % 6 < 4);
+            let expected = ours.map(|n| Some((n as u64).to_le_bytes().to_vec()));
+            assert_eq!(values, expected, "seed {seed}");
+        }
+        assert!(net.at(0).audit(None, 100).iter().any(|it| it.void && it.by.node == node(3)));
+        // What others say of these records counts, on top of what is left of them.
+        net.write(2, change(rooms[0], Change::Set(2, b"described".to_vec())));
+        net.settle();
+        let room = net.at(1).get(rooms[0]).unwrap();
+        assert!(room.exists() && room.value(1) == Some(&6u64.to_le_bytes()));
+        // Taken back, it is as if it had never been.
+        (0..4).for_each(|at| net.handle(at, Event::Cuts(Cuts::new())));
+        let again = shown(&net, &keys);
+        assert!(again.windows(2).all(|pair| pair[0] == pair[1]), "seed {seed}");
+        assert_ne!(exist(&again[0]), exist(&before[0]), "its removals, too");
+    }
+}

@@ -38,6 +38,8 @@ pub struct Entry {
     pub by: Stamp,
     /// What it touched, in order; of a write that touched more than [`TOUCHED_MAX`] the first.
     pub what: Vec<Touched>,
+    /// It does not count: see [`Record::counting`].
+    pub void: bool,
 }
 
 /// The same without its name and stamp, as a state holds it.
@@ -46,6 +48,16 @@ pub(super) struct Past {
     pub(super) rank: u32,
     /// As [`Touched::code`] has it.
     pub(super) what: Vec<u32>,
+}
+
+impl Past {
+    /// Fields whose values it took away.
+    pub(super) fn cleared(&self) -> impl Iterator<Item = u16> {
+        self.what.iter().filter_map(|code| match Touched::from_code(*code) {
+            Touched::Clear(field) => Some(field),
+            _ => None,
+        })
+    }
 }
 
 impl Touched {
@@ -106,6 +118,7 @@ impl Record {
             dot,
             by,
             what: past.what.iter().map(|code| Touched::from_code(*code)).collect(),
+            void: self.void.contains(&dot),
         })
     }
 

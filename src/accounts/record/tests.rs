@@ -2,7 +2,7 @@ use crdts::{CmRDT, MVReg, Orswot};
 use proptest::prelude::*;
 
 use super::*;
-use crate::accounts::HISTORY_MAX;
+use crate::accounts::{FORMER_WRITES, HISTORY_MAX};
 
 const FIELD: u16 = 1;
 const SET: u16 = 2;
@@ -38,9 +38,15 @@ fn stamp(wall: u64) -> Stamp {
     Stamp { account: AccountId([9; 16]), node: NodeId([8; 16]), wall }
 }
 
+/// Two replicas write at each of two nodes.
+fn node_of(at: usize) -> NodeId {
+    NodeId([8 + at as u8 / 2; 16])
+}
+
 fn write(record: &mut Record, at: usize, seq: u64, change: Change) {
     let dot = Dot { actor: actor(at), seq, nonce: [0; 4] };
-    record.apply(dot, stamp(seq % 7), &[change]).unwrap();
+    let by = Stamp { node: node_of(at), ..stamp(seq % 7) };
+    record.apply(dot, by, &[change]).unwrap();
 }
 
 /// Replicas with what the crdts crate makes of the same history, and a model of disabling.
@@ -306,4 +312,140 @@ fn what_a_newer_version_added_is_kept() {
     newer.merge(record);
     assert!(newer.encode().ends_with(&[1, 2, 3]));
     assert_eq!(newer.value(60_000), Some(&b"a field of a newer version"[..]));
+}
+
+/// The thief.
+const THIEF: usize = 3;
+
+fn cuts(upto: u64) -> Cuts {
+    // The other replica of the same node wrote before.
+    let all = [(actor(THIEF), upto), (actor(2), u64::MAX)];
+    [(node_of(THIEF), Cut { upto: all.into() })].into()
+}
+
+/// Changes of every sort, no more of them than what was done away with is remembered for.
+fn few_acts() -> impl Strategy<Value = Vec<Act>> {
+    let change = prop_oneof![
+        4 => (FIELD..FIELD + 2).prop_map(|field| Change::Set(field, Vec::new())),
+        1 => (FIELD..FIELD + 2).prop_map(Change::Clear),
+        3 => (0u8..3).prop_map(|element| Change::Add(SET, vec![element])),
+        2 => (0u8..3).prop_map(|element| Change::Remove(SET, vec![element])),
+        1 => Just(Change::Disable),
+        1 => Just(Change::Enable),
+        1 => Just(Change::Delete),
+        1 => Just(Change::Restore),
+    ];
+    let act = prop_oneof![
+        2 => (0usize..4, change).prop_map(|(at, change)| Act::Write(at, change)),
+        2 => (0usize..4, 0usize..4).prop_map(|(to, from)| Act::Merge(to, from)),
+    ];
+    proptest::collection::vec(act, 0..50).prop_map(|mut acts| {
+        let mut left = FORMER_WRITES;
+        acts.retain(|act| match act {
+            Act::Write(..) if left == 0 => false,
+            Act::Write(..) => {
+                left -= 1;
+                true
+            }
+            Act::Merge(..) => true,
+        });
+        acts
+    })
+}
+
+/// The four replicas after a history, from which some writes are left out.
+fn replicas(acts: &[Act], left_out: impl Fn(usize, u64) -> bool) -> Vec<Record> {
+    let mut replicas = vec![Record::default(); 4];
+    for (n, act) in acts.iter().enumerate() {
+        let n = n as u64 + 1;
+        match act {
+            Act::Write(at, _) if left_out(*at, n) => {}
+            Act::Write(at, Change::Set(field, _)) => {
+                write(&mut replicas[*at], *at, n, Change::Set(*field, n.to_le_bytes().to_vec()));
+            }
+            Act::Write(at, change) => write(&mut replicas[*at], *at, n, change.clone()),
+            Act::Merge(to, from) => {
+                let other = replicas[*from].clone();
+                replicas[*to].merge(other);
+            }
+        }
+    }
+    replicas
+}
+
+proptest! {
+    #[test]
+    fn without_a_thiefs_writes_a_record_is_as_if_they_had_never_been_made(
+        acts in few_acts(), upto in 0u64..40
+    ) {
+        let stolen = |at, n| at == THIEF && n > upto;
+        for (with, without) in replicas(&acts, |_, _| false).into_iter().zip(replicas(&acts, stolen)) {
+            let shown = with.counting(&cuts(upto)).unwrap_or_default();
+            prop_assert_eq!(&shown.registers, &without.registers);
+            prop_assert_eq!(&shown.sets, &without.sets);
+            prop_assert_eq!(shown.exists(), without.exists());
+        }
+    }
+
+    #[test]
+    fn what_was_done_away_with_is_the_same_in_any_order_of_merging(acts in few_acts()) {
+        let all = replicas(&acts, |_, _| false);
+        let (a, b, c) = (&all[0], &all[1], &all[3]);
+        let one = merged(&merged(a, b), c);
+        let other = merged(a, &merged(c, &merged(b, a)));
+        prop_assert_eq!(one.encode(), other.encode());
+        prop_assert_eq!(Record::decode(&one.encode()).unwrap(), one);
+    }
+}
+
+#[test]
+fn however_often_a_thief_writes_what_others_said_comes_back() {
+    let mut record = Record::default();
+    write(&mut record, 0, 1, Change::Set(FIELD, b"ours".to_vec()));
+    for seq in 1..=100 {
+        write(&mut record, THIEF, seq, Change::Set(FIELD, b"theirs".to_vec()));
+    }
+    let size = record.encode().len();
+    assert!(size < 1_500, "and it stays small: {size}");
+    let shown = record.clone().counting(&cuts(0)).unwrap();
+    assert_eq!(shown.value(FIELD), Some(&b"ours"[..]));
+    assert_eq!(record.history().filter(|entry| entry.void).count(), 0);
+    assert!(shown.history().all(|entry| entry.void), "and it is said which changes are void");
+    assert_eq!(record.counting(&Cuts::new()).unwrap().value(FIELD), Some(&b"theirs"[..]));
+}
+
+/// What a rule was about must not become everything because nobody remembers it.
+#[test]
+fn what_is_not_remembered_any_more_puts_the_record_out_of_use() {
+    let mut record = Record::default();
+    write(&mut record, 2, 1, Change::Set(FIELD, b"ours".to_vec()));
+    for seq in 1..=17 {
+        write(&mut record, THIEF, seq, Change::Set(FIELD, b"theirs".to_vec()));
+    }
+    let shown = record.clone().counting(&cuts(0)).unwrap();
+    assert_eq!((shown.value(FIELD), shown.is_off()), (None, true));
+    write(&mut record, 0, 1, Change::Set(FIELD, b"settled".to_vec()));
+    let shown = record.counting(&cuts(0)).unwrap();
+    assert_eq!((shown.value(FIELD), shown.is_off()), (Some(&b"settled"[..]), false));
+}
+
+#[test]
+fn a_mark_that_a_thief_took_away_comes_back_however_long_ago_that_was() {
+    let mut record = Record::default();
+    write(&mut record, 2, 1, Change::Disable);
+    write(&mut record, THIEF, 1, Change::Enable);
+    for seq in 2..=60 {
+        write(&mut record, THIEF, seq, Change::Set(FIELD, b"theirs".to_vec()));
+        write(&mut record, 0, seq, Change::Set(FIELD + 1, b"ours".to_vec()));
+    }
+    assert!(!record.is_off());
+    assert!(record.counting(&cuts(0)).unwrap().is_off());
+}
+
+#[test]
+fn a_record_that_only_a_thief_wrote_is_none() {
+    let mut record = Record::default();
+    write(&mut record, THIEF, 5, Change::Set(FIELD, b"theirs".to_vec()));
+    assert_eq!(record.clone().counting(&cuts(4)), None);
+    assert_eq!(record.clone().counting(&cuts(5)), Some(record));
 }

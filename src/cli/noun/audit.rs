@@ -110,13 +110,17 @@ fn cells(item: &Value) -> [String; 5] {
         (None, Some(id)) => short_id(id).to_owned(),
         (None, None) => "-".to_owned(),
     };
+    let mut what = table::short(&table::value(&item["what"]), CELL_MAX);
+    if item["void"] == true {
+        what.push_str(" (void: its node was revoked)");
+    }
     let subject = format!("{} {}", item["kind"].as_str().unwrap_or("-"), named("name", "id"));
     [
         table::time(&item["at"]),
         named("account_name", "account"),
         named("node_name", "node"),
         subject,
-        table::short(&table::value(&item["what"]), CELL_MAX),
+        what,
     ]
 }
 

@@ -10,7 +10,7 @@ use super::versions::fresh;
 use super::write::{theirs, with_reach};
 use super::{Asked, bad_request, limit};
 use crate::access::{Right, Scope};
-use crate::accounts::{Audit, Kind, Stamp, Touched};
+use crate::accounts::{Audit, Entry, Kind, Stamp, Touched};
 
 /// Changes looked at in one step of an answer about all of them.
 const STEP: usize = 500;
@@ -23,7 +23,8 @@ pub(in crate::http) async fn history(kind: Kind, asked: Asked) -> Result<Respons
     let thing = theirs(kind, &asked).await?;
     let items: Vec<Value> = with_reach(&asked, |reach| {
         let entries = thing.record.history();
-        entries.map(|entry| Value::Object(said(reach, kind, entry.by, &entry.what))).collect()
+        let said = |it: Entry| said(reach, kind, it.by, &it.what, it.void);
+        entries.map(|entry| Value::Object(said(entry))).collect()
     });
     Ok(fresh.mark(Json(json!({ "items": items })).into_response()))
 }
@@ -69,14 +70,20 @@ fn entry_of(reach: &Reach<'_>, entry: &Audit) -> Option<Value> {
     if !theirs && !reach.rights.may(reach.who, Right::Administer, Scope::Mesh) {
         return None;
     }
-    let mut out = said(reach, entry.key.kind, entry.by, &entry.what);
+    let mut out = said(reach, entry.key.kind, entry.by, &entry.what, entry.void);
     out.insert("kind".into(), json!(schema.name));
     out.insert("id".into(), json!(entry.key.id));
     out.insert("name".into(), json!(reach.name(entry.key)));
     Some(Value::Object(out))
 }
 
-fn said(reach: &Reach<'_>, kind: Kind, by: Stamp, what: &[Touched]) -> Map<String, Value> {
+fn said(
+    reach: &Reach<'_>,
+    kind: Kind,
+    by: Stamp,
+    what: &[Touched],
+    void: bool,
+) -> Map<String, Value> {
     let mut out = Map::new();
     out.insert("at".into(), json!(by.wall));
     out.insert("account".into(), json!(reach.knows(by.account).then_some(by.account)));
@@ -84,6 +91,7 @@ fn said(reach: &Reach<'_>, kind: Kind, by: Stamp, what: &[Touched]) -> Map<Strin
     out.insert("node".into(), json!(by.node));
     out.insert("node_name".into(), json!(reach.node_name(by.node)));
     out.insert("what".into(), what.iter().map(|touched| words(kind, *touched)).collect());
+    out.insert("void".into(), json!(void));
     out
 }
 

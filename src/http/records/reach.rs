@@ -160,6 +160,7 @@ impl<'a> Reach<'a> {
 
     /// The name of a node.
     pub(super) fn node_name(&self, node: NodeId) -> Option<&str> {
-        self.name(Key { kind: Kind::NODE, id: RecordId(node.0) })
+        let former = || self.view.former.get(&node).map(String::as_str);
+        self.name(Key { kind: Kind::NODE, id: RecordId(node.0) }).or_else(former)
     }
 }

@@ -50,7 +50,6 @@ impl Host {
             local: false,
             opened: world.now.mono,
             principal: Some(principal.clone()),
-            issuer: None,
             agent_of: None,
             follows: Default::default(),
             watching: Default::default(),

@@ -56,7 +56,6 @@ impl Host {
                 return;
             }
         };
-        session.issuer = credential.and_then(crate::admission::issuer_of);
         session.principal = Some(principal.clone());
         self.judge_at.get_or_insert(world.now.mono + JUDGE_INTERVAL);
         effects.push(Effect::Welcomed(id, principal));

@@ -26,6 +26,12 @@ impl Host {
             let Some(session) = self.sessions.get(&id) else { continue };
             let Some(principal) = session.principal.clone() else { continue };
             self.judge_at.get_or_insert(world.now.mono + JUDGE_INTERVAL);
+            if world.rights.distrusts(&principal) {
+                let reason = "what this client showed was signed by a node that was revoked: get a \
+                              new string, or log in again";
+                self.end(world, id, 403, reason.to_owned(), effects);
+                continue;
+            }
             if !world.rights.stands(&principal, world.time) {
                 let reason = "what this client showed is not good any more: its account, its \
                               password or its key was changed; log in again or get a new one";

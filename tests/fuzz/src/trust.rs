@@ -112,7 +112,7 @@ pub fn handshakes() -> Vec<Vec<u8>> {
     };
     let stranger = Keypair::from_seed([4; 32]);
     let forged = Statement::Admission(roster.admit(&stranger, [7; 32], &invite));
-    let revoked = Statement::Revocation(roster.revoke(&stranger, me, [1; 16], "no"));
+    let revoked = Statement::Revocation(roster.revoke(&stranger, me, [1; 16], "no", vec![]));
     let all = roster.statements().cloned().chain([forged, revoked]);
     let statements = Statements(all.collect());
     let members = vec![(me, vec!["192.0.2.1:9443".to_owned()])];
