@@ -87,6 +87,11 @@ fn operation(route: &Route) -> Value {
                     ],
                     "description": "32 hexadecimal digits, or name or domain/name with %2F",
                 }),
+                "name" if route.path.starts_with("/whip/") && route.method == "post" => json!({
+                    "type": "string",
+                    "pattern": "^([a-z0-9._-]{1,64}/)?[a-z0-9._-]{1,64}$",
+                    "description": "name or domain/name with %2F",
+                }),
                 _ => json!({ "type": "string", "minLength": 1 }),
             };
             json!({ "name": name, "in": "path", "required": true, "schema": schema })
