@@ -87,8 +87,17 @@ pub struct NodeView {
     pub linked: bool,
     /// Smoothed round trip of that link.
     pub rtt_ms: Option<f64>,
-    /// Takes no new encoders.
+    /// Hands over what it serves, and takes no new encoders.
     pub draining: bool,
+    /// Takes no new encoders.
+    #[serde(default)]
+    pub cordoned: bool,
+    /// Its declared capacity, in hundredths of an ordinary node's.
+    #[serde(default)]
+    pub capacity: Option<u32>,
+    /// Takes so many encoders at most.
+    #[serde(default)]
+    pub limit: Option<u32>,
     /// Encoders at home there.
     pub encoders: u32,
     /// Viewers of those encoders.
@@ -152,6 +161,9 @@ pub struct EncoderView {
     /// Native viewers can play it, browsers cannot.
     #[serde(default)]
     pub native_only: bool,
+    /// Why it is at home where it is, as said when it came there.
+    #[serde(default)]
+    pub why: Option<String>,
     /// Viewers anywhere.
     pub viewers: u32,
 }

@@ -16,12 +16,13 @@ use crate::membership::{self, Membership};
 use crate::peering::{self, Peering};
 use crate::placement::Candidate;
 use crate::session::SILENCE_WATCHED;
-use crate::session::host::{self, Host, World};
+use crate::session::host::Host;
 use crate::time::{Mono, Now, earlier};
-use crate::wire::{self, LinkMessage, Message, NodeMessage, PeerList, WireError};
+use crate::wire::{self, LinkMessage, Message, PeerList, WireError};
 
 mod admit;
 mod alive;
+mod clients;
 mod clock;
 mod leave;
 mod ledger;
@@ -29,6 +30,7 @@ mod nodes;
 mod rotate;
 mod types;
 mod view;
+mod wishes;
 
 pub use clock::{Clocks, SKEW_ALARM};
 pub use leave::LEAVE_DEADLINE;
@@ -86,6 +88,12 @@ pub struct Control {
     linked: BTreeSet<NodeId>,
     alive: BTreeSet<NodeId>,
     candidates: Vec<Candidate>,
+    /// Alive nodes that are drained or cordoned.
+    reluctant: Vec<Candidate>,
+    wishes: wishes::Wishes,
+    told_wishes: wishes::Wishes,
+    /// It was told that nothing is left here.
+    drained: bool,
     peers: PeerList,
     due: Option<Mono>,
     /// When anything was handled last: at least every [`TICK`], unless the process stood still.
@@ -146,6 +154,10 @@ impl Control {
             linked: BTreeSet::new(),
             alive: BTreeSet::from([me]),
             candidates: Vec::new(),
+            reluctant: Vec::new(),
+            wishes: wishes::Wishes::default(),
+            told_wishes: wishes::Wishes::default(),
+            drained: false,
             peers: PeerList::default(),
             due: None,
             handled: now.mono,
@@ -158,6 +170,7 @@ impl Control {
         };
         control.tell_cuts(now, effects);
         control.index_rights();
+        control.heed_wishes();
         control.member_effects(now, member_effects, effects);
         control.start_out(now, effects);
         control.tell_members(now, effects);
@@ -256,6 +269,9 @@ impl Control {
                     host.viewers(world, encoder, viewers, out);
                 });
             }
+            Event::Move(order) => self.host(now, effects, |host, world, out| {
+                host.move_away(world, order, out);
+            }),
             Event::KeyframeWanted(encoder) => self.host(now, effects, |host, world, out| {
                 host.keyframe_wanted(world.now.mono, encoder, out);
             }),
@@ -499,47 +515,6 @@ impl Control {
         }
     }
 
-    fn host(
-        &mut self,
-        now: Now,
-        effects: &mut Vec<Effect>,
-        call: impl FnOnce(&mut Host, &mut World<'_>, &mut Vec<host::Effect>),
-    ) {
-        let mut out = Vec::new();
-        let rights = self.rights.read();
-        let mut world = World {
-            now,
-            time: self.clocks.time(now),
-            me: self.me,
-            directory: &mut self.directory,
-            roster: &self.roster,
-            rights: &rights,
-            alive: &self.alive,
-            linked: &self.linked,
-            candidates: &self.candidates,
-            peers: &self.peers,
-        };
-        call(&mut self.host, &mut world, &mut out);
-        drop(rights);
-        self.host_called = true;
-        for effect in out {
-            effects.push(match effect {
-                host::Effect::Send(session, message) => {
-                    Effect::ClientSend(session, NodeMessage::encode(&message))
-                }
-                host::Effect::Welcomed(session, who) => Effect::ClientWelcomed(session, who),
-                host::Effect::Close(session, reason) => Effect::ClientClose(session, reason),
-                host::Effect::Route(encoder, route) => Effect::Route(encoder, route),
-                host::Effect::Serve(session, encoder) => Effect::Serve(session, encoder),
-                host::Effect::Unserve(session, encoder) => Effect::Unserve(session, encoder),
-                host::Effect::RelayKeyframe(encoder) => Effect::RelayKeyframe(encoder),
-                host::Effect::Note(encoder, name, note) => {
-                    Effect::Note(Note::Encoder(encoder, name, note))
-                }
-            });
-        }
-    }
-
     /// What every event ends with: what follows from changed nodes, one delta for all changes of
     /// the directory, progress of leaving, and the next wake-up.
     fn finish(&mut self, now: Now, effects: &mut Vec<Effect>) {
@@ -560,8 +535,10 @@ impl Control {
         }
         if std::mem::take(&mut self.nodes_dirty) {
             let peers_changed = self.refresh_nodes();
+            let drain = self.wishes.drain;
             self.host(now, effects, |host, world, out| {
                 host.nodes_changed(world, out);
+                host.drain(world, drain, out);
                 if peers_changed {
                     host.tell_peers(world, out);
                 }
@@ -572,6 +549,10 @@ impl Control {
         let mut out = Vec::new();
         self.directory.flush(&mut out);
         self.directory_effects(now, out, effects);
+        for note in self.news_of_wishes() {
+            effects.push(Effect::Note(note));
+            effects.push(Effect::ViewChanged);
+        }
         self.proceed_leaving(now, effects);
         if std::mem::take(&mut self.host_called) {
             // It looks at every client.

@@ -12,7 +12,7 @@ mod types;
 
 pub use types::{
     ADDR_MAX, ADDRS_MAX, Counters, DELTA_ENTRIES, Delta, Digest, ENTRIES_MAX, Effect, Entry, Event,
-    FLOORS_MAX, Header, ORIGINS_MAX, REASON_MAX, SourceState, TOMBSTONES_MAX,
+    FLOORS_MAX, Header, ORIGINS_MAX, REASON_MAX, SourceState, TOMBSTONES_MAX, WHY_MAX,
 };
 
 use std::collections::{BTreeMap, BTreeSet};

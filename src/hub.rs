@@ -21,6 +21,9 @@ pub const QUEUE_FRAMES: usize = 64;
 /// paused since. Slower cameras than one picture in this time start newcomers at their next.
 pub const FRESH: Duration = Duration::from_secs(2);
 
+/// A feed that has brought nothing for this long is not waited for when another is to take over.
+pub const SEAMLESS: Duration = Duration::from_millis(250);
+
 /// What a hub tells the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HubEvent {
@@ -92,8 +95,16 @@ struct Inner {
     /// Only frames that carry this number are taken: it changes with every route.
     feed: u64,
     timeline: u64,
+    coming: Option<Coming>,
     receivers: BTreeMap<u64, Receiver>,
     next_receiver: u64,
+}
+
+/// A feed that takes over once it has caught up with the one in force.
+#[derive(Debug)]
+struct Coming {
+    feed: u64,
+    cache: GopCache,
 }
 
 #[derive(Debug)]
@@ -209,11 +220,31 @@ impl Hub {
     /// before.
     pub fn set_feed(&self, feed: u64, timeline: u64) {
         let mut inner = lock(&self.inner);
+        inner.coming = None;
         if inner.feed != feed {
             inner.feed = feed;
             inner.timeline = timeline;
             inner.cache.reset();
         }
+    }
+
+    /// Frames will come from feed number `feed`: those of the feed in force are taken until the
+    /// new one has the same, so that nobody sees a seam. If there is none, or it is of another
+    /// timeline, the new one is in force at once.
+    pub fn next_feed(&self, feed: u64, timeline: u64) {
+        {
+            let mut inner = lock(&self.inner);
+            let flows = inner.pushed.is_some_and(|at| at.elapsed() <= SEAMLESS);
+            if inner.feed == feed {
+                inner.coming = None;
+                return;
+            }
+            if inner.feed != 0 && inner.timeline == timeline && flows {
+                inner.coming = Some(Coming { feed, cache: GopCache::new() });
+                return;
+            }
+        }
+        self.set_feed(feed, timeline);
     }
 
     /// The feed in force; 0 for none.
@@ -227,6 +258,12 @@ impl Hub {
         let counters = &self.shared.counters;
         let mut locked = lock(&self.inner);
         let inner = &mut *locked;
+        if inner.catching_up(feed, &frame) {
+            if inner.coming.as_ref().is_some_and(|coming| coming.cache.wants_keyframe()) {
+                self.request_keyframe();
+            }
+            return;
+        }
         if inner.feed != feed || feed == 0 {
             counters.frames_stale.fetch_add(1, Ordering::Relaxed);
             return;
@@ -273,6 +310,26 @@ impl Hub {
 }
 
 impl Inner {
+    /// Keeps a frame of the coming feed, until one is there that the feed in force has not brought,
+    /// or that one falls silent: then the coming feed is in force.
+    fn catching_up(&mut self, feed: u64, frame: &Arc<Frame>) -> bool {
+        let Some(coming) = self.coming.as_mut().filter(|coming| coming.feed == feed) else {
+            return false;
+        };
+        let silent = self.pushed.is_none_or(|at| at.elapsed() > SEAMLESS);
+        let newest = self.cache.frames().last().map(|frame| frame.timestamp());
+        let newer = newest.is_none_or(|newest| is_after(frame.timestamp(), newest));
+        let starts = frame.keyframe || !coming.cache.wants_keyframe();
+        if silent || (newer && starts) {
+            self.feed = feed;
+            self.cache = std::mem::take(&mut coming.cache);
+            self.coming = None;
+            return false;
+        }
+        coming.cache.push(frame.clone());
+        true
+    }
+
     fn viewers(&self) -> u32 {
         let counts = self.receivers.values().map(|r| r.viewers.load(Ordering::Relaxed));
         // Other nodes say how many sit behind them: any number at all.
@@ -411,6 +468,55 @@ mod tests {
         assert_eq!(start, [3, 4]);
         hub.push(1, frame(5, false));
         assert_eq!(numbers(&mut frames), [5]);
+    }
+
+    #[test]
+    fn a_feed_takes_over_once_it_has_what_the_one_before_has() {
+        let (_hubs, hub, _events) = hub();
+        hub.set_feed(1, 7);
+        let (_, mut frames, _ticket) = hub.subscribe().split();
+        (0..4).for_each(|n| hub.push(1, frame(n, n == 0)));
+        hub.next_feed(2, 7);
+        (0..3).for_each(|n| hub.push(2, frame(n, n == 0)));
+        hub.push(1, frame(4, false));
+        (3..5).for_each(|n| hub.push(2, frame(n, false)));
+        assert_eq!(hub.feed(), 1, "it has nothing new yet");
+        hub.push(2, frame(5, false));
+        hub.push(1, frame(5, false));
+        hub.push(2, frame(6, false));
+        assert_eq!((hub.feed(), numbers(&mut frames)), (2, vec![0, 1, 2, 3, 4, 5, 6]));
+        let (start, ..) = hub.subscribe().split();
+        assert_eq!(start.len(), 7, "a newcomer gets the whole group");
+    }
+
+    #[test]
+    fn a_feed_that_starts_amid_a_group_waits_for_a_keyframe_while_the_one_before_flows() {
+        let (_hubs, hub, mut events) = hub();
+        hub.set_feed(1, 7);
+        let (_, mut frames, _ticket) = hub.subscribe().split();
+        (0..2).for_each(|n| hub.push(1, frame(n, n == 0)));
+        hub.next_feed(2, 7);
+        while events.try_recv().is_ok() {}
+        hub.push(2, frame(3, false));
+        assert_eq!(events.try_recv().ok(), Some(HubEvent::Keyframe(ENCODER)));
+        hub.push(1, frame(2, false));
+        hub.push(2, frame(4, true));
+        assert_eq!((hub.feed(), numbers(&mut frames)), (2, vec![0, 1, 2, 4]));
+    }
+
+    #[test]
+    fn a_feed_is_in_force_at_once_if_there_is_none_that_flows() {
+        let (_hubs, hub, _events) = hub();
+        hub.next_feed(1, 7);
+        assert_eq!(hub.feed(), 1);
+        hub.push(1, frame(0, true));
+        hub.next_feed(2, 8);
+        assert_eq!(hub.feed(), 2, "another timeline has no seam");
+        hub.push(2, frame(0, true));
+        hub.next_feed(3, 8);
+        std::thread::sleep(SEAMLESS + Duration::from_millis(50));
+        hub.push(3, frame(0, true));
+        assert_eq!(hub.feed(), 3, "the one before fell silent");
     }
 
     #[test]

@@ -83,6 +83,8 @@ pub(crate) struct Seen {
     /// When that picture was taken.
     pub(crate) taken: u64,
     pub(crate) longest_gap: u64,
+    /// The same since its encoder moved.
+    pub(crate) seam: u64,
 }
 
 impl Seen {
@@ -104,6 +106,7 @@ impl Seen {
         };
         if self.key_seen {
             self.longest_gap = self.longest_gap.max(now - self.fresh_at);
+            self.seam = self.seam.max(now - self.fresh_at);
         }
         self.key_seen = true;
         self.newest = Some((frame.timeline, frame.taken));

@@ -126,6 +126,9 @@ pub(crate) fn words(world: &World, befell: &Befell) -> String {
         Fault::Freeze(_) => format!("{who} frozen"),
         Fault::OldFolder(_) => format!("{who} killed, old folder put back"),
         Fault::Twin(e) => format!("a second agent of cam{e}"),
+        Fault::Drain(..) => format!("{who} drained"),
+        Fault::Cordon(..) => format!("{who} cordoned"),
+        Fault::Send(e, node) => format!("cam{e} sent to {}", world.host_name(*node)),
         Fault::Leave(_) => format!("{who} told to stop"),
         Fault::Cut { one_way, .. } => {
             let [from, to] = &befell.sides;

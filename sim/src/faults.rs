@@ -76,6 +76,13 @@ impl World {
                 active.hosts = self.resolve(Who::Node(*node));
             }
             Fault::Leave(who) => active.hosts = self.resolve_all(&[*who]),
+            Fault::Drain(_, who) | Fault::Cordon(_, who) => {
+                active.hosts = self.resolve_all(&[*who]);
+                active.hosts.retain(|host| *host < self.plan.nodes);
+            }
+            Fault::Send(e, node) => {
+                active.hosts = self.resolve_all(&[Who::Home(*e), Who::Node(*node)]);
+            }
             Fault::Cut { from, to, one_way } => {
                 let (from, to) = (self.resolve_all(from), self.resolve_all(to));
                 let pairs = from.iter().flat_map(|a| to.iter().map(move |b| (*a, *b)));
@@ -128,6 +135,9 @@ impl World {
                     self.node_event(host, Event::Leave);
                 }
             }
+            Fault::Drain(by, _) => self.wish_all(*by, &hosts, crate::steer::DRAIN, true),
+            Fault::Cordon(by, _) => self.wish_all(*by, &hosts, crate::steer::CORDON, true),
+            Fault::Send(e, node) => self.send_encoder(*e, *node),
             Fault::Cut { .. } => {
                 cuts.iter().for_each(|(a, b)| self.net.cut(*a, *b));
                 self.recompute_all();
@@ -207,7 +217,9 @@ impl World {
             Fault::Duplicate(share) => drop_one(&mut self.net.duplicate, share),
             Fault::Reorder(share) => drop_one(&mut self.net.reorder, share),
             Fault::RequestsLost(share) => drop_one(&mut self.net.requests_lost, share),
-            Fault::Revoke(..) | Fault::Readmit(..) | Fault::Rotate(_) => {}
+            Fault::Revoke(..) | Fault::Readmit(..) | Fault::Rotate(_) | Fault::Send(..) => {}
+            Fault::Drain(by, _) => self.wish_all(by, &active.hosts, crate::steer::DRAIN, false),
+            Fault::Cordon(by, _) => self.wish_all(by, &active.hosts, crate::steer::CORDON, false),
             Fault::Clock(node, _) => drop(self.clocks_off.remove(&node)),
             Fault::Bursts(share) => {
                 drop_one(&mut self.net.bursts, share);

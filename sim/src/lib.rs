@@ -20,6 +20,7 @@ mod run;
 mod scale;
 mod serve;
 mod shrink;
+mod steer;
 mod storm;
 mod story;
 mod svg;

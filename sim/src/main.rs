@@ -107,6 +107,8 @@ enum Drawn {
     Storm,
     /// Members are shut out, let in and given other keys, and clocks are wrong.
     Trust,
+    /// Nodes are drained and cordoned, and encoders are sent elsewhere.
+    Steer,
 }
 
 impl Drawn {
@@ -116,6 +118,7 @@ impl Drawn {
             Self::Rare => "rare",
             Self::Storm => "storm",
             Self::Trust => "trust",
+            Self::Steer => "steer",
         }
     }
 }
@@ -128,6 +131,7 @@ impl Size {
             Some(Drawn::Rare) => Plan::draw_rare,
             Some(Drawn::Storm) => Plan::draw_storm,
             Some(Drawn::Trust) => Plan::draw_trust,
+            Some(Drawn::Steer) => Plan::draw_steer,
         };
         draw(seed, self.nodes, self.encoders)
     }

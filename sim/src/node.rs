@@ -337,6 +337,7 @@ impl World {
                         self.relay_keyframe(ix, encoder);
                     }
                 }
+                Effect::Moved(order, outcome) => self.moved(order.encoder, &outcome),
                 Effect::Stalled => {
                     for session in self.nodes[ix].sessions.values_mut() {
                         session.ingest.early.frames.clear();
@@ -361,6 +362,10 @@ impl World {
             Note::Expelled(node, why) => format!("expels {}: {why}", self.name_of(*node)),
             Note::Readmitted(node) => format!("readmits {}", self.name_of(*node)),
             Note::Skewed(skew) => format!("skewed by {skew:?} ms"),
+            Note::Draining => "is drained".to_owned(),
+            Note::Drained => "is empty".to_owned(),
+            Note::Undrained => "is not drained any more".to_owned(),
+            Note::Cordoned(cordoned) => format!("cordoned: {cordoned}"),
             Note::Rekeyed => "has another key".to_owned(),
             Note::Ledger(note) => format!("ledger: {note:?}"),
             Note::Stalled(late) => format!("stalled {} ms", late.as_millis()),

@@ -145,6 +145,12 @@ pub enum Fault {
     Twin(usize),
     /// A node is told to stop; started again when the fault is over.
     Leave(Who),
+    /// Somebody at the first node wants the other one empty, until the fault is over.
+    Drain(usize, Who),
+    /// Somebody at the first node wants no new encoders at the other, until the fault is over.
+    Cordon(usize, Who),
+    /// An encoder is sent to a node.
+    Send(usize, usize),
     /// No packet passes between the two sides.
     Cut {
         /// One side.
@@ -338,6 +344,36 @@ impl Plan {
             plan.faults.push(Item { at_ms, until_ms, fault });
         }
         plan
+    }
+
+    /// The same with nodes that are drained and cordoned, also all of them, and encoders that are
+    /// sent elsewhere.
+    pub fn draw_steer(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
+        let mut plan = Self::draw(seed, nodes, encoders);
+        let mut rng = stream(seed, For::Steer);
+        for _ in 0..rng.random_range(1..=8) {
+            let at_ms = CALM_MS + rng.random_range(0..25_000);
+            let until_ms = Some(at_ms + log_uniform(&mut rng, 1_000.0, 40_000.0));
+            let (a, b) = (rng.random_range(0..plan.nodes), rng.random_range(0..plan.nodes));
+            let e = rng.random_range(0..plan.encoders.max(1));
+            let (until_ms, fault) = match rng.random_range(0..8) {
+                0 | 1 => (until_ms, Fault::Drain(a, Who::Home(e))),
+                2 => (until_ms, Fault::Drain(a, Who::Node(b))),
+                3 => (until_ms, Fault::Drain(a, Who::Nodes)),
+                4 => (until_ms, Fault::Cordon(a, Who::Home(e))),
+                5 => (until_ms, Fault::Cordon(a, Who::NotNode(b))),
+                _ => (None, Fault::Send(e, b)),
+            };
+            plan.faults.push(Item { at_ms, until_ms, fault });
+        }
+        plan
+    }
+
+    /// Whether nothing happens but what people want of nodes and encoders.
+    pub(crate) fn is_steered_only(&self) -> bool {
+        let steered =
+            |fault: &Fault| matches!(fault, Fault::Drain(..) | Fault::Cordon(..) | Fault::Send(..));
+        self.net.loss == 0.0 && self.faults.iter().all(|item| steered(&item.fault))
     }
 
     /// Whether any encoder ever has a second agent.

@@ -21,6 +21,8 @@ pub(crate) enum For {
     Rare,
     /// Who is shut out, let in and given another key.
     Trust,
+    /// What people want of nodes and encoders.
+    Steer,
     /// A change that somebody makes.
     Edit(usize),
     /// Keys and names that last for a run.
@@ -37,6 +39,7 @@ pub(crate) fn stream(seed: u64, purpose: For) -> ChaCha8Rng {
         For::Edit(edit) => (7, edit as u64, 0),
         For::Birth(host) => (5, host as u64, 0),
         For::Trust => (8, 0, 0),
+        For::Steer => (9, 0, 0),
         For::Rare => (6, 0, 0),
         For::Storm => (16, 0, 0),
     };

@@ -125,6 +125,7 @@ impl World {
             mesh: MeshId([0; 16]),
             invitation: None,
             active: BTreeMap::new(),
+            last_wish: 0,
             backups: BTreeMap::new(),
             checks: Checks::default(),
             violation: None,

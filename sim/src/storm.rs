@@ -12,10 +12,11 @@ const CLASSES: usize = 10;
 impl Plan {
     /// The plan of a seed, of whatever kind: kinds take turns.
     pub fn draw_any(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
-        match seed % 4 {
+        match seed % 5 {
             0 => Self::draw_storm(seed, nodes, encoders),
             1 => Self::draw(seed, nodes, encoders),
             2 => Self::draw_trust(seed, nodes, encoders),
+            3 => Self::draw_steer(seed, nodes, encoders),
             _ => Self::draw_rare(seed, nodes, encoders),
         }
     }

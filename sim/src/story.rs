@@ -273,6 +273,10 @@ impl World {
             ClientMessage::NextUnreachable(_) => {
                 ("I do not reach my next".into(), None, Weight::Decides)
             }
+            ClientMessage::Stayed(stayed) => {
+                let to = self.name_of(stayed.to);
+                (format!("I stay, {to} is not for me: {}", stayed.reason), None, Weight::Decides)
+            }
             ClientMessage::Goodbye(_) => ("goodbye".into(), None, Weight::Talk),
             _ => return None,
         })
@@ -296,6 +300,9 @@ impl World {
             }
             NodeMessage::Rejected(rejected) => (rejected.reason, None, Weight::Decides),
             NodeMessage::Confirm(_) => ("are you still mine?".into(), None, Weight::Talk),
+            NodeMessage::Move(order) => {
+                (format!("move to {}: {}", name(order.to), order.reason), None, Weight::Decides)
+            }
             NodeMessage::Goodbye(goodbye) => (goodbye.reason, None, Weight::Talk),
             NodeMessage::Failed(failed) => (failed.reason, None, Weight::Talk),
             _ => return None,

@@ -205,6 +205,8 @@ pub(crate) struct World {
     pub(crate) mesh: MeshId,
     pub(crate) invitation: Option<Invitation>,
     pub(crate) active: BTreeMap<usize, Active>,
+    /// How often people said what they want of a node.
+    pub(crate) last_wish: u64,
     /// Everyone's ledger as it was, by the fault that puts some of them back.
     pub(crate) backups: BTreeMap<usize, Vec<Books>>,
     pub(crate) checks: Checks,

@@ -38,6 +38,13 @@ macro_rules! plans {
 }
 
 plans! {
+    a_drained_home_is_empty_soon_and_nobody_sees_it = "home-drained",
+    a_drained_home_may_die_before_it_is_empty = "home-drained-and-killed-meanwhile",
+    nodes_are_emptied_one_after_the_other = "one-after-the-other-drained",
+    nodes_that_are_all_drained_go_on = "all-drained-at-once",
+    a_node_hears_that_it_is_drained_once_it_is_not_cut_off = "drained-in-the-other-half",
+    cordoned_nodes_take_what_has_no_other_home = "cordoned-but-for-one-that-dies",
+    encoders_that_are_sent_around_are_never_dark = "encoders-sent-around",
     a_revoked_node_is_dropped_by_all_and_comes_back_only_when_it_is_readmitted = "trust-revoked",
     homes_that_are_revoked_are_left = "trust-home-revoked",
     what_a_revoked_node_did_in_another_half_is_void = "trust-split",

@@ -56,3 +56,13 @@ fn trust_seeds_1_to_8_hold() {
 fn trust_seeds_9_to_16_hold() {
     play_all((9..17).map(|seed| Plan::draw_trust(seed, None, None)));
 }
+
+#[test]
+fn steered_seeds_1_to_8_hold() {
+    play_all((1..9).map(|seed| Plan::draw_steer(seed, None, None)));
+}
+
+#[test]
+fn steered_seeds_9_to_16_hold() {
+    play_all((9..17).map(|seed| Plan::draw_steer(seed, None, None)));
+}

@@ -347,6 +347,13 @@ static SCHEMAS: &[Schema] = &[
             description(),
             Part::new(3, "drain", Flag, "hands over what it serves, and takes nothing new"),
             Part::new(4, "cordon", Flag, "takes nothing new"),
+            Part::new(
+                5,
+                "capacity",
+                Number,
+                "in hundredths of an ordinary node's, 100 if not said",
+            ),
+            Part::new(6, "limit", Number, "takes so many encoders at most"),
         ],
         sets: &[
             DISABLED,

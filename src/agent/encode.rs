@@ -423,6 +423,9 @@ impl Driver {
             Note::Next { name, .. } => Event::Next { node: name },
             Note::Seeking(reason) => Event::Waiting { reason },
             Note::Refused(reason) => Event::Refused { reason },
+            Note::Stayed { name, reason } => {
+                Event::Warning { reason: format!("it does not move to {name}: {reason}") }
+            }
             Note::Superseded => Event::Refused {
                 reason: "another start of this encoder took over; this one waits until it is gone"
                     .into(),

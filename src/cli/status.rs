@@ -144,6 +144,7 @@ impl Paint {
     fn liveness(&self, node: &NodeView) -> Cell {
         let (word, color) = match node.state {
             Liveness::Up if node.draining => ("draining", Color::Yellow),
+            Liveness::Up if node.cordoned => ("cordoned", Color::Yellow),
             Liveness::Up => ("up", Color::Green),
             Liveness::Suspect => ("suspect", Color::Yellow),
             Liveness::Down => ("down", Color::Red),
@@ -182,6 +183,9 @@ mod tests {
             linked: state == Liveness::Up,
             rtt_ms: (number != 1).then_some(0.42),
             draining: false,
+            cordoned: false,
+            capacity: None,
+            limit: None,
             encoders: 1,
             viewers: 2,
             report: None,
@@ -210,6 +214,7 @@ mod tests {
                 state: EncoderState::Live,
                 reason: None,
                 native_only: false,
+                why: None,
                 viewers: 2,
             }],
             outcasts: Vec::new(),

@@ -29,6 +29,9 @@ impl Control {
             self.rights.write().changed(key, record.as_ref())
         };
         self.rights_changed |= rights;
+        if key == self.own_record() {
+            self.heed_wishes();
+        }
         effects.push(Effect::RecordChanged(Changed { key, rights }));
     }
 

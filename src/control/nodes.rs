@@ -22,6 +22,9 @@ impl Control {
             addrs: self.addrs.clone(),
             links: self.linked.clone(),
             draining: self.draining(self.me),
+            cordoned: self.wishes.cordon,
+            capacity: self.wishes.capacity,
+            limit: self.wishes.limit,
             later: Later::default(),
         });
         self.recount();
@@ -75,22 +78,44 @@ impl Control {
     pub(super) fn draining(&self, node: NodeId) -> bool {
         match self.directory.header(node) {
             _ if node == self.me => {
-                self.leaving.is_some() || self.roster.outcast(self.me).is_some()
+                self.wishes.drain
+                    || self.leaving.is_some()
+                    || self.roster.outcast(self.me).is_some()
             }
             Some(header) => header.draining,
             None => false,
         }
     }
 
+    /// Whether a node takes no encoders any more, but goes on with those that it has.
+    pub(super) fn cordoned(&self, node: NodeId) -> bool {
+        match self.directory.header(node) {
+            _ if node == self.me => self.wishes.cordon,
+            Some(header) => header.cordoned,
+            None => false,
+        }
+    }
+
     pub(super) fn recount(&mut self) {
-        let eligible = self.alive.iter().filter(|node| !self.draining(**node));
-        self.candidates = eligible
-            .map(|&node| Candidate {
-                node,
-                weight: self.reports.get(&node).map_or(1.0, |r| r.capacity).clamp(0.01, 1e6),
-                load: u32::try_from(self.directory.count(node)).unwrap_or(u32::MAX),
-                limit: ENTRIES_MAX as u32,
-            })
-            .collect();
+        let goes = self.leaving.is_some() || self.roster.outcast(self.me).is_some();
+        let there = self.alive.iter().copied().filter(|node| !goes || *node != self.me);
+        let takes = |node: &NodeId| !self.draining(*node) && !self.cordoned(*node);
+        let (takers, reluctant): (Vec<NodeId>, Vec<NodeId>) = there.partition(takes);
+        self.candidates = takers.into_iter().map(|node| self.candidate(node)).collect();
+        self.reluctant = reluctant.into_iter().map(|node| self.candidate(node)).collect();
+    }
+
+    fn candidate(&self, node: NodeId) -> Candidate {
+        let (capacity, limit) = match self.directory.header(node) {
+            _ if node == self.me => (self.wishes.capacity, self.wishes.limit),
+            header => header.map_or((None, None), |header| (header.capacity, header.limit)),
+        };
+        let most = ENTRIES_MAX as u32;
+        Candidate {
+            node,
+            weight: f64::from(capacity.unwrap_or(100)) / 100.0,
+            load: u32::try_from(self.directory.count(node)).unwrap_or(u32::MAX),
+            limit: limit.unwrap_or(most).min(most),
+        }
     }
 }

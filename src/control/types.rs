@@ -137,6 +137,8 @@ pub enum Event {
     ClientClosed(SessionId),
     /// The number of viewers at this node's hub of a stream changed.
     Viewers(EncoderId, u32),
+    /// Somebody wants an encoder at home elsewhere.
+    Move(host::Order),
     /// A receiver at this node needs a keyframe.
     KeyframeWanted(EncoderId),
     /// A keyframe came to this node.
@@ -237,6 +239,8 @@ pub enum Effect {
     Unserve(SessionId, EncoderId),
     /// Ask the node that this stream is relayed from for a keyframe.
     RelayKeyframe(EncoderId),
+    /// What became of [`Event::Move`], or of a move of this node's own making.
+    Moved(host::Order, host::Outcome),
     /// This node stood still: forget media that waits.
     Stalled,
     /// Something to tell people.
@@ -266,6 +270,14 @@ pub enum Note {
     Skewed(Option<i64>),
     /// This node has another key now.
     Rekeyed,
+    /// This node is to be empty: it hands over what it serves, and takes nothing new.
+    Draining,
+    /// Nothing is at home here any more.
+    Drained,
+    /// This node need not be empty any more.
+    Undrained,
+    /// This node takes no new encoders, or takes them again.
+    Cordoned(bool),
     /// This node stood still for this long.
     Stalled(Duration),
     /// Something happened to the ledger.

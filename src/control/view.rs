@@ -43,6 +43,7 @@ impl Control {
                     state,
                     reason,
                     native_only,
+                    why: Some(entry.why.clone()).filter(|why| !why.is_empty()),
                     viewers: entry.viewers,
                 })
             })
@@ -100,6 +101,9 @@ impl Control {
             linked: me || self.linked.contains(&node),
             rtt_ms: self.links.get(&node).and_then(|l| l.rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
             draining: self.draining(node),
+            cordoned: self.cordoned(node),
+            capacity: self.directory.header(node).and_then(|header| header.capacity),
+            limit: self.directory.header(node).and_then(|header| header.limit),
             encoders: u32::try_from(entries().count()).unwrap_or(u32::MAX),
             viewers,
             report: self.reports.get(&node).cloned(),

@@ -28,6 +28,7 @@ fn entry(name: &str, counter: u64) -> Entry {
         next: None,
         source: SourceState::Ready,
         viewers: 0,
+        why: String::new(),
         later: Later::default(),
     }
 }
@@ -466,6 +467,7 @@ fn the_largest_delta_fits_into_one_message() {
         next: Some(node(255)),
         source: SourceState::NoSignal("y".repeat(REASON_MAX)),
         viewers: u32::MAX,
+        why: "w".repeat(WHY_MAX),
         later: Later(vec![0; LATER_MAX]),
     };
     let header = Header {
@@ -473,6 +475,9 @@ fn the_largest_delta_fits_into_one_message() {
         addrs: vec!["z".repeat(ADDR_MAX); ADDRS_MAX],
         links: (0..ORIGINS_MAX as u16).map(|n| NodeId(encoder(n).0)).collect(),
         draining: true,
+        cordoned: true,
+        capacity: None,
+        limit: None,
         later: Later::default(),
     };
     assert!(header_fits(&header) && entry_fits(&largest));

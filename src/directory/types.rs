@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::grow::growing;
 use crate::id::{Boot, EncoderId, Epoch, NAME_MAX, NodeId};
 
-/// Most entries of one origin: a full replacement with every field at its longest (5.3 MB) still
+/// Most entries of one origin: a full replacement with every field at its longest (6.9 MB) still
 /// fits into one wire message of 8 MiB.
 pub const ENTRIES_MAX: usize = 10_000;
 /// Tombstones kept per origin. A node that missed more removals gets everything anew.
@@ -21,6 +21,8 @@ pub const ORIGINS_MAX: usize = 2_048;
 pub const ADDRS_MAX: usize = 8;
 /// Longest address in bytes: the longest DNS name, a colon, a port.
 pub const ADDR_MAX: usize = 259;
+/// Longest [`Entry::why`] in bytes: as much as a full directory has room for in one message.
+pub const WHY_MAX: usize = 160;
 /// Longest reason in a [`SourceState`] in bytes: one line for people.
 pub const REASON_MAX: usize = 256;
 /// Encoders whose highest epoch is remembered after nobody claims them: the entries of a full
@@ -37,8 +39,14 @@ growing! {
         pub addrs: Vec<String>,
         /// Nodes it has a working link to.
         pub links: BTreeSet<NodeId>,
-        /// Takes no new encoders.
+        /// Hands over what it serves, and takes no new encoders.
         pub draining: bool,
+        /// Takes no new encoders.
+        pub cordoned: bool,
+        /// Its declared capacity, in hundredths of an ordinary node's.
+        pub capacity: Option<u32>,
+        /// Takes so many encoders at most.
+        pub limit: Option<u32>,
     }
 }
 
@@ -89,6 +97,8 @@ growing! {
         pub source: SourceState,
         /// Viewers of this stream at this home, relays of other nodes counted with their viewers.
         pub viewers: u32,
+        /// Why it is here, for people.
+        pub why: String,
     }
 }
 
@@ -197,6 +207,7 @@ pub(super) fn header_fits(header: &Header) -> bool {
 /// Whether an entry is within its limits.
 pub(super) fn entry_fits(entry: &Entry) -> bool {
     entry.name.len() <= NAME_MAX
+        && entry.why.len() <= WHY_MAX
         && entry.epoch.plausible()
         && match &entry.source {
             SourceState::Ready => true,

@@ -17,7 +17,7 @@ use crate::id::{AccountId, ActorId, EncoderId, InviteId, NodeId, RecordId};
 use crate::node::passwords::Passwords;
 use crate::node::{Failovers, NotDone, RecordChanges};
 use crate::webrtc::{Feed, WebRtc};
-use crate::wire::{Failed, Offer, SdpAnswer};
+use crate::wire::{AskMove, Failed, Moved, Offer, SdpAnswer};
 
 /// Why someone may not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,6 +218,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Gives this node another key; answers when it is in use.
     async fn rotate(&self) -> Result<(), NotDone>;
+
+    /// Sends an encoder that is at home at a node to another; answers when it is there.
+    async fn move_encoder(&self, home: NodeId, wish: AskMove) -> Result<Moved, Failed>;
+
+    /// How far a node is emptied.
+    async fn drain_state(&self, node: NodeId) -> Result<serde_json::Value, Failed>;
 
     /// Changes the ledger; answers when it is on disk.
     async fn write(&self, write: Write) -> Result<Receipt, Refusal>;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::backend::CounterSample;
 use crate::node::Node;
+use crate::session::host::Cause;
 
 /// What is counted where HTTP meets the node.
 #[derive(Debug, Default)]
@@ -99,6 +100,14 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
     add("client_refusals", "Messages and clients that were refused.", "cause", &clients);
     let registrations =
         [("rejected", host.rejected), ("superseded", host.superseded), ("adopted", host.adopted)];
+    let moved: Vec<(&str, u64)> = Cause::ALL
+        .into_iter()
+        .zip(host.moved)
+        .map(|(cause, count)| (cause.label(), count))
+        .collect();
+    add("moves", "Encoders that went elsewhere because this node asked them to.", "reason", &moved);
+    let failed = [("moves", host.moves_failed)];
+    add("moves_failed", "Moves that were refused or came to nothing.", "what", &failed);
     add("registrations", "What became of encoders' claims.", "result", &registrations);
     add("stalls", "Times that this process stood still.", "where", &[("control", host.stalls)]);
     add("keyframe_requests", "Keyframe requests passed on.", "to", &[("encoder", host.keyframes)]);

@@ -22,7 +22,7 @@ use crate::media::Packet;
 use crate::node::passwords::Passwords;
 use crate::node::{NotDone, RecordChanges};
 use crate::webrtc::{Accepted, Feed, Intake, Outlet, WebRtc};
-use crate::wire::{Failed, Offer, SdpAnswer};
+use crate::wire::{AskMove, Failed, Moved, Offer, SdpAnswer};
 
 pub(super) const CAM: EncoderId = EncoderId([9; 16]);
 
@@ -98,6 +98,7 @@ impl FakeMesh {
             state: EncoderState::Live,
             reason: None,
             native_only: false,
+            why: None,
             viewers: 0,
         };
         let view = ClusterView {
@@ -149,6 +150,9 @@ impl FakeMesh {
             linked: true,
             rtt_ms: Some(0.3),
             draining: false,
+            cordoned: false,
+            capacity: None,
+            limit: None,
             encoders: 0,
             viewers: 0,
             report: None,
@@ -355,6 +359,15 @@ impl Backend for FakeNode {
 
     async fn rotate(&self) -> Result<(), NotDone> {
         Ok(())
+    }
+
+    async fn move_encoder(&self, home: NodeId, wish: AskMove) -> Result<Moved, Failed> {
+        let failed = (home == wish.to).then(|| "it is at home there".to_owned());
+        Ok(Moved { failed })
+    }
+
+    async fn drain_state(&self, _node: NodeId) -> Result<serde_json::Value, Failed> {
+        Ok(serde_json::to_value(crate::session::host::DrainState::default()).unwrap())
     }
 
     async fn write(&self, write: Write) -> Result<Receipt, Refusal> {

@@ -211,6 +211,24 @@ const ROUTES: &[(&str, &str, &str, [u16; 8])] = &[
         "/api/v1/nodes/01010101010101010101010101010101/key",
         [401, 403, 403, 403, 403, 403, 403, 204],
     ),
+    (
+        "/api/v1/nodes/{id}/drain",
+        "GET",
+        "/api/v1/nodes/01010101010101010101010101010101/drain",
+        [401, 403, 403, 403, 403, 403, 403, 200],
+    ),
+    (
+        "/api/v1/encoders/{id}/move",
+        "POST",
+        "/api/v1/encoders/site%2Fcam/move",
+        [401, 403, 404, 404, 403, 403, 403, 400],
+    ),
+    (
+        "/api/v1/encoders/{id}/why",
+        "GET",
+        "/api/v1/encoders/site%2Fcam/why",
+        [401, 403, 404, 404, 200, 200, 200, 200],
+    ),
     // A copy of everything is for whoever is at the machine.
     ("/api/v1/backup", "POST", "/api/v1/backup", [401, 403, 403, 403, 403, 403, 403, 403]),
 ];

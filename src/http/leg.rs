@@ -97,7 +97,7 @@ pub fn accept(backend: Arc<dyn Backend>, offer: &Offer) -> Result<SdpAnswer, Fai
         return Err(Failed { status: 404, reason, retry_after: None });
     }
     // A silent leg may come: it costs nothing, and its page turns elsewhere in time.
-    if backend.draining() && !offer.warm {
+    if backend.draining() && !offer.warm && others_stay(&backend.view()) {
         backend.webrtc().counters().leaving.fetch_add(1, Ordering::Relaxed);
         return Err(leaving());
     }
@@ -118,6 +118,12 @@ pub fn accept(backend: Arc<dyn Backend>, offer: &Offer) -> Result<SdpAnswer, Fai
 pub(super) fn leaving() -> Failed {
     let reason = "this node is leaving; ask another, or this one again in a moment".to_owned();
     Failed { status: 503, reason, retry_after: Some(1) }
+}
+
+/// Whether there is a node to turn to instead of this one, which is being emptied or goes.
+fn others_stay(view: &ClusterView) -> bool {
+    let mut others = view.nodes.iter().filter(|node| node.node != view.node);
+    others.any(|node| node.state == Liveness::Up && !node.draining)
 }
 
 /// Where a viewer is served best: at home, or at next while home is leaving.

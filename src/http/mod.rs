@@ -17,6 +17,7 @@ mod health;
 pub mod leg;
 pub mod login;
 mod metrics;
+mod moves;
 mod native;
 mod node;
 mod nodes;

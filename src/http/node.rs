@@ -29,12 +29,15 @@ use crate::id::{AccountId, ActorId, EncoderId, NodeId};
 use crate::net::{RtcDatagram, RtcSocket};
 use crate::node::passwords::Passwords;
 use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError, NotDone, RecordChanges};
+use crate::session::host::{Cause, Order, Outcome};
 use crate::session::{HOLD, SESSIONS_MAX};
 use crate::webrtc::{Feed, MAX_LEGS, Outlet, WebRtc};
-use crate::wire::{self, Answer, Ask, Failed, Message, Offer, SdpAnswer};
+use crate::wire::{self, Answer, Ask, AskMove, Failed, Message, Moved, Offer, SdpAnswer};
 
 /// How long another node may take to set a leg up or to list its viewers.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long another node may take to move an encoder: longer than its agent may.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(9);
 /// Runs a node with everything it serves until `shutdown`, then lets it leave gracefully.
 pub async fn run(
     mut config: NodeConfig,
@@ -201,8 +204,11 @@ async fn open_doors(
                     // Who shows nothing that is signed is here on that node's word.
                     offer.principal.issuer.get_or_insert(from);
                 }
-                // The asker has stopped waiting if nobody takes the answer.
-                let _ = answer.send(backend.clone().answer(ask).encode());
+                let backend = backend.clone();
+                tokio::spawn(async move {
+                    // The asker has stopped waiting if nobody takes the answer.
+                    let _ = answer.send(backend.answer(ask).await.encode());
+                });
             }
             Some(call) = api.recv() => {
                 tokio::spawn(native::answer(router.clone(), call));
@@ -227,6 +233,11 @@ struct Leg {
     playing: bool,
 }
 
+/// Another node does not answer, or not what was asked.
+fn unreachable(reason: String) -> Failed {
+    Failed { status: 502, reason, retry_after: Some(1) }
+}
+
 /// A hard limit, as a condition of taking more.
 fn within(name: &'static str, count: usize, most: usize) -> Check {
     let error = (count >= most).then(|| format!("{count} of {most}: this node takes no more"));
@@ -234,8 +245,37 @@ fn within(name: &'static str, count: usize, most: usize) -> Check {
 }
 
 impl Live {
-    fn answer(self: Arc<Self>, ask: Ask) -> Answer {
+    /// What another node says to a question, unless it is a refusal.
+    async fn question(&self, to: NodeId, ask: &Ask, limit: Duration) -> Result<Answer, Failed> {
+        let answer = self.node.ask(to, ask, limit).await;
+        let bytes = answer.map_err(|error| unreachable(error.to_string()))?;
+        match Answer::decode(&bytes) {
+            Ok(Answer::Failed(failed)) => Err(failed),
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(unreachable(error.to_string())),
+        }
+    }
+
+    async fn moved(&self, wish: AskMove) -> Moved {
+        let AskMove { encoder, to, reason } = wish;
+        let order = Order { encoder, to, cause: Cause::Operator, reason, ticket: 0 };
+        Moved {
+            failed: match self.node.move_encoder(order).await {
+                Outcome::Done => None,
+                Outcome::Refused(why) | Outcome::Failed(why) => Some(why),
+            },
+        }
+    }
+
+    async fn drained(&self) -> wire::DrainState {
+        let state = self.node.drain_state().await.unwrap_or_default();
+        wire::DrainState { json: serde_json::to_string(&state).unwrap_or_default() }
+    }
+
+    async fn answer(self: Arc<Self>, ask: Ask) -> Answer {
         match ask {
+            Ask::Move(wish) => Answer::Moved(self.moved(wish).await),
+            Ask::Drain(wire::AskDrain {}) => Answer::Drain(self.drained().await),
             Ask::Offer(offer) => match leg::accept(self, &offer) {
                 Ok(answer) => Answer::Sdp(answer),
                 Err(failed) => Answer::Failed(failed),
@@ -391,14 +431,9 @@ impl Backend for Live {
         if to == self.node.id() {
             return leg::accept(self, &offer);
         }
-        let unreachable = |reason: String| Failed { status: 502, reason, retry_after: Some(1) };
-        let answer = self.node.ask(to, &Ask::Offer(offer), ASK_TIMEOUT).await;
-        let bytes = answer.map_err(|error| unreachable(error.to_string()))?;
-        match Answer::decode(&bytes) {
-            Ok(Answer::Sdp(answer)) => Ok(answer),
-            Ok(Answer::Failed(failed)) => Err(failed),
-            Ok(Answer::Viewers(_)) => Err(unreachable("that node answered something else".into())),
-            Err(error) => Err(unreachable(error.to_string())),
+        match self.question(to, &Ask::Offer(offer), ASK_TIMEOUT).await? {
+            Answer::Sdp(answer) => Ok(answer),
+            _ => Err(unreachable("that node answered something else".into())),
         }
     }
 
@@ -517,6 +552,29 @@ impl Backend for Live {
 
     async fn rotate(&self) -> Result<(), NotDone> {
         self.node.rotate().await
+    }
+
+    async fn move_encoder(&self, home: NodeId, wish: AskMove) -> Result<Moved, Failed> {
+        if home == self.node.id() {
+            return Ok(self.moved(wish).await);
+        }
+        match self.question(home, &Ask::Move(wish), MOVE_TIMEOUT).await? {
+            Answer::Moved(moved) => Ok(moved),
+            _ => Err(unreachable("that node answered something else".into())),
+        }
+    }
+
+    async fn drain_state(&self, node: NodeId) -> Result<serde_json::Value, Failed> {
+        let json = match node == self.node.id() {
+            true => self.drained().await.json,
+            false => {
+                match self.question(node, &Ask::Drain(wire::AskDrain {}), ASK_TIMEOUT).await? {
+                    Answer::Drain(state) => state.json,
+                    _ => return Err(unreachable("that node answered something else".into())),
+                }
+            }
+        };
+        serde_json::from_str(&json).map_err(|error| unreachable(error.to_string()))
     }
 
     async fn write(&self, write: Write) -> Result<Receipt, Refusal> {

@@ -410,6 +410,46 @@ fn fixed() -> Value {
             }),
             json!(["viewers", "missing"]),
         ),
+        "Wish": closed(json!({
+            "to": { "type": "string", "description": "a node, by name or id" },
+        })),
+        "Moved": object(
+            json!({
+                "encoder": id("which"),
+                "name": { "type": "string" },
+                "from": id("its home before"),
+                "to": id("its home"),
+                "to_name": { "type": "string" },
+            }),
+            json!(["encoder", "name", "from", "to", "to_name"]),
+        ),
+        "Why": object(
+            json!({
+                "encoder": id("which"),
+                "name": { "type": "string" },
+                "home": maybe_id,
+                "home_name": { "type": ["string", "null"] },
+                "next": maybe_id,
+                "next_name": { "type": ["string", "null"] },
+                "epoch": { "type": "string" },
+                "watched": { "type": "boolean" },
+                "reason": { "type": "string", "description": "as said when it came there" },
+            }),
+            json!(["encoder", "name", "home", "next", "epoch", "watched", "reason"]),
+        ),
+        "DrainState": object(
+            json!({
+                "draining": { "type": "boolean" },
+                "cordoned": { "type": "boolean" },
+                "left": { "type": "integer", "description": "encoders still at home there" },
+                "watched": { "type": "integer", "description": "of those, watched" },
+                "moving": { "type": "integer", "description": "of those, on their way" },
+                "viewers": { "type": "integer", "description": "there, of whatever encoder" },
+                "stuck": { "type": "array", "items": { "type": "object" } },
+                "plan": { "type": "array", "items": { "type": "object" } },
+            }),
+            json!(["draining", "cordoned", "left", "watched", "moving", "viewers", "stuck", "plan"]),
+        ),
         "InvitationTerms": closed(json!({
             "uses": { "type": "integer", "minimum": 1, "maximum": 1000 },
             "expires_s": { "type": "integer", "minimum": 1, "maximum": 2_678_400 },

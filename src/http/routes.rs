@@ -10,7 +10,9 @@ use axum::routing::{self, MethodRouter};
 
 use super::problem::Problem;
 use super::records::{self, Asked};
-use super::{App, api, assets, backup, events, health, login, metrics, nodes, openapi, whep, whip};
+use super::{
+    App, api, assets, backup, events, health, login, metrics, moves, nodes, openapi, whep, whip,
+};
 use crate::accounts::{Kind, Schema};
 
 /// One route with one method.
@@ -134,6 +136,7 @@ pub(super) fn all() -> Vec<Route> {
     all.extend(keys());
     all.extend(people());
     all.extend(members());
+    all.extend(steering());
     all.extend(media());
     all
 }
@@ -450,6 +453,40 @@ fn members() -> Vec<Route> {
         .for_who(administer)
         .nothing(204)
         .problems(refused),
+    ]
+}
+
+fn steering() -> Vec<Route> {
+    let operate = "operate, over the whole mesh";
+    vec![
+        Route::new(
+            "get",
+            "/api/v1/nodes/{id}/drain",
+            "How far a node is emptied, what does not move, and where what is left would go.",
+            routing::get(moves::drain),
+        )
+        .for_who(operate)
+        .json(200, "DrainState")
+        .problems(&[404, 409, 502]),
+        Route::new(
+            "post",
+            "/api/v1/encoders/{id}/move",
+            "Sends an encoder to another node, without a gap; answers when it is there.",
+            routing::post(moves::move_encoder),
+        )
+        .for_who(operate)
+        .body("application/json", "Wish")
+        .json(200, "Moved")
+        .problems(&[404, 409, 502]),
+        Route::new(
+            "get",
+            "/api/v1/encoders/{id}/why",
+            "Why an encoder is where it is.",
+            routing::get(moves::why),
+        )
+        .for_who("view, of the encoder")
+        .json(200, "Why")
+        .problems(&[404]),
     ]
 }
 

@@ -67,13 +67,15 @@ pub(super) async fn post(
     let of = view.encoders.iter().find(|of| of.id == encoder);
     let here = of.is_some_and(|of| of.home == Some(view.node));
     let draining = backend.draining();
-    let full = |node: &NodeView| node.encoders as usize >= ENTRIES_MAX;
+    let full = |node: &NodeView| node.encoders as usize >= limit(node);
     let own = view.nodes.iter().find(|node| node.node == view.node);
-    if draining || (!here && own.is_some_and(full)) {
+    // With nobody else to go to, a node that is drained or cordoned does.
+    let willing = |node: &NodeView| node.state == Liveness::Up && !node.draining && !node.cordoned;
+    let nobody = !view.nodes.iter().any(willing);
+    let unwilling = own.is_some_and(|own| full(own) || (!nobody && !willing(own)));
+    if (draining && !nobody) || (!here && unwilling) {
         // Redirected or not: whoever followed a redirect here would be sent on only once more.
-        let takes = |node: &&NodeView| {
-            node.node != view.node && node.state == Liveness::Up && !node.draining && !full(node)
-        };
+        let takes = |node: &&NodeView| node.node != view.node && willing(node) && !full(node);
         let elsewhere = view.nodes.iter().filter(takes).map(|node| node.node);
         let found = elsewhere
             .filter(|_| token.is_none())
@@ -82,7 +84,7 @@ pub(super) async fn post(
             let counters = backend.webrtc().counters();
             let counter = if draining { &counters.leaving } else { &counters.full };
             counter.fetch_add(1, Ordering::Relaxed);
-            return Err(if draining { leaving() } else { no_room() }.into());
+            return Err(if draining { leaving() } else { no_room(own) }.into());
         };
         let token = backend.redirect_token(node, encoder, VERB, &principal);
         let token: String = url::form_urlencoded::byte_serialize(token.as_bytes()).collect();
@@ -108,8 +110,19 @@ pub(super) async fn post(
     Ok(created(view.node, location, answer))
 }
 
-fn no_room() -> Failed {
-    let reason = format!("this node is at its limit of {ENTRIES_MAX} encoders; ask another");
+/// How many encoders a node takes.
+fn limit(node: &NodeView) -> usize {
+    node.limit.map_or(ENTRIES_MAX, |limit| ENTRIES_MAX.min(limit as usize))
+}
+
+fn no_room(own: Option<&NodeView>) -> Failed {
+    let reason = match own {
+        Some(own) if own.cordoned => "this node is cordoned; ask another".to_owned(),
+        own => {
+            let limit = own.map_or(ENTRIES_MAX, limit);
+            format!("this node is at its limit of {limit} encoders; ask another")
+        }
+    };
     Failed { status: 503, reason, retry_after: Some(5) }
 }
 

@@ -118,6 +118,8 @@ pub(super) struct Driver {
     pub(super) last_join: u64,
     pub(super) decrees: BTreeMap<u64, oneshot::Sender<Decreed>>,
     pub(super) last_decree: u64,
+    pub(super) moves: BTreeMap<u64, oneshot::Sender<host::Outcome>>,
+    pub(super) last_move: u64,
     pub(super) keypair: Arc<ArcSwap<Keypair>>,
     pub(super) mesh_clock: Arc<MeshClock>,
     pub(super) data: std::path::PathBuf,
@@ -299,6 +301,11 @@ impl Driver {
                     }
                 }
                 Effect::RelayKeyframe(encoder) => self.relays.keyframe(encoder),
+                Effect::Moved(order, outcome) => {
+                    if let Some(answer) = self.moves.remove(&order.ticket) {
+                        let _ = answer.send(outcome);
+                    }
+                }
                 Effect::Stalled => self.clients.forget_media(),
                 Effect::Note(note) => self.note(&note),
                 Effect::ViewChanged => self.view_dirty = true,
@@ -317,7 +324,9 @@ impl Driver {
             Route::None | Route::Relay { .. } => None,
         };
         let before = self.attached.remove(&encoder);
-        if let Some(before) = before.filter(|before| Some(*before) != session)
+        // An agent that has moved sends here until what it sends comes from its new home as well.
+        let relayed = matches!(route, Route::Relay { .. });
+        if let Some(before) = before.filter(|before| Some(*before) != session && !relayed)
             && let Some(ingest) = self.clients.ingest(before)
         {
             ingest.detach();
@@ -326,18 +335,18 @@ impl Driver {
         match route {
             Route::None => {
                 hub.set_feed(0, 0);
-                self.relays.route(encoder, None);
+                self.relays.route(encoder, None, false);
             }
             Route::Local { session, feed, timeline } => {
-                self.relays.route(encoder, None);
+                self.relays.route(encoder, None, true);
                 if let Some(ingest) = self.clients.ingest(session) {
                     self.attached.insert(encoder, session);
                     ingest.attach(hub, feed, timeline);
                 }
             }
             Route::Relay { via, feed, timeline } => {
-                hub.set_feed(feed, timeline);
-                self.relays.route(encoder, Some(Source { via, feed, timeline }));
+                hub.next_feed(feed, timeline);
+                self.relays.route(encoder, Some(Source { via, feed, timeline }), true);
             }
         }
     }
@@ -408,6 +417,22 @@ impl Driver {
             Note::Skewed(None) => {
                 tracing::info!(event = "clock.right", "this node's clock is the mesh's again");
             }
+            Note::Draining => tracing::info!(
+                event = "node.draining",
+                "this node is drained: what is at home here moves to others, and nothing new comes"
+            ),
+            Note::Drained => tracing::info!(
+                event = "node.drained",
+                "no encoder is at home here any more: this node may be stopped"
+            ),
+            Note::Undrained => {
+                tracing::info!(event = "node.undrained", "this node takes encoders again");
+            }
+            Note::Cordoned(cordoned) => tracing::info!(
+                event = "node.cordoned",
+                cordoned,
+                "whether this node takes new encoders was changed"
+            ),
             Note::Ledger(note) => ledger::tell(note),
             Note::Stalled(late) => {
                 let (dur_ms, limit) = (late.as_millis(), session::SILENCE_WATCHED.as_millis());
@@ -454,6 +479,19 @@ impl Driver {
                     event = "encoder.signal", encoder, %id, signal, reason,
                     "the encoder's picture came or went"
                 );
+            }
+            host::Note::Moved(order, outcome) => {
+                let (cause, to, reason) = (order.cause.label(), order.to, &order.reason);
+                match outcome {
+                    host::Outcome::Done => tracing::info!(
+                        event = "encoder.moved", encoder, %id, cause, %to, reason,
+                        "the encoder moved to another node"
+                    ),
+                    host::Outcome::Refused(why) | host::Outcome::Failed(why) => tracing::warn!(
+                        event = "encoder.stayed", encoder, %id, cause, %to, reason, err = why,
+                        "the encoder did not move"
+                    ),
+                }
             }
             host::Note::Gone(reason) => {
                 tracing::info!(event = "encoder.gone", encoder, %id, reason, "the encoder went");

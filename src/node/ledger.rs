@@ -12,6 +12,7 @@ use super::{Node, wall_ms};
 use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Changed, Ledger, Note, Receipt, Refusal, Write};
 use crate::control::Event;
+use crate::session::host::{DrainState, Order, Outcome};
 use crate::store::{BackedUp, StoreError};
 
 /// Questions and changes that wait for the control loop; beyond it whoever has one waits.
@@ -78,6 +79,8 @@ pub(super) enum Call {
     Write(Write, oneshot::Sender<Result<Receipt, Refusal>>),
     Read(Box<dyn FnOnce(&Ledger) + Send>),
     Decree(Decree, oneshot::Sender<Decreed>),
+    Move(Order, oneshot::Sender<Outcome>),
+    Drained(oneshot::Sender<DrainState>),
 }
 
 impl Node {
@@ -137,6 +140,26 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Sends an encoder that is at home here to another node; answers when it is there, or why it
+    /// is not.
+    pub async fn move_encoder(&self, order: Order) -> Outcome {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Outcome::Refused("the node is stopping".into());
+        if self.shared.calls.send(Call::Move(order, answer)).await.is_err() {
+            return gone();
+        }
+        answered.await.unwrap_or_else(|_stopped| gone())
+    }
+
+    /// How far this node is emptied, whether or not it is to be; nothing if it is stopping.
+    pub async fn drain_state(&self) -> Option<DrainState> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.calls.send(Call::Drained(answer)).await.ok()?;
+        answered.await.ok()
+    }
+}
+
 impl Driver {
     pub(super) fn record_changed(&mut self, changed: Changed) {
         if changed.rights {
@@ -161,6 +184,14 @@ impl Driver {
             }
             Call::Read(read) => read(self.control.ledger()),
             Call::Decree(decree, answer) => self.decree(decree, answer),
+            Call::Move(mut order, answer) => {
+                self.last_move += 1;
+                order.ticket = self.last_move;
+                self.moves.insert(order.ticket, answer);
+                self.handle(Event::Move(order));
+            }
+            // Nobody need wait for it any more.
+            Call::Drained(answer) => drop(answer.send(self.control.drain_state(self.clock.now()))),
         }
     }
 }

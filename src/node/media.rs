@@ -149,7 +149,7 @@ impl Ingest {
     /// From now on frames go to this hub, those that came early first.
     pub(super) fn attach(&self, hub: Arc<Hub>, feed: u64, timeline: u64) {
         let mut inner = self.lock();
-        hub.set_feed(feed, timeline);
+        hub.next_feed(feed, timeline);
         for frame in inner.early.frames() {
             hub.push(feed, frame.clone());
         }

@@ -276,6 +276,8 @@ impl Node {
             last_join: 0,
             decrees: std::collections::BTreeMap::new(),
             last_decree: 0,
+            moves: std::collections::BTreeMap::new(),
+            last_move: 0,
             keypair: shared_key.clone(),
             mesh_clock: mesh_clock.clone(),
             data: config.data.clone(),

@@ -24,6 +24,8 @@ const RETRY: Duration = Duration::from_millis(100);
 const SUBSCRIBE_AGAIN: Duration = Duration::from_millis(500);
 /// A media connection without streams is closed after this long.
 const IDLE: Duration = Duration::from_secs(10);
+/// A stream that comes from elsewhere now is taken from the node before for this long as well.
+const LET_GO: Duration = Duration::from_secs(1);
 /// Streams that one node may take from this one at a time.
 pub const FLOWS_MAX: usize = 4096;
 
@@ -70,15 +72,19 @@ impl Relays {
         Self { shared: Arc::new(Shared { me, net, hubs, turning, state: Mutex::default() }) }
     }
 
-    /// Takes a stream from another node, or (`None`) from none any more.
-    pub(super) fn route(&self, encoder: EncoderId, source: Option<Source>) {
+    /// Takes a stream from another node, or (`None`) from none any more. One that is still
+    /// `watched` here, since it comes from elsewhere now, is taken from where it came for a moment.
+    pub(super) fn route(&self, encoder: EncoderId, source: Option<Source>, watched: bool) {
         let mut state = self.state();
         let before = state.sources.remove(&encoder);
-        if let Some(before) = &before
+        if let Some(before) = before
             && source.as_ref().is_none_or(|source| source.via != before.via)
-            && let Some(link) = state.links.get(&before.via)
         {
-            let _ = link.send(Command::Drop(encoder));
+            if watched {
+                tokio::spawn(self.clone().let_go(encoder, before.via));
+            } else if let Some(link) = state.links.get(&before.via) {
+                let _ = link.send(Command::Drop(encoder));
+            }
         }
         let Some(source) = source else { return };
         state.sources.insert(encoder, source.clone());
@@ -95,6 +101,16 @@ impl Relays {
         let _ = sender.send(command);
         state.links.insert(source.via, sender);
         tokio::spawn(take_from(self.clone(), source.via, commands));
+    }
+
+    async fn let_go(self, encoder: EncoderId, via: NodeId) {
+        tokio::time::sleep(LET_GO).await;
+        let state = self.state();
+        if state.sources.get(&encoder).is_none_or(|source| source.via != via)
+            && let Some(link) = state.links.get(&via)
+        {
+            let _ = link.send(Command::Drop(encoder));
+        }
     }
 
     pub(super) fn keyframe(&self, encoder: EncoderId) {

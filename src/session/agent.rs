@@ -15,13 +15,13 @@ use crate::time::{Mono, earlier};
 use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, Role};
 
 mod carry;
+mod claim;
+mod moving;
 mod seek;
 mod types;
 
 pub use types::{Config, Effect, Event, Note};
 
-/// Epochs are written down this many at a time, so that a promotion never waits for the disk.
-const EPOCH_LEASE: u64 = 64;
 /// After a hint that home may be dead, it is pinged at the watched pace for this long.
 const NUDGE: Duration = Duration::from_secs(2);
 /// A registration that is not answered within this time is as good as refused.
@@ -35,6 +35,8 @@ const MUTE_KEEP: Duration = Duration::from_secs(4);
 /// After the second refusal in a row wait this long before the next try, then twice as long each
 /// time, up to 32 times.
 const REJECTED_WAIT: Duration = Duration::from_millis(150);
+/// The longest time for which a node may send an agent away, in seconds.
+const RETRY_AFTER_MAX: u32 = 60;
 /// After a refusal that trying again will hardly change, wait this long.
 const NAME_TAKEN_WAIT: Duration = Duration::from_secs(5);
 
@@ -79,6 +81,11 @@ pub struct Agent {
     /// The home that was lost last: not the first choice for a new one.
     lost_home: Option<NodeId>,
     moved_for: Option<String>,
+    /// Why home is where it is, or will be.
+    why: String,
+    moving: Option<moving::Moving>,
+    /// Until then the home before is given media as well: its viewers are on their way.
+    let_go_at: Option<Mono>,
     /// When the lost home was heard last.
     lost_at: Option<Mono>,
     nudged_until: Option<Mono>,
@@ -117,6 +124,9 @@ impl Agent {
             wanted_next: None,
             lost_home: None,
             moved_for: None,
+            why: String::new(),
+            moving: None,
+            let_go_at: None,
             lost_at: None,
             nudged_until: None,
             carry_until: None,
@@ -243,6 +253,9 @@ impl Agent {
                 self.lost_home = leg.node;
             }
         }
+        if self.moving.as_ref().is_some_and(|moving| Some(moving.to) == leg.node) {
+            self.stay(now, reason, effects);
+        }
         if self.home == Some(id) {
             let name = self.label(leg.node);
             self.lose_home(
@@ -307,6 +320,7 @@ impl Agent {
                 send(id, ClientMessage::Confirmed(answer), effects);
             }
             NodeMessage::Goodbye(goodbye) => self.goodbye(now, id, &goodbye.reason, effects),
+            NodeMessage::Move(order) => self.asked_to_move(now, id, order, effects),
             NodeMessage::Failed(failed) => {
                 effects.push(Effect::Note(Note::Refused(failed.reason)));
                 if leg.purpose != Purpose::Next {
@@ -343,6 +357,7 @@ impl Agent {
         let home = if mute(assign.home) { leg.node.unwrap_or(assign.home) } else { assign.home };
         self.assigned = Some(home);
         self.wanted_next = assign.next;
+        self.why.clone_from(&assign.reason);
         if leg.node == Some(home) {
             leg.purpose = Purpose::Home;
         } else if leg.node == assign.next {
@@ -374,6 +389,7 @@ impl Agent {
                     effects.push(Effect::Note(Note::Home { node, name, epoch, moved, healed }));
                     send(id, ClientMessage::Source(self.source.clone()), effects);
                 }
+                self.arrived(now);
                 self.drop_others(effects);
             }
             Role::Next | Role::Also if leg.purpose == Purpose::Next => {
@@ -399,6 +415,18 @@ impl Agent {
             && rejected.floor > self.epoch
             && rejected.floor.instance != self.config.instance;
         self.heed_floor(rejected.floor);
+        if self.legs.get(&id).is_some_and(|leg| leg.purpose == Purpose::Old) {
+            // It has noticed that home is elsewhere.
+            return;
+        }
+        let node = self.legs.get(&id).and_then(|leg| leg.node);
+        let going = self.moving.as_ref().is_some_and(|moving| Some(moving.to) == node);
+        if going && self.home == Some(id) && !superseded {
+            self.stay(now, &rejected.reason, effects);
+            if self.home != Some(id) {
+                return;
+            }
+        }
         self.rejections += 1;
         if self.rejections > 1 {
             // The first may be due to an epoch that was too low, which is mended at once.
@@ -411,6 +439,11 @@ impl Agent {
         if superseded {
             effects.push(Effect::Note(Note::Superseded));
             self.wait_until = Some(now + NAME_TAKEN_WAIT);
+        } else if let Some(seconds) = rejected.retry_after {
+            // Not all at once, and not never, whatever a node says.
+            let wait = Duration::from_secs(u64::from(seconds.clamp(1, RETRY_AFTER_MAX)));
+            self.wait_until = Some(now + self.book.jitter(wait));
+            effects.push(Effect::Note(Note::Refused(rejected.reason)));
         } else if rejected.name_taken {
             self.wait_until = Some(now + NAME_TAKEN_WAIT);
             effects.push(Effect::Note(Note::Refused(rejected.reason)));
@@ -455,6 +488,7 @@ impl Agent {
         reason: String,
         effects: &mut Vec<Effect>,
     ) {
+        self.moving = None;
         self.lost_at.get_or_insert(now);
         if !self.media.is_empty() {
             self.carry_until = Some(now + LINGER);
@@ -467,6 +501,7 @@ impl Agent {
         self.assigned = None;
         self.lost_home = node;
         self.wanted_next = None;
+        self.why.clone_from(&reason);
         self.moved_for = Some(reason);
         let next = self.legs.iter().find(|(_, leg)| {
             leg.purpose == Purpose::Next && leg.registered && !leg.pulse.silent(now)
@@ -474,53 +509,6 @@ impl Agent {
         if let Some((&id, leg)) = next {
             self.assigned = leg.node;
             self.claim(now, id, effects);
-        }
-    }
-
-    /// Registers home at this leg under an epoch above everything seen.
-    fn claim(&mut self, now: Mono, id: LegId, effects: &mut Vec<Effect>) {
-        let counter = self.epoch.counter.max(self.floor.counter).saturating_add(1);
-        if counter > self.durable {
-            self.lease(effects);
-            return;
-        }
-        self.epoch = Epoch { counter, instance: self.config.instance };
-        if self.carry_until.is_some() {
-            self.carry_until = Some(now + LINGER);
-        }
-        let Some(leg) = self.legs.get_mut(&id) else { return };
-        leg.purpose = Purpose::Home;
-        leg.registered = false;
-        leg.asked = Some(now);
-        self.home = Some(id);
-        let register = wire::Register {
-            encoder: self.config.encoder,
-            name: self.config.name.clone(),
-            role: Role::Home,
-            epoch: self.epoch,
-            source: self.source.clone(),
-            home: self.lost_home,
-            lost_ms: self
-                .lost_at
-                .map(|at| u32::try_from(now.since(at).as_millis()).unwrap_or(u32::MAX)),
-        };
-        send(id, ClientMessage::Register(register), effects);
-        self.lease(effects);
-    }
-
-    fn heed_floor(&mut self, floor: Epoch) {
-        if floor.plausible() {
-            self.floor = self.floor.max(floor);
-        }
-    }
-
-    /// Keeps the lease on disk well ahead of the epochs in use.
-    fn lease(&mut self, effects: &mut Vec<Effect>) {
-        let used = self.epoch.counter.max(self.floor.counter);
-        if used.saturating_add(EPOCH_LEASE / 2) > self.durable && self.leasing.is_none() {
-            let wanted = used.saturating_add(EPOCH_LEASE);
-            self.leasing = Some(wanted);
-            effects.push(Effect::Lease(wanted));
         }
     }
 
@@ -534,6 +522,7 @@ impl Agent {
         if self.home.is_none() && self.wait_until.is_none() {
             self.find_home(now, effects);
         }
+        self.proceed_moving(now, effects);
         self.find_next(now, effects);
         self.register_waiting(now, effects);
         self.pace(now, effects);
@@ -547,7 +536,8 @@ impl Agent {
     }
 
     fn compute_wake(&self, now: Mono) -> Option<Mono> {
-        let mut due = earlier(self.wait_until, self.carry_until);
+        let mut due = earlier(earlier(self.wait_until, self.carry_until), self.let_go_at);
+        due = earlier(due, self.moving.as_ref().map(|moving| moving.until));
         for leg in self.legs.values() {
             let at = match (leg.welcomed, leg.asked) {
                 (_, Some(asked)) => (asked + REGISTER_DEADLINE).min(leg.pulse.next_wake()),

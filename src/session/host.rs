@@ -8,19 +8,24 @@ use crate::access::{Principal, Right};
 use crate::directory::SourceState;
 use crate::id::{EncoderId, Epoch, NodeId, SessionId};
 use crate::media::{GateEvent, KeyframeGate};
-use crate::session::{FOLLOWS_MAX, HELLO_DEADLINE, LINGER, SESSIONS_MAX};
-use crate::time::{Mono, earlier};
+use crate::session::{FOLLOWS_MAX, LINGER, SESSIONS_MAX};
+use crate::time::Mono;
 use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, Role, WireError};
 
+mod drain;
 mod follow;
+mod moves;
 mod publish;
 mod register;
 mod rights;
 mod settle;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod types;
 
+pub use drain::{DrainState, Stuck, Way};
+pub use moves::{Cause, Order, Outcome};
 pub use publish::Publication;
 pub use types::{Counters, Effect, Note, Route, World};
 
@@ -41,11 +46,16 @@ pub struct Host {
     sessions: BTreeMap<SessionId, Session>,
     streams: BTreeMap<EncoderId, Stream>,
     in_flight: Vec<(EncoderId, NodeId, Mono)>,
+    /// Encoders on their way from here to another node.
+    moves: BTreeMap<EncoderId, moves::Moving>,
     last_feed: u64,
     last_nonce: u64,
     /// Until then what comes may have waited while this node stood still.
     backlog_until: Option<Mono>,
-    draining: bool,
+    /// It goes, or is shut out: no encoder may stay.
+    leaving: bool,
+    /// It is to be empty.
+    emptying: Option<drain::Draining>,
     /// Why nobody is served, if this node is shut out of the mesh.
     shut: Option<String>,
     /// Everyone is judged anew then: keys expire.
@@ -63,6 +73,8 @@ struct Session {
     agent_of: Option<(EncoderId, Role)>,
     follows: BTreeMap<String, Option<wire::StreamPlace>>,
     watching: BTreeSet<EncoderId>,
+    /// It is no agent, and cannot be asked to move.
+    publishes: bool,
 }
 
 #[derive(Debug)]
@@ -89,6 +101,8 @@ struct Claim {
     unconfirmed: Option<u64>,
     told: Option<wire::Demand>,
     orphaned: Option<Mono>,
+    /// Why it is here, for people.
+    why: String,
 }
 
 /// This node is next, or stands in for a home that it cannot reach.
@@ -123,6 +137,7 @@ impl Host {
             agent_of: None,
             follows: BTreeMap::new(),
             watching: BTreeSet::new(),
+            publishes: false,
         };
         self.sessions.insert(session, fresh);
     }
@@ -184,6 +199,7 @@ impl Host {
             ClientMessage::NextUnreachable(report) => {
                 self.next_unreachable(world, session, report.node, effects);
             }
+            ClientMessage::Stayed(stayed) => self.stayed(world, session, &stayed, effects),
         }
     }
 
@@ -276,6 +292,7 @@ impl Host {
         for encoder in self.streams.keys().copied().collect::<Vec<_>>() {
             self.settle(world, encoder, effects);
         }
+        self.look_again(world.now.mono);
         self.tell_places(world, effects);
     }
 
@@ -336,7 +353,7 @@ impl Host {
 
     /// This node goes: hand every encoder to its next and send everyone else elsewhere.
     pub fn leave(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
-        self.draining = true;
+        self.leaving = true;
         let reason = "this node is shutting down".to_owned();
         for &id in self.sessions.keys() {
             let goodbye = wire::Goodbye { reason: reason.clone() };
@@ -361,13 +378,13 @@ impl Host {
 
     /// Nobody is served from now on, for this reason.
     pub fn shut(&mut self, reason: &str) {
-        self.draining = true;
+        self.leaving = true;
         self.shut = Some(reason.to_owned());
     }
 
     /// This node belongs to the mesh again.
     pub fn stay(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
-        self.draining = false;
+        self.leaving = false;
         self.shut = None;
         self.nodes_changed(world, effects);
     }
@@ -388,67 +405,6 @@ impl Host {
     /// Whether any stream is watched here, so that a stall would matter.
     pub fn watched(&self) -> bool {
         self.streams.values().any(|stream| stream.viewers > 0)
-    }
-
-    /// When [`Host::wake`] is due.
-    pub fn next_wake(&self) -> Option<Mono> {
-        let hello = self
-            .sessions
-            .values()
-            .filter(|session| session.principal.is_none())
-            .map(|session| session.opened + HELLO_DEADLINE)
-            .min();
-        let streams = self.streams.values().filter_map(|stream| {
-            let claim = stream.home.as_ref();
-            let orphaned = claim.and_then(|claim| claim.orphaned);
-            let reachable = claim.and_then(|claim| claim.unreachable.values().min().copied());
-            let session = earlier(earlier(stream.watched_until, orphaned), reachable);
-            let routed = stream.route != Route::None;
-            earlier(session, stream.keyframes.next_wake().filter(|_| routed))
-        });
-        earlier(earlier(hello, streams.min()), self.judge_at)
-    }
-
-    /// Timers.
-    pub fn wake(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
-        let now = world.now.mono;
-        self.in_flight.retain(|(_, _, until)| *until > now);
-        let late: Vec<_> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| s.principal.is_none() && s.opened + HELLO_DEADLINE <= now)
-            .map(|(&id, _)| id)
-            .collect();
-        for id in late {
-            self.sessions.remove(&id);
-            effects.push(Effect::Close(id, "no hello came in time".into()));
-        }
-        if self.judge_at.is_some_and(|at| at <= now) {
-            self.rights_changed(world, effects);
-        }
-        for encoder in self.streams.keys().copied().collect::<Vec<_>>() {
-            self.keyframe(now, encoder, GateEvent::Wake, effects);
-            let Some(stream) = self.streams.get_mut(&encoder) else { continue };
-            let reachable_again = stream
-                .home
-                .as_ref()
-                .is_some_and(|claim| claim.unreachable.values().any(|until| *until <= now));
-            let linger_over = stream.watched_until.is_some_and(|until| until <= now);
-            let orphan_over = stream
-                .home
-                .as_ref()
-                .and_then(|claim| claim.orphaned)
-                .is_some_and(|until| until <= now);
-            if linger_over {
-                stream.watched_until = None;
-            }
-            if orphan_over {
-                stream.home = None;
-            }
-            if linger_over || orphan_over || reachable_again {
-                self.settle(world, encoder, effects);
-            }
-        }
     }
 
     fn source(

@@ -216,6 +216,11 @@ impl Book {
         }
     }
 
+    /// This long, give or take, so that not everybody comes back at once.
+    pub fn jitter(&mut self, wait: Duration) -> Duration {
+        wait.mul_f64(self.rng.random_range(0.7..1.3))
+    }
+
     /// A dial worked.
     pub fn worked(&mut self, addr: &str) {
         self.tries.remove(addr);

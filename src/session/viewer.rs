@@ -403,6 +403,10 @@ impl Viewer {
         let stalled = stalled_for >= limit;
         let home_leg = self.legs.values().any(|leg| leg.node == home && leg.welcomed);
         let settled = !stalled && now.since(self.flowing_since) >= SETTLE;
+        // A home that was just asked has sent nothing yet: until then the picture comes from where
+        // it came.
+        let at_home = self.legs.values().find(|leg| leg.node.is_some() && leg.node == home);
+        let asked = at_home.and_then(|leg| leg.watching).is_none_or(|(at, _)| now < at + SETTLE);
         let (via, stays) = (self.via, self.config.stay);
         for (&id, leg) in self.legs.iter_mut().filter(|(_, leg)| leg.welcomed) {
             let at_home = leg.node.is_some() && leg.node == home;
@@ -410,7 +414,7 @@ impl Viewer {
                 || stays
                 || (stalled && (leg.node == next || stalled_for >= ASK_ALL || !home_leg))
                 || (!settled && leg.watching.is_some())
-                || (via == Some(id) && !home_leg);
+                || (via == Some(id) && (!home_leg || asked));
             let stay = !at_home;
             let again = leg.watching.is_some_and(|(at, told)| {
                 (stalled && now >= at + WATCH_AGAIN) || (told != stay && now >= at + SETTLE)

@@ -33,6 +33,8 @@ messages! {
         9 = Goodbye(Goodbye),
         /// An agent cannot reach the next that its home chose.
         10 = NextUnreachable(NextUnreachable),
+        /// An agent was told to move and could not; it is at home where it was.
+        11 = Stayed(Stayed),
     }
 }
 
@@ -63,6 +65,8 @@ messages! {
         11 = Failed(Failed),
         /// The node will go; use another.
         12 = Goodbye(Goodbye),
+        /// To an agent, from its home: register at another node, and stay until that has you.
+        13 = Move(Move),
     }
 }
 
@@ -152,6 +156,9 @@ pub struct Register {
     /// in messages of older agents.
     #[serde(deserialize_with = "appended")]
     pub lost_ms: Option<u32>,
+    /// With [`Role::Home`]: why it comes here, for people. Absent in messages of older agents.
+    #[serde(deserialize_with = "appended")]
+    pub why: Option<String>,
 }
 
 /// A field that was appended to a message: one that ends before it does not say.
@@ -198,6 +205,10 @@ pub struct Rejected {
     pub name_taken: bool,
     /// What, why, and what to do next.
     pub reason: String,
+    /// Seconds after which trying again makes sense: nobody has room before. Absent in messages of
+    /// older nodes.
+    #[serde(deserialize_with = "appended")]
+    pub retry_after: Option<u32>,
 }
 
 /// Asks home for another next.
@@ -205,6 +216,24 @@ pub struct Rejected {
 pub struct NextUnreachable {
     /// The node that did not answer the agent.
     pub node: NodeId,
+}
+
+/// Asks an agent to go elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// Its new home.
+    pub to: NodeId,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// An agent did not get to where it was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stayed {
+    /// Where that was.
+    pub to: NodeId,
+    /// Why not.
+    pub reason: String,
 }
 
 /// Whether anyone watches.
@@ -343,6 +372,7 @@ mod tests {
             source: directory::SourceState::Ready,
             home: Some(NodeId([4; 16])),
             lost_ms: Some(300),
+            why: Some("ranked first".into()),
         };
         let bytes = ClientMessage::Register(register.clone()).encode();
         assert_eq!(
@@ -350,10 +380,13 @@ mod tests {
             Ok(ClientMessage::Register(register.clone())),
             "as it was said"
         );
-        let silent = Register { lost_ms: None, ..register };
+        let silent = Register { lost_ms: None, why: None, ..register };
         let older = ClientMessage::Register(silent.clone()).encode();
-        let older = older.split_last().map(|(_, rest)| rest).unwrap_or_default();
-        assert_eq!(ClientMessage::decode(older), Ok(ClientMessage::Register(silent)));
+        for appended in 1..=2 {
+            let older = &older[..older.len() - appended];
+            let read = ClientMessage::decode(older);
+            assert_eq!(read, Ok(ClientMessage::Register(silent.clone())), "without {appended}");
+        }
         let cut = &bytes[..bytes.len() - 1];
         assert!(ClientMessage::decode(cut).is_ok(), "half of what was appended harms nobody");
     }

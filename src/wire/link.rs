@@ -7,7 +7,7 @@ use crate::access::Principal;
 use crate::accounts;
 use crate::admission::{StatementDigest, Statements};
 use crate::directory;
-use crate::id::{EncoderId, StatementId};
+use crate::id::{EncoderId, NodeId, StatementId};
 
 messages! {
     /// What members say on the ordered stream of a link.
@@ -66,6 +66,10 @@ messages! {
         1 = Offer(Offer),
         /// Who watches at the receiver.
         2 = Viewers(AskViewers),
+        /// Send an encoder that is at home at the receiver to another node.
+        3 = Move(AskMove),
+        /// How far the receiver is emptied.
+        4 = Drain(AskDrain),
     }
 }
 
@@ -78,7 +82,40 @@ messages! {
         2 = Failed(Failed),
         /// To [`Ask::Viewers`]: JSON as the API shows it.
         3 = Viewers(ViewerList),
+        /// To [`Ask::Move`]: what became of it.
+        4 = Moved(Moved),
+        /// To [`Ask::Drain`]: JSON as the API shows it.
+        5 = Drain(DrainState),
     }
+}
+
+/// Wants an encoder at home elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskMove {
+    /// Which.
+    pub encoder: EncoderId,
+    /// Its new home.
+    pub to: NodeId,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// What became of a wish to move an encoder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Why it is not there, if it is not.
+    pub failed: Option<String>,
+}
+
+/// Asks how far a node is emptied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskDrain {}
+
+/// How far a node is emptied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainState {
+    /// As the API shows it.
+    pub json: String,
 }
 
 /// A browser's offer for a leg at the receiving node.

@@ -15,6 +15,7 @@ mod operating;
 mod records;
 mod rights;
 mod source;
+mod steering;
 mod stolen;
 mod trust;
 mod whep;

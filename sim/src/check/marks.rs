@@ -27,6 +27,11 @@ pub const MARKS: &[&str] = &[
     "fault: member let in",
     "fault: another key",
     "fault: clock that jumps",
+    "fault: drained",
+    "fault: cordoned",
+    "fault: encoder sent elsewhere",
+    "an encoder moves on request",
+    "a move comes to nothing",
     "all nodes are down at once",
     "a home does not reach its encoder",
     "a home that is watched does not reach its encoder",
@@ -73,6 +78,9 @@ impl World {
             Fault::Readmit(..) => "fault: member let in",
             Fault::Rotate(_) => "fault: another key",
             Fault::Clock(..) => "fault: clock that jumps",
+            Fault::Drain(..) => "fault: drained",
+            Fault::Cordon(..) => "fault: cordoned",
+            Fault::Send(..) => "fault: encoder sent elsewhere",
         };
         self.mark(name);
     }

@@ -1,5 +1,6 @@
 //! What must hold: at every step, within a bound after a fault, and at the end.
 
+mod drain;
 mod failover;
 mod home;
 mod keyframes;
@@ -54,6 +55,7 @@ pub(crate) struct Checks {
     pub(crate) claimed: BTreeMap<(usize, EncoderId), Epoch>,
     pub(crate) downs: Vec<members::Expected>,
     pub(crate) pictures: Vec<failover::Expected>,
+    pub(crate) seams: Vec<drain::Seam>,
     /// Since when a client and a node reach each other.
     pub(crate) reached: BTreeMap<(usize, usize), u64>,
     /// Since when a client is not served.
@@ -143,6 +145,8 @@ impl World {
         self.check_downs();
         self.check_rivals();
         self.check_pictures();
+        self.check_seams();
+        self.check_drained();
         self.check_served();
         self.check_next();
         self.check_steady();

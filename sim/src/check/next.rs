@@ -65,6 +65,7 @@ impl World {
             let control = self.nodes[x].control.as_ref();
             x != home
                 && control.is_some_and(|c| !c.leaving())
+                && !self.is_wished_away(x)
                 && self.is_member(x)
                 && self.reach(agent, x)
         };

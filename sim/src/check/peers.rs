@@ -10,7 +10,7 @@ impl World {
     /// Every agent's list names exactly the live nodes as up.
     pub(super) fn check_peers(&mut self) {
         let live: BTreeSet<NodeId> = (0..self.plan.nodes)
-            .filter(|ix| self.is_member(*ix))
+            .filter(|ix| self.is_member(*ix) && !self.is_drained(*ix))
             .map(|ix| self.nodes[ix].id)
             .collect();
         if live.is_empty() {

@@ -187,12 +187,14 @@ pub(crate) static NODE: Kind = Kind {
         DESCRIPTION,
         part("drain", Flag, "hands over what it serves, and takes nothing new"),
         part("cordon", Flag, "takes nothing new"),
+        part("capacity", Number, "in hundredths of an ordinary node's, 100 if not said"),
+        part("limit", Number, "takes so many encoders at most"),
     ],
     sets: &[LABELS],
     columns: &["state", "encoders", "viewers", "addrs", "description"],
     end: "every member that hears of it drops it at once; it cannot return with its key or an old \
         invitation, and its clients go to other nodes",
-    examples: "  roost node set n2 drain=true +labels=north\n  roost node revoke n3 --reason stolen",
+    examples: "  roost node drain n2\n  roost node set n2 limit=200 +labels=north\n  roost node revoke n3 --reason stolen",
 };
 
 pub(crate) static ENROLMENT: Kind = Kind {

@@ -10,6 +10,7 @@ mod fake;
 pub(crate) mod kinds;
 mod show;
 mod special;
+mod steer;
 #[cfg(test)]
 mod tests;
 
@@ -71,6 +72,10 @@ enum EncoderVerb {
     Common(Verb),
     /// Make a stream key, shown once; or list or revoke keys
     Key(special::StreamKeys),
+    /// Send one to another node, without a gap
+    Move(steer::Move),
+    /// Tell why one is where it is
+    Why(One),
 }
 
 /// What strings for clients have.
@@ -110,6 +115,14 @@ pub(crate) enum NodeVerb {
     Set(Set),
     /// Show who changed what, where and when
     History(One),
+    /// Empty a node: move its encoders to others, and take none
+    Drain(steer::Drain),
+    /// Let a drained node take encoders again
+    Undrain(One),
+    /// Keep a node from new encoders; what is there stays
+    Cordon(One),
+    /// Let a cordoned node take encoders again
+    Uncordon(One),
     /// Remove what is known of a node that is no member
     Forget(Rm),
     /// Put a member out for good
@@ -263,6 +276,8 @@ pub(crate) async fn encoder(noun: EncoderNoun) -> Result<(), Failure> {
     match noun.verb {
         EncoderVerb::Common(verb) => common(&kinds::ENCODER, verb).await,
         EncoderVerb::Key(args) => special::stream_keys(args).await,
+        EncoderVerb::Move(args) => steer::move_encoder(args).await,
+        EncoderVerb::Why(args) => steer::why(args).await,
     }
 }
 
@@ -286,6 +301,10 @@ pub(crate) async fn node(verb: NodeVerb) -> Result<(), Failure> {
         NodeVerb::Show(args) => show::one(kind, args).await,
         NodeVerb::Set(args) => change::set(kind, args).await,
         NodeVerb::History(args) => audit::history(kind, args).await,
+        NodeVerb::Drain(args) => steer::drain(args).await,
+        NodeVerb::Undrain(args) => steer::wish(args, "drain", false).await,
+        NodeVerb::Cordon(args) => steer::wish(args, "cordon", true).await,
+        NodeVerb::Uncordon(args) => steer::wish(args, "cordon", false).await,
         NodeVerb::Forget(args) => change::rm(kind, args).await,
         NodeVerb::Revoke(args) => special::revoke(args).await,
         NodeVerb::Readmit(args) => special::readmit(args).await,

@@ -200,7 +200,13 @@ pub(super) async fn node_key(args: NodeKey) -> Result<(), Failure> {
 }
 
 /// Says what was done to a node.
-fn acted(output: Output, id: &str, name: &str, act: &str, done: &str) -> Result<(), Failure> {
+pub(super) fn acted(
+    output: Output,
+    id: &str,
+    name: &str,
+    act: &str,
+    done: &str,
+) -> Result<(), Failure> {
     match output {
         Output::Json => out::json(&json!({ "id": id, "name": name, act: true }))?,
         Output::Name => out::line(name)?,

@@ -63,6 +63,14 @@ impl Agent {
     /// not reach home.
     pub(super) fn drop_others(&mut self, effects: &mut Vec<Effect>) {
         let wanted = self.wanted_next;
+        let going = self.moving.as_ref().map(|moving| moving.to);
+        let holds = self.let_go_at.is_some();
+        for leg in self.legs.values_mut().filter(|leg| leg.purpose == Purpose::Old && !holds) {
+            // Home a moment ago, next from now on.
+            if leg.node.is_some() && leg.node == wanted {
+                leg.purpose = Purpose::Next;
+            }
+        }
         let drop: Vec<LegId> = self
             .legs
             .iter()
@@ -71,7 +79,11 @@ impl Agent {
                     Some(wanted) => leg.node == Some(wanted),
                     None => leg.purpose == Purpose::Next && leg.registered,
                 };
-                self.home != Some(**id) && (leg.purpose == Purpose::Old || !next)
+                let keep = match leg.purpose {
+                    Purpose::Old => holds,
+                    _ => next || (going.is_some() && leg.node == going),
+                };
+                self.home != Some(**id) && !keep
             })
             .map(|(&id, _)| id)
             .collect();

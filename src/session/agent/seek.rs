@@ -77,6 +77,7 @@ impl Agent {
                 source: self.source.clone(),
                 home: self.lost_home,
                 lost_ms: None,
+                why: None,
             };
             send(id, ClientMessage::Register(register), effects);
             return;
@@ -98,11 +99,9 @@ impl Agent {
             return;
         }
         let Some(node) = self.wanted_next.filter(|node| Some(*node) != home.node) else { return };
-        let at = self
-            .legs
-            .values_mut()
-            .find(|leg| leg.node == Some(node) && leg.purpose != Purpose::Old);
-        match at {
+        match self.legs.values_mut().find(|leg| leg.node == Some(node)) {
+            // It is let go in a moment, and next then.
+            Some(leg) if leg.purpose == Purpose::Old => {}
             Some(leg) => leg.purpose = Purpose::Next,
             None => {
                 if let Some(addr) = self.book.address_of(now, node) {
@@ -130,6 +129,7 @@ impl Agent {
                     source: self.source.clone(),
                     home: Some(home),
                     lost_ms: None,
+                    why: None,
                 };
                 send(id, ClientMessage::Register(register), effects);
             }

@@ -12,6 +12,10 @@ struct Trial {
     ms: u64,
     legs: BTreeMap<LegId, NodeId>,
     silent: Option<NodeId>,
+    /// Takes no encoders, and says so, or says nothing.
+    refuses: Option<(NodeId, bool)>,
+    /// Every node is full.
+    full: bool,
     sent: Vec<Effect>,
 }
 
@@ -35,8 +39,9 @@ impl Trial {
         };
         let mut effects = Vec::new();
         let agent = Agent::new(config, &mut effects);
+        let (legs, sent) = (BTreeMap::new(), Vec::new());
         let mut trial =
-            Self { agent, ms: 1000, legs: BTreeMap::new(), silent: None, sent: Vec::new() };
+            Self { agent, ms: 1000, legs, silent: None, refuses: None, full: false, sent };
         trial.take(effects);
         trial.pass(500);
         assert_eq!((trial.agent.home(), trial.agent.next()), (Some(HOME), Some(NEXT)));
@@ -103,14 +108,31 @@ impl Trial {
     fn answer(&mut self, leg: LegId, bytes: &[u8]) {
         let node = self.legs[&leg];
         let Ok(ClientMessage::Register(register)) = ClientMessage::decode(bytes) else { return };
-        let other = if node == HOME { NEXT } else { HOME };
+        let other = if node == NEXT { HOME } else { NEXT };
         let answer = match register.role {
+            Role::Ask | Role::Home if self.full => NodeMessage::Rejected(wire::Rejected {
+                role: register.role,
+                floor: Epoch::default(),
+                name_taken: false,
+                reason: "every node is full".into(),
+                retry_after: Some(5),
+            }),
             Role::Ask => NodeMessage::Assign(Assign {
                 home: HOME,
                 next: Some(NEXT),
                 floor: Epoch::default(),
                 reason: String::new(),
             }),
+            Role::Home if self.refuses.is_some_and(|(who, _)| who == node) => {
+                let (role, floor) = (Role::Home, Epoch::default());
+                let reason = "it is full".to_owned();
+                let rejected =
+                    wire::Rejected { role, floor, name_taken: false, reason, retry_after: None };
+                if self.refuses == Some((node, false)) {
+                    return;
+                }
+                NodeMessage::Rejected(rejected)
+            }
             role => {
                 let next = (role == Role::Home).then_some(other);
                 NodeMessage::Registered(Registered { role, epoch: register.epoch, next })
@@ -181,4 +203,176 @@ fn who_stands_by_goes_on_to_when_home_is_cut_off_from_the_others() {
     trial.silent = Some(NEXT);
     trial.pass(12_000);
     assert_eq!(trial.agent.next(), None);
+}
+
+const FAR: NodeId = NodeId([3; 16]);
+
+impl Trial {
+    /// With a third node, which is neither home nor next.
+    fn with_far() -> Self {
+        let mut trial = Self::new();
+        let mut peers = trial.agent.peers().clone();
+        peers.nodes.push(Peer {
+            node: FAR,
+            name: "far".into(),
+            addrs: vec!["far:1".into()],
+            up: true,
+            later: Later::default(),
+        });
+        trial.tell(HOME, &NodeMessage::Peers(peers));
+        trial
+    }
+
+    fn send_away(&mut self, to: NodeId) {
+        let order = wire::Move { to, reason: "n1 is drained".into() };
+        self.tell(HOME, &NodeMessage::Move(order));
+        self.pass(20);
+    }
+
+    /// What the agent says of a move, and to whom.
+    fn stayed(&self) -> Vec<(NodeId, String)> {
+        let stayed = self.sent.iter().filter_map(|effect| match effect {
+            Effect::Send(leg, bytes) => match ClientMessage::decode(bytes) {
+                Ok(ClientMessage::Stayed(stayed)) => Some((self.legs[leg], stayed.reason)),
+                _ => None,
+            },
+            _ => None,
+        });
+        stayed.collect()
+    }
+}
+
+#[test]
+fn who_is_sent_elsewhere_sends_to_both_until_the_new_home_has_it_all() {
+    for to in [NEXT, FAR] {
+        let mut trial = Trial::with_far();
+        trial.watch(HOME, true);
+        trial.pass(1000);
+        let (old, epoch) = (trial.leg(HOME), trial.agent.epoch());
+        trial.sent.clear();
+        trial.send_away(to);
+        assert_eq!(trial.agent.home(), Some(to));
+        assert!(trial.agent.epoch() > epoch);
+        let why = trial.sent.iter().find_map(|effect| match effect {
+            Effect::Send(_, bytes) => match ClientMessage::decode(bytes) {
+                Ok(ClientMessage::Register(it)) if it.role == Role::Home => {
+                    Some((it.why, it.home, it.lost_ms))
+                }
+                _ => None,
+            },
+            _ => None,
+        });
+        assert_eq!(why, Some((Some("n1 is drained".into()), Some(HOME), None)));
+        let both = BTreeSet::from([old, trial.leg(to)]);
+        assert_eq!(trial.agent.media(), &both);
+        trial.watch(to, true);
+        trial.pass(900);
+        assert_eq!(trial.agent.media(), &both, "the old home has it from here for a moment");
+        trial.pass(300);
+        assert_eq!(trial.agent.media(), &BTreeSet::from([trial.leg(to)]));
+        let interrupted = |effect: &Effect| match effect {
+            Effect::Media(legs) => !legs.contains(&old) && !legs.contains(&trial.leg(to)),
+            _ => false,
+        };
+        assert!(!trial.sent.iter().any(interrupted), "never nowhere");
+        assert_eq!(trial.agent.next(), Some(if to == NEXT { HOME } else { NEXT }));
+        let closed = trial.sent.contains(&Effect::Close(old));
+        assert_eq!(closed, to == FAR, "unless it is next now");
+    }
+}
+
+#[test]
+fn an_idle_encoder_leaves_its_old_home_at_once() {
+    let mut trial = Trial::with_far();
+    let old = trial.leg(HOME);
+    trial.send_away(FAR);
+    assert_eq!(trial.agent.home(), Some(FAR));
+    assert!(trial.agent.media().is_empty());
+    assert!(trial.sent.contains(&Effect::Close(old)));
+}
+
+#[test]
+fn who_is_not_taken_elsewhere_stays_and_is_never_interrupted() {
+    for (says, reason) in [(true, "it is full"), (false, "no answer")] {
+        let mut trial = Trial::with_far();
+        trial.watch(HOME, true);
+        trial.pass(1000);
+        let home = trial.leg(HOME);
+        trial.refuses = Some((FAR, says));
+        trial.sent.clear();
+        trial.send_away(FAR);
+        trial.pass(2500);
+        assert_eq!(trial.agent.home(), Some(HOME), "{reason}");
+        assert_eq!(trial.stayed(), [(HOME, reason.to_owned())]);
+        assert_eq!(trial.agent.media(), &BTreeSet::from([home]));
+        let interrupted =
+            |effect: &Effect| matches!(effect, Effect::Media(legs) if !legs.contains(&home));
+        assert!(!trial.sent.iter().any(interrupted), "{reason}");
+    }
+}
+
+#[test]
+fn who_is_sent_to_a_node_that_it_does_not_know_or_reach_stays() {
+    let mut trial = Trial::new();
+    let epoch = trial.agent.epoch();
+    trial.send_away(FAR);
+    assert_eq!(trial.stayed(), [(HOME, "its address is not known".to_owned())]);
+    let mut trial = Trial::with_far();
+    let order = wire::Move { to: FAR, reason: String::new() };
+    let leg = trial.leg(HOME);
+    let mut effects = Vec::new();
+    trial.agent.handle(
+        trial.now(),
+        Event::Message(leg, NodeMessage::Move(order).encode()),
+        &mut effects,
+    );
+    let dialled = effects.iter().find_map(|effect| match effect {
+        Effect::Dial { leg, node: Some(FAR), .. } => Some(*leg),
+        _ => None,
+    });
+    let (leg, reason) = (dialled.expect("a dial"), "connection refused".to_owned());
+    trial.event(Event::Closed { leg, reason });
+    assert_eq!(trial.stayed(), [(HOME, "connection refused".to_owned())]);
+    assert_eq!((trial.agent.home(), trial.agent.epoch()), (Some(HOME), epoch), "as it was");
+}
+
+#[test]
+fn a_home_that_dies_while_its_encoder_is_on_its_way_is_forgotten() {
+    let mut trial = Trial::with_far();
+    trial.watch(HOME, true);
+    trial.pass(1000);
+    trial.refuses = Some((FAR, false));
+    trial.send_away(FAR);
+    trial.silent = Some(HOME);
+    trial.pass(3500);
+    assert!(trial.agent.home().is_some_and(|home| home != HOME));
+    assert!(!trial.agent.media().is_empty());
+}
+
+#[test]
+fn who_finds_every_node_full_comes_back_when_it_was_told_to() {
+    let mut trial = Trial::new();
+    (trial.full, trial.sent) = (true, Vec::new());
+    for node in [NEXT, HOME] {
+        let (leg, reason) = (trial.leg(node), "gone".to_owned());
+        trial.event(Event::Closed { leg, reason });
+    }
+    let asks = |trial: &Trial| {
+        let asked = |effect: &&Effect| {
+            matches!(effect, Effect::Send(_, bytes) if matches!(
+                ClientMessage::decode(bytes),
+                Ok(ClientMessage::Register(it)) if it.role != Role::Next
+            ))
+        };
+        trial.sent.iter().filter(asked).count()
+    };
+    trial.pass(3_000);
+    assert_eq!(asks(&trial), 1, "it waits");
+    let refused = Effect::Note(Note::Refused("every node is full".into()));
+    assert!(trial.sent.contains(&refused), "{:?}", trial.sent);
+    trial.pass(4_000);
+    assert_eq!(asks(&trial), 2);
+    trial.full = false;
+    trial.pass(7_000);
+    assert_eq!(trial.agent.home(), Some(HOME));
 }

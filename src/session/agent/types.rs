@@ -115,6 +115,13 @@ pub enum Note {
     Seeking(String),
     /// Refused, in words.
     Refused(String),
+    /// It was to move to this node, and stays.
+    Stayed {
+        /// Label of the node.
+        name: String,
+        /// Why, in words.
+        reason: String,
+    },
     /// Another start of the same encoder took over; this one is idle until it is gone.
     Superseded,
     /// Somebody watches, or nobody does.

@@ -53,6 +53,7 @@ impl Host {
             agent_of: None,
             follows: Default::default(),
             watching: Default::default(),
+            publishes: true,
         };
         self.sessions.insert(id, session);
         self.judge_at.get_or_insert(world.now.mono + JUDGE_INTERVAL);
@@ -65,6 +66,7 @@ impl Host {
             source: SourceState::Ready,
             home: None,
             lost_ms: None,
+            why: Some("it publishes to this node".into()),
         };
         self.become_home(world, id, register, effects);
     }
@@ -82,7 +84,7 @@ impl Host {
         if let Some(reason) = self.shut.clone() {
             return Some(reason);
         }
-        if self.draining {
+        if self.leaving {
             return Some("this node is shutting down; publish to another".into());
         }
         if self.sessions.len() >= SESSIONS_MAX {
@@ -98,6 +100,9 @@ impl Host {
             ));
         }
         let held = self.streams.get(&encoder).is_some_and(|stream| stream.home.is_some());
+        if let Some(reason) = self.reluctance(world, encoder).filter(|_| !held) {
+            return Some(reason);
+        }
         let limit = limit(world);
         (!held && self.homes() >= limit)
             .then(|| format!("this node is full: it is at its limit of {limit} encoders"))

@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
+use super::moves::label;
 use super::rights::{JUDGE_INTERVAL, may_not_send};
 use super::{
     AGENT_GONE, Claim, Counters, Effect, Host, IN_FLIGHT, Note, Stream, Warm, World, permits,
 };
 use crate::access::{Principal, Right};
 use crate::admission::Denied;
-use crate::directory::{ENTRIES_MAX, SourceState};
+use crate::directory::{ENTRIES_MAX, SourceState, WHY_MAX};
 use crate::id::{EncoderId, NodeId, SessionId, valid_name};
-use crate::placement;
+use crate::placement::{self, Candidate};
+use crate::time::Mono;
 use crate::wire::{self, NodeMessage, Role};
+
+/// Whoever is refused since every node is full comes back after so many seconds.
+const FULL_WAIT_S: u32 = 5;
 
 impl Host {
     pub(super) fn hello(
@@ -56,7 +61,7 @@ impl Host {
         effects.push(Effect::Welcomed(id, principal));
         let welcome = wire::Welcome { peers: world.peers.clone() };
         effects.push(Effect::Send(id, NodeMessage::Welcome(welcome)));
-        if self.draining {
+        if self.leaving {
             let goodbye = wire::Goodbye { reason: "this node is shutting down".into() };
             effects.push(Effect::Send(id, NodeMessage::Goodbye(goodbye)));
         }
@@ -73,7 +78,7 @@ impl Host {
         let floor = world.directory.floor(register.encoder);
         let mut reject = |reason: String, name_taken: bool, counters: &mut Counters| {
             counters.rejected += 1;
-            let rejected = wire::Rejected { role, floor, name_taken, reason };
+            let rejected = wire::Rejected { role, floor, name_taken, reason, retry_after: None };
             effects.push(Effect::Send(id, NodeMessage::Rejected(rejected)));
         };
         if !valid_name(&register.name) {
@@ -105,7 +110,7 @@ impl Host {
         }
         match role {
             Role::Ask => self.assign(world, id, &register, effects),
-            Role::Home if self.draining => {
+            Role::Home if self.leaving => {
                 reject("this node is shutting down".into(), false, &mut self.counters);
             }
             Role::Home => {
@@ -115,16 +120,17 @@ impl Host {
                     let reason = format!("epoch {} is not above {floor}", register.epoch);
                     return reject(reason, false, &mut self.counters);
                 }
+                // What stood by here, or was here, is taken in whatever is wished: it has lost its home.
+                let stood_by = self.streams.get(&register.encoder).and_then(|s| s.warm.as_ref());
+                let known = held.is_some() || stood_by.is_some_and(|warm| warm.session == id);
+                if let Some(why) = self.reluctance(world, register.encoder).filter(|_| !known) {
+                    return reject(why, false, &mut self.counters);
+                }
                 if held.is_none()
                     && let limit = limit(world)
                     && self.homes() >= limit
                 {
-                    let other = placement::assign(register.encoder, world.candidates, &[world.me]);
-                    let other = other.filter(|choice| choice.home != world.me);
-                    let next = other.map_or_else(
-                        || "every other node is full, too; try again later".to_owned(),
-                        |choice| format!("{} has room", choice.home.short()),
-                    );
+                    let next = other_with_room(world, register.encoder);
                     let reason = format!(
                         "this node is full: it is at its limit of {limit} encoders; {next}"
                     );
@@ -149,14 +155,19 @@ impl Host {
     ) {
         let encoder = register.encoder;
         let floor = world.directory.floor(encoder);
-        self.in_flight.retain(|(_, _, until)| *until > world.now.mono);
         if let Some(rival) = rival(world, register) {
             self.counters.rejected += 1;
             let reason = format!(
                 "another start of this encoder is at home at {}; this one waits until it is gone",
                 rival.short()
             );
-            let rejected = wire::Rejected { role: Role::Ask, floor, name_taken: true, reason };
+            let rejected = wire::Rejected {
+                role: Role::Ask,
+                floor,
+                name_taken: true,
+                reason,
+                retry_after: None,
+            };
             effects.push(Effect::Send(id, NodeMessage::Rejected(rejected)));
             return;
         }
@@ -167,16 +178,8 @@ impl Host {
             .home(encoder, &|node| world.alive.contains(&node))
             .map(|(node, _)| node)
             .filter(|node| !avoid.contains(node))
-            .filter(|node| world.candidates.iter().any(|c| c.node == *node));
-        let mut candidates = world.candidates.to_vec();
-        for candidate in &mut candidates {
-            let assigned = self.in_flight.iter().filter(|(other, node, _)| {
-                *node == candidate.node
-                    && *other != encoder
-                    && world.directory.entry(*node, *other).is_none()
-            });
-            candidate.load += u32::try_from(assigned.count()).unwrap_or(u32::MAX);
-        }
+            .filter(|node| takers(world).iter().any(|c| c.node == *node));
+        let candidates = self.counted(world, takers(world), encoder);
         let choice = match standing {
             Some(home) => Some((
                 home,
@@ -190,20 +193,64 @@ impl Host {
         let Some((home, next, reason)) = choice else {
             self.counters.rejected += 1;
             let reason = match candidates.len() {
-                0 => "no node takes encoders at present: all are draining".to_owned(),
+                0 => "no node takes encoders at present: this one is leaving, and no other is up"
+                    .to_owned(),
                 nodes => format!(
                     "every node that takes encoders is full ({nodes} of them); what is connected \
                      goes on; add a node, or try again later"
                 ),
             };
-            let rejected = wire::Rejected { role: Role::Ask, floor, name_taken: false, reason };
+            let rejected = wire::Rejected {
+                role: Role::Ask,
+                floor,
+                name_taken: false,
+                reason,
+                retry_after: Some(FULL_WAIT_S),
+            };
             effects.push(Effect::Send(id, NodeMessage::Rejected(rejected)));
             return;
         };
-        self.in_flight.retain(|(other, ..)| *other != encoder);
-        self.in_flight.push((encoder, home, world.now.mono + IN_FLIGHT));
+        self.send_to(world.now.mono, encoder, home);
+        let reason = match world.candidates.is_empty() {
+            true => format!("every node is drained or cordoned: {reason}"),
+            false => reason,
+        };
         let assign = wire::Assign { home, next, floor, reason };
         effects.push(Effect::Send(id, NodeMessage::Assign(assign)));
+    }
+
+    /// Why this node, which goes on serving, takes no encoder that is new here.
+    pub(super) fn reluctance(&self, world: &World<'_>, encoder: EncoderId) -> Option<String> {
+        let takes = takers(world).iter().any(|candidate| candidate.node == world.me);
+        let what = if self.emptying.is_some() { "drained" } else { "cordoned" };
+        (!takes).then(|| format!("this node is {what}; {}", other_with_room(world, encoder)))
+    }
+
+    /// The candidates with what is on its way to them, this encoder aside.
+    pub(super) fn counted(
+        &mut self,
+        world: &World<'_>,
+        candidates: &[Candidate],
+        encoder: EncoderId,
+    ) -> Vec<Candidate> {
+        self.in_flight.retain(|(_, _, until)| *until > world.now.mono);
+        let mut candidates = candidates.to_vec();
+        for candidate in &mut candidates {
+            let assigned = self.in_flight.iter().filter(|(other, node, _)| {
+                *node == candidate.node
+                    && *other != encoder
+                    && world.directory.entry(*node, *other).is_none()
+            });
+            let assigned = u32::try_from(assigned.count()).unwrap_or(u32::MAX);
+            candidate.load = candidate.load.saturating_add(assigned);
+        }
+        candidates
+    }
+
+    /// Counts an encoder at a node until it is there.
+    pub(super) fn send_to(&mut self, now: Mono, encoder: EncoderId, node: NodeId) {
+        self.in_flight.retain(|(other, ..)| *other != encoder);
+        self.in_flight.push((encoder, node, now + IN_FLIGHT));
     }
 
     pub(super) fn become_home(
@@ -236,7 +283,13 @@ impl Host {
         if let Some(other) = before.as_ref().and_then(|claim| claim.session).filter(|s| *s != id) {
             // Whoever spoke for it here before must not go on believing that it is at home.
             let (floor, reason) = (register.epoch, "it is at home over another connection".into());
-            let rejected = wire::Rejected { role: Role::Home, floor, name_taken: false, reason };
+            let rejected = wire::Rejected {
+                role: Role::Home,
+                floor,
+                name_taken: false,
+                reason,
+                retry_after: None,
+            };
             effects.push(Effect::Send(other, NodeMessage::Rejected(rejected)));
             if let Some(session) = self.sessions.get_mut(&other) {
                 session.agent_of = None;
@@ -260,7 +313,9 @@ impl Host {
             unconfirmed: None,
             told: None,
             orphaned: None,
+            why: register.why.as_deref().map(plain).unwrap_or_default(),
         });
+        self.look_again(world.now.mono);
         self.choose_next(world, encoder);
         let next = self.streams.get(&encoder).and_then(|s| s.home.as_ref()).and_then(|c| c.next);
         let registered = wire::Registered { role: Role::Home, epoch: register.epoch, next };
@@ -294,9 +349,30 @@ impl Host {
     }
 }
 
+/// What an agent says for people: on one line, and short.
+pub(super) fn plain(words: &str) -> String {
+    words.chars().filter(|c| !c.is_control()).take(WHY_MAX / 4).collect()
+}
+
+/// Who takes encoders: with nobody else to serve them, nodes that are drained or cordoned do.
+fn takers<'a>(world: &World<'a>) -> &'a [Candidate] {
+    if world.candidates.is_empty() { world.reluctant } else { world.candidates }
+}
+
+/// Who takes an encoder that this node does not, in words.
+fn other_with_room(world: &World<'_>, encoder: EncoderId) -> String {
+    let other = placement::assign(encoder, world.candidates, &[world.me]);
+    let other = other.filter(|choice| choice.home != world.me);
+    other.map_or_else(
+        || "every other node is full, too; try again later".to_owned(),
+        |choice| format!("{} has room", label(world, choice.home)),
+    )
+}
+
 /// How many encoders this node takes.
 pub(super) fn limit(world: &World<'_>) -> usize {
-    let mine = world.candidates.iter().find(|candidate| candidate.node == world.me);
+    let mine =
+        world.candidates.iter().chain(world.reluctant).find(|candidate| candidate.node == world.me);
     mine.map_or(ENTRIES_MAX, |candidate| candidate.limit as usize)
 }
 

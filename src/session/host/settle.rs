@@ -19,6 +19,7 @@ impl Host {
         encoder: EncoderId,
         effects: &mut Vec<Effect>,
     ) {
+        self.conclude_move(world, encoder, effects);
         let floor = world.directory.floor(encoder);
         let Some(stream) = self.streams.get_mut(&encoder) else { return };
         if let Some(claim) = &stream.home
@@ -29,8 +30,13 @@ impl Host {
                 let reason = format!("epoch {floor} is home elsewhere");
                 let note = Note::Gone(reason.clone());
                 effects.push(Effect::Note(encoder, stream.name.clone(), note));
-                let rejected =
-                    wire::Rejected { role: Role::Home, floor, name_taken: false, reason };
+                let rejected = wire::Rejected {
+                    role: Role::Home,
+                    floor,
+                    name_taken: false,
+                    reason,
+                    retry_after: None,
+                };
                 effects.push(Effect::Send(session, NodeMessage::Rejected(rejected)));
                 if let Some(session) = self.sessions.get_mut(&session) {
                     session.agent_of = None;
@@ -71,7 +77,8 @@ impl Host {
         // A next that could not be reached a moment ago is better than none.
         claim.next = placement::next(encoder, world.me, &usable)
             .or(claim.next.filter(candidate))
-            .or_else(|| placement::next(encoder, world.me, world.candidates));
+            .or_else(|| placement::next(encoder, world.me, world.candidates))
+            .or_else(|| placement::next(encoder, world.me, world.reluctant));
     }
 
     pub(super) fn publish(
@@ -87,6 +94,7 @@ impl Host {
             next: claim.next,
             source: claim.source.clone(),
             viewers: stream.viewers,
+            why: claim.why.clone(),
             later: Later::default(),
         });
         let before = world.directory.entry(world.me, encoder);

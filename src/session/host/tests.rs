@@ -11,6 +11,7 @@ use crate::directory::{Directory, Header};
 use crate::grow::Later;
 use crate::id::{AccountId, ActorId, Boot, InviteId, RecordId};
 use crate::placement::Candidate;
+use crate::session::HELLO_DEADLINE;
 use crate::time::Now;
 use crate::wire::PeerList;
 
@@ -30,6 +31,7 @@ struct Trial {
     writes: u64,
     alive: BTreeSet<NodeId>,
     candidates: Vec<Candidate>,
+    reluctant: Vec<Candidate>,
     ms: u64,
 }
 
@@ -45,6 +47,7 @@ impl Trial {
             writes: 0,
             roster: Roster::found(&Keypair::from_seed([1; 32]), [0; 16]),
             candidates: alive.iter().map(candidate).collect(),
+            reluctant: Vec::new(),
             alive,
             ms: 1000,
         }
@@ -65,6 +68,7 @@ impl Trial {
             alive: &self.alive,
             linked: &self.alive,
             candidates: &self.candidates,
+            reluctant: &self.reluctant,
             peers: &PeerList::default(),
         };
         call(&mut self.host, &mut world, &mut effects);
@@ -97,6 +101,7 @@ impl Trial {
             source: SourceState::Ready,
             home: None,
             lost_ms: None,
+            why: None,
         };
         self.say(session, ClientMessage::Register(register))
     }
@@ -220,6 +225,7 @@ fn a_connection_speaks_for_one_encoder() {
         source: SourceState::Ready,
         home: None,
         lost_ms: None,
+        why: None,
     };
     let effects = trial.say(1, ClientMessage::Register(register));
     assert!(rejection(&effects, 1).is_some());
@@ -291,6 +297,7 @@ fn a_node_that_stood_still_asks_for_what_it_relays_anew() {
         next: None,
         source: SourceState::Ready,
         viewers: 0,
+        why: String::new(),
         later: Later::default(),
     };
     let mut other = Directory::new(node(2), Boot(1));
@@ -299,6 +306,9 @@ fn a_node_that_stood_still_asks_for_what_it_relays_anew() {
         addrs: Vec::new(),
         links: BTreeSet::from([node(1)]),
         draining: false,
+        cordoned: false,
+        capacity: None,
+        limit: None,
         later: Later::default(),
     });
     other.put_entry(CAM, Some(entry));
@@ -468,6 +478,7 @@ fn a_stream_key_sends_as_its_own_encoder_and_as_no_other() {
         source: SourceState::Ready,
         home: None,
         lost_ms: None,
+        why: None,
     };
     let effects = trial.say(1, ClientMessage::Register(other));
     assert!(rejection(&effects, 1).is_some());
@@ -547,6 +558,7 @@ fn two_domains_may_have_the_same_name_and_neither_hears_of_the_other() {
         source: SourceState::Ready,
         home: None,
         lost_ms: None,
+        why: None,
     };
     let effects = trial.say(2, ClientMessage::Register(other.clone()));
     assert!(rejection(&effects, 2).is_none(), "{effects:?}");
@@ -583,6 +595,7 @@ fn when_every_node_is_full_that_is_said_and_whoever_is_at_home_stays() {
         source: SourceState::Ready,
         home: None,
         lost_ms: None,
+        why: None,
     };
     trial.welcome(2);
     let refused = trial.say(2, ClientMessage::Register(other));
@@ -595,6 +608,247 @@ fn when_every_node_is_full_that_is_said_and_whoever_is_at_home_stays() {
     let again = trial.home(3, epoch(2));
     assert!(!again.iter().any(full), "{again:?}");
     assert_eq!(trial.directory.entry(node(1), CAM).map(|entry| entry.epoch), Some(epoch(2)));
+}
+
+impl Trial {
+    fn order(&mut self, to: NodeId) -> Vec<Effect> {
+        let reason = "n1 is drained".to_owned();
+        let order = Order { encoder: CAM, to, cause: Cause::Drain, reason, ticket: 3 };
+        self.call(|host, world, out| host.move_away(world, order, out))
+    }
+
+    /// Another node says that CAM is at home there.
+    fn claimed_by(&mut self, at: NodeId, epoch: Epoch) -> Vec<Effect> {
+        let mut other = Directory::new(at, Boot(1));
+        other.put_header(Header::default());
+        let entry = crate::directory::Entry {
+            name: "cam".into(),
+            epoch,
+            next: None,
+            source: SourceState::Ready,
+            viewers: 0,
+            why: String::new(),
+            later: Later::default(),
+        };
+        other.put_entry(CAM, Some(entry));
+        let (now, mut out) = (Now { mono: Mono(1), wall: 1 }, Vec::new());
+        other.handle(now, crate::directory::Event::Linked(node(1)), &mut out);
+        other.flush(&mut out);
+        for effect in out {
+            if let crate::directory::Effect::Delta { delta, .. } = effect {
+                let event = crate::directory::Event::Delta { from: at, delta };
+                self.directory.handle(now, event, &mut Vec::new());
+            }
+        }
+        self.call(|host, world, out| host.encoder_changed(world, CAM, out))
+    }
+}
+
+fn outcome(effects: &[Effect]) -> Option<Outcome> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Moved(order, outcome) => {
+            assert_eq!(order.ticket, 3);
+            Some(outcome.clone())
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn a_move_that_cannot_be_is_refused_at_once_and_says_why() {
+    let mut trial = Trial::new(3);
+    let why = |effects: &[Effect]| match outcome(effects) {
+        Some(Outcome::Refused(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(why(&trial.order(node(2))), "it is not at home at this node");
+    trial.home(1, epoch(1));
+    assert_eq!(why(&trial.order(node(1))), "it is at home there");
+    assert!(why(&trial.order(node(9))).ends_with("is not up"));
+    trial.candidates.retain(|candidate| candidate.node != node(3));
+    assert!(why(&trial.order(node(3))).contains("takes no encoders"));
+    trial.candidates[1].load = 9;
+    assert!(why(&trial.order(node(2))).contains("is full: it takes 9 encoders"));
+    trial.candidates[1].load = 8;
+    assert_eq!(outcome(&trial.order(node(2))), None, "asked");
+    assert_eq!(why(&trial.order(node(2))), "it is on its way already");
+    trial.call(|host, world, out| host.closed(world, SessionId(1), out));
+    assert_eq!(why(&trial.order(node(2))), "its agent is not connected");
+}
+
+#[test]
+fn a_move_is_done_once_the_directory_shows_it() {
+    for (at, done) in [(node(2), true), (node(3), false)] {
+        let mut trial = Trial::new(3);
+        trial.home(1, epoch(1));
+        let asked = trial.order(node(2));
+        let reason = "n1 is drained".to_owned();
+        let asked_to = NodeMessage::Move(wire::Move { to: node(2), reason });
+        assert!(asked.contains(&Effect::Send(SessionId(1), asked_to)), "{asked:?}");
+        assert_eq!(trial.host.homes(), 1, "until it has gone");
+        let effects = trial.claimed_by(at, epoch(2));
+        assert_eq!(outcome(&effects) == Some(Outcome::Done), done, "{effects:?}");
+        assert_eq!(trial.host.homes(), 0);
+        assert_eq!(trial.host.counters.moved, [0, u64::from(done), 0, 0]);
+        assert_eq!(trial.host.counters.moves_failed, u64::from(!done));
+    }
+}
+
+#[test]
+fn a_move_that_fails_says_why_and_may_be_tried_again() {
+    let mut trial = Trial::new(3);
+    trial.home(1, epoch(1));
+    trial.order(node(2));
+    let stayed = wire::Stayed { to: node(2), reason: "it is full\n".into() };
+    let effects = trial.say(1, ClientMessage::Stayed(stayed));
+    let Some(Outcome::Failed(why)) = outcome(&effects) else { panic!("{effects:?}") };
+    assert!(why.ends_with("did not take it: it is full"), "{why}");
+    assert_eq!(outcome(&trial.order(node(2))), None);
+    trial.ms += 7_000;
+    assert!(trial.host.next_wake().unwrap().0 <= trial.ms * 1_000_000);
+    let effects = trial.wake();
+    assert!(matches!(outcome(&effects), Some(Outcome::Failed(_))), "{effects:?}");
+}
+
+#[test]
+fn why_an_encoder_is_where_it_is_is_kept_on_one_line_and_short() {
+    let mut trial = Trial::new(2);
+    trial.welcome(1);
+    let why = format!("less loaded\nthan n2 {}", "\u{1f426}".repeat(200));
+    let register = wire::Register {
+        encoder: CAM,
+        name: "cam".into(),
+        role: Role::Home,
+        epoch: epoch(1),
+        source: SourceState::Ready,
+        home: None,
+        lost_ms: None,
+        why: Some(why),
+    };
+    trial.say(1, ClientMessage::Register(register));
+    let entry = trial.directory.entry(node(1), CAM).expect("a claim");
+    assert!(entry.why.starts_with("less loadedthan n2 "), "{}", entry.why);
+    assert!(entry.why.len() <= crate::directory::WHY_MAX);
+}
+
+impl Trial {
+    /// An encoder with this number, at home here over a session of the same number.
+    fn settle_in(&mut self, number: u8) {
+        self.welcome(number.into());
+        let register = wire::Register {
+            encoder: EncoderId([number; 16]),
+            name: format!("cam-{number}"),
+            role: Role::Home,
+            epoch: epoch(1),
+            source: SourceState::Ready,
+            home: None,
+            lost_ms: None,
+            why: None,
+        };
+        let effects = self.say(number.into(), ClientMessage::Register(register));
+        assert_eq!(rejection(&effects, number.into()), None);
+    }
+
+    fn drain_state(&mut self) -> DrainState {
+        let mut state = DrainState::default();
+        self.call(|host, world, _| state = host.drain_state(world));
+        state
+    }
+
+    fn drain(&mut self, on: bool) -> Vec<Effect> {
+        let mut all = std::mem::take(&mut self.candidates);
+        all.append(&mut self.reluctant);
+        let mine = |candidate: &Candidate| on && candidate.node == node(1);
+        (self.reluctant, self.candidates) = all.into_iter().partition(mine);
+        self.call(|host, world, out| {
+            host.nodes_changed(world, out);
+            host.drain(world, on, out);
+        })
+    }
+}
+
+fn sent_away(effects: &[Effect]) -> Vec<(u64, NodeId)> {
+    let moves = effects.iter().filter_map(|effect| match effect {
+        Effect::Send(session, NodeMessage::Move(order)) => Some((session.0, order.to)),
+        _ => None,
+    });
+    moves.collect()
+}
+
+#[test]
+fn a_node_is_emptied_idle_encoders_first_and_watched_ones_a_few_at_a_time() {
+    let mut trial = Trial::new(3);
+    trial.candidates.iter_mut().for_each(|candidate| candidate.limit = 1000);
+    for number in 10..20 {
+        trial.settle_in(number);
+    }
+    for number in 10..16 {
+        let encoder = EncoderId([number; 16]);
+        trial.call(|host, world, out| host.viewers(world, encoder, 1, out));
+    }
+    let first = sent_away(&trial.drain(true));
+    let idle: Vec<u64> = first.iter().map(|(session, _)| *session).collect();
+    assert_eq!(idle, [16, 17, 18, 19]);
+    assert!(first.iter().all(|(_, to)| *to != node(1)));
+    let state = trial.drain_state();
+    assert_eq!((state.left, state.watched, state.moving, state.viewers), (10, 6, 4, 6));
+    trial.ms += 100;
+    assert_eq!(sent_away(&trial.wake()), [], "as many as may be are on their way");
+    for session in idle {
+        let to = first.iter().find(|(of, _)| *of == session).unwrap().1;
+        let stayed = wire::Stayed { to, reason: "it is full".into() };
+        trial.say(session, ClientMessage::Stayed(stayed));
+    }
+    trial.ms += 100;
+    let watched: Vec<u64> = sent_away(&trial.wake()).iter().map(|(session, _)| *session).collect();
+    assert_eq!(watched, [10, 11, 12, 13], "what just failed rests");
+    let stuck = trial.drain_state().stuck;
+    assert_eq!(stuck.len(), 4);
+    assert!(stuck.iter().all(|it| it.reason.ends_with("it is full")), "{stuck:?}");
+    assert_eq!(sent_away(&trial.drain(false)), []);
+    assert!(!trial.drain_state().draining);
+}
+
+#[test]
+fn a_node_that_is_emptied_says_what_cannot_move_and_why_and_goes_on_when_it_can() {
+    let mut trial = Trial::new(2);
+    trial.home(1, epoch(1));
+    let other = trial.candidates.remove(1);
+    assert_eq!(sent_away(&trial.drain(true)), []);
+    let stuck = trial.drain_state().stuck;
+    assert!(stuck[0].reason.starts_with("no other node takes encoders"), "{stuck:?}");
+    assert_eq!(trial.host.homes(), 1, "it stays where it is");
+    trial.candidates.push(Candidate { load: 9, ..other });
+    trial.drain(true);
+    let stuck = trial.drain_state().stuck;
+    assert_eq!(stuck[0].reason, "every other node is full (1 of them)");
+    trial.candidates[0].load = 8;
+    assert_eq!(sent_away(&trial.drain(true)), [(1, node(2))]);
+}
+
+#[test]
+fn a_node_that_is_drained_or_cordoned_takes_what_has_nowhere_else_to_go() {
+    let mut trial = Trial::new(2);
+    trial.drain(true);
+    let effects = trial.home(1, epoch(1));
+    let rejected = rejection(&effects, 1).expect("another takes it");
+    assert!(rejected.reason.contains("this node is drained") && !rejected.name_taken);
+    // It stands by here and has lost its home, or there is no other.
+    trial.register(1, Role::Next, epoch(1));
+    let effects = trial.register(1, Role::Home, epoch(2));
+    assert_eq!(rejection(&effects, 1), None);
+    let mut trial = Trial::new(1);
+    trial.drain(true);
+    trial.welcome(1);
+    let effects = trial.register(1, Role::Ask, epoch(1));
+    let assigned = effects.iter().find_map(|effect| match effect {
+        Effect::Send(_, NodeMessage::Assign(assign)) => Some(assign.clone()),
+        _ => None,
+    });
+    let assigned = assigned.expect("a home");
+    assert_eq!(assigned.home, node(1));
+    assert!(assigned.reason.starts_with("every node is drained"), "{}", assigned.reason);
+    assert_eq!(rejection(&trial.register(1, Role::Home, epoch(1)), 1), None);
 }
 
 fn publish(trial: &mut Trial, session: u64, name: &str, encoder: EncoderId) -> Vec<Effect> {

@@ -8,6 +8,7 @@ use crate::admission::Roster;
 use crate::directory::{Directory, SourceState};
 use crate::id::{EncoderId, Epoch, NodeId, SessionId};
 use crate::placement::Candidate;
+use crate::session::host::{Cause, Order, Outcome};
 use crate::time::Now;
 use crate::wire::{NodeMessage, PeerList};
 
@@ -31,6 +32,8 @@ pub struct World<'a> {
     pub linked: &'a BTreeSet<NodeId>,
     /// Alive nodes that take encoders, with their load.
     pub candidates: &'a [Candidate],
+    /// Alive nodes that are drained or cordoned: for want of any other, they do.
+    pub reluctant: &'a [Candidate],
     /// What clients are told.
     pub peers: &'a PeerList,
 }
@@ -79,6 +82,8 @@ pub enum Effect {
     Unserve(SessionId, EncoderId),
     /// Ask the node that a stream is relayed from for a keyframe.
     RelayKeyframe(EncoderId),
+    /// What became of a move that was ordered.
+    Moved(Order, Outcome),
     /// For people: what became of the encoder with this name.
     Note(EncoderId, String, Note),
 }
@@ -99,6 +104,8 @@ pub enum Note {
     },
     /// Its picture came, went, or is one that browsers cannot play.
     Signal(SourceState),
+    /// It was asked to go to another node, and this became of it.
+    Moved(Order, Outcome),
     /// It is at home here no more, or its agent is gone: why, in words.
     Gone(String),
 }
@@ -126,6 +133,10 @@ pub struct Counters {
     pub adopted: u64,
     /// Times that this node stood still and asked its encoders again.
     pub stalls: u64,
+    /// Encoders that went to another home because this node asked them to.
+    pub moved: [u64; Cause::ALL.len()],
+    /// Moves that were refused or came to nothing.
+    pub moves_failed: u64,
     /// Keyframe requests passed on.
     pub keyframes: u64,
 }

@@ -70,6 +70,7 @@ pub(crate) fn all() -> Vec<(&'static str, String)> {
         source: SourceState::Ready,
         home: None,
         lost_ms: None,
+        why: None,
     };
     framed("ClientMessage Register", ClientMessage::Register(register).frame());
     let watch = Watch { encoder: ENCODER, stay: true };
@@ -123,6 +124,7 @@ fn delta() -> Delta {
         next: Some(NEXT),
         source: SourceState::Ready,
         viewers: 1,
+        why: String::new(),
         later: Later::default(),
     };
     let header = Header {
@@ -130,6 +132,9 @@ fn delta() -> Delta {
         addrs: vec!["a:1".into()],
         links: BTreeSet::from([NEXT]),
         draining: false,
+        cordoned: false,
+        capacity: None,
+        limit: None,
         later: Later::default(),
     };
     let entries = vec![(ENCODER, Some(entry)), (EncoderId([0x55; 16]), None)];

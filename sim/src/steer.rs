@@ -1,0 +1,89 @@
+//! People who want nodes empty, and encoders elsewhere.
+
+use roost::accounts::{Change, Expect, Key, Kind, Write};
+use roost::control::Event;
+use roost::id::{AccountId, EncoderId, RecordId};
+use roost::session::host::{Cause, Order, Outcome};
+
+use crate::net::SEC;
+use crate::world::World;
+
+/// Fields of a node's record.
+pub(crate) const DRAIN: u16 = 3;
+pub(crate) const CORDON: u16 = 4;
+
+impl World {
+    /// Somebody says the same of several nodes, at this node or another that runs.
+    pub(crate) fn wish_all(&mut self, by: usize, of: &[usize], field: u16, on: bool) {
+        for &node in of {
+            self.wish(by, node, field, on);
+        }
+    }
+
+    fn wish(&mut self, by: usize, node: usize, field: u16, on: bool) {
+        let mut choices = std::iter::once(by).chain(0..self.plan.nodes);
+        let at = choices.find(|ix| self.runs(*ix) && self.nodes[*ix].control.is_some());
+        let Some(at) = at else { return };
+        let write = Write {
+            key: Key { kind: Kind::NODE, id: RecordId(self.nodes[node].id.0) },
+            changes: vec![Change::Set(field, vec![u8::from(on)])],
+            account: AccountId([1; 16]),
+            expect: Expect::Any,
+            wait: 0,
+            patience: std::time::Duration::ZERO,
+        };
+        self.last_wish += 1;
+        let ticket = u64::MAX - self.last_wish;
+        self.trace.say(self.now, || format!("n{at} is told field {field} of n{node}: {on}"));
+        self.node_event(at, Event::Write { ticket, write });
+    }
+
+    /// Somebody at an encoder's home sends it away.
+    pub(crate) fn send_encoder(&mut self, e: usize, to: usize) {
+        let Some(home) = self.home_of(e) else { return };
+        let order = Order {
+            encoder: self.encoders[e].id,
+            to: self.nodes[to].id,
+            cause: Cause::Operator,
+            reason: "somebody said so".into(),
+            ticket: 0,
+        };
+        self.node_event(home, Event::Move(order));
+    }
+
+    /// What became of a move.
+    pub(crate) fn moved(&mut self, encoder: EncoderId, outcome: &Outcome) {
+        if *outcome != Outcome::Done {
+            self.mark("a move comes to nothing");
+            return;
+        }
+        self.mark("an encoder moves on request");
+        let watched = self.viewers.iter().enumerate();
+        let watched = watched.filter(|(_, v)| self.encoders[v.watches].id == encoder);
+        // Somebody who sees it well, in a mesh where nothing else happens.
+        let now = self.now;
+        let fine: Vec<usize> = watched
+            .filter(|(v, viewer)| viewer.seen.fresh_at + SEC / 5 > now && self.all_allow(*v))
+            .map(|(v, _)| v)
+            .collect();
+        for v in fine {
+            self.expect_no_seam(v);
+        }
+    }
+
+    /// A node is to be empty, or goes, by its own word.
+    pub(crate) fn is_drained(&self, ix: usize) -> bool {
+        let control = self.nodes[ix].control.as_ref();
+        let header = control.and_then(|control| control.directory().header(control.me()));
+        header.is_some_and(|header| header.draining)
+    }
+
+    /// A node is to be empty, or takes nothing new, by its own word; one that goes is both.
+    pub(crate) fn is_wished_away(&self, ix: usize) -> bool {
+        let header = self.nodes[ix]
+            .control
+            .as_ref()
+            .and_then(|control| control.directory().header(control.me()));
+        header.is_some_and(|header| header.draining || header.cordoned)
+    }
+}

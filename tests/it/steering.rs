@@ -1,0 +1,147 @@
+//! Emptying nodes, keeping them from encoders, and sending encoders elsewhere, as people do it.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::client::{Encoder, Viewer, Witness};
+use crate::harness::mesh::Mesh;
+use crate::harness::process::{Finished, run, run_within};
+use crate::harness::{PATIENCE, wait_until};
+
+/// A picture comes every 33 ms here: this much longer is what a move may take.
+const SEAM: Duration = Duration::from_millis(133);
+
+/// Runs `roost ARGS` against this mesh.
+#[track_caller]
+fn roost(mesh: &Mesh, args: &str) -> Finished {
+    let addrs = mesh.addrs();
+    let args: Vec<&str> = args.split(' ').chain(["--addr", &addrs]).collect();
+    run_within(PATIENCE * 2, &args)
+}
+
+/// Where every node says that an encoder is at home, if they agree.
+fn home(mesh: &Mesh, encoder: &str) -> Option<String> {
+    let mut homes = mesh.nodes().iter().map(|node| node.home_of(encoder));
+    let first = homes.next()??;
+    homes.all(|home| home.as_ref() == Some(&first)).then_some(first)
+}
+
+#[test]
+fn a_drained_node_gives_everything_away_and_nobody_who_watches_sees_it() {
+    let mut mesh = Mesh::start(3);
+    let _watched = Encoder::start(&mesh, "gate", &["--fps", "30"]);
+    let names = ["cam-1", "cam-2", "cam-3", "cam-4", "cam-5"];
+    let _idle = names.map(|name| Encoder::start(&mesh, name, &[]));
+    let (viewer, witness) = (Viewer::start(&mesh, "gate"), Witness::start(&mesh, "gate"));
+    // The picture settles where it is.
+    std::thread::sleep(Duration::from_secs(3));
+    let left = home(&mesh, "gate").expect("all agree");
+    let plan = roost(&mesh, &format!("node drain {left} --dry-run"));
+    assert_eq!(plan.code, Some(0), "{plan:?}");
+    assert!(plan.stdout.contains("gate") && plan.stdout.contains("yes"), "{}", plan.stdout);
+    assert_eq!(mesh.node(&left).get("/readyz").status, 200, "nothing was done");
+    let begun = Instant::now();
+    let drained = roost(&mesh, &format!("node drain {left}"));
+    assert_eq!(drained.code, Some(0), "{drained:?}");
+    assert!(drained.stderr.contains(&format!("{left} is empty")), "{}", drained.stderr);
+    println!("{:?} to empty a node", begun.elapsed());
+    wait_until(PATIENCE, "nothing is at home there", || {
+        names.iter().chain([&"gate"]).all(|name| home(&mesh, name).is_some_and(|at| at != left))
+    });
+    wait_until(PATIENCE, "it is not ready", || mesh.node(&left).get("/readyz").status == 503);
+    assert_eq!(mesh.node(&left).get("/healthcheck").status, 503);
+    let words = mesh.node(&left).get("/readyz").body;
+    assert!(words.contains("[-] draining"), "{words}");
+    // What comes now goes elsewhere.
+    let _new = Encoder::start(&mesh, "new", &[]);
+    assert_ne!(home(&mesh, "new"), Some(left.clone()));
+    std::thread::sleep(Duration::from_secs(2));
+    let gap = viewer.gap_since(begun);
+    println!("{gap:?} between two pictures at most");
+    assert!(gap < SEAM, "the picture stood still for {gap:?}");
+    let report = witness.end();
+    assert_eq!((&report["backwards"], &report["gaps"]), (&0.into(), &serde_json::json!([])));
+    // It is a wish, not a mood: it outlives the process.
+    assert!(mesh.node(&left).process().terminate().success());
+    mesh.node(&left).restart();
+    wait_until(PATIENCE, "it is drained still", || {
+        mesh.others(&left).all(|node| {
+            let view = node.view().unwrap_or_default();
+            let mut nodes = view["nodes"].as_array().into_iter().flatten();
+            nodes.any(|of| {
+                of["name"] == left.as_str() && of["state"] == "up" && of["draining"] == true
+            })
+        })
+    });
+    assert_eq!(roost(&mesh, &format!("node undrain {left}")).code, Some(0));
+    wait_until(PATIENCE, "it is ready", || mesh.node(&left).get("/readyz").status == 200);
+    let moved = roost(&mesh, &format!("encoder move gate {left}"));
+    assert_eq!(moved.code, Some(0), "{moved:?}");
+    assert_eq!(mesh.node(&left).home_of("gate"), Some(left.clone()));
+    assert!(viewer.flows(SEAM));
+}
+
+#[test]
+fn an_encoder_goes_where_it_is_sent_unless_that_cannot_be_and_knows_why() {
+    let mesh = Mesh::start(3);
+    let _encoder = Encoder::start(&mesh, "gate", &["--fps", "30"]);
+    let witness = Witness::start(&mesh, "gate");
+    let first = home(&mesh, "gate").expect("all agree");
+    let others: Vec<String> = mesh.others(&first).map(|node| node.name().to_owned()).collect();
+    let [second, third] = &others[..] else { panic!("{others:?}") };
+    let why = |mesh: &Mesh| run(&["encoder", "why", "gate", "--addr", &mesh.addrs()]).stdout;
+    assert!(why(&mesh).starts_with(&format!("gate is at home at {first}: ")), "{}", why(&mesh));
+    let refused = |mesh: &Mesh, to: &str, code: i32, words: &str| {
+        let finished = roost(mesh, &format!("encoder move gate {to}"));
+        assert_eq!(finished.code, Some(code), "{finished:?}");
+        assert!(finished.stderr.contains(words), "{} lacks {words}", finished.stderr);
+        assert_eq!(home(mesh, "gate"), Some(first.clone()));
+    };
+    refused(&mesh, "n9", 3, "no node is called");
+    refused(&mesh, &first, 4, "it is at home there");
+    assert_eq!(roost(&mesh, &format!("node cordon {second}")).code, Some(0));
+    wait_until(PATIENCE, "the cordon is known", || {
+        roost(&mesh, "status").stdout.contains("cordoned")
+    });
+    refused(&mesh, second, 4, "takes no encoders: it is drained or cordoned");
+    assert_eq!(roost(&mesh, &format!("node set {third} limit=0")).code, Some(0));
+    wait_until(PATIENCE, "the limit is known", || {
+        let view = mesh.nodes()[0].view().unwrap_or_default();
+        let mut nodes = view["nodes"].as_array().into_iter().flatten();
+        nodes.any(|of| of["name"] == third.as_str() && of["limit"] == 0)
+    });
+    refused(&mesh, third, 4, "is full: it takes 0 encoders");
+    assert_eq!(roost(&mesh, &format!("node uncordon {second}")).code, Some(0));
+    wait_until(PATIENCE, "it goes there", || {
+        roost(&mesh, &format!("encoder move gate {second}")).code == Some(0)
+    });
+    wait_until(PATIENCE, "all know", || home(&mesh, "gate").as_ref() == Some(second));
+    let words = why(&mesh);
+    assert!(words.starts_with(&format!("gate is at home at {second}: moved by ")), "{words}");
+    std::thread::sleep(Duration::from_secs(2));
+    let report = witness.end();
+    assert_eq!((&report["backwards"], &report["gaps"]), (&0.into(), &serde_json::json!([])));
+}
+
+#[test]
+fn the_last_node_that_is_drained_says_so_and_goes_on() {
+    let mesh = Mesh::start(2);
+    let _encoder = Encoder::start(&mesh, "gate", &[]);
+    let viewer = Viewer::start(&mesh, "gate");
+    let first = home(&mesh, "gate").expect("all agree");
+    let last = mesh.others(&first).next().expect("two").name().to_owned();
+    assert_eq!(roost(&mesh, &format!("node drain {first}")).code, Some(0));
+    wait_until(PATIENCE, "it has moved", || home(&mesh, "gate").as_ref() == Some(&last));
+    let drained = roost(&mesh, &format!("node drain {last} --deadline 2s"));
+    assert_eq!(drained.code, Some(7), "{drained:?}");
+    for words in ["gate: no other node takes encoders", "goes on", "undrain"] {
+        assert!(drained.stderr.contains(words), "{} lacks {words}", drained.stderr);
+    }
+    assert_eq!(home(&mesh, "gate").as_ref(), Some(&last));
+    // With nobody else to go to, new ones are taken, too.
+    let _new = Encoder::start(&mesh, "new", &[]);
+    let _viewer = Viewer::start(&mesh, "new");
+    assert!(viewer.flows(Duration::from_millis(500)));
+    // As soon as one can, it moves.
+    assert_eq!(roost(&mesh, &format!("node undrain {first}")).code, Some(0));
+    wait_until(PATIENCE, "it moves on its own", || home(&mesh, "gate").as_ref() == Some(&first));
+}
