@@ -46,7 +46,7 @@ pub const SCHEMA: u32 = 2;
 /// script that stops one and starts the next at once finds the folder free within this.
 pub const LOCK_WAIT: Duration = Duration::from_secs(8);
 /// Memory for pages of the database: it is read at start only.
-const CACHE_BYTES: usize = 16 << 20;
+const CACHE_BYTES: usize = 8 << 20;
 /// Most remembered members: twice the largest mesh that is simulated. Beyond it new ones are not
 /// remembered.
 pub const MEMBERS_MAX: usize = 2_048;

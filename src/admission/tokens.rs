@@ -170,8 +170,8 @@ impl Roster {
         };
         let credential = self.check_credential(token, mesh_ms)?;
         let who = Who::Client { id: credential.id, domain: credential.domain };
-        let principal = Principal::new(who, format!("client {}", credential.id.short()))
-            .signed_by(credential.by);
+        let principal = Principal::new(who, format!("client {}", credential.id.short()));
+        let principal = principal.signed_by(credential.by);
         match rights.stands(&principal, mesh_ms) {
             true => Ok(principal),
             false => Err(Refusal::Ended { what: Kind::Credential }.into()),
