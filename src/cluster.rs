@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
+use crate::placement::Survivability;
 
 /// What a node says of itself, carried by chitchat: slow facts, each under a key of its own.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -57,6 +58,9 @@ pub struct ClusterView {
     /// Nodes that were admitted and are no members any more.
     #[serde(default)]
     pub outcasts: Vec<OutcastView>,
+    /// How many nodes can be lost; only for who sees the whole mesh.
+    #[serde(default)]
+    pub survivability: Option<Survivability>,
     /// What nodes were called that belong to it no more, nor are known to have: those of the mesh
     /// that a backup was made of.
     #[serde(skip)]

@@ -2,10 +2,15 @@
 
 use comfy_table::{Cell, Color, Table};
 use roost::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
+use roost::id::NodeId;
+use roost::placement::Survivability;
 
 use super::addr::Addr;
 use super::exit::{Exit, Failure};
 use super::{out, table};
+
+/// So many nodes are named of those that should not be lost together: a line has an end.
+const WORST_SHOWN: usize = 8;
 
 /// Arguments of `roost status`.
 #[derive(Debug, clap::Args)]
@@ -75,6 +80,9 @@ fn render(view: &ClusterView, color: bool) -> String {
         count(view.encoders.len(), "encoder"),
         count(viewers as usize, "viewer"),
     );
+    if let Some(found) = &view.survivability {
+        text.push_str(&format!("{}\n\n", losses(view, found)));
+    }
     let paint = Paint { color };
     text.push_str(&nodes_table(view, &paint).to_string());
     if !view.encoders.is_empty() {
@@ -92,6 +100,35 @@ fn render(view: &ClusterView, color: bool) -> String {
     }
     // Padding at the end of lines helps nobody and spoils comparisons.
     text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+/// How many nodes can be lost, and which not, in a sentence.
+fn losses(view: &ClusterView, found: &Survivability) -> String {
+    let name = |id: &NodeId| {
+        let node = view.nodes.iter().find(|node| node.node == *id);
+        node.map_or_else(|| id.short(), |node| node.name.clone())
+    };
+    let least = if found.exact { "" } else { "at least " };
+    let can = match found.losses {
+        0 => "no node can be lost".to_owned(),
+        many => format!("{least}{} can be lost, whichever", count(many as usize, "node")),
+    };
+    let unplaced = count(found.unplaced as usize, "encoder");
+    match found.worst.split_at_checked(WORST_SHOWN) {
+        _ if found.unplaced == 0 => can,
+        _ if found.worst.is_empty() => {
+            format!("{can}: {unplaced} would have no place even now; raise limits or add nodes")
+        }
+        Some((some, rest)) if !rest.is_empty() => {
+            let some: Vec<_> = some.iter().map(name).collect();
+            let more = format!("{} and {} more", some.join(", "), rest.len());
+            format!("{can}: without {more} {unplaced} would have no place")
+        }
+        _ => {
+            let all: Vec<_> = found.worst.iter().map(name).collect();
+            format!("{can}: without {} {unplaced} would have no place", all.join(", "))
+        }
+    }
 }
 
 fn count(of: usize, what: &str) -> String {
@@ -170,7 +207,7 @@ impl Paint {
 
 #[cfg(test)]
 mod tests {
-    use roost::id::{Boot, EncoderId, Epoch, MeshId, NodeId};
+    use roost::id::{Boot, EncoderId, Epoch, MeshId};
 
     use super::*;
 
@@ -218,6 +255,7 @@ mod tests {
                 viewers: 2,
             }],
             outcasts: Vec::new(),
+            survivability: None,
             former: Default::default(),
         }
     }
@@ -238,6 +276,33 @@ cam-1    live   n1    n2    3.00ab  2
 
 cam-1: it has B-frames";
         assert_eq!(render(&view, false), expected);
+    }
+
+    #[test]
+    fn how_many_nodes_can_be_lost_is_a_sentence() {
+        let view = view();
+        let says = |losses, exact, worst: &[u8], unplaced| {
+            let worst = worst.iter().map(|n| NodeId([*n; 16])).collect();
+            super::losses(&view, &Survivability { losses, exact, worst, unplaced })
+        };
+        assert_eq!(says(1, true, &[], 0), "1 node can be lost, whichever");
+        assert_eq!(
+            says(0, true, &[2], 3),
+            "no node can be lost: without n2 3 encoders would have no place"
+        );
+        assert_eq!(
+            says(1, false, &[1, 2], 1),
+            "at least 1 node can be lost, whichever: without n1, n2 1 encoder would have no place"
+        );
+        assert_eq!(
+            says(8, true, &[1; 9], 1),
+            "8 nodes can be lost, whichever: without n1, n1, n1, n1, n1, n1, n1, n1 and 1 more \
+             1 encoder would have no place"
+        );
+        assert_eq!(
+            says(0, true, &[], 2),
+            "no node can be lost: 2 encoders would have no place even now; raise limits or add nodes"
+        );
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What a node believes, as the API and people see it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Control;
 use crate::admission::{Outcast, Refusal};
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView, OutcastView};
 use crate::directory::{Entry, SourceState};
 use crate::id::{EncoderId, NodeId};
+use crate::placement::{Share, Survivability, survivability};
 
 impl Control {
     /// Everything this node believes.
@@ -54,6 +55,7 @@ impl Control {
             node: self.me,
             name: self.name.clone(),
             boot: self.boot,
+            survivability: Some(self.survivability(&encoders)),
             nodes,
             encoders,
             outcasts: self.roster.outcasts().map(|(node, why)| self.outcast(node, why)).collect(),
@@ -66,6 +68,26 @@ impl Control {
                 .map(|(node, name)| (*node, name.clone()))
                 .collect(),
         }
+    }
+
+    /// From the limits that nodes declare.
+    fn survivability(&self, encoders: &[EncoderView]) -> Survivability {
+        let mut homes: BTreeMap<Option<NodeId>, u32> = BTreeMap::new();
+        for encoder in encoders {
+            *homes.entry(encoder.home).or_default() += 1;
+        }
+        let takers = self.candidates.iter().map(|it| (it, false));
+        let all = takers.chain(self.reluctant.iter().map(|it| (it, true)));
+        let shares: Vec<Share> = all
+            .map(|(it, reluctant)| {
+                let load = homes.remove(&Some(it.node)).unwrap_or(0);
+                let known = it.node == self.me || self.directory.header(it.node).is_some();
+                let room = known.then(|| it.limit.saturating_sub(load));
+                Share { node: it.node, load, room, reluctant }
+            })
+            .collect();
+        let homeless = homes.into_values().map(u64::from).sum();
+        survivability(&shares, homeless)
     }
 
     fn outcast(&self, node: NodeId, why: &Outcast) -> OutcastView {

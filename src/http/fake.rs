@@ -109,6 +109,7 @@ impl FakeMesh {
             nodes: Vec::new(),
             encoders: vec![encoder],
             outcasts: Vec::new(),
+            survivability: None,
             former: Default::default(),
         };
         let mesh = Arc::new(Self {

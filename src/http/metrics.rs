@@ -260,6 +260,10 @@ impl Collector for NodeCollector {
         let skew = [(Vec::new(), snapshot.clock_skew_ms as f64 / 1000.0)];
         let help = "How far this node's clock is ahead of the mesh's";
         out.gauges("clock_skew", help, Some(&Unit::Seconds), &skew)?;
+        if let Some(it) = &view.survivability {
+            let help = "How many nodes can be lost at once with every encoder still placed";
+            out.gauges("survivable_losses", help, None, &[(Vec::new(), it.losses.into())])?;
+        }
         let outcasts = [(Vec::new(), view.outcasts.len() as f64)];
         out.gauges("outcasts", "Nodes that are members no more", None, &outcasts)?;
         let viewers: Vec<_> = snapshot

@@ -30,6 +30,8 @@ impl Eyes<'_> {
         let operates = self.may_in_mesh(Right::Operate);
         let mut seen = view.clone();
         if !self.may_in_mesh(Right::View) {
+            // It counts what they do not see.
+            seen.survivability = None;
             seen.encoders.retain(|encoder| self.sees(encoder.id));
             for node in &mut seen.nodes {
                 let there = matches!(node.state, Liveness::Up | Liveness::Suspect);

@@ -1,8 +1,10 @@
 //! Which node should be an encoder's home, and which comes next. Placement only proposes: the
 //! directory says who is home.
 
+mod losses;
 mod rank;
 
+pub use losses::{Share, Survivability, survivability};
 pub use rank::rank;
 
 use std::collections::BTreeSet;

@@ -145,3 +145,61 @@ fn the_last_node_that_is_drained_says_so_and_goes_on() {
     assert_eq!(roost(&mesh, &format!("node undrain {first}")).code, Some(0));
     wait_until(PATIENCE, "it moves on its own", || home(&mesh, "gate").as_ref() == Some(&first));
 }
+
+#[test]
+fn as_many_nodes_as_the_mesh_says_can_be_lost_and_all_encoders_have_a_home() {
+    let mut mesh = Mesh::start(4);
+    for node in ["n1", "n2", "n3", "n4"] {
+        assert_eq!(roost(&mesh, &format!("node set {node} limit=3")).code, Some(0));
+    }
+    let names = ["cam-1", "cam-2", "cam-3", "cam-4", "cam-5", "cam-6"];
+    let _encoders = names.map(|name| Encoder::start(&mesh, name, &[]));
+    let _viewers = names.map(|name| Viewer::start(&mesh, name));
+    // Six of twelve places are taken: without two nodes six are left.
+    wait_until(PATIENCE, "two can be lost, not three", || {
+        mesh.nodes().iter().all(|node| {
+            let found = node.view().unwrap_or_default()["survivability"].clone();
+            let worst = found["worst"].as_array().map(Vec::len);
+            (&found["losses"], &found["exact"], worst, &found["unplaced"])
+                == (&2.into(), &true.into(), Some(3), &3.into())
+        })
+    });
+    let status = roost(&mesh, "status").stdout;
+    let words = "2 nodes can be lost, whichever: without ";
+    assert!(
+        status.contains(words) && status.contains(" 3 encoders would have no place"),
+        "{status}"
+    );
+    assert!(mesh.nodes()[0].get("/metrics").body.contains("\nroost_survivable_losses 2"));
+    let view = mesh.nodes()[0].view().unwrap_or_default();
+    let name = |id: &serde_json::Value| {
+        let mut nodes = view["nodes"].as_array().into_iter().flatten();
+        nodes
+            .find(|node| node["node"] == *id)
+            .and_then(|node| node["name"].as_str().map(str::to_owned))
+    };
+    let worst = view["survivability"]["worst"].as_array().into_iter().flatten();
+    let lost: Vec<String> = worst.filter_map(name).take(2).collect();
+    assert_eq!(lost.len(), 2);
+    for node in &lost {
+        mesh.node(node).kill();
+    }
+    let left = |mesh: &Mesh| {
+        let nodes = mesh.nodes().iter().filter(|node| !lost.contains(&node.name().to_owned()));
+        nodes.map(|node| node.name().to_owned()).collect::<Vec<_>>()
+    };
+    let left = left(&mesh);
+    wait_until(PATIENCE, "each is at home at a node that is left", || {
+        left.iter().all(|at| {
+            let node = mesh.nodes().iter().find(|node| node.name() == at).expect("it is one");
+            names.iter().all(|name| {
+                let live = node.encoder(name).is_some_and(|of| of["state"] == "live");
+                live && node.home_of(name).is_some_and(|home| left.contains(&home))
+            })
+        })
+    });
+    wait_until(PATIENCE, "no more can be lost", || {
+        let body = mesh.node(&left[0]).get("/metrics").body;
+        body.contains("\nroost_survivable_losses 0")
+    });
+}
