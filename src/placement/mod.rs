@@ -2,6 +2,7 @@
 //! directory says who is home.
 
 mod losses;
+pub mod plan;
 mod rank;
 
 pub use losses::{Share, Survivability, survivability};
