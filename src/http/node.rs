@@ -29,10 +29,13 @@ use crate::id::{AccountId, ActorId, EncoderId, NodeId};
 use crate::net::{RtcDatagram, RtcSocket};
 use crate::node::passwords::Passwords;
 use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError, NotDone, RecordChanges};
-use crate::session::host::{Cause, Order, Outcome};
 use crate::session::{HOLD, SESSIONS_MAX};
 use crate::webrtc::{Feed, MAX_LEGS, Outlet, WebRtc};
 use crate::wire::{self, Answer, Ask, AskMove, Failed, Message, Moved, Offer, SdpAnswer};
+
+mod questions;
+
+use questions::unreachable;
 
 /// How long another node may take to set a leg up or to list its viewers.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -233,11 +236,6 @@ struct Leg {
     playing: bool,
 }
 
-/// Another node does not answer, or not what was asked.
-fn unreachable(reason: String) -> Failed {
-    Failed { status: 502, reason, retry_after: Some(1) }
-}
-
 /// A hard limit, as a condition of taking more.
 fn within(name: &'static str, count: usize, most: usize) -> Check {
     let error = (count >= most).then(|| format!("{count} of {most}: this node takes no more"));
@@ -245,48 +243,6 @@ fn within(name: &'static str, count: usize, most: usize) -> Check {
 }
 
 impl Live {
-    /// What another node says to a question, unless it is a refusal.
-    async fn question(&self, to: NodeId, ask: &Ask, limit: Duration) -> Result<Answer, Failed> {
-        let answer = self.node.ask(to, ask, limit).await;
-        let bytes = answer.map_err(|error| unreachable(error.to_string()))?;
-        match Answer::decode(&bytes) {
-            Ok(Answer::Failed(failed)) => Err(failed),
-            Ok(answer) => Ok(answer),
-            Err(error) => Err(unreachable(error.to_string())),
-        }
-    }
-
-    async fn moved(&self, wish: AskMove) -> Moved {
-        let AskMove { encoder, to, reason } = wish;
-        let order = Order { encoder, to, cause: Cause::Operator, reason, ticket: 0 };
-        Moved {
-            failed: match self.node.move_encoder(order).await {
-                Outcome::Done => None,
-                Outcome::Refused(why) | Outcome::Failed(why) => Some(why),
-            },
-        }
-    }
-
-    async fn drained(&self) -> wire::DrainState {
-        let state = self.node.drain_state().await.unwrap_or_default();
-        wire::DrainState { json: serde_json::to_string(&state).unwrap_or_default() }
-    }
-
-    async fn answer(self: Arc<Self>, ask: Ask) -> Answer {
-        match ask {
-            Ask::Move(wish) => Answer::Moved(self.moved(wish).await),
-            Ask::Drain(wire::AskDrain {}) => Answer::Drain(self.drained().await),
-            Ask::Offer(offer) => match leg::accept(self, &offer) {
-                Ok(answer) => Answer::Sdp(answer),
-                Err(failed) => Answer::Failed(failed),
-            },
-            Ask::Viewers(wire::AskViewers { encoder }) => {
-                let json = serde_json::to_string(&self.own_viewers(encoder)).unwrap_or_default();
-                Answer::Viewers(wire::ViewerList { json })
-            }
-        }
-    }
-
     fn own_viewers(&self, encoder: Option<EncoderId>) -> Vec<ViewerView> {
         let view = self.node.view();
         let wanted = |id: &EncoderId| encoder.is_none_or(|wanted| wanted == *id);

@@ -87,6 +87,11 @@ fn operation(route: &Route) -> Value {
                     ],
                     "description": "32 hexadecimal digits, or name or domain/name with %2F",
                 }),
+                "name" if route.path.starts_with("/whip/") && route.method == "post" => json!({
+                    "type": "string",
+                    "pattern": "^([a-z0-9._-]{1,64}/)?[a-z0-9._-]{1,64}$",
+                    "description": "name or domain/name with %2F",
+                }),
                 _ => json!({ "type": "string", "minLength": 1 }),
             };
             json!({ "name": name, "in": "path", "required": true, "schema": schema })
@@ -317,7 +322,12 @@ fn value_schema(part: &Part) -> Value {
     let mut out = match part.field {
         Field::Name => json!({ "type": "string", "pattern": "^[a-z0-9._-]{1,64}$" }),
         Field::Text if !part.one_of.is_empty() => json!({ "enum": part.one_of }),
-        Field::Text => json!({ "type": "string", "maxLength": part.max }),
+        // No control characters but line breaks and tabs.
+        Field::Text => json!({
+            "type": "string",
+            "maxLength": part.max,
+            "pattern": "^[^\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f]*$",
+        }),
         Field::Number => {
             json!({ "type": "integer", "minimum": -(1_i64 << 53), "maximum": 1_i64 << 53 })
         }

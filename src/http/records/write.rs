@@ -123,13 +123,23 @@ impl Condition {
         match (asked.header(&header::IF_MATCH), asked.header(&header::IF_NONE_MATCH)) {
             (None, Some("*")) => Ok(Self::Absent),
             (Some("*"), None) => Ok(Self::Any),
-            (Some(tag), None) => Ok(Self::Tag(tag.to_owned())),
+            (Some(tag), None) if is_tag(tag) => Ok(Self::Tag(tag.to_owned())),
+            (Some(_), None) => {
+                Err(bad_request("if-match is the ETag that was read, as it is, or *"))
+            }
             _ => Err(Problem::new(
                 StatusCode::PRECONDITION_REQUIRED,
                 "send If-Match with the ETag that you read, or If-None-Match: * to make a new one",
             )),
         }
     }
+}
+
+/// Whether it looks like one of ours.
+fn is_tag(text: &str) -> bool {
+    let inside = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    inside.is_some_and(|inside| inside.len() == 16 && inside.bytes().all(digit))
 }
 
 /// What the ledger is to find, if the condition is met by what is there.

@@ -986,3 +986,19 @@ fn a_full_node_takes_no_publisher_but_the_one_it_has() {
     assert!(refused(&effects, 2).is_some_and(|why| why.contains("limit of 1")), "{effects:?}");
     assert!(refused(&publish(&mut trial, 3, "cam", CAM), 3).is_none());
 }
+
+#[test]
+fn a_publisher_stays_where_a_node_is_drained_and_a_new_one_is_sent_on() {
+    let mut trial = Trial::new(2);
+    publish(&mut trial, 1, "cam", CAM);
+    let moved = trial.order(node(2));
+    assert!(matches!(outcome(&moved), Some(Outcome::Refused(why)) if why.contains("WHIP")));
+    assert_eq!(sent_away(&trial.drain(true)), []);
+    let state = trial.drain_state();
+    assert_eq!(state.left, 1);
+    assert!(state.stuck[0].reason.contains("when it starts anew"), "{state:?}");
+    let again = publish(&mut trial, 2, "cam", CAM);
+    assert_eq!(refused(&again, 2), None, "it is at home here");
+    let other = publish(&mut trial, 3, "other", EncoderId([9; 16]));
+    assert!(refused(&other, 3).is_some_and(|why| why.contains("drained")), "{other:?}");
+}
