@@ -26,6 +26,7 @@ mod clients;
 mod clock;
 mod leave;
 mod ledger;
+mod losses;
 mod nodes;
 mod rotate;
 mod types;
@@ -92,6 +93,7 @@ pub struct Control {
     reluctant: Vec<Candidate>,
     wishes: wishes::Wishes,
     told_wishes: wishes::Wishes,
+    told_losses: losses::Told,
     /// It was told that nothing is left here.
     drained: bool,
     peers: PeerList,
@@ -157,6 +159,7 @@ impl Control {
             reluctant: Vec::new(),
             wishes: wishes::Wishes::default(),
             told_wishes: wishes::Wishes::default(),
+            told_losses: losses::Told::default(),
             drained: false,
             peers: PeerList::default(),
             due: None,

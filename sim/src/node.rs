@@ -370,7 +370,7 @@ impl World {
             Note::Ledger(note) => format!("ledger: {note:?}"),
             Note::Stalled(late) => format!("stalled {} ms", late.as_millis()),
             Note::Outgrown(boot) => format!("outgrown {}", boot.0),
-            Note::Encoder(..) => return,
+            Note::Losses { .. } | Note::Encoder(..) => return,
         };
         self.trace.add(self.now, ix, ix, text.as_bytes());
         self.trace.say(self.now, || format!("n{ix} {text}"));

@@ -278,6 +278,14 @@ pub enum Note {
     Undrained,
     /// This node takes no new encoders, or takes them again.
     Cordoned(bool),
+    /// So many nodes can be lost, and that is fewer than people want, which is given then; or it is
+    /// enough again.
+    Losses {
+        /// How many can be lost.
+        losses: u32,
+        /// How many should be, if that is more.
+        low: Option<u32>,
+    },
     /// This node stood still for this long.
     Stalled(Duration),
     /// Something happened to the ledger.

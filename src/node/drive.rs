@@ -375,6 +375,11 @@ impl Driver {
             store_error: self.store.trouble(),
             clock_skew_ms: self.control.clock_skew(self.clock.now()),
         }));
+        let losses = self.view.load().survivability.as_ref().map(|it| it.losses);
+        let now = self.clock.now().mono;
+        if let Some(note) = losses.and_then(|losses| self.control.heed_losses(now, losses)) {
+            self.note(&note);
+        }
         let me = self.control.me();
         let mine = self.control.directory().entries(me);
         let (encoders, viewers) = mine.fold((0, 0u32), |(count, sum), (_, entry)| {
@@ -432,6 +437,17 @@ impl Driver {
                 event = "node.cordoned",
                 cordoned,
                 "whether this node takes new encoders was changed"
+            ),
+            Note::Losses { losses, low: Some(wanted) } => tracing::warn!(
+                event = "mesh.losses_low",
+                losses,
+                wanted,
+                "fewer nodes can be lost than the setting wants: roost status names the worst to lose"
+            ),
+            Note::Losses { losses, low: None } => tracing::info!(
+                event = "mesh.losses_right",
+                losses,
+                "as many nodes can be lost again as the setting wants"
             ),
             Note::Ledger(note) => ledger::tell(note),
             Note::Stalled(late) => {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::client::{Encoder, Viewer, Witness};
 use crate::harness::mesh::Mesh;
+use crate::harness::node::Node;
 use crate::harness::process::{Finished, run, run_within};
 use crate::harness::{PATIENCE, wait_until};
 
@@ -146,12 +147,20 @@ fn the_last_node_that_is_drained_says_so_and_goes_on() {
     wait_until(PATIENCE, "it moves on its own", || home(&mesh, "gate").as_ref() == Some(&first));
 }
 
+/// The metric of how many nodes can be lost.
+fn losses(node: &Node) -> Option<f64> {
+    let text = node.get("/metrics").body;
+    let line = text.lines().find(|line| line.starts_with("roost_survivable_losses"))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
 #[test]
 fn as_many_nodes_as_the_mesh_says_can_be_lost_and_all_encoders_have_a_home() {
     let mut mesh = Mesh::start(4);
     for node in ["n1", "n2", "n3", "n4"] {
         assert_eq!(roost(&mesh, &format!("node set {node} limit=3")).code, Some(0));
     }
+    assert_eq!(roost(&mesh, "setting add survivable-losses value=1").code, Some(0));
     let names = ["cam-1", "cam-2", "cam-3", "cam-4", "cam-5", "cam-6"];
     let _encoders = names.map(|name| Encoder::start(&mesh, name, &[]));
     let _viewers = names.map(|name| Viewer::start(&mesh, name));
@@ -170,7 +179,7 @@ fn as_many_nodes_as_the_mesh_says_can_be_lost_and_all_encoders_have_a_home() {
         status.contains(words) && status.contains(" 3 encoders would have no place"),
         "{status}"
     );
-    assert!(mesh.nodes()[0].get("/metrics").body.contains("\nroost_survivable_losses 2"));
+    assert_eq!(losses(&mesh.nodes()[0]), Some(2.0));
     let view = mesh.nodes()[0].view().unwrap_or_default();
     let name = |id: &serde_json::Value| {
         let mut nodes = view["nodes"].as_array().into_iter().flatten();
@@ -198,8 +207,6 @@ fn as_many_nodes_as_the_mesh_says_can_be_lost_and_all_encoders_have_a_home() {
             })
         })
     });
-    wait_until(PATIENCE, "no more can be lost", || {
-        let body = mesh.node(&left[0]).get("/metrics").body;
-        body.contains("\nroost_survivable_losses 0")
-    });
+    wait_until(PATIENCE, "no more can be lost", || losses(mesh.node(&left[0])) == Some(0.0));
+    wait_until(PATIENCE, "that is told", || mesh.node(&left[0]).log().contains("mesh.losses_low"));
 }
