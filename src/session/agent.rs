@@ -389,7 +389,7 @@ impl Agent {
                     effects.push(Effect::Note(Note::Home { node, name, epoch, moved, healed }));
                     send(id, ClientMessage::Source(self.source.clone()), effects);
                 }
-                self.arrived(now);
+                self.arrived(now, first);
                 self.drop_others(effects);
             }
             Role::Next | Role::Also if leg.purpose == Purpose::Next => {

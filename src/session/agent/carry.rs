@@ -65,12 +65,6 @@ impl Agent {
         let wanted = self.wanted_next;
         let going = self.moving.as_ref().map(|moving| moving.to);
         let holds = self.let_go_at.is_some();
-        for leg in self.legs.values_mut().filter(|leg| leg.purpose == Purpose::Old && !holds) {
-            // Home a moment ago, next from now on.
-            if leg.node.is_some() && leg.node == wanted {
-                leg.purpose = Purpose::Next;
-            }
-        }
         let drop: Vec<LegId> = self
             .legs
             .iter()

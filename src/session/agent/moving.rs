@@ -50,6 +50,14 @@ impl Agent {
         if self.let_go_at.is_some_and(|at| at <= now) {
             self.let_go_at = None;
             if self.home().is_some() {
+                let wanted = self.wanted_next;
+                for leg in self.legs.values_mut().filter(|leg| leg.purpose == Purpose::Old) {
+                    // Home a moment ago, next from now on. One that was lost has to prove first
+                    // that it is back.
+                    if leg.node.is_some() && leg.node == wanted {
+                        leg.purpose = Purpose::Next;
+                    }
+                }
                 self.drop_others(effects);
             }
         }
@@ -126,14 +134,15 @@ impl Agent {
         effects.push(Effect::Note(Note::Stayed { name, reason: reason.to_owned() }));
     }
 
-    /// The new home holds.
-    pub(super) fn arrived(&mut self, now: Mono) {
+    /// The new home holds. One that was lost, and not left on request, is let go at once.
+    pub(super) fn arrived(&mut self, now: Mono, first: bool) {
         let at = self.home.and_then(|home| self.legs.get(&home)).and_then(|leg| leg.node);
-        if self.moving.as_ref().is_some_and(|moving| Some(moving.to) == at) {
-            self.moving = None;
+        let moved = self.moving.take_if(|moving| Some(moving.to) == at).is_some();
+        if first && !moved {
+            self.let_go_at = None;
         }
         let old = |id: &LegId| self.legs.get(id).is_some_and(|leg| leg.purpose == Purpose::Old);
-        if self.let_go_at.is_none() && self.media.iter().any(old) {
+        if moved && self.media.iter().any(old) {
             self.let_go_at = Some(now + LET_GO);
         }
     }
