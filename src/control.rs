@@ -24,6 +24,7 @@ mod admit;
 mod alive;
 mod clients;
 mod clock;
+mod demand;
 mod leave;
 mod ledger;
 mod losses;
@@ -34,6 +35,7 @@ mod view;
 mod wishes;
 
 pub use clock::{Clocks, SKEW_ALARM};
+pub use demand::Demand;
 pub use leave::LEAVE_DEADLINE;
 pub use types::{Config, Counters, Effect, Event, NoDecree, Note};
 
