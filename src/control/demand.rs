@@ -28,7 +28,7 @@ pub struct Demand {
 impl Control {
     /// What this node believes that there is to plan with.
     pub fn demand(&self) -> Demand {
-        let seats = self.alive.iter().map(|node| self.seat(*node)).collect();
+        let seats = self.demand_seats();
         let alive = |node: NodeId| self.alive.contains(&node);
         let held: BTreeSet<EncoderId> = self.host.held().collect();
         let home = |encoder: EncoderId| {
@@ -39,6 +39,11 @@ impl Control {
         };
         let units = self.directory.encoders().filter_map(home).collect();
         Demand { seats, units, wishes: Vec::new() }
+    }
+
+    /// Nodes that live, in order of id.
+    pub(super) fn demand_seats(&self) -> Vec<Seat> {
+        self.alive.iter().map(|node| self.seat(*node)).collect()
     }
 
     fn seat(&self, node: NodeId) -> Seat {
@@ -60,5 +65,5 @@ impl Control {
 
 /// Whether nobody watches an encoder and somebody can be asked to move it.
 fn is_idle(entry: &Entry) -> bool {
-    entry.viewers == 0 && entry.source != SourceState::NoSignal(AGENT_GONE.into())
+    entry.viewers == 0 && !entry.stays && entry.source != SourceState::NoSignal(AGENT_GONE.into())
 }

@@ -99,6 +99,8 @@ growing! {
         pub viewers: u32,
         /// Why it is here, for people.
         pub why: String,
+        /// Nothing can ask it to move: it publishes by WHIP.
+        pub stays: bool,
     }
 }
 

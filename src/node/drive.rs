@@ -449,6 +449,11 @@ impl Driver {
                 losses,
                 "as many nodes can be lost again as the setting wants"
             ),
+            Note::Balancing(encoders) => tracing::info!(
+                event = "balance.planned",
+                encoders,
+                "encoders are to go to other nodes, so that loads are even or wishes are met"
+            ),
             Note::Ledger(note) => ledger::tell(note),
             Note::Stalled(late) => {
                 let (dur_ms, limit) = (late.as_millis(), session::SILENCE_WATCHED.as_millis());

@@ -351,7 +351,13 @@ impl Host {
 
 /// What an agent says for people: on one line, and short.
 pub(super) fn plain(words: &str) -> String {
-    words.chars().filter(|c| !c.is_control()).take(WHY_MAX / 4).collect()
+    let mut room = WHY_MAX;
+    let fits = |c: &char| {
+        let left = room.checked_sub(c.len_utf8());
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    words.chars().filter(|c| !c.is_control()).take_while(fits).collect()
 }
 
 /// Who takes encoders: with nobody else to serve them, nodes that are drained or cordoned do.

@@ -87,6 +87,7 @@ impl Host {
         encoder: EncoderId,
         effects: &mut Vec<Effect>,
     ) {
+        let stays = self.is_publisher(encoder);
         let Some(stream) = self.streams.get_mut(&encoder) else { return };
         let entry = stream.home.as_ref().map(|claim| Entry {
             name: stream.name.clone(),
@@ -95,6 +96,7 @@ impl Host {
             source: claim.source.clone(),
             viewers: stream.viewers,
             why: claim.why.clone(),
+            stays,
             later: Later::default(),
         });
         let before = world.directory.entry(world.me, encoder);

@@ -298,6 +298,7 @@ fn a_node_that_stood_still_asks_for_what_it_relays_anew() {
         source: SourceState::Ready,
         viewers: 0,
         why: String::new(),
+        stays: false,
         later: Later::default(),
     };
     let mut other = Directory::new(node(2), Boot(1));
@@ -628,6 +629,7 @@ impl Trial {
             source: SourceState::Ready,
             viewers: 0,
             why: String::new(),
+            stays: false,
             later: Later::default(),
         };
         other.put_entry(CAM, Some(entry));
