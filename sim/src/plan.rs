@@ -149,6 +149,11 @@ pub enum Fault {
     Drain(usize, Who),
     /// Somebody at the first node wants no new encoders at the other, until the fault is over.
     Cordon(usize, Who),
+    /// Somebody at the first node gives the other one a capacity, in hundredths, until the fault is
+    /// over: then it has that of any other.
+    Capacity(usize, Who, u32),
+    /// These nodes let nobody know any more what is at home there.
+    Liar(Vec<Who>),
     /// An encoder is sent to a node.
     Send(usize, usize),
     /// No packet passes between the two sides.
@@ -372,7 +377,7 @@ impl Plan {
     /// Whether nothing happens but what people want of nodes and encoders.
     pub(crate) fn is_steered_only(&self) -> bool {
         let steered =
-            |fault: &Fault| matches!(fault, Fault::Drain(..) | Fault::Cordon(..) | Fault::Send(..));
+            |fault: &Fault| matches!(fault, Fault::Drain(..) | Fault::Cordon(..) | Fault::Capacity(..) | Fault::Send(..));
         self.net.loss == 0.0 && self.faults.iter().all(|item| steered(&item.fault))
     }
 

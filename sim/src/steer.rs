@@ -11,22 +11,44 @@ use crate::world::World;
 /// Fields of a node's record.
 pub(crate) const DRAIN: u16 = 3;
 pub(crate) const CORDON: u16 = 4;
+const CAPACITY: u16 = 5;
+
+/// A number as records hold it: signed, seven bits a byte.
+fn number(of: u32) -> Vec<u8> {
+    let (mut left, mut bytes) = (u64::from(of) << 1, Vec::new());
+    while left > 0x7f {
+        bytes.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    bytes.push(left as u8);
+    bytes
+}
 
 impl World {
     /// Somebody says the same of several nodes, at this node or another that runs.
     pub(crate) fn wish_all(&mut self, by: usize, of: &[usize], field: u16, on: bool) {
         for &node in of {
-            self.wish(by, node, field, on);
+            self.wish(by, node, Change::Set(field, vec![u8::from(on)]));
         }
     }
 
-    fn wish(&mut self, by: usize, node: usize, field: u16, on: bool) {
+    /// Somebody says what several nodes are good for, or takes it back.
+    pub(crate) fn size_all(&mut self, by: usize, of: &[usize], capacity: Option<u32>) {
+        let bytes = capacity.map(number);
+        for &node in of {
+            let clear = Change::Clear(CAPACITY);
+            let set = bytes.clone().map(|bytes| Change::Set(CAPACITY, bytes));
+            self.wish(by, node, set.unwrap_or(clear));
+        }
+    }
+
+    fn wish(&mut self, by: usize, node: usize, change: Change) {
         let mut choices = std::iter::once(by).chain(0..self.plan.nodes);
         let at = choices.find(|ix| self.runs(*ix) && self.nodes[*ix].control.is_some());
         let Some(at) = at else { return };
         let write = Write {
             key: Key { kind: Kind::NODE, id: RecordId(self.nodes[node].id.0) },
-            changes: vec![Change::Set(field, vec![u8::from(on)])],
+            changes: vec![change.clone()],
             account: AccountId([1; 16]),
             expect: Expect::Any,
             wait: 0,
@@ -34,7 +56,7 @@ impl World {
         };
         self.last_wish += 1;
         let ticket = u64::MAX - self.last_wish;
-        self.trace.say(self.now, || format!("n{at} is told field {field} of n{node}: {on}"));
+        self.trace.say(self.now, || format!("n{at} is told of n{node}: {change:?}"));
         self.node_event(at, Event::Write { ticket, write });
     }
 

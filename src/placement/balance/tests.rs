@@ -324,7 +324,7 @@ fn a_node_says_why_it_does_not_take_what_it_is_asked_to() {
         weight: WEIGHT_ONE,
         to_even,
     };
-    let mut judge = |town: &mut Town, ask| {
+    let judge = |town: &mut Town, ask| {
         town.mail.clear();
         town.tell(1, Event::Asked(node(0), ask));
         match &town.mail[..] {
