@@ -19,7 +19,7 @@ pub const CHANGES: [&str; 6] = ["start", "joins", "leaves", "returns", "dies", "
 pub struct Evenly {
     /// Of each of [`CHANGES`].
     pub changes: Vec<Evened>,
-    /// Moves in the hour after.
+    /// Moves in the time after.
     pub rest: u64,
     /// What must hold and did not.
     pub violation: Option<Violation>,
@@ -110,13 +110,17 @@ impl Plan {
     }
 }
 
-/// Plays [`Plan::evenly`], and an hour more.
-pub fn even(nodes: usize, encoders: usize, viewers: usize, seed: u64) -> Evenly {
+/// Plays [`Plan::evenly`], and some time more.
+pub fn even(nodes: usize, encoders: usize, viewers: usize, seed: u64, more_s: u64) -> Evenly {
     let plan = Plan::evenly(seed, nodes, encoders, viewers);
     let mut world = World::new(&plan, Watch::Nobody);
     world.lenient = true;
+    // Of a node that is yet to join nobody was told.
+    let known = |target: usize| if target + 1 == nodes { 0 } else { target };
+    world.encoders.iter_mut().for_each(|it| it.target = known(it.target));
+    world.viewers.iter_mut().for_each(|it| it.target = known(it.target));
     let end = world.end;
-    world.end += 3_600 * SEC;
+    world.end += more_s * SEC;
     let mut moves = None;
     while world.violation.is_none() {
         let Some((at, event)) = world.queue.pop() else { break };

@@ -367,7 +367,7 @@ fn evenly(nodes: &[usize], encoders: usize, viewers: usize, seed: u64) -> ExitCo
     let mut passed = true;
     for &nodes in nodes {
         let started = std::time::Instant::now();
-        let evenly = roost_sim::even(nodes, encoders, viewers, seed);
+        let evenly = roost_sim::even(nodes, encoders, viewers, seed, 3_600);
         println!("{nodes} nodes, {encoders} encoders, {viewers} viewers:");
         for (what, it) in roost_sim::CHANGES.iter().zip(&evenly.changes) {
             let took = it.took.map_or("never".into(), |ns| format!("{:.1} s", ns as f64 / 1e9));
