@@ -148,9 +148,7 @@ impl Balance {
             Event::Asked(from, ask) => self.asked(now, world, from, &ask, effects),
             Event::Answered(from, answer) => self.answered(now, world, from, &answer, effects),
             Event::Released(from, Release { encoders }) => {
-                let promised = |it: &EncoderId| self.promised.get(it).is_some_and(|p| p.to == from);
-                let known: Vec<_> = encoders.into_iter().filter(promised).collect();
-                known.iter().for_each(|encoder| drop(self.promised.remove(encoder)));
+                self.promised.retain(|id, promise| promise.to != from || !encoders.contains(id));
             }
             Event::Home(encoder) => {
                 if self.promised.remove(&encoder).is_some() {
