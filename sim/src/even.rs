@@ -137,7 +137,7 @@ pub fn even(nodes: usize, encoders: usize, viewers: usize, seed: u64, more_s: u6
     let changes = CHANGES.iter().enumerate().filter_map(|(step, _)| {
         let around = step as u64 * STEP_MS * MS;
         let near = |it: &&Evened| it.since.abs_diff(around) < 20 * SEC;
-        world.checks.even.told.iter().filter(near).next_back().copied()
+        world.checks.even.told.iter().rfind(near).copied()
     });
     Evenly { changes: changes.collect(), rest, violation: world.violation.clone() }
 }

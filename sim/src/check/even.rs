@@ -32,8 +32,8 @@ const MOST: u64 = 105;
 /// What is remembered of evening out.
 #[derive(Debug, Default)]
 pub(crate) struct Even {
-    /// When an encoder was sent away last, by which node in which life, and to which.
-    sent: BTreeMap<EncoderId, (u64, (usize, u64), (usize, u64))>,
+    /// When an encoder was sent away last, and to which node in which life.
+    sent: BTreeMap<EncoderId, (u64, (usize, u64))>,
     /// When nodes or agents changed last.
     since: u64,
     /// How many nodes ran then.
@@ -104,7 +104,7 @@ impl World {
         let Some(&to) = self.index.get(&order.to).filter(|_| balances) else { return };
         self.mark("an encoder is moved to even out");
         let here = (ix, self.hosts[ix].life);
-        let sent = (self.now, here, (to, self.hosts[to].life));
+        let sent = (self.now, (to, self.hosts[to].life));
         let before = self.checks.even.sent.insert(id, sent);
         self.checks.even.moves += 1;
         self.checks.even.all += 1;
@@ -116,7 +116,7 @@ impl World {
             return self.fail("watched", format!("{name} is moved from n{ix}, and is watched"));
         }
         // Unless it lost its home meanwhile, which alone knows.
-        if let Some((at, _, _)) = before.filter(|(_, _, to)| *to == here)
+        if let Some((at, _)) = before.filter(|(_, to)| *to == here)
             && self.now < at + nanos(COOL_DOWN)
         {
             let text = format!("{name} is moved again after {} s", (self.now - at) / SEC);
