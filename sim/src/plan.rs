@@ -376,8 +376,12 @@ impl Plan {
 
     /// Whether nothing happens but what people want of nodes and encoders.
     pub(crate) fn is_steered_only(&self) -> bool {
-        let steered =
-            |fault: &Fault| matches!(fault, Fault::Drain(..) | Fault::Cordon(..) | Fault::Capacity(..) | Fault::Send(..));
+        let steered = |fault: &Fault| {
+            matches!(
+                fault,
+                Fault::Drain(..) | Fault::Cordon(..) | Fault::Capacity(..) | Fault::Send(..)
+            )
+        };
         self.net.loss == 0.0 && self.faults.iter().all(|item| steered(&item.fault))
     }
 

@@ -424,11 +424,7 @@ fn weight(seats: &[Seat], node: NodeId) -> u64 {
 }
 
 /// What one node has to ask for: what goes alone one by one, what is in one room together.
-fn wants(
-    me: NodeId,
-    moves: Vec<Move>,
-    rooms: &BTreeMap<EncoderId, RecordId>,
-) -> VecDeque<Want> {
+fn wants(me: NodeId, moves: Vec<Move>, rooms: &BTreeMap<EncoderId, RecordId>) -> VecDeque<Want> {
     let mut wants: Vec<Want> = Vec::new();
     let mut places: BTreeMap<(RecordId, NodeId), usize> = BTreeMap::new();
     let mut seen = BTreeSet::new();
