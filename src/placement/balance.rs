@@ -73,6 +73,8 @@ struct Asked {
 #[derive(Debug)]
 struct Promise {
     to: NodeId,
+    /// By which it was asked for.
+    ticket: u64,
     until: Mono,
 }
 
@@ -93,8 +95,8 @@ pub struct Balance {
     ask_at: Mono,
     asked: BTreeMap<u64, Asked>,
     last_ticket: u64,
-    /// What was granted and has not arrived: where it goes.
-    going: BTreeMap<EncoderId, NodeId>,
+    /// What was granted and has not arrived: where it goes, and by which question.
+    going: BTreeMap<EncoderId, (NodeId, u64)>,
     /// Nodes that are not asked for a while, and for how long.
     shunned: BTreeMap<NodeId, (Mono, Duration)>,
     /// Encoders here that do not move for a while.
@@ -147,8 +149,11 @@ impl Balance {
             Event::Look { units, wishes } => self.look(now, world, units, &wishes, effects),
             Event::Asked(from, ask) => self.asked(now, world, from, &ask, effects),
             Event::Answered(from, answer) => self.answered(now, world, from, &answer, effects),
-            Event::Released(from, Release { encoders }) => {
-                self.promised.retain(|id, promise| promise.to != from || !encoders.contains(id));
+            Event::Released(from, Release { ticket, encoders }) => {
+                // One that is late is not about what was granted since.
+                self.promised.retain(|id, promise| {
+                    (promise.to, promise.ticket) != (from, ticket) || !encoders.contains(id)
+                });
             }
             Event::Home(encoder) => {
                 if self.promised.remove(&encoder).is_some() {
@@ -234,7 +239,7 @@ impl Balance {
         let offered = self.asked.values();
         let offered = offered.flat_map(|it| it.want.encoders.iter().map(|id| (*id, it.want.to)));
         let going: BTreeMap<EncoderId, NodeId> =
-            self.going.iter().map(|(id, to)| (*id, *to)).chain(offered).collect();
+            self.going.iter().map(|(id, (to, _))| (*id, *to)).chain(offered).collect();
         for unit in units.iter_mut().filter(|unit| unit.at == world.me) {
             if let Some(to) = going.get(&unit.encoder) {
                 (unit.at, unit.free) = (*to, false);
@@ -317,7 +322,7 @@ impl Balance {
                 self.counters.promised += ask.encoders.len() as u64;
                 let until = now + PROMISED_FOR;
                 for encoder in &ask.encoders {
-                    self.promised.insert(*encoder, Promise { to: from, until });
+                    self.promised.insert(*encoder, Promise { to: from, ticket: ask.ticket, until });
                 }
             }
             Some(_) => self.counters.declined += ask.encoders.len() as u64,
@@ -347,7 +352,8 @@ impl Balance {
         // A room goes whole or not at all.
         if !want.encoders.iter().all(|encoder| (world.may_go)(*encoder)) {
             self.counters.skipped += want.encoders.len() as u64;
-            effects.push(Effect::Release(from, Release { encoders: want.encoders }));
+            let release = Release { ticket: answer.ticket, encoders: want.encoders };
+            effects.push(Effect::Release(from, release));
             return self.look_by(now + LOOK);
         }
         for encoder in want.encoders {
@@ -355,16 +361,16 @@ impl Balance {
                 Why::Balance(..) => Why::Balance(count, answer.count),
                 ref why => why.clone(),
             };
-            self.going.insert(encoder, from);
+            self.going.insert(encoder, (from, answer.ticket));
             effects.push(Effect::Move { encoder, to: from, why });
         }
     }
 
     /// What became of a move.
     fn moved(&mut self, now: Mono, encoder: EncoderId, done: bool, effects: &mut Vec<Effect>) {
-        let Some(to) = self.going.remove(&encoder) else { return };
+        let Some((to, ticket)) = self.going.remove(&encoder) else { return };
         if !done {
-            effects.push(Effect::Release(to, Release { encoders: vec![encoder] }));
+            effects.push(Effect::Release(to, Release { ticket, encoders: vec![encoder] }));
             self.rest(now, encoder);
         }
     }
@@ -376,7 +382,8 @@ impl Balance {
             let Some(Asked { want, .. }) = self.asked.remove(&ticket) else { continue };
             self.counters.unanswered += want.encoders.len() as u64;
             self.shun(now, want.to);
-            effects.push(Effect::Release(want.to, Release { encoders: want.encoders }));
+            let (to, encoders) = (want.to, want.encoders);
+            effects.push(Effect::Release(to, Release { ticket, encoders }));
         }
     }
 

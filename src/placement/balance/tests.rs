@@ -342,9 +342,11 @@ fn a_node_says_why_it_does_not_take_what_it_is_asked_to() {
     assert_eq!(judge(&mut town, other.clone()), (Some(Refusal::Uneven), 4), "a promise counts");
     town.tell(1, Event::Home(encoder(100)));
     assert_eq!(judge(&mut town, other.clone()), (None, 3), "until it is kept");
-    town.tell(1, Event::Released(node(2), Release { encoders: vec![encoder(200)] }));
+    town.tell(1, Event::Released(node(2), Release { ticket: 9, encoders: vec![encoder(200)] }));
     assert!(town.machines[1].expects(encoder(200)), "not everyone may let go");
-    town.tell(1, Event::Released(node(0), Release { encoders: vec![encoder(200)] }));
+    town.tell(1, Event::Released(node(0), Release { ticket: 8, encoders: vec![encoder(200)] }));
+    assert!(town.machines[1].expects(encoder(200)), "what is late is about something else");
+    town.tell(1, Event::Released(node(0), Release { ticket: 9, encoders: vec![encoder(200)] }));
     assert!(!town.machines[1].expects(encoder(200)));
     judge(&mut town, ask(5, true, 1));
     town.now += 11_000_000_000;

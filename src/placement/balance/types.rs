@@ -40,6 +40,8 @@ pub struct Answer {
 /// What was granted does not come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Release {
+    /// Of the question.
+    pub ticket: u64,
     /// Which.
     pub encoders: Vec<EncoderId>,
 }

@@ -61,8 +61,8 @@ pub(crate) fn all() -> Vec<(&'static str, String)> {
         "LinkMessage BalanceAnswer: 7, full, has 299",
         LinkMessage::BalanceAnswer(answer).frame(),
     );
-    let release = balance::Release { encoders: vec![ENCODER] };
-    framed("LinkMessage BalanceRelease: 33..", LinkMessage::BalanceRelease(release).frame());
+    let release = balance::Release { ticket: 7, encoders: vec![ENCODER] };
+    framed("LinkMessage BalanceRelease: 7, 33..", LinkMessage::BalanceRelease(release).frame());
     let mut record = accounts::Record::default();
     let dot = accounts::Dot { actor, seq: 2, nonce: [1, 2, 3, 4] };
     let by = accounts::Stamp { account: AccountId(ENCODER.0), node: NEXT, wall: 1000 };
