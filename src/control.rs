@@ -28,6 +28,7 @@ mod balance;
 mod clients;
 mod clock;
 mod demand;
+mod entries;
 mod leave;
 mod ledger;
 mod losses;
@@ -514,45 +515,6 @@ impl Control {
             Ok(message) => self.ledger_message(now, from, message, effects),
             Err(WireError::UnknownTag(_)) => self.counters.unknown_tags += 1,
             Err(_) => self.counters.malformed += 1,
-        }
-    }
-
-    fn entries(&mut self, now: Now, event: directory::Event, effects: &mut Vec<Effect>) {
-        let mut out = Vec::new();
-        self.directory.handle(now, event, &mut out);
-        self.directory_effects(now, out, effects);
-    }
-
-    fn directory_effects(
-        &mut self,
-        now: Now,
-        out: Vec<directory::Effect>,
-        effects: &mut Vec<Effect>,
-    ) {
-        let mut changed = Vec::new();
-        for effect in out {
-            match effect {
-                directory::Effect::Digest { to, digest } => {
-                    let message = LinkMessage::DirectoryDigest(digest);
-                    effects.push(Effect::Send(to, message.encode()));
-                }
-                directory::Effect::Delta { to, delta } => {
-                    effects.push(Effect::Send(to, LinkMessage::DirectoryDelta(delta).encode()));
-                }
-                directory::Effect::Changed(encoder) => changed.push(encoder),
-                directory::Effect::HeaderChanged(_) => self.nodes_dirty = true,
-            }
-        }
-        if !changed.is_empty() {
-            effects.push(Effect::ViewChanged);
-            self.recount();
-        }
-        for encoder in changed {
-            self.encoders_changed = true;
-            if self.balance.expects(encoder) && self.directory.entry(self.me, encoder).is_some() {
-                self.balance(now, evening::Event::Home(encoder), effects);
-            }
-            self.host(now, effects, |host, world, out| host.encoder_changed(world, encoder, out));
         }
     }
 

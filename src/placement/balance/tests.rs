@@ -409,7 +409,7 @@ fn numbers_of_newer_versions_are_other_reasons() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     /// Views up to three seconds old, messages that are late, lost, or overtake each other, and
     /// moves that come to nothing.
