@@ -100,6 +100,8 @@ pub struct Schema {
     pub fields: &'static [Part],
     /// Observed-remove sets.
     pub sets: &'static [Part],
+    /// What its removal leads to, for people.
+    pub end: &'static str,
     /// Whether a removed record of this kind may be forgotten once every member knows of it. It
     /// cannot be restored, then: only kinds whose ids are drawn anew for each record.
     pub collected: bool,
@@ -230,6 +232,7 @@ static SCHEMAS: &[Schema] = &[
         noun: Some("domains"),
         fields: &[name().required(), description()],
         sets: &[refs(2, "pools", Kind::POOL, POOLS)],
+        end: "its name is free again; what is in it has to be moved or removed before",
         collected: false,
     },
     Schema {
@@ -241,6 +244,7 @@ static SCHEMAS: &[Schema] = &[
             refs(2, "accounts", Kind::ACCOUNT, "its members"),
             refs(3, "pools", Kind::POOL, POOLS),
         ],
+        end: "its members lose what rules give to the group",
         collected: true,
     },
     Schema {
@@ -256,6 +260,7 @@ static SCHEMAS: &[Schema] = &[
             Part::new(6, "email", Text, "for people").upto(WORD_MAX),
         ],
         sets: &[DISABLED],
+        end: "its sessions and viewers end at every node that hears of it, and it cannot log in again",
         collected: false,
     },
     Schema {
@@ -275,6 +280,7 @@ static SCHEMAS: &[Schema] = &[
             refs(3, "groups", Kind::GROUP, "whose members it gives the role"),
             refs(4, "encoders", Kind::ENCODER, "what it is about, unless about everything"),
         ],
+        end: "whom it names loses the role that it gives",
         collected: true,
     },
     Schema {
@@ -295,6 +301,7 @@ static SCHEMAS: &[Schema] = &[
             Part::new(3, "revoked_keys", Secret, "those that are out for good"),
             labels(4),
         ],
+        end: "its keys are good no more, and rules lose sight of it",
         collected: true,
     },
     Schema {
@@ -303,6 +310,7 @@ static SCHEMAS: &[Schema] = &[
         noun: Some("rooms"),
         fields: &[name().required(), description(), domain(OF_DEFAULT)],
         sets: &[refs(2, "pools", Kind::POOL, POOLS)],
+        end: "its encoders are placed one by one",
         collected: true,
     },
     Schema {
@@ -315,6 +323,7 @@ static SCHEMAS: &[Schema] = &[
             Part::new(3, "only", Flag, "nowhere else, even if none of its nodes is there"),
         ],
         sets: &[refs(2, "nodes", Kind::NODE, "nodes of it, by name"), labels(3)],
+        end: "what preferred it may be placed anywhere",
         collected: true,
     },
     Schema {
@@ -328,6 +337,7 @@ static SCHEMAS: &[Schema] = &[
             Part::new(4, "call", Text, "who is told"),
         ],
         sets: &[DISABLED],
+        end: "nobody is told any more",
         collected: true,
     },
     Schema {
@@ -336,6 +346,7 @@ static SCHEMAS: &[Schema] = &[
         noun: Some("settings"),
         fields: &[name().required(), Part::new(2, "value", Text, "its value").upto(VALUE_MAX)],
         sets: &[],
+        end: "the default holds again",
         collected: false,
     },
     Schema {
@@ -361,6 +372,8 @@ static SCHEMAS: &[Schema] = &[
             Part::new(3, "revoked_keys", Bytes, "by which it is not any more"),
             labels(4),
         ],
+        end: "every member that hears of it drops it at once; it cannot return with its key or an old \
+            invitation, and its clients go to other nodes",
         collected: false,
     },
     Schema {
@@ -373,6 +386,7 @@ static SCHEMAS: &[Schema] = &[
             Part::new(3, "cut", Bytes, "what was seen of it"),
         ],
         sets: &[],
+        end: "",
         collected: false,
     },
     Schema {
@@ -381,6 +395,7 @@ static SCHEMAS: &[Schema] = &[
         noun: None,
         fields: &[Part::new(1, "actors", Bytes, "that no longer write")],
         sets: &[],
+        end: "",
         collected: false,
     },
     Schema {
@@ -394,6 +409,8 @@ static SCHEMAS: &[Schema] = &[
             Part::new(4, "expires", Number, "when it ends by itself, in ms since 1970").told(),
         ],
         sets: &[],
+        end: "whoever came with that string is sent away at every node that hears of it, and it lets \
+            nobody in any more",
         collected: false,
     },
 ];

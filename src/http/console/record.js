@@ -1,0 +1,385 @@
+// One record: its fields, what is done with it, and who changed it.
+
+import { ask, pathOf } from "./api.js";
+import { newKey, newPassword, question } from "./dialogs.js";
+import { button, capital, keyed, make, set, time, title } from "./dom.js";
+import { Form, shown } from "./form.js";
+
+const HOLD = 2; // nodes that are to have a change on disk before it is called saved
+
+/** What is said of a record besides its fields: of what a node sees, the words. */
+const TOLD = ["state", "reason", "home_name", "next_name", "viewers", "encoders", "rtt_ms", "addrs", "linked", "revoked", "domain", "expires"];
+
+/**
+ * Shows the record of `kind` with this id, or a new one. `page` has `mesh`, `names`, `me()`,
+ * `leave()` and `open(id)`.
+ */
+export class RecordView {
+  constructor(page, kind, id) {
+    Object.assign(this, { page, kind, id, tag: null, writes: id === null, gone: false, item: {} });
+    this.element = make("article", "record");
+    const back = make("a", "back", `← All ${kind.noun}`);
+    back.href = `#/${kind.noun}`;
+    this.head = make("h2", "", id === null ? `New ${kind.word}` : "…");
+    this.head.tabIndex = -1;
+    this.badges = make("p", "badges");
+    this.news = make("div", "news");
+    this.news.setAttribute("role", "status");
+    this.form = new Form(kind, page.names, { settle: (field, value) => this.#settle(field, value), changed: () => this.#acts() });
+    this.read = make("dl", "facts");
+    this.facts = make("dl", "facts");
+    this.save = make("button", "first", id === null ? `Add ${kind.word}` : "Save");
+    this.undo = button("Undo", () => this.form.begin(this.item));
+    this.said = make("p", "said");
+    this.said.setAttribute("role", "status");
+    this.fault = make("p", "fault");
+    this.fault.setAttribute("role", "alert");
+    const edit = make("form", "edit");
+    edit.noValidate = true; // the API says what is wrong, in words
+    this.saving = make("div", "acts");
+    this.saving.append(this.save, this.undo, this.said);
+    edit.append(this.form.element, this.read, this.fault, this.saving);
+    edit.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#save();
+    });
+    this.others = make("div", "acts");
+    this.element.append(back, this.head, this.badges, this.news, edit, this.facts, this.others, this.#keys(), this.#history());
+    if (id === null) this.#blank();
+  }
+
+  get dirty() {
+    return !this.gone && this.form.dirty.size > 0;
+  }
+
+  /** Reads what is there; what people typed meets it. */
+  async refresh() {
+    if (this.id === null || this.gone) return;
+    let answer;
+    try {
+      answer = await ask(this.page.mesh, "GET", pathOf(this.kind.noun, this.id));
+    } catch (error) {
+      if (error.status === 404 || error.status === 410) this.#end(error.message);
+      else if (!this.tag || error.status) set(this.fault, error.message);
+      return;
+    }
+    this.#take(answer.body, answer.tag, answer.may.includes("write"));
+    set(this.news.lastChild?.className === "stale" ? this.news.lastChild : this.fault, "");
+    if (answer.stale) set(this.fault, `${this.page.mesh.labelOf(answer.base)} does not have your last change yet.`);
+  }
+
+  #blank() {
+    const { me } = this.page;
+    const base = {};
+    const part = (name) => this.kind.parts.find((one) => one.name === name);
+    if (part("domain") && me?.domain) base.domain = me.domain;
+    // As the API takes it: a rule that names no encoders is about all there is.
+    if (part("everything")) base.everything = true;
+    this.form.begin(base);
+    this.form.dirty.clear();
+    this.#draw();
+  }
+
+  #take(item, tag, writes) {
+    const first = this.tag === null;
+    const other = tag !== this.tag;
+    this.item = item;
+    this.tag = tag;
+    this.writes = writes && this.kind.parts.length > 0;
+    this.form.writes = this.writes;
+    if (first || (other && !this.form.dirty.size)) {
+      this.form.begin(item);
+    } else if (other) {
+      this.#tell(this.form.meet(item));
+    } else {
+      this.form.base = item; // what a node sees of it changes without its record
+    }
+    if (other) this.#readHistory();
+    this.#draw();
+  }
+
+  /** Says what somebody else changed under the fingers of whoever types. */
+  #tell(fields) {
+    if (!fields.length) return;
+    const { account, node, at } = this.item.changed ?? {};
+    const { names } = this.page;
+    const line = make("p", "notice");
+    const words = fields.map(title).join(", ");
+    line.append(make("strong", "", capital(names.author(account))), ` changed this ${this.kind.word}`);
+    if (node) line.append(` at ${names.of("nodes", node)}`);
+    if (at) line.append(", ", time(at));
+    line.append(`: ${words}. What you typed is kept; look, and save again.`);
+    this.news.replaceChildren(line);
+  }
+
+  #end(words) {
+    this.gone = true;
+    const line = make("p", "notice bad");
+    line.append(make("strong", "", `This ${this.kind.word} is not there any more: `), words);
+    this.news.replaceChildren(line);
+    this.#draw();
+  }
+
+  #draw() {
+    const { item, kind, page } = this;
+    const { names } = page;
+    if (this.id !== null) set(this.head, names.full(item));
+    const badges = [];
+    if (item.disabled) badges.push(make("span", "badge bad", "disabled"));
+    if (Object.keys(item.conflicts ?? {}).length) badges.push(make("span", "badge warn", "conflict"));
+    if (item.duplicate) badges.push(make("span", "badge warn", `another ${kind.word} has this name: rename one of them`));
+    if (this.id !== null && this.tag && !this.writes) badges.push(make("span", "badge soft", "you may read this, and not change it"));
+    const same = badges.map((one) => one.textContent).join() === [...this.badges.children].map((one) => one.textContent).join();
+    if (!same) this.badges.replaceChildren(...badges);
+    const editable = this.writes;
+    this.form.element.hidden = !editable;
+    this.saving.hidden = !editable;
+    facts(this.read, editable || !this.tag ? [] : kind.parts, item, names);
+    facts(this.facts, kind.told.filter((part) => TOLD.includes(part.name)), item, names);
+    this.#acts();
+    const acts = this.gone || this.id === null || !editable ? [] : this.#whatElse();
+    keyed(this.others, acts, ([word]) => word, ([word, act, look]) => button(word, act, look), () => {});
+    this.keys.hidden = !editable || this.gone || !kind.acts.has("keys") || this.id === null;
+    this.past.hidden = this.id === null || !this.tag;
+  }
+
+  #acts() {
+    if (!this.save) return;
+    const { form } = this;
+    const open = form.contested.size;
+    this.save.disabled = this.gone || open > 0 || (this.id !== null && !form.dirty.size);
+    this.undo.hidden = this.id === null || !form.dirty.size;
+    if (form.dirty.size) set(this.said, open ? "First say which it is, above." : "");
+    this.page.touched?.();
+  }
+
+  #whatElse() {
+    const { item, kind, page } = this;
+    const name = page.names.full(item);
+    const acts = [];
+    if (kind.acts.has("password")) acts.push(["New password…", () => newPassword(page.mesh, this.id, name).then(() => this.refresh())]);
+    if (kind.disables && kind.noun !== "nodes") {
+      const word = item.disabled ? "Enable" : "Disable";
+      acts.push([word, () => this.#switch(!item.disabled), item.disabled ? "" : "danger"]);
+    }
+    if (kind.acts.has("revocation") && item.revoked) acts.push(["Let in again…", () => this.#readmit(name)]);
+    else if (kind.acts.has("revocation") && item.state !== "never_seen") acts.push(["Revoke…", () => this.#revoke(name), "danger"]);
+    else acts.push(["Remove…", () => this.#remove(name), "danger"]);
+    return acts;
+  }
+
+  async #write(method, path, options, done) {
+    set(this.fault, "");
+    set(this.said, "");
+    try {
+      const answer = await ask(this.page.mesh, method, path, options);
+      await done?.(answer);
+      return answer;
+    } catch (error) {
+      this.#refused(error);
+      return null;
+    }
+  }
+
+  #refused(error) {
+    if (error.status === 412 && error.problem.current) {
+      this.#take(error.problem.current, error.tag, true);
+      if (!this.news.hasChildNodes()) set(this.fault, error.message);
+    } else if (error.status === 422 && error.problem.errors) {
+      const rest = this.form.blame(error.problem.errors);
+      set(this.fault, rest.length ? rest.join("; ") : "Not saved: see what is said at the fields.");
+    } else {
+      set(this.fault, error.message);
+    }
+  }
+
+  async #save() {
+    const { page, kind, form } = this;
+    if (form.contested.size) return;
+    const up = [...page.mesh.nodes.values()].filter((node) => node.up).length;
+    const wait = { "roost-wait": String(Math.min(up, HOLD)) };
+    const added = this.id === null;
+    const id = this.id ?? crypto.randomUUID().replaceAll("-", "");
+    this.save.disabled = true;
+    await this.#write(
+      added ? "PUT" : "PATCH",
+      pathOf(kind.noun, id),
+      { body: form.body(added), headers: added ? { "if-none-match": "*", ...wait } : { "if-match": this.tag, ...wait } },
+      async ({ body, tag, nodes }) => {
+        this.news.replaceChildren();
+        if (added) {
+          form.dirty.clear();
+          page.open(id, nodes);
+          if (kind.acts.has("password")) await newPassword(page.mesh, id, form.body(true).name);
+          return;
+        }
+        form.dirty.clear();
+        if (!body) return this.#end("It is now where you may not see it.");
+        this.#take(body, tag, true);
+        this.saved(nodes);
+      },
+    );
+    this.#acts();
+  }
+
+  /** Says how safe it is. */
+  saved(nodes) {
+    const alone = this.page.mesh.nodes.size > 1 && nodes < HOLD;
+    set(this.said, alone ? "Saved at this node; the others get it once they can be reached." : "Saved.");
+  }
+
+  #settle(field, value) {
+    const options = { body: { [field]: value ?? null }, headers: { "if-match": this.tag } };
+    return this.#write("PATCH", pathOf(this.kind.noun, this.id), options, ({ body, tag, nodes }) => {
+      this.#take(body, tag, true);
+      this.saved(nodes);
+      this.head.focus();
+    });
+  }
+
+  /** Disabling wins over whatever others do; enabling is only of what was seen. */
+  async #switch(off) {
+    const own = off && this.kind.noun === "accounts" && this.page.me?.id === this.id;
+    const text = "This is the account that you are signed in with: you are out at once.";
+    if (own && !(await question({ title: "Disable your own account?", text, act: "Disable", danger: true, run: () => true }))) return;
+    const options = { body: { disabled: off }, headers: { "if-match": off ? "*" : this.tag } };
+    await this.#write("PATCH", pathOf(this.kind.noun, this.id), options, ({ body, tag, nodes }) => {
+      this.#take(body, tag, true);
+      this.saved(nodes);
+    });
+  }
+
+  async #remove(name) {
+    const own = this.kind.noun === "accounts" && this.page.me?.id === this.id;
+    const done = await question({
+      title: `Remove ${this.kind.word} ${name}?`,
+      text: `${own ? "This is the account that you are signed in with. " : ""}${capital(this.kind.end)}.`,
+      act: "Remove",
+      danger: true,
+      run: async () => {
+        try {
+          await ask(this.page.mesh, "DELETE", pathOf(this.kind.noun, this.id), { headers: { "if-match": this.tag } });
+        } catch (error) {
+          if (error.status === 412) this.#refused(error); // behind this question is what changed
+          throw error;
+        }
+      },
+    });
+    if (done) this.#leave();
+  }
+
+  async #revoke(name) {
+    const done = await question({
+      title: `Revoke node ${name}?`,
+      text: `${capital(this.kind.end)}.`,
+      fields: [{ name: "reason", label: "Reason", hint: "for those who come after you" }],
+      act: "Revoke",
+      danger: true,
+      run: ({ reason }) => ask(this.page.mesh, "POST", `${pathOf("nodes", this.id)}/revocation`, { body: reason ? { reason } : {} }),
+    });
+    if (done) this.#leave();
+  }
+
+  async #readmit(name) {
+    const done = await question({
+      title: `Let node ${name} in again?`,
+      text: "For mistakes: a node whose key was stolen needs an empty folder and an invitation.",
+      act: "Let in again",
+      run: () => ask(this.page.mesh, "DELETE", `${pathOf("nodes", this.id)}/revocation`),
+    });
+    if (done) await this.refresh();
+  }
+
+  #leave() {
+    this.gone = true;
+    this.page.leave();
+  }
+
+  #keys() {
+    this.keys = make("section", "part");
+    this.keys.hidden = true;
+    const list = make("ul", "plain");
+    const read = async () => {
+      const answer = await ask(this.page.mesh, "GET", `${pathOf("encoders", this.id)}/keys`).catch(() => null);
+      const items = answer?.body.items ?? [];
+      list.replaceChildren(...items.map((key) => {
+        const row = make("li");
+        row.append(make("code", "", `${key.prefix}…`), " made ", time(key.made));
+        if (key.expires) row.append(", ends ", time(key.expires));
+        const end = button("End…", async () => {
+          const path = `${pathOf("encoders", this.id)}/keys/${encodeURIComponent(key.prefix)}`;
+          const text = "Whoever sends with it is sent away, at every node that hears of it.";
+          const run = () => ask(this.page.mesh, "DELETE", path);
+          if (await question({ title: `End stream key ${key.prefix}…?`, text, act: "End it", danger: true, run })) await read();
+        }, "danger");
+        end.setAttribute("aria-label", `End stream key ${key.prefix}`);
+        row.append(" ", end);
+        return row;
+      }));
+      if (!items.length) list.replaceChildren(make("li", "soft", "none"));
+    };
+    this.readKeys = read;
+    const more = button("New stream key…", async () => {
+      await newKey(this.page.mesh, this.id, this.page.names.full(this.item));
+      await read();
+    });
+    this.keys.append(make("h3", "", "Stream keys"), list, more);
+    return this.keys;
+  }
+
+  #history() {
+    this.past = make("details", "part");
+    this.past.append(make("summary", "", "History"));
+    const list = make("ol", "plain");
+    this.past.append(list);
+    const read = async () => {
+      if (!this.past.open) return;
+      const { mesh, names } = this.page;
+      let items;
+      try {
+        items = (await ask(mesh, "GET", `${pathOf(this.kind.noun, this.id)}/history`)).body.items;
+      } catch (error) {
+        list.replaceChildren(make("li", "soft", error.message));
+        return;
+      }
+      list.replaceChildren(...items.map((entry) => {
+        const row = make("li", entry.void ? "void" : "");
+        const who = entry.account_name ?? names.author(entry.account);
+        row.append(time(entry.at), " ", make("strong", "", who), ` at ${entry.node_name ?? entry.node.slice(0, 8)}: ${entry.what.join(", ")}`);
+        if (entry.void) row.append(" – does not count: this node was revoked");
+        return row;
+      }));
+      if (!items.length) list.replaceChildren(make("li", "soft", "nobody changed it yet"));
+    };
+    this.past.addEventListener("toggle", read);
+    this.readHistory = read;
+    return this.past;
+  }
+
+  #readHistory() {
+    this.readHistory?.();
+    if (this.kind.acts.has("keys") && this.writes) this.readKeys?.();
+  }
+}
+
+/** Names and values, of what has one. */
+function facts(list, parts, item, names) {
+  const rows = parts
+    .map((part) => [part, part.name === "expires" || part.name.endsWith("_at") ? time(item[part.name]) : shown(part, item[part.name], names)])
+    .filter(([part, value]) => value && value !== "" && item[part.name] !== undefined && item[part.name] !== null);
+  list.hidden = rows.length === 0;
+  keyed(
+    list,
+    rows,
+    ([part]) => part.name,
+    ([part]) => {
+      const row = make("div");
+      row.append(make("dt", "", title(part.name.replace(/_name$/, ""))), make("dd"));
+      return row;
+    },
+    (row, [, value]) => {
+      const text = typeof value === "string" ? value : value.textContent;
+      if (row.lastChild.textContent !== text) row.lastChild.replaceChildren(value);
+    },
+  );
+}
