@@ -201,7 +201,7 @@ const DISABLED: Part = Part::new(DISABLED_SET, "disabled", Bytes, "out of use");
 const ROLES: &[&str] = &["viewer", "publisher", "operator", "admin"];
 
 const fn name() -> Part {
-    Part::new(1, "name", Name, "what people call it").upto(crate::id::NAME_MAX)
+    Part::new(1, "name", Name, "a-z, 0-9, dot, underscore, hyphen").upto(crate::id::NAME_MAX)
 }
 
 const fn description() -> Part {
@@ -256,7 +256,7 @@ static SCHEMAS: &[Schema] = &[
             description(),
             domain(OF_MESH),
             Part::new(4, "password", Secret, "its hash"),
-            Part::new(5, "not_before", Number, "sessions that began before are over, in ms"),
+            // 5 was given up: sign-ins end with the password that they were made with.
             Part::new(6, "email", Text, "for people").upto(WORD_MAX),
         ],
         sets: &[DISABLED],

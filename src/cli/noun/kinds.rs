@@ -53,7 +53,6 @@ pub(crate) static ACCOUNT: Kind = Kind {
         DESCRIPTION,
         DOMAIN,
         part("email", Text, "for people"),
-        part("not_before", Number, "sessions that began before are over, in ms since 1970"),
         DISABLED,
     ],
     sets: &[],

@@ -66,7 +66,7 @@ export const pathOf = (noun, id) => `/api/v1/${noun}/${encodeURIComponent(id)}`;
 /** What nobody can change, or what is shown in another way. */
 const APART = ["id", "conflicts", "changed", "duplicate", "disabled"];
 /** The order in which people look for them; all else follows in that of the alphabet. */
-const FIRST = ["name", "description", "domain", "role", "everything"];
+const FIRST = ["name", "description", "domain", "role", "everything", "accounts", "groups"];
 
 const place = (name) => (FIRST.includes(name) ? FIRST.indexOf(name) : FIRST.length);
 

@@ -1,9 +1,10 @@
 // The fields of a record: what people type, kept apart from what is there, so that neither is lost
 // when both change.
 
-import { button, make, set, time, title } from "./dom.js";
+import { button, capital, make, set, time, title } from "./dom.js";
 
 const LINE_MAX = 300; // characters that fit a line; what may be longer gets a box
+const FOR_PEOPLE = "for people"; // says no more than the name of the field
 const TYPED = 150; // ms after the last key until names are looked for
 
 /** What is the same to people: nothing at all, an empty text, and a list in another order. */
@@ -47,7 +48,7 @@ function finder(part, names, id, onPick) {
 function chips(part, names, id, changed) {
   const element = make("div", "chips");
   const list = make("ul");
-  list.setAttribute("aria-label", title(part.name));
+  list.setAttribute("aria-label", `Chosen ${part.name}`);
   let values = [];
   const label = (value) => shown({ ...part, set: false }, value, names);
   const draw = () => {
@@ -171,7 +172,7 @@ class Line {
     this.control = control(part, form.names, id, () => form.touched(part.name));
     const label = make("label", "", title(part.name));
     label.htmlFor = id;
-    const about = make("p", "about", part.about);
+    const about = make("p", "about", part.about === FOR_PEOPLE ? "" : capital(part.about));
     about.id = `${id}-about`;
     this.fault = make("p", "fault");
     this.fault.id = `${id}-fault`;
@@ -183,7 +184,7 @@ class Line {
   }
 
   say(text) {
-    set(this.fault, text);
+    set(this.fault, capital(text));
     this.control.input.setAttribute("aria-invalid", String(Boolean(text)));
   }
 }
@@ -259,6 +260,22 @@ export class Form {
     return news;
   }
 
+  /** What was sent is there now, as `current`; what was typed since then is not sent yet. */
+  sent(body, current) {
+    this.base = current;
+    for (const [field, line] of this.lines) {
+      const since = this.dirty.has(field) && !(field in body && same(line.control.get() || null, body[field]));
+      if (!since) {
+        this.dirty.delete(field);
+        line.control.put(current[field]);
+      }
+      line.element.classList.toggle("dirty", since);
+      line.say("");
+      this.#sides(field);
+    }
+    this.changed();
+  }
+
   /** What was typed, for a PATCH; or all that has a value, for something new. */
   body(whole = false) {
     const fields = whole ? [...this.lines.keys()] : [...this.dirty];
@@ -330,7 +347,7 @@ export class Form {
     const row = make("div", "side");
     const text = shown(part, value, this.names) || "nothing";
     const what = make("p");
-    what.append(make("strong", "", text), " ", by);
+    what.append(make("strong", "", text), " ", typeof by === "string" ? make("span", "by", by) : by);
     row.append(what);
     const choose = button(word, act);
     choose.setAttribute("aria-label", `${word}: ${text}`);

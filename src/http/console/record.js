@@ -16,7 +16,7 @@ const TOLD = ["state", "reason", "home_name", "next_name", "viewers", "encoders"
  */
 export class RecordView {
   constructor(page, kind, id) {
-    Object.assign(this, { page, kind, id, tag: null, writes: id === null, gone: false, item: {} });
+    Object.assign(this, { page, kind, id, tag: null, writing: 0, writes: id === null, gone: false, item: {} });
     this.element = make("article", "record");
     const back = make("a", "back", `← All ${kind.noun}`);
     back.href = `#/${kind.noun}`;
@@ -25,7 +25,9 @@ export class RecordView {
     this.badges = make("p", "badges");
     this.news = make("div", "news");
     this.news.setAttribute("role", "status");
-    this.form = new Form(kind, page.names, { settle: (field, value) => this.#settle(field, value), changed: () => this.#acts() });
+    this.away = make("p", "fault"); // why it cannot be read
+    this.away.setAttribute("role", "status");
+    this.form = new Form(kind, page.names, { settle: (field, value) => this.#settle(field, value), changed: () => this.#changed() });
     this.read = make("dl", "facts");
     this.facts = make("dl", "facts");
     this.save = make("button", "first", id === null ? `Add ${kind.word}` : "Save");
@@ -44,7 +46,7 @@ export class RecordView {
       this.#save();
     });
     this.others = make("div", "acts");
-    this.element.append(back, this.head, this.badges, this.news, edit, this.facts, this.others, this.#keys(), this.#history());
+    this.element.append(back, this.head, this.badges, this.away, this.news, edit, this.facts, this.others, this.#keys(), this.#history());
     if (id === null) this.#blank();
   }
 
@@ -55,17 +57,19 @@ export class RecordView {
   /** Reads what is there; what people typed meets it. */
   async refresh() {
     if (this.id === null || this.gone) return;
+    const { writing } = this;
     let answer;
     try {
       answer = await ask(this.page.mesh, "GET", pathOf(this.kind.noun, this.id));
     } catch (error) {
       if (error.status === 404 || error.status === 410) this.#end(error.message);
-      else if (!this.tag || error.status) set(this.fault, error.message);
+      else set(this.away, error.message);
       return;
     }
+    if (writing !== this.writing) return; // it may be from before the write
+    if (this.tag && answer.tag !== this.tag) set(this.said, ""); // it is about what was
     this.#take(answer.body, answer.tag, answer.may.includes("write"));
-    set(this.news.lastChild?.className === "stale" ? this.news.lastChild : this.fault, "");
-    if (answer.stale) set(this.fault, `${this.page.mesh.labelOf(answer.base)} does not have your last change yet.`);
+    set(this.away, answer.stale ? `${this.page.mesh.labelOf(answer.base)} does not have your last change yet.` : "");
   }
 
   #blank() {
@@ -80,14 +84,17 @@ export class RecordView {
     this.#draw();
   }
 
-  #take(item, tag, writes) {
+  /** Takes what is there now; `own` is what this page just made of it. */
+  #take(item, tag, writes, own = false) {
     const first = this.tag === null;
     const other = tag !== this.tag;
     this.item = item;
     this.tag = tag;
     this.writes = writes && this.kind.parts.length > 0;
     this.form.writes = this.writes;
-    if (first || (other && !this.form.dirty.size)) {
+    if (own) {
+      // The form has it already.
+    } else if (first || (other && !this.form.dirty.size)) {
       this.form.begin(item);
     } else if (other) {
       this.#tell(this.form.meet(item));
@@ -105,7 +112,7 @@ export class RecordView {
     const { names } = this.page;
     const line = make("p", "notice");
     const words = fields.map(title).join(", ");
-    line.append(make("strong", "", capital(names.author(account))), ` changed this ${this.kind.word}`);
+    line.append("Changed by ", make("strong", "", names.author(account)));
     if (node) line.append(` at ${names.of("nodes", node)}`);
     if (at) line.append(", ", time(at));
     line.append(`: ${words}. What you typed is kept; look, and save again.`);
@@ -140,17 +147,26 @@ export class RecordView {
     const acts = this.gone || this.id === null || !editable ? [] : this.#whatElse();
     keyed(this.others, acts, ([word]) => word, ([word, act, look]) => button(word, act, look), () => {});
     this.keys.hidden = !editable || this.gone || !kind.acts.has("keys") || this.id === null;
-    this.past.hidden = this.id === null || !this.tag;
+    this.past.hidden = this.gone || this.id === null || !this.tag;
+  }
+
+  #changed() {
+    const [everything, encoders] = ["everything", "encoders"].map((name) => this.form.lines.get(name)?.control);
+    // Whoever begins to name encoders of a new rule does not mean everything.
+    if (this.id === null && everything && encoders && !this.narrowed && encoders.get().length) {
+      this.narrowed = true;
+      everything.put(false);
+    }
+    this.#acts();
   }
 
   #acts() {
-    if (!this.save) return;
     const { form } = this;
     const open = form.contested.size;
     this.save.disabled = this.gone || open > 0 || (this.id !== null && !form.dirty.size);
-    this.undo.hidden = this.id === null || !form.dirty.size;
-    if (form.dirty.size) set(this.said, open ? "First say which it is, above." : "");
-    this.page.touched?.();
+    this.said.classList.toggle("soft", form.dirty.size > 0);
+    this.undo.hidden = this.gone || this.id === null || !form.dirty.size;
+    if (form.dirty.size) set(this.said, open ? "First say above which it is." : "");
   }
 
   #whatElse() {
@@ -168,11 +184,17 @@ export class RecordView {
     return acts;
   }
 
-  async #write(method, path, options, done) {
+  /** Writes, and waits for a second node to have it, if there is one. */
+  async #write(method, id, condition, body, done) {
+    const { mesh } = this.page;
     set(this.fault, "");
     set(this.said, "");
+    this.writing++;
     try {
-      const answer = await ask(this.page.mesh, method, path, options);
+      const up = [...mesh.nodes.values()].filter((node) => node.up).length;
+      const headers = { ...condition, "roost-wait": String(Math.min(up, HOLD)) };
+      const answer = await ask(mesh, method, pathOf(this.kind.noun, id), { body, headers });
+      this.writing++;
       await done?.(answer);
       return answer;
     } catch (error) {
@@ -196,26 +218,26 @@ export class RecordView {
   async #save() {
     const { page, kind, form } = this;
     if (form.contested.size) return;
-    const up = [...page.mesh.nodes.values()].filter((node) => node.up).length;
-    const wait = { "roost-wait": String(Math.min(up, HOLD)) };
+    const typed = form.body(this.id === null);
     const added = this.id === null;
     const id = this.id ?? crypto.randomUUID().replaceAll("-", "");
     this.save.disabled = true;
     await this.#write(
       added ? "PUT" : "PATCH",
-      pathOf(kind.noun, id),
-      { body: form.body(added), headers: added ? { "if-none-match": "*", ...wait } : { "if-match": this.tag, ...wait } },
+      id,
+      added ? { "if-none-match": "*" } : { "if-match": this.tag },
+      typed,
       async ({ body, tag, nodes }) => {
         this.news.replaceChildren();
         if (added) {
           form.dirty.clear();
           page.open(id, nodes);
-          if (kind.acts.has("password")) await newPassword(page.mesh, id, form.body(true).name);
+          if (kind.acts.has("password")) await newPassword(page.mesh, id, typed.name);
           return;
         }
-        form.dirty.clear();
         if (!body) return this.#end("It is now where you may not see it.");
-        this.#take(body, tag, true);
+        form.sent(typed, body);
+        this.#take(body, tag, true, true);
         this.saved(nodes);
       },
     );
@@ -229,9 +251,9 @@ export class RecordView {
   }
 
   #settle(field, value) {
-    const options = { body: { [field]: value ?? null }, headers: { "if-match": this.tag } };
-    return this.#write("PATCH", pathOf(this.kind.noun, this.id), options, ({ body, tag, nodes }) => {
-      this.#take(body, tag, true);
+    return this.#write("PATCH", this.id, { "if-match": this.tag }, { [field]: value ?? null }, ({ body, tag, nodes }) => {
+      this.form.sent({ [field]: this.form.lines.get(field).control.get() || null }, body);
+      this.#take(body, tag, true, true);
       this.saved(nodes);
       this.head.focus();
     });
@@ -242,9 +264,9 @@ export class RecordView {
     const own = off && this.kind.noun === "accounts" && this.page.me?.id === this.id;
     const text = "This is the account that you are signed in with: you are out at once.";
     if (own && !(await question({ title: "Disable your own account?", text, act: "Disable", danger: true, run: () => true }))) return;
-    const options = { body: { disabled: off }, headers: { "if-match": off ? "*" : this.tag } };
-    await this.#write("PATCH", pathOf(this.kind.noun, this.id), options, ({ body, tag, nodes }) => {
-      this.#take(body, tag, true);
+    await this.#write("PATCH", this.id, { "if-match": off ? "*" : this.tag }, { disabled: off }, ({ body, tag, nodes }) => {
+      this.form.sent({}, body);
+      this.#take(body, tag, true, true);
       this.saved(nodes);
     });
   }

@@ -1,6 +1,6 @@
 // Records: accounts, rules, encoders and all else that people decide, on one page.
 
-import { Refused, Schema, ask } from "./api.js";
+import { Schema, ask } from "./api.js";
 import { invite, question } from "./dialogs.js";
 import { button, capital, keyed, make, set, title } from "./dom.js";
 import { shown } from "./form.js";
@@ -253,7 +253,7 @@ async function enter() {
     page.me = (await ask(mesh, "GET", "/api/v1/me")).body;
   } catch (error) {
     // Without a sign-in there is a form for it in front of this.
-    if (!(error instanceof Refused)) set(at("trouble"), error.message);
+    if (error.status !== 401) set(at("trouble"), error.message);
     return false;
   }
   set(at("trouble"), "");
