@@ -239,7 +239,7 @@ test("an edit that meets another's change shows both, and loses nothing", { skip
     push(anna.page, "Save"),
   ]);
   assert.equal(refused.status(), 412);
-  await anna.page.getByText(/changed this account at n2/).waitFor();
+  await anna.page.getByText(/^Changed by bert at n2/).waitFor();
   await shoot(anna.page, "met");
   assert.equal(await value(anna.page, "Description"), "in the lobby");
   assert.equal(await value(anna.page, "Email"), "yard@example.org");

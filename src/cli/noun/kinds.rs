@@ -48,13 +48,7 @@ const POOLS: Part = part("pools", One("pool"), "nodes that are preferred");
 pub(crate) static ACCOUNT: Kind = Kind {
     word: "account",
     plural: "accounts",
-    fields: &[
-        NAME,
-        DESCRIPTION,
-        DOMAIN,
-        part("email", Text, "for people"),
-        DISABLED,
-    ],
+    fields: &[NAME, DESCRIPTION, DOMAIN, part("email", Text, "for people"), DISABLED],
     sets: &[],
     columns: &["domain", "email", "description"],
     examples: "  roost account add anna email=anna@example.org --password-stdin < secret\n  \

@@ -117,7 +117,7 @@ export async function newPassword(mesh, id, name) {
   const done = await question({
     title: `Password of ${name}`,
     text: "All sign-ins with the one before end, at every node that hears of it.",
-    fields: [{ name: "password", label: "New password", value: draw(), hint: "drawn at random; or type one of at least 10 characters" }],
+    fields: [{ name: "password", label: "New password", value: draw(), hint: "Drawn at random; or type one of at least 10 characters" }],
     act: "Set password",
     run: async ({ password }) => {
       await ask(mesh, "PUT", `${pathOf("accounts", id)}/password`, { body: { password } });

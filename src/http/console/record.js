@@ -294,7 +294,7 @@ export class RecordView {
     const done = await question({
       title: `Revoke node ${name}?`,
       text: `${capital(this.kind.end)}.`,
-      fields: [{ name: "reason", label: "Reason", hint: "for those who come after you" }],
+      fields: [{ name: "reason", label: "Reason", hint: "For those who come after you" }],
       act: "Revoke",
       danger: true,
       run: ({ reason }) => ask(this.page.mesh, "POST", `${pathOf("nodes", this.id)}/revocation`, { body: reason ? { reason } : {} }),

@@ -82,14 +82,14 @@ class List {
     this.fault.setAttribute("role", "alert");
     this.columns = columnsOf(kind);
     const table = make("table");
-    const row = make("tr");
+    this.heads = make("tr");
     for (const name of ["name", ...this.columns.map((part) => part.name)]) {
       const cell = make("th", "", title(name.replace(/_name$/, "")));
       cell.scope = "col";
-      row.append(cell);
+      this.heads.append(cell);
     }
     const top = make("thead");
-    top.append(row);
+    top.append(this.heads);
     this.rows = make("tbody");
     table.append(top, this.rows);
     this.frame = make("div", "scroll");
@@ -183,6 +183,11 @@ class List {
         this.columns.forEach((part, column) => set(cells[column], brief(part, item[part.name])));
       },
     );
+    // What none of them has takes no room.
+    this.columns.forEach((part, column) => {
+      const empty = this.items.every((item) => !brief(part, item[part.name]));
+      for (const row of [this.heads, ...this.rows.children]) row.children[column + 1].hidden = empty;
+    });
     this.frame.hidden = this.items.length === 0;
     const number = this.items.length;
     const what = number === 1 ? this.kind.word : noun;
@@ -198,7 +203,7 @@ class List {
 
 /** What a list shows of each. */
 function columnsOf(kind) {
-  const told = kind.told.filter((part) => ["state", "home_name", "domain", "expires"].includes(part.name));
+  const told = kind.told.filter((part) => ["state", "home_name", "encoders", "viewers", "domain", "expires"].includes(part.name));
   const telling = kind.parts.filter((part) => part.noun || part.options || (part.what === "text" && part.name !== "name"));
   const last = telling.filter((part) => part.name === "description");
   const domain = telling.filter((part) => part.name === "domain");
