@@ -201,7 +201,8 @@ const DISABLED: Part = Part::new(DISABLED_SET, "disabled", Bytes, "out of use");
 const ROLES: &[&str] = &["viewer", "publisher", "operator", "admin"];
 
 const fn name() -> Part {
-    Part::new(1, "name", Name, "a-z, 0-9, dot, underscore, hyphen").upto(crate::id::NAME_MAX)
+    Part::new(1, "name", Name, "letters a-z, digits, dot, underscore, hyphen")
+        .upto(crate::id::NAME_MAX)
 }
 
 const fn description() -> Part {

@@ -193,7 +193,7 @@ fn as_many_nodes_as_the_mesh_says_can_be_lost_and_all_encoders_have_a_home() {
     );
     assert_eq!(losses(&mesh.nodes()[0]), Some(2.0));
     let view = mesh.nodes()[0].view().unwrap_or_default();
-    let name = |id: &serde_json::Value| {
+    let name = |id: &Value| {
         let mut nodes = view["nodes"].as_array().into_iter().flatten();
         nodes
             .find(|node| node["node"] == *id)

@@ -99,10 +99,10 @@ function chips(part, names, id, changed) {
   more.setAttribute("aria-label", `Add to ${title(part.name)}`);
   row.append(input, more);
   element.append(list, row, ...extra);
-  names.addEventListener("change", draw);
   return {
     element,
     input,
+    draw,
     get: () => values,
     put: (value) => {
       values = value ?? [];
@@ -121,7 +121,6 @@ function control(part, names, id, changed) {
     const draw = () => {
       if (document.activeElement !== input && value) input.value = names.of(part.noun, value);
     };
-    names.addEventListener("change", draw);
     input.addEventListener("input", () => {
       value = null;
       changed();
@@ -129,6 +128,7 @@ function control(part, names, id, changed) {
     return {
       element,
       input,
+      draw,
       get: () => value ?? (input.value.trim() && (names.idOf(part.noun, input.value.trim()) ?? input.value.trim())),
       put: (next) => {
         value = next || null;
@@ -307,6 +307,14 @@ export class Form {
     }
     first?.focus();
     return rest;
+  }
+
+  /** Again, since names are known that were not. */
+  draw() {
+    for (const [field, line] of this.lines) {
+      line.control.draw?.();
+      this.#sides(field);
+    }
   }
 
   focus() {

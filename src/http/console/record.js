@@ -7,8 +7,22 @@ import { Form, shown } from "./form.js";
 
 const HOLD = 2; // nodes that are to have a change on disk before it is called saved
 
-/** What is said of a record besides its fields: of what a node sees, the words. */
-const TOLD = ["state", "reason", "home_name", "next_name", "viewers", "encoders", "rtt_ms", "addrs", "linked", "revoked", "domain", "expires"];
+const yes = (value) => (value ? "yes" : "no");
+/** What a node sees of a record besides its fields, as people say it. */
+const SEEN = new Map([
+  ["state", ["State", (value) => value.replaceAll("_", " ")]],
+  ["reason", ["Why"]],
+  ["revoked", ["Revoked", yes]],
+  ["home_name", ["Home"]],
+  ["next_name", ["Next"]],
+  ["encoders", ["Encoders"]],
+  ["viewers", ["Viewers"]],
+  ["linked", ["Linked", yes]],
+  ["rtt_ms", ["Round trip", (value) => `${value.toFixed(1)} ms`]],
+  ["addrs", ["Addresses", (value) => value.join(", ")]],
+  ["domain", ["Domain"]],
+  ["expires", ["Ends", time]],
+]);
 
 /**
  * Shows the record of `kind` with this id, or a new one. `page` has `mesh`, `names`, `me()`,
@@ -30,6 +44,8 @@ export class RecordView {
     this.form = new Form(kind, page.names, { settle: (field, value) => this.#settle(field, value), changed: () => this.#changed() });
     this.read = make("dl", "facts");
     this.facts = make("dl", "facts");
+    this.seen = make("section", "part");
+    this.seen.append(make("h3"), this.facts);
     this.save = make("button", "first", id === null ? `Add ${kind.word}` : "Save");
     this.undo = button("Undo", () => this.form.begin(this.item));
     this.said = make("p", "said");
@@ -46,7 +62,7 @@ export class RecordView {
       this.#save();
     });
     this.others = make("div", "acts");
-    this.element.append(back, this.head, this.badges, this.away, this.news, edit, this.facts, this.others, this.#keys(), this.#history());
+    this.element.append(back, this.head, this.badges, this.away, this.news, edit, this.others, this.seen, this.#keys(), this.#history());
     if (id === null) this.#blank();
   }
 
@@ -97,7 +113,8 @@ export class RecordView {
     } else if (first || (other && !this.form.dirty.size)) {
       this.form.begin(item);
     } else if (other) {
-      this.#tell(this.form.meet(item));
+      const fields = this.form.meet(item);
+      if (fields.length) this.#tell({ fields, changed: item.changed ?? {} });
     } else {
       this.form.base = item; // what a node sees of it changes without its record
     }
@@ -105,10 +122,17 @@ export class RecordView {
     this.#draw();
   }
 
+  /** Again, since names are known that were not. */
+  draw() {
+    this.form.draw();
+    this.#draw();
+    if (this.met && this.news.hasChildNodes() && !this.gone) this.#tell(this.met);
+  }
+
   /** Says what somebody else changed under the fingers of whoever types. */
-  #tell(fields) {
-    if (!fields.length) return;
-    const { account, node, at } = this.item.changed ?? {};
+  #tell(met) {
+    this.met = met;
+    const { fields, changed: { account, node, at } } = met;
     const { names } = this.page;
     const line = make("p", "notice");
     const words = fields.map(title).join(", ");
@@ -141,8 +165,12 @@ export class RecordView {
     const editable = this.writes;
     this.form.element.hidden = !editable;
     this.saving.hidden = !editable;
-    facts(this.read, editable || !this.tag ? [] : kind.parts, item, names);
-    facts(this.facts, kind.told.filter((part) => TOLD.includes(part.name)), item, names);
+    facts(this.read, editable || !this.tag ? [] : kind.parts.map((part) => [title(part.name), shown(part, item[part.name], names)]));
+    const seen = [...SEEN].filter(([name]) => kind.told.some((part) => part.name === name) && (item[name] ?? null) !== null);
+    const say = (name, words) => words?.(item[name]) ?? shown(kind.told.find((part) => part.name === name), item[name], names);
+    facts(this.facts, seen.map(([name, [label, words]]) => [label, say(name, words)]));
+    this.seen.hidden = this.facts.hidden;
+    set(this.seen.firstChild, kind.noun === "enrolments" ? "What it opens" : `As ${page.mesh.label(page.mesh.self)} sees it`);
     this.#acts();
     const acts = this.gone || this.id === null || !editable ? [] : this.#whatElse();
     keyed(this.others, acts, ([word]) => word, ([word, act, look]) => button(word, act, look), () => {});
@@ -385,18 +413,16 @@ export class RecordView {
 }
 
 /** Names and values, of what has one. */
-function facts(list, parts, item, names) {
-  const rows = parts
-    .map((part) => [part, part.name === "expires" || part.name.endsWith("_at") ? time(item[part.name]) : shown(part, item[part.name], names)])
-    .filter(([part, value]) => value && value !== "" && item[part.name] !== undefined && item[part.name] !== null);
-  list.hidden = rows.length === 0;
+function facts(list, rows) {
+  const said = rows.filter(([, value]) => value !== "");
+  list.hidden = said.length === 0;
   keyed(
     list,
-    rows,
-    ([part]) => part.name,
-    ([part]) => {
+    said,
+    ([name]) => name,
+    ([name]) => {
       const row = make("div");
-      row.append(make("dt", "", title(part.name.replace(/_name$/, ""))), make("dd"));
+      row.append(make("dt", "", name), make("dd"));
       return row;
     },
     (row, [, value]) => {

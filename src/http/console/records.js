@@ -13,6 +13,7 @@ import { signIn } from "./signin.js";
 const NOUNS = ["accounts", "groups", "rules", "encoders", "rooms", "pools", "domains", "nodes", "enrolments", "settings"];
 const LOOK = 2000; // ms between looks at what others did
 const PAGE = 100; // records that are shown until somebody asks for more
+const SEEN = ["state", "home_name", "encoders", "viewers", "domain", "expires"]; // what a list shows of what a node sees
 const COLUMNS = 4; // besides the name: what fits
 
 const mesh = new Mesh().start();
@@ -203,7 +204,7 @@ class List {
 
 /** What a list shows of each. */
 function columnsOf(kind) {
-  const told = kind.told.filter((part) => ["state", "home_name", "encoders", "viewers", "domain", "expires"].includes(part.name));
+  const told = SEEN.map((name) => kind.told.find((part) => part.name === name)).filter(Boolean);
   const telling = kind.parts.filter((part) => part.noun || part.options || (part.what === "text" && part.name !== "name"));
   const last = telling.filter((part) => part.name === "description");
   const domain = telling.filter((part) => part.name === "domain");
