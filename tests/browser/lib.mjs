@@ -80,8 +80,11 @@ async function freePort() {
   return port;
 }
 
-/** Nodes on this machine and what else one file of tests runs, in a folder of its own. */
-export async function stage(name) {
+/**
+ * Nodes on this machine and what else one file of tests runs, in a folder of its own. A node is
+ * started once `started` answers well.
+ */
+export async function stage(name, { started = "/healthcheck" } = {}) {
   const folder = await mkdtemp(join(tmpdir(), `roost-${name}-`));
   const processes = [];
   const nodes = new Map(); // name -> { address, url, child }
@@ -107,14 +110,14 @@ export async function stage(name) {
       if (code !== 0) throw new Error(`roost ${args.join(" ")} ended with ${code}`);
       return text.trim();
     },
-    /** Starts a node, where it was before if it ran already, and waits until it takes clients. */
+    /** Starts a node, where it was before if it ran already. */
     async startNode(name, ...more) {
       const address = nodes.get(name)?.address ?? `127.0.0.1:${await freePort()}`;
       const url = `http://${address}`;
       const child = run("node", "--data", join(folder, name), "--listen", address, "--name", name, ...more);
       nodes.set(name, { address, url, child });
-      const healthy = () => fetch(`${url}/healthcheck`).then((answer) => answer.ok, () => false);
-      await until(`${name} is ready`, healthy);
+      const well = () => fetch(url + started).then((answer) => answer.ok, () => false);
+      await until(`${name} is there`, well);
       return address;
     },
     view: async (name) => (await fetch(`${nodes.get(name).url}/api/v1/cluster`)).json(),

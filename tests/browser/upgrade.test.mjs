@@ -13,7 +13,7 @@ const FPS = 30;
 const SEAM_MS = 100; // no picture is missing for longer than this, by the picture's own clock
 const SCRIPT = fileURLToPath(new URL("../../docs/rolling-upgrade", import.meta.url));
 const CLOCK = await readFile(new URL("clock.js", import.meta.url), "utf8");
-const { folder, nodes, processes, run, output, startNode, view, close } = await stage("upgrade");
+const { folder, nodes, processes, run, output, startNode, view, close } = await stage("upgrade", { started: "/livez" }); // drained, it takes nobody yet
 let chrome;
 
 const there = (file) => access(file).then(() => true, () => false);
