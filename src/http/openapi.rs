@@ -216,6 +216,7 @@ fn shown_header(name: &str) -> Value {
         "Roost-Version" => ("string", "names the write, for Roost-Min-Version"),
         "Roost-Nodes" => ("integer", "nodes that have the write on disk"),
         "Roost-Waited" => ("string", "false: they were not as many as waited for"),
+        "Roost-May" => ("string", "read, or read, write: what the caller may do here"),
         "Roost-Stale" => ("string", "true: without the write of Roost-Min-Version"),
         _ => ("string", "the state, for If-Match"),
     };
@@ -315,7 +316,9 @@ fn shown_schema(schema: &Schema) -> Value {
     properties.insert("changed".into(), reference("Stamp"));
     let about = "another has the same name: they were named on two sides of a cut";
     properties.insert("duplicate".into(), json!({ "const": true, "description": about }));
-    json!({ "type": "object", "properties": properties, "required": required })
+    json!({
+        "type": "object", "properties": properties, "required": required, "x-end": schema.end,
+    })
 }
 
 fn value_schema(part: &Part) -> Value {
@@ -332,13 +335,18 @@ fn value_schema(part: &Part) -> Value {
             json!({ "type": "integer", "minimum": -(1_i64 << 53), "maximum": 1_i64 << 53 })
         }
         Field::Flag => json!({ "type": "boolean" }),
-        Field::Id => json!({ "type": "string", "maxLength": 160 }),
+        Field::Id => json!({ "type": "string", "maxLength": 160, "x-noun": noun(part) }),
         Field::Bytes | Field::Secret => json!({ "type": "string" }),
     };
     if let Value::Object(out) = &mut out {
         out.insert("description".into(), json!(part.about));
     }
     out
+}
+
+/// In whose paths the records are that an id names.
+fn noun(part: &Part) -> Option<&'static str> {
+    part.names?.schema()?.noun
 }
 
 fn set_schema(part: &Part) -> Value {
@@ -354,6 +362,7 @@ fn shown_value(part: &Part) -> Value {
     match part.field {
         Field::Number => json!({ "type": ["integer", "null"], "description": part.about }),
         Field::Flag => json!({ "type": "boolean", "description": part.about }),
+        Field::Id => json!({ "type": "string", "description": part.about, "x-noun": noun(part) }),
         _ => json!({ "type": "string", "description": part.about }),
     }
 }

@@ -29,8 +29,6 @@ pub(crate) struct Kind {
     pub(crate) sets: &'static [Part],
     /// What a list shows of each, besides the name: facts of the API.
     pub(crate) columns: &'static [&'static str],
-    /// What its removal leads to.
-    pub(crate) end: &'static str,
     examples: &'static str,
 }
 
@@ -50,17 +48,9 @@ const POOLS: Part = part("pools", One("pool"), "nodes that are preferred");
 pub(crate) static ACCOUNT: Kind = Kind {
     word: "account",
     plural: "accounts",
-    fields: &[
-        NAME,
-        DESCRIPTION,
-        DOMAIN,
-        part("email", Text, "for people"),
-        part("not_before", Number, "sessions that began before are over, in ms since 1970"),
-        DISABLED,
-    ],
+    fields: &[NAME, DESCRIPTION, DOMAIN, part("email", Text, "for people"), DISABLED],
     sets: &[],
     columns: &["domain", "email", "description"],
-    end: "its sessions and viewers end at every node that hears of it, and it cannot log in again",
     examples: "  roost account add anna email=anna@example.org --password-stdin < secret\n  \
         roost account set anna description=\"night shift\" disabled=true\n  \
         roost account rm anna",
@@ -72,7 +62,6 @@ pub(crate) static GROUP: Kind = Kind {
     fields: &[NAME, DESCRIPTION, DOMAIN],
     sets: &[part("accounts", One("account"), "its members"), POOLS],
     columns: &["domain", "accounts", "description"],
-    end: "its members lose what rules give to the group",
     examples: "  roost group add staff --domain site1\n  \
         roost group set site1/staff +accounts=anna,eve -accounts=bob",
 };
@@ -83,7 +72,6 @@ pub(crate) static DOMAIN_KIND: Kind = Kind {
     fields: &[NAME, DESCRIPTION],
     sets: &[POOLS],
     columns: &["description"],
-    end: "its name is free again; what is in it has to be moved or removed before",
     examples: "  roost domain add site1 description=\"North gate\"\n  roost domain list",
 };
 
@@ -104,7 +92,6 @@ pub(crate) static RULE: Kind = Kind {
         part("encoders", One("encoder"), "what it is about; everything, if it names none"),
     ],
     columns: &["domain", "role", "accounts", "groups", "encoders"],
-    end: "whom it names loses the role that it gives",
     examples: "  roost rule add guards role=viewer domain=site1 +groups=staff\n  \
         roost rule set guards +encoders=gate",
 };
@@ -123,7 +110,6 @@ pub(crate) static ENCODER: Kind = Kind {
     ],
     sets: &[LABELS],
     columns: &["domain", "state", "home_name", "viewers", "description"],
-    end: "its keys are good no more, and rules lose sight of it",
     examples: "  roost encoder add gate --domain site1\n  roost encoder key gate --overlap 24h\n  \
         roost encoder set gate always_on=true +labels=north",
 };
@@ -134,7 +120,6 @@ pub(crate) static ROOM: Kind = Kind {
     fields: &[NAME, DESCRIPTION, DOMAIN],
     sets: &[POOLS],
     columns: &["domain", "description"],
-    end: "its encoders are placed one by one",
     examples: "  roost room add control --domain site1\n  roost encoder set gate room=control",
 };
 
@@ -148,7 +133,6 @@ pub(crate) static POOL: Kind = Kind {
     ],
     sets: &[part("nodes", One("node"), "nodes of it"), LABELS],
     columns: &["nodes", "labels", "only", "description"],
-    end: "what preferred it may be placed anywhere",
     examples: "  roost pool add north +nodes=n1,n2\n  roost pool set north only=true",
 };
 
@@ -164,7 +148,6 @@ pub(crate) static ALARM: Kind = Kind {
     ],
     sets: &[],
     columns: &["when", "call", "description"],
-    end: "nobody is told any more",
     examples: "  roost alarm add lost when=node.down call=ops@example.org\n  \
         roost alarm set lost disabled=true",
 };
@@ -175,7 +158,6 @@ pub(crate) static SETTING: Kind = Kind {
     fields: &[NAME, part("value", Text, "its value")],
     sets: &[],
     columns: &["value"],
-    end: "the default holds again",
     examples: "  roost setting add greeting value=hello\n  roost setting set greeting value=",
 };
 
@@ -192,8 +174,6 @@ pub(crate) static NODE: Kind = Kind {
     ],
     sets: &[LABELS],
     columns: &["state", "encoders", "viewers", "addrs", "description"],
-    end: "every member that hears of it drops it at once; it cannot return with its key or an old \
-        invitation, and its clients go to other nodes",
     examples: "  roost node drain n2\n  roost node set n2 limit=200 +labels=north\n  roost node revoke n3 --reason stolen",
 };
 
@@ -203,8 +183,6 @@ pub(crate) static ENROLMENT: Kind = Kind {
     fields: &[NAME, DESCRIPTION, DOMAIN],
     sets: &[],
     columns: &["domain", "expires", "description"],
-    end: "whoever came with that string is sent away at every node that hears of it, and it lets \
-        nobody in any more",
     examples: "  roost invite --client\n  roost enrolment list\n  \
         roost enrolment set 4c0d description=\"the wall in the lobby\"\n  roost enrolment rm 4c0d",
 };
@@ -238,6 +216,12 @@ impl Kind {
     /// Whether records of it are in domains.
     pub(crate) fn has_domain(&self) -> bool {
         self.part("domain").is_some()
+    }
+
+    /// What its removal leads to.
+    pub(crate) fn end(&self) -> &'static str {
+        let schema = roost::accounts::Kind::named(self.word).and_then(|kind| kind.schema());
+        schema.map_or("", |schema| schema.end)
     }
 
     /// What the help says below the commands.
