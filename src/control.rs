@@ -35,7 +35,6 @@ mod view;
 mod wishes;
 
 pub use clock::{Clocks, SKEW_ALARM};
-pub use demand::Demand;
 pub use leave::LEAVE_DEADLINE;
 pub use types::{Config, Counters, Effect, Event, NoDecree, Note};
 

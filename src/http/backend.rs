@@ -16,6 +16,7 @@ use crate::cluster::ClusterView;
 use crate::id::{AccountId, ActorId, EncoderId, InviteId, NodeId, RecordId};
 use crate::node::passwords::Passwords;
 use crate::node::{Failovers, NotDone, RecordChanges};
+use crate::placement::Demand;
 use crate::webrtc::{Feed, WebRtc};
 use crate::wire::{AskMove, Failed, Moved, Offer, SdpAnswer};
 
@@ -221,6 +222,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Sends an encoder that is at home at a node to another; answers when it is there.
     async fn move_encoder(&self, home: NodeId, wish: AskMove) -> Result<Moved, Failed>;
+
+    /// What this node believes that there is to plan with.
+    async fn demand(&self) -> Demand;
 
     /// How far a node is emptied.
     async fn drain_state(&self, node: NodeId) -> Result<serde_json::Value, Failed>;

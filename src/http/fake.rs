@@ -367,6 +367,29 @@ impl Backend for FakeNode {
         Ok(Moved { failed })
     }
 
+    async fn demand(&self) -> crate::placement::Demand {
+        let view = self.view();
+        let up = view.nodes.iter().filter(|node| node.state == Liveness::Up);
+        let seats = up.map(|it| crate::placement::plan::Seat {
+            node: it.node,
+            weight: crate::placement::plan::WEIGHT_ONE,
+            limit: it.limit.unwrap_or(1_000),
+            duty: crate::placement::plan::Duty::Open,
+        });
+        let units = view.encoders.iter().filter_map(|it| {
+            Some(crate::placement::plan::Unit {
+                encoder: it.id,
+                room: None,
+                at: it.home?,
+                next: it.next,
+                free: it.viewers == 0,
+                wish: usize::MAX,
+            })
+        });
+        let (seats, units) = (seats.collect(), units.collect());
+        crate::placement::Demand { seats, units, ..Default::default() }
+    }
+
     async fn drain_state(&self, _node: NodeId) -> Result<serde_json::Value, Failed> {
         Ok(serde_json::to_value(crate::session::host::DrainState::default()).unwrap())
     }

@@ -23,6 +23,7 @@ mod node;
 mod nodes;
 mod openapi;
 pub mod place;
+mod plan;
 pub mod problem;
 mod process;
 mod publisher;

@@ -29,6 +29,7 @@ use crate::id::{AccountId, ActorId, EncoderId, NodeId};
 use crate::net::{RtcDatagram, RtcSocket};
 use crate::node::passwords::Passwords;
 use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError, NotDone, RecordChanges};
+use crate::placement::Demand;
 use crate::session::{HOLD, SESSIONS_MAX};
 use crate::webrtc::{Feed, MAX_LEGS, Outlet, WebRtc};
 use crate::wire::{self, Answer, Ask, AskMove, Failed, Message, Moved, Offer, SdpAnswer};
@@ -520,17 +521,12 @@ impl Backend for Live {
         }
     }
 
+    async fn demand(&self) -> Demand {
+        self.node.demand().await.unwrap_or_default()
+    }
+
     async fn drain_state(&self, node: NodeId) -> Result<serde_json::Value, Failed> {
-        let json = match node == self.node.id() {
-            true => self.drained().await.json,
-            false => {
-                match self.question(node, &Ask::Drain(wire::AskDrain {}), ASK_TIMEOUT).await? {
-                    Answer::Drain(state) => state.json,
-                    _ => return Err(unreachable("that node answered something else".into())),
-                }
-            }
-        };
-        serde_json::from_str(&json).map_err(|error| unreachable(error.to_string()))
+        self.drained_at(node).await
     }
 
     async fn write(&self, write: Write) -> Result<Receipt, Refusal> {

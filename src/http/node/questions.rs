@@ -42,6 +42,20 @@ impl Live {
         wire::DrainState { json: serde_json::to_string(&state).unwrap_or_default() }
     }
 
+    pub(super) async fn drained_at(&self, node: NodeId) -> Result<serde_json::Value, Failed> {
+        let json = match node == self.node.id() {
+            true => self.drained().await.json,
+            false => {
+                let ask = Ask::Drain(wire::AskDrain {});
+                match self.question(node, &ask, super::ASK_TIMEOUT).await? {
+                    Answer::Drain(state) => state.json,
+                    _ => return Err(unreachable("that node answered something else".into())),
+                }
+            }
+        };
+        serde_json::from_str(&json).map_err(|error| unreachable(error.to_string()))
+    }
+
     pub(super) async fn answer(self: Arc<Self>, ask: Ask) -> Answer {
         match ask {
             Ask::Move(wish) => Answer::Moved(self.moved(wish).await),

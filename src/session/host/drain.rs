@@ -203,6 +203,7 @@ impl Host {
             return Err("no other node takes encoders: all are down, drained or cordoned".into());
         }
         let claim = self.streams.get(&encoder).and_then(|stream| stream.home.as_ref());
+        let wish = world.rights.wish(encoder);
         let next = claim.and_then(|claim| claim.next);
         let shunned: Vec<NodeId> =
             claim.into_iter().flat_map(|claim| claim.unreachable.keys().copied()).collect();
@@ -210,8 +211,15 @@ impl Host {
             let at = others.iter().find(|candidate| candidate.node == *node);
             at.is_some_and(|candidate| candidate.load < candidate.limit)
         };
-        next.filter(|next| roomy(next) && !shunned.contains(next))
-            .or_else(|| placement::assign(encoder, &others, &shunned).map(|choice| choice.home))
-            .ok_or_else(|| format!("every other node is full ({} of them)", others.len()))
+        let best = placement::assign(encoder, &others, &shunned, &wish).map(|choice| choice.home);
+        let allowed = |next: &NodeId| wish.tier(*next).is_some();
+        let as_liked = |next| best.is_none_or(|best| wish.tier(next) <= wish.tier(best));
+        let next = next.filter(|next| allowed(next) && as_liked(*next));
+        next.filter(|next| roomy(next) && !shunned.contains(next)).or(best).ok_or_else(
+            || match wish.only {
+                true => placement::refusal(&others, &wish),
+                false => format!("every other node is full ({} of them)", others.len()),
+            },
+        )
     }
 }
