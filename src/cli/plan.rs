@@ -216,13 +216,13 @@ mod tests {
         let text = render(&answer, 1);
         let expected = "lost: n1, the worst to lose\n\n\
             2 encoders would move:\n\
-            ENCODER  FROM  TO  WHY\n\
+            encoder  from  to  why\n\
             cam-1    n1    n9  n1 is lost\n\
             and 1 more\n\n\
             1 should move and cannot:\n\
-            ENCODER  AT  WHY\n\
+            encoder  at  why\n\
             cam-3    n1  n1 is lost; no node takes encoders that has room\n\n\
-            NODE  STATE  BEFORE  AFTER  LIMIT\n\
+            node  state  before  after  limit\n\
             n1    lost   3       0      9\n\
             n2    open   0       1      1\n\
             n9    new    0       1      1\n\n\
