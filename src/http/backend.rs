@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use tokio::sync::watch;
 
+pub use super::going::Going;
 pub use crate::access::Principal;
 use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Key, Receipt, Record, Refusal, Write};
@@ -147,6 +148,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Whether this node is about to go.
     fn draining(&self) -> bool;
+
+    /// Whether this node goes for good.
+    fn going(&self) -> &Going;
 
     /// How long ago the control loop turned last.
     fn turned(&self) -> Duration;

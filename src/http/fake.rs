@@ -57,6 +57,7 @@ pub(super) struct FakeNode {
     webrtc: WebRtc,
     publishers: Mutex<Vec<Accepted>>,
     pub(super) draining: AtomicBool,
+    pub(super) going: Going,
     /// Seconds since the control loop turned.
     pub(super) stuck: AtomicU64,
 }
@@ -141,6 +142,7 @@ impl FakeMesh {
             webrtc,
             publishers: Mutex::default(),
             draining: AtomicBool::new(false),
+            going: Default::default(),
             stuck: AtomicU64::new(0),
         });
         self.view.lock().unwrap().nodes.push(NodeView {
@@ -239,6 +241,10 @@ impl Backend for FakeNode {
             seen.draining = node.draining();
         }
         Arc::new(view)
+    }
+
+    fn going(&self) -> &Going {
+        &self.going
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

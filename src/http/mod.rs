@@ -11,6 +11,7 @@ mod counters;
 mod events;
 #[cfg(test)]
 mod fake;
+mod going;
 #[cfg(test)]
 mod guarded;
 mod health;

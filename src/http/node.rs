@@ -17,6 +17,7 @@ use super::backend::{
 };
 use super::candidates::candidates;
 use super::counters::{Door, counters};
+use super::going::Going;
 use super::socket::AdminSocket;
 use super::tls::{self, Certificate, load_or_make};
 use super::{ServerCounters, leg, native, publisher, router, serve};
@@ -101,10 +102,12 @@ pub async fn run(
         webrtc,
         passwords,
         door: Door::default(),
+        going: Going::default(),
         legs: Mutex::default(),
     });
     let counters = Arc::new(ServerCounters::default());
     let router = router(backend.clone(), counters.clone());
+    let here = backend.clone();
     let (stop, stopped) = watch::channel(false);
     let Doors { tcp, rtc, asks, api, .. } = doors;
     let doors = tokio::spawn(open_doors(rtc, asks, api, backend, router.clone()));
@@ -124,7 +127,9 @@ pub async fn run(
         }
     }
     tracing::info!(event = "node.leaving", "leaving: handing over what is served here");
+    here.going.begin();
     node.leave().await;
+    here.going.await_return().await;
     stop.send_replace(true);
     let _ = server.await;
     if let Some(socket) = socket {
@@ -227,6 +232,7 @@ struct Live {
     webrtc: WebRtc,
     passwords: Passwords,
     door: Door,
+    going: Going,
     legs: Mutex<BTreeMap<String, Leg>>,
 }
 
@@ -320,6 +326,10 @@ impl Backend for Live {
 
     fn draining(&self) -> bool {
         self.node.draining()
+    }
+
+    fn going(&self) -> &Going {
+        &self.going
     }
 
     fn turned(&self) -> Duration {
@@ -512,13 +522,7 @@ impl Backend for Live {
     }
 
     async fn move_encoder(&self, home: NodeId, wish: AskMove) -> Result<Moved, Failed> {
-        if home == self.node.id() {
-            return Ok(self.moved(wish).await);
-        }
-        match self.question(home, &Ask::Move(wish), MOVE_TIMEOUT).await? {
-            Answer::Moved(moved) => Ok(moved),
-            _ => Err(unreachable("that node answered something else".into())),
-        }
+        self.moved_at(home, wish).await
     }
 
     async fn demand(&self) -> Demand {

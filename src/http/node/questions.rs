@@ -37,6 +37,16 @@ impl Live {
         }
     }
 
+    pub(super) async fn moved_at(&self, home: NodeId, wish: AskMove) -> Result<Moved, Failed> {
+        if home == self.node.id() {
+            return Ok(self.moved(wish).await);
+        }
+        match self.question(home, &Ask::Move(wish), super::MOVE_TIMEOUT).await? {
+            Answer::Moved(moved) => Ok(moved),
+            _ => Err(unreachable("that node answered something else".into())),
+        }
+    }
+
     pub(super) async fn drained(&self) -> wire::DrainState {
         let state = self.node.drain_state().await.unwrap_or_default();
         wire::DrainState { json: serde_json::to_string(&state).unwrap_or_default() }

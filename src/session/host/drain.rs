@@ -78,6 +78,8 @@ pub struct Way {
 impl Host {
     /// Whether everything here is to go elsewhere.
     pub fn drain(&mut self, world: &mut World<'_>, on: bool, effects: &mut Vec<Effect>) {
+        // One that goes at once has told everyone to.
+        let on = on && !self.leaving;
         if on != self.emptying.is_some() {
             self.emptying = on.then(Draining::default);
         }
@@ -121,6 +123,19 @@ impl Host {
         if let Some(draining) = &mut self.emptying {
             draining.step_at = earlier(draining.step_at, Some(now + STEP));
         }
+    }
+
+    /// Whether nothing is at home here that is on its way or may still go.
+    pub fn is_emptied(&self) -> bool {
+        let stuck = |encoder: &EncoderId| {
+            let draining = self.emptying.as_ref();
+            draining.is_none_or(|draining| draining.stuck.contains_key(encoder))
+        };
+        let left = |(encoder, stream): (&EncoderId, &super::Stream)| {
+            let here = stream.home.as_ref().is_some_and(|claim| claim.session.is_some());
+            here && !stuck(encoder) && !self.is_publisher(*encoder)
+        };
+        self.moves.is_empty() && !self.streams.iter().any(left)
     }
 
     pub(super) fn drain_due(&self) -> Option<Mono> {

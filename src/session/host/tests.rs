@@ -1119,3 +1119,21 @@ fn a_publisher_is_taken_outside_of_its_pools_unless_it_has_to_be_there() {
     assert_eq!(refused(&publish(&mut trial, 2, "cam", CAM), 2), None);
     assert!(trial.directory.entry(node(1), CAM).unwrap().stays);
 }
+
+#[test]
+fn a_node_that_goes_is_emptied_once_only_what_cannot_move_is_left() {
+    let mut trial = Trial::new(3);
+    trial.candidates.iter_mut().for_each(|candidate| candidate.limit = 100);
+    trial.settle_in(10);
+    publish(&mut trial, 11, "cam-11", EncoderId([11; 16]));
+    assert!(!trial.host.is_emptied(), "nobody was asked yet");
+    assert_eq!(sent_away(&trial.drain(true)).len(), 1);
+    assert!(!trial.host.is_emptied(), "it is on its way");
+    let stayed = wire::Stayed { to: trial.host.moving().next().unwrap().to, reason: "no".into() };
+    trial.say(10, ClientMessage::Stayed(stayed));
+    assert!(trial.host.is_emptied(), "it does not go, and the publisher cannot");
+    // From here on everyone is told to go, and nobody is asked to move besides.
+    trial.call(|host, world, out| host.leave(world, out));
+    trial.ms += 6_000;
+    assert_eq!(sent_away(&trial.drain(true)), []);
+}
