@@ -24,6 +24,7 @@ mod admit;
 mod alive;
 mod clients;
 mod clock;
+mod demand;
 mod leave;
 mod ledger;
 mod losses;
@@ -538,7 +539,7 @@ impl Control {
         }
         if std::mem::take(&mut self.nodes_dirty) {
             let peers_changed = self.refresh_nodes();
-            let drain = self.wishes.drain;
+            let drain = self.wishes.drain || self.leaving.is_some();
             self.host(now, effects, |host, world, out| {
                 host.nodes_changed(world, out);
                 host.drain(world, drain, out);

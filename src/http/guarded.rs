@@ -219,6 +219,12 @@ const ROUTES: &[(&str, &str, &str, [u16; 8])] = &[
         [401, 403, 403, 403, 403, 403, 403, 200],
     ),
     (
+        "/api/v1/plan",
+        "GET",
+        "/api/v1/plan?lose=1&add=new",
+        [401, 403, 403, 403, 403, 403, 403, 200],
+    ),
+    (
         "/api/v1/encoders/{id}/move",
         "POST",
         "/api/v1/encoders/site%2Fcam/move",

@@ -11,6 +11,7 @@ mod counters;
 mod events;
 #[cfg(test)]
 mod fake;
+mod going;
 #[cfg(test)]
 mod guarded;
 mod health;
@@ -23,6 +24,7 @@ mod node;
 mod nodes;
 mod openapi;
 pub mod place;
+mod plan;
 pub mod problem;
 mod process;
 mod publisher;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::records::{ENCODER_FACTS, NODE_FACTS, PAGE_MAX};
 use super::routes::{Answer, Content, Route, all};
-use crate::accounts::{Field, Kind, Part, Schema};
+use crate::accounts::{Field, IDS_MAX, Kind, Part, Schema};
 
 static DOCUMENT: OnceLock<String> = OnceLock::new();
 
@@ -140,6 +140,7 @@ fn path_parameters(path: &str) -> impl Iterator<Item = &str> {
 fn parameter(name: &str) -> Value {
     const NEXT: &str = "next of the answer before, of whatever node";
     let text = || json!({ "type": "string" });
+    let nodes = || json!({ "type": "array", "items": { "type": "string" } });
     let of_pattern = |pattern: &str| json!({ "type": "string", "pattern": pattern });
     let tag = r#"^"[0-9a-f]{16}"$"#;
     let (place, schema, about) = match name {
@@ -159,6 +160,13 @@ fn parameter(name: &str) -> Value {
         "exclude" => ("query", text(), "a check that is left out"),
         "leg" => ("query", text(), "home, next, here or a node's id"),
         "warm" => ("query", text(), "1: silent until told to play"),
+        "lose" => (
+            "query",
+            json!({ "type": "integer", "minimum": 0 }),
+            "so many nodes, the worst to lose",
+        ),
+        "drain" => ("query", nodes(), "nodes, by name or id: given once for each"),
+        "add" => ("query", nodes(), "nodes that come, also new ones: given once for each"),
         "rt" => ("query", text(), "of a redirect"),
         "If-Match" => (
             "header",
@@ -336,6 +344,12 @@ fn value_schema(part: &Part) -> Value {
         }
         Field::Flag => json!({ "type": "boolean" }),
         Field::Id => json!({ "type": "string", "maxLength": 160, "x-noun": noun(part) }),
+        Field::Ids => json!({
+            "type": "array",
+            "items": { "type": "string", "maxLength": 160, "x-noun": noun(part) },
+            "maxItems": IDS_MAX,
+            "uniqueItems": true,
+        }),
         Field::Bytes | Field::Secret => json!({ "type": "string" }),
     };
     if let Value::Object(out) = &mut out {
@@ -363,6 +377,11 @@ fn shown_value(part: &Part) -> Value {
         Field::Number => json!({ "type": ["integer", "null"], "description": part.about }),
         Field::Flag => json!({ "type": "boolean", "description": part.about }),
         Field::Id => json!({ "type": "string", "description": part.about, "x-noun": noun(part) }),
+        Field::Ids => json!({
+            "type": "array",
+            "items": { "type": "string", "x-noun": noun(part) },
+            "description": part.about,
+        }),
         _ => json!({ "type": "string", "description": part.about }),
     }
 }
@@ -453,9 +472,21 @@ fn fixed() -> Value {
                 "epoch": { "type": "string" },
                 "watched": { "type": "boolean" },
                 "reason": { "type": "string", "description": "as said when it came there" },
+                "pools": {
+                    "type": "array",
+                    "items": { "type": "string" },
+                    "description": "where it should be, to who may see pools",
+                },
+                "placement": { "enum": ["prefer", "only"] },
+                "guide": { "enum": ["encoder", "room", "group", "domain", "mesh"] },
+                "pool": {
+                    "type": ["string", "null"],
+                    "description": "the one of them that its home is in",
+                },
             }),
             json!(["encoder", "name", "home", "next", "epoch", "watched", "reason"]),
         ),
+        "Plan": super::plan::schema(),
         "DrainState": object(
             json!({
                 "draining": { "type": "boolean" },

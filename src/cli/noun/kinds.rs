@@ -8,6 +8,8 @@ pub(crate) enum What {
     Flag,
     /// The name or id of a record of this kind.
     One(&'static str),
+    /// Such names or ids in order.
+    Many(&'static str),
 }
 
 /// A field, or a set.
@@ -36,14 +38,16 @@ const fn part(name: &'static str, what: What, about: &'static str) -> Part {
     Part { name, what, about }
 }
 
-use What::{Flag, Number, One, Text};
+use What::{Flag, Many, Number, One, Text};
 
 const NAME: Part = part("name", Text, "a-z, 0-9, dot, underscore, hyphen");
 const DESCRIPTION: Part = part("description", Text, "for people");
 const DOMAIN: Part = part("domain", One("domain"), "what it belongs to");
 const DISABLED: Part = part("disabled", Flag, "out of use");
 const LABELS: Part = part("labels", Text, "words to find it and to choose it by");
-const POOLS: Part = part("pools", One("pool"), "nodes that are preferred");
+const POOLS: Part =
+    part("pools", Many("pool"), "nodes that are preferred, by pool, the most liked first");
+const PLACEMENT: Part = part("placement", Text, "prefer, or only: nowhere else than in its pools");
 
 pub(crate) static ACCOUNT: Kind = Kind {
     word: "account",
@@ -59,8 +63,8 @@ pub(crate) static ACCOUNT: Kind = Kind {
 pub(crate) static GROUP: Kind = Kind {
     word: "group",
     plural: "groups",
-    fields: &[NAME, DESCRIPTION, DOMAIN],
-    sets: &[part("accounts", One("account"), "its members"), POOLS],
+    fields: &[NAME, DESCRIPTION, DOMAIN, POOLS, PLACEMENT],
+    sets: &[part("accounts", One("account"), "its members")],
     columns: &["domain", "accounts", "description"],
     examples: "  roost group add staff --domain site1\n  \
         roost group set site1/staff +accounts=anna,eve -accounts=bob",
@@ -69,8 +73,8 @@ pub(crate) static GROUP: Kind = Kind {
 pub(crate) static DOMAIN_KIND: Kind = Kind {
     word: "domain",
     plural: "domains",
-    fields: &[NAME, DESCRIPTION],
-    sets: &[POOLS],
+    fields: &[NAME, DESCRIPTION, POOLS, PLACEMENT],
+    sets: &[],
     columns: &["description"],
     examples: "  roost domain add site1 description=\"North gate\"\n  roost domain list",
 };
@@ -104,21 +108,23 @@ pub(crate) static ENCODER: Kind = Kind {
         DESCRIPTION,
         DOMAIN,
         part("room", One("room"), "encoders of a room share a home"),
-        part("pool", One("pool"), "nodes that are preferred"),
+        POOLS,
+        PLACEMENT,
         part("always_on", Flag, "sends also while nobody watches"),
         DISABLED,
     ],
-    sets: &[LABELS],
+    sets: &[LABELS, part("groups", One("group"), "whose pools it prefers")],
     columns: &["domain", "state", "home_name", "viewers", "description"],
     examples: "  roost encoder add gate --domain site1\n  roost encoder key gate --overlap 24h\n  \
-        roost encoder set gate always_on=true +labels=north",
+        roost encoder set gate always_on=true +labels=north\n  \
+        roost encoder set gate --pools north,south --placement only",
 };
 
 pub(crate) static ROOM: Kind = Kind {
     word: "room",
     plural: "rooms",
-    fields: &[NAME, DESCRIPTION, DOMAIN],
-    sets: &[POOLS],
+    fields: &[NAME, DESCRIPTION, DOMAIN, POOLS, PLACEMENT],
+    sets: &[],
     columns: &["domain", "description"],
     examples: "  roost room add control --domain site1\n  roost encoder set gate room=control",
 };
@@ -126,14 +132,14 @@ pub(crate) static ROOM: Kind = Kind {
 pub(crate) static POOL: Kind = Kind {
     word: "pool",
     plural: "pools",
-    fields: &[
-        NAME,
-        DESCRIPTION,
-        part("only", Flag, "nowhere else, even if none of its nodes is there"),
+    fields: &[NAME, DESCRIPTION],
+    sets: &[
+        part("nodes", One("node"), "nodes of it"),
+        part("labels", Text, "and every node that has one of these labels"),
     ],
-    sets: &[part("nodes", One("node"), "nodes of it"), LABELS],
-    columns: &["nodes", "labels", "only", "description"],
-    examples: "  roost pool add north +nodes=n1,n2\n  roost pool set north only=true",
+    columns: &["nodes", "labels", "description"],
+    examples: "  roost pool add north +nodes=n1,n2\n  roost pool add edge +labels=edge\n  \
+        roost domain set site1 --pools north,edge",
 };
 
 pub(crate) static ALARM: Kind = Kind {
@@ -257,7 +263,7 @@ mod tests {
                 schema.fields.iter().chain(schema.sets).map(|it| it.name).collect();
             for part in kind.fields.iter().chain(kind.sets) {
                 assert!(known.contains(&part.name), "{} has no {}", kind.word, part.name);
-                if let One(of) = part.what {
+                if let One(of) | Many(of) = part.what {
                     assert!(Kind::named(of).is_some(), "{of}");
                 }
             }

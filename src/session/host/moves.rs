@@ -108,6 +108,13 @@ impl Host {
         self.moves.values().map(|moving| &moving.order)
     }
 
+    /// Encoders at home here that are not to be asked to move: those that are on their way, and
+    /// those that cannot be asked.
+    pub fn held(&self) -> impl Iterator<Item = EncoderId> {
+        let held = |it: &&EncoderId| self.moves.contains_key(it) || self.is_publisher(**it);
+        self.streams.keys().filter(held).copied()
+    }
+
     /// Whether what speaks for an encoder here is no agent.
     pub(super) fn is_publisher(&self, encoder: EncoderId) -> bool {
         let claim = self.streams.get(&encoder).and_then(|stream| stream.home.as_ref());
@@ -135,6 +142,10 @@ impl Host {
         let to = label(world, order.to);
         if !world.alive.contains(&order.to) {
             return Err(format!("{to} is not up"));
+        }
+        let wish = world.rights.wish(order.encoder);
+        if wish.tier(order.to).is_none() {
+            return Err(format!("{to} is not in {}, where it has to be", wish.words()));
         }
         let counted = self.counted(world, world.candidates, order.encoder);
         let Some(candidate) = counted.iter().find(|candidate| candidate.node == order.to) else {

@@ -125,6 +125,7 @@ fn delta() -> Delta {
         source: SourceState::Ready,
         viewers: 1,
         why: String::new(),
+        stays: false,
         later: Later::default(),
     };
     let header = Header {
