@@ -39,7 +39,6 @@ mod view;
 mod wishes;
 
 pub use clock::{Clocks, SKEW_ALARM};
-pub use demand::Demand;
 pub use leave::LEAVE_DEADLINE;
 pub use types::{Config, Counters, Effect, Event, NoDecree, Note};
 
@@ -538,7 +537,7 @@ impl Control {
         }
         if std::mem::take(&mut self.nodes_dirty) {
             let peers_changed = self.refresh_nodes();
-            let drain = self.wishes.drain;
+            let drain = self.wishes.drain || self.leaving.is_some();
             self.host(now, effects, |host, world, out| {
                 host.nodes_changed(world, out);
                 host.drain(world, drain, out);

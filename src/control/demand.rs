@@ -1,29 +1,14 @@
 //! What there is to plan with: nodes and what they are willing to do, encoders and where they would
 //! like to be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Control;
-use crate::accounts::{Key, Kind};
 use crate::directory::{Entry, SourceState};
-use crate::id::{EncoderId, NodeId, RecordId};
+use crate::id::{EncoderId, NodeId};
+use crate::placement::Demand;
 use crate::placement::plan::{Duty, Seat, Unit, Wish, weight_of};
 use crate::session::host::AGENT_GONE;
-
-/// The field of an encoder's record that names its room.
-const ROOM: u16 = 4;
-
-/// What [`plan`](crate::placement::plan::plan) is made of.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Demand {
-    /// Nodes that live, in order of id.
-    pub seats: Vec<Seat>,
-    /// Encoders that are at home at one of them, in order of id. One that has lost its home is
-    /// placed when it asks, not by a plan.
-    pub units: Vec<Unit>,
-    /// What units refer to. One that refers to none of these has no wish.
-    pub wishes: Vec<Wish>,
-}
 
 impl Control {
     /// What this node believes that there is to plan with.
@@ -31,14 +16,33 @@ impl Control {
         let seats = self.demand_seats();
         let alive = |node: NodeId| self.alive.contains(&node);
         let held: BTreeSet<EncoderId> = self.host.held().collect();
+        let rights = self.rights.read();
+        // Encoders of one wish are interchangeable to a plan, so each is listed once.
+        let (mut wishes, mut guides) = (BTreeMap::new(), BTreeMap::new());
+        let mut wish = |encoder: EncoderId| {
+            let Some(guide) = rights.guide(encoder) else { return usize::MAX };
+            *guides.entry(guide).or_insert_with(|| {
+                let number = wishes.len();
+                *wishes.entry(rights.wish_of(guide)).or_insert(number)
+            })
+        };
+        let mut stays = BTreeSet::new();
         let home = |encoder: EncoderId| {
             let (at, entry) = self.directory.home(encoder, &alive)?;
-            let room = self.room_of(encoder);
+            if entry.stays {
+                stays.insert(encoder);
+            }
             let free = is_idle(entry) && !(at == self.me && held.contains(&encoder));
-            Some(Unit { encoder, room, at, next: entry.next, free, wish: usize::MAX })
+            let (room, wish) = (rights.room(encoder), wish(encoder));
+            Some(Unit { encoder, room, at, next: entry.next, free, wish })
         };
         let units = self.directory.encoders().filter_map(home).collect();
-        Demand { seats, units, wishes: Vec::new() }
+        let mut wishes: Vec<(Wish, usize)> = wishes.into_iter().collect();
+        wishes.sort_by_key(|(_, number)| *number);
+        let wishes = wishes.into_iter().map(|(wish, _)| wish).collect();
+        let mute = |node: &NodeId| *node != self.me && self.directory.header(*node).is_none();
+        let unknown = self.alive.iter().copied().filter(mute).collect();
+        Demand { seats, units, wishes, stays, unknown }
     }
 
     /// Nodes that live, in order of id.
@@ -54,12 +58,6 @@ impl Control {
         };
         let candidate = self.candidate(node);
         Seat { node, weight: weight_of(candidate.weight), limit: candidate.limit, duty }
-    }
-
-    fn room_of(&self, encoder: EncoderId) -> Option<RecordId> {
-        let record = self.ledger.get(Key { kind: Kind::ENCODER, id: RecordId(encoder.0) })?;
-        let room = record.value(ROOM).filter(|_| record.exists())?;
-        room.try_into().ok().map(RecordId)
     }
 }
 

@@ -26,7 +26,12 @@ impl Control {
     fn record_changed(&mut self, now: Now, key: Key, effects: &mut Vec<Effect>) {
         let rights = Rights::KINDS.contains(&key.kind) && {
             let record = self.ledger.get(key);
-            self.rights.write().changed(key, record.as_ref())
+            let mut rights = self.rights.write();
+            let steering = rights.steering();
+            let changed = rights.changed(key, record.as_ref());
+            // Who stands by may be another.
+            self.nodes_dirty |= rights.steering() != steering;
+            changed
         };
         self.rights_changed |= rights;
         if key == self.own_record() {

@@ -99,7 +99,7 @@ growing! {
         pub viewers: u32,
         /// Why it is here, for people.
         pub why: String,
-        /// Nothing can ask it to move: it publishes by WHIP.
+        /// It cannot be asked to move.
         pub stays: bool,
     }
 }

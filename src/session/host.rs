@@ -357,6 +357,7 @@ impl Host {
     /// This node goes: hand every encoder to its next and send everyone else elsewhere.
     pub fn leave(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
         self.leaving = true;
+        self.emptying = None;
         let reason = "this node is shutting down".to_owned();
         for &id in self.sessions.keys() {
             let goodbye = wire::Goodbye { reason: reason.clone() };

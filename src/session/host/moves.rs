@@ -180,6 +180,10 @@ impl Host {
         if !world.alive.contains(&order.to) {
             return Err(format!("{to} is not up"));
         }
+        let wish = world.rights.wish(order.encoder);
+        if wish.tier(order.to).is_none() {
+            return Err(format!("{to} is not in {}, where it has to be", wish.words()));
+        }
         let counted = self.counted(world, world.candidates, order.encoder);
         let Some(candidate) = counted.iter().find(|candidate| candidate.node == order.to) else {
             return Err(format!("{to} takes no encoders: it is drained or cordoned"));
