@@ -82,6 +82,9 @@ enum Task {
         /// Viewers that come, some while encoders move.
         #[arg(long, default_value_t = 20)]
         viewers: usize,
+        /// How long nothing may move at the end, in seconds.
+        #[arg(long, default_value_t = 3_600)]
+        rest: u64,
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
@@ -211,8 +214,8 @@ fn act(task: Task) -> Result<ExitCode, String> {
             scaled(&nodes, encoders, seed);
             Ok(ExitCode::SUCCESS)
         }
-        Task::Even { nodes, encoders, viewers, seed } => {
-            Ok(evenly(&nodes, encoders, viewers, seed))
+        Task::Even { nodes, encoders, viewers, rest, seed } => {
+            Ok(evenly(&nodes, (encoders, viewers), rest, seed))
         }
         Task::Meta(pick) => meta(&pick),
     }
@@ -363,11 +366,11 @@ fn scaled(all: &[usize], encoders: usize, seed: u64) {
     }
 }
 
-fn evenly(nodes: &[usize], encoders: usize, viewers: usize, seed: u64) -> ExitCode {
+fn evenly(nodes: &[usize], (encoders, viewers): (usize, usize), rest: u64, seed: u64) -> ExitCode {
     let mut passed = true;
     for &nodes in nodes {
         let started = std::time::Instant::now();
-        let evenly = roost_sim::even(nodes, encoders, viewers, seed, 3_600);
+        let evenly = roost_sim::even(nodes, encoders, viewers, seed, rest);
         println!("{nodes} nodes, {encoders} encoders, {viewers} viewers:");
         for (what, it) in roost_sim::CHANGES.iter().zip(&evenly.changes) {
             let took = it.took.map_or("never".into(), |ns| format!("{:.1} s", ns as f64 / 1e9));
@@ -382,7 +385,7 @@ fn evenly(nodes: &[usize], encoders: usize, viewers: usize, seed: u64) -> ExitCo
             );
         }
         println!(
-            "  an hour more: {} moves; {:.1} s of computing",
+            "  in {rest} s more: {} moves; {:.1} s of computing",
             evenly.rest,
             started.elapsed().as_secs_f64()
         );
