@@ -75,6 +75,7 @@ impl World {
 
     /// What became of a move.
     pub(crate) fn moved(&mut self, encoder: EncoderId, outcome: &Outcome) {
+        self.observe_moved(encoder);
         if *outcome != Outcome::Done {
             self.mark("a move comes to nothing");
             return;

@@ -38,6 +38,15 @@ macro_rules! plans {
 }
 
 plans! {
+    a_newcomer_that_keeps_its_load_secret_gets_no_more_than_its_share =
+        "even-newcomer-keeps-its-load-secret",
+    who_becomes_watched_while_others_move_is_not_moved = "even-watched-meanwhile",
+    a_node_of_capacity_0_is_emptied_and_comes_back = "even-capacity-zero-and-back",
+    where_no_node_has_any_capacity_all_are_equal = "even-no-capacity-anywhere",
+    what_two_drain_wholly_at_once_is_served_and_even_in_the_end = "even-all-drained-by-two",
+    a_last_node_that_is_drained_goes_on_with_all = "even-last-node-drained",
+    halves_are_even_again_once_they_meet = "even-halves",
+    loss_keeps_nobody_from_being_even = "even-in-loss",
     a_drained_home_is_empty_soon_and_nobody_sees_it = "home-drained",
     a_drained_home_may_die_before_it_is_empty = "home-drained-and-killed-meanwhile",
     nodes_are_emptied_one_after_the_other = "one-after-the-other-drained",
