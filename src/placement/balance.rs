@@ -417,7 +417,7 @@ fn refusal(world: &World<'_>, ask: &Ask, taken: u32, promised: usize) -> Option<
         () if weight == 0 => Some(Refusal::NoCapacity),
         () if taken.saturating_add(size) > seat.limit => Some(Refusal::Full),
         () if promised + ask.encoders.len() > PROMISED_MAX => Some(Refusal::Busy),
-        
+        () if ask.to_even && !even => Some(Refusal::Uneven),
         () => None,
     }
 }
