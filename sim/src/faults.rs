@@ -76,7 +76,9 @@ impl World {
                 active.hosts = self.resolve(Who::Node(*node));
             }
             Fault::Leave(who) => active.hosts = self.resolve_all(&[*who]),
-            Fault::Drain(_, who) | Fault::Cordon(_, who) => {
+            // Whoever comes may find no place.
+            Fault::Pool(..) => active.hosts = (0..self.hosts.len()).collect(),
+            Fault::Drain(_, who) | Fault::Cordon(_, who) | Fault::Label(_, who) => {
                 active.hosts = self.resolve_all(&[*who]);
                 active.hosts.retain(|host| *host < self.plan.nodes);
             }
@@ -137,6 +139,8 @@ impl World {
             }
             Fault::Drain(by, _) => self.wish_all(*by, &hosts, crate::steer::DRAIN, true),
             Fault::Cordon(by, _) => self.wish_all(*by, &hosts, crate::steer::CORDON, true),
+            Fault::Pool(by, only) => self.pool(*by, true, *only),
+            Fault::Label(by, _) => self.label_all(*by, &hosts, true),
             Fault::Send(e, node) => self.send_encoder(*e, *node),
             Fault::Cut { .. } => {
                 cuts.iter().for_each(|(a, b)| self.net.cut(*a, *b));
@@ -220,6 +224,8 @@ impl World {
             Fault::Revoke(..) | Fault::Readmit(..) | Fault::Rotate(_) | Fault::Send(..) => {}
             Fault::Drain(by, _) => self.wish_all(by, &active.hosts, crate::steer::DRAIN, false),
             Fault::Cordon(by, _) => self.wish_all(by, &active.hosts, crate::steer::CORDON, false),
+            Fault::Pool(by, only) => self.pool(by, false, only),
+            Fault::Label(by, _) => self.label_all(by, &active.hosts, false),
             Fault::Clock(node, _) => drop(self.clocks_off.remove(&node)),
             Fault::Bursts(share) => {
                 drop_one(&mut self.net.bursts, share);

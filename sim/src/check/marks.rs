@@ -30,6 +30,12 @@ pub const MARKS: &[&str] = &[
     "fault: drained",
     "fault: cordoned",
     "fault: encoder sent elsewhere",
+    "fault: pool preferred",
+    "fault: bound to a pool",
+    "fault: label given",
+    "an encoder comes to the pool that it prefers",
+    "an encoder comes to a node outside of its pool",
+    "an encoder is taken outside of its pool by who knew it",
     "an encoder moves on request",
     "a move comes to nothing",
     "all nodes are down at once",
@@ -80,6 +86,9 @@ impl World {
             Fault::Clock(..) => "fault: clock that jumps",
             Fault::Drain(..) => "fault: drained",
             Fault::Cordon(..) => "fault: cordoned",
+            Fault::Pool(_, false) => "fault: pool preferred",
+            Fault::Pool(_, true) => "fault: bound to a pool",
+            Fault::Label(..) => "fault: label given",
             Fault::Send(..) => "fault: encoder sent elsewhere",
         };
         self.mark(name);
