@@ -51,6 +51,8 @@ impl Disk {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) conn: ConnId,
+    /// Since when it is there.
+    since: u64,
     pub(crate) ingest: Ingest,
 }
 
@@ -468,7 +470,8 @@ impl World {
 
     pub(crate) fn session_opened(&mut self, ix: usize, session: SessionId, conn: ConnId) {
         let ingest = Ingest::default();
-        self.nodes[ix].sessions.insert(session, Session { conn, ingest });
+        let since = self.now;
+        self.nodes[ix].sessions.insert(session, Session { conn, since, ingest });
         let local = !self.plan.guarded;
         self.node_event(ix, Event::ClientOpened { session, local });
     }
@@ -505,10 +508,13 @@ impl World {
             Ok(ClientMessage::Register(register)) if register.role == Role::Home => {
                 Some(register.encoder)
             }
+            // An agent that stands by may be asked for pictures, too. What waited in a connection
+            // while the node stood still says nothing.
             Ok(ClientMessage::Register(register)) => {
-                // An agent that stands by may be asked for pictures, too.
-                self.nodes[ix].sworn.entry(register.encoder).or_insert(now);
-                None
+                let node = &self.nodes[ix];
+                let fresh = node.sessions.get(&session).is_some_and(|it| it.since > node.woke);
+                let first = !node.sworn.contains_key(&register.encoder);
+                Some(register.encoder).filter(|_| fresh || first)
             }
             Ok(ClientMessage::Confirmed(confirm)) => confirm.epoch.and_then(|epoch| {
                 let mut encoders = self.encoders.iter();

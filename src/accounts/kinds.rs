@@ -104,6 +104,8 @@ pub struct Schema {
     pub fields: &'static [Part],
     /// Observed-remove sets.
     pub sets: &'static [Part],
+    /// What its removal leads to, for people.
+    pub end: &'static str,
     /// Whether a removed record of this kind may be forgotten once every member knows of it. It
     /// cannot be restored, then: only kinds whose ids are drawn anew for each record.
     pub collected: bool,
@@ -203,7 +205,8 @@ const DISABLED: Part = Part::new(DISABLED_SET, "disabled", Bytes, "out of use");
 const ROLES: &[&str] = &["viewer", "publisher", "operator", "admin"];
 
 const fn name() -> Part {
-    Part::new(1, "name", Name, "what people call it").upto(crate::id::NAME_MAX)
+    Part::new(1, "name", Name, "letters a-z, digits, dot, underscore, hyphen")
+        .upto(crate::id::NAME_MAX)
 }
 
 const fn description() -> Part {
@@ -246,6 +249,7 @@ static SCHEMAS: &[Schema] = &[
         noun: Some("domains"),
         fields: &[name().required(), description(), pools(4), placement(5)],
         sets: &[],
+        end: "its name is free again; what is in it has to be moved or removed before",
         collected: false,
     },
     Schema {
@@ -254,6 +258,7 @@ static SCHEMAS: &[Schema] = &[
         noun: Some("groups"),
         fields: &[name().required(), description(), domain(OF_MESH), pools(4), placement(5)],
         sets: &[refs(2, "accounts", Kind::ACCOUNT, "its members")],
+        end: "its members lose what rules give to the group",
         collected: true,
     },
     Schema {
@@ -265,10 +270,11 @@ static SCHEMAS: &[Schema] = &[
             description(),
             domain(OF_MESH),
             Part::new(4, "password", Secret, "its hash"),
-            Part::new(5, "not_before", Number, "sessions that began before are over, in ms"),
+            // 5 was given up: sign-ins end with the password that they were made with.
             Part::new(6, "email", Text, "for people").upto(WORD_MAX),
         ],
         sets: &[DISABLED],
+        end: "its sessions and viewers end at every node that hears of it, and it cannot log in again",
         collected: false,
     },
     Schema {
@@ -288,6 +294,7 @@ static SCHEMAS: &[Schema] = &[
             refs(3, "groups", Kind::GROUP, "whose members it gives the role"),
             refs(4, "encoders", Kind::ENCODER, "what it is about, unless about everything"),
         ],
+        end: "whom it names loses the role that it gives",
         collected: true,
     },
     Schema {
@@ -310,6 +317,7 @@ static SCHEMAS: &[Schema] = &[
             labels(4),
             refs(5, "groups", Kind::GROUP, "whose pools it prefers"),
         ],
+        end: "its keys are good no more, and rules lose sight of it",
         collected: true,
     },
     Schema {
@@ -318,6 +326,7 @@ static SCHEMAS: &[Schema] = &[
         noun: Some("rooms"),
         fields: &[name().required(), description(), domain(OF_DEFAULT), pools(4), placement(5)],
         sets: &[],
+        end: "its encoders are placed one by one",
         collected: true,
     },
     Schema {
@@ -329,6 +338,8 @@ static SCHEMAS: &[Schema] = &[
             refs(2, "nodes", Kind::NODE, "nodes of it"),
             Part::new(3, "labels", Text, "and every node that has one of these labels").upto(64),
         ],
+        end: "no node is in it any more: what prefers it goes elsewhere, and what may be nowhere \
+              else finds no home until it is set otherwise",
         collected: true,
     },
     Schema {
@@ -342,6 +353,7 @@ static SCHEMAS: &[Schema] = &[
             Part::new(4, "call", Text, "who is told"),
         ],
         sets: &[DISABLED],
+        end: "nobody is told any more",
         collected: true,
     },
     Schema {
@@ -350,6 +362,7 @@ static SCHEMAS: &[Schema] = &[
         noun: Some("settings"),
         fields: &[name().required(), Part::new(2, "value", Text, "its value").upto(VALUE_MAX)],
         sets: &[],
+        end: "the default holds again",
         collected: false,
     },
     Schema {
@@ -375,6 +388,8 @@ static SCHEMAS: &[Schema] = &[
             Part::new(3, "revoked_keys", Bytes, "by which it is not any more"),
             labels(4),
         ],
+        end: "every member that hears of it drops it at once; it cannot return with its key or an old \
+            invitation, and its clients go to other nodes",
         collected: false,
     },
     Schema {
@@ -387,6 +402,7 @@ static SCHEMAS: &[Schema] = &[
             Part::new(3, "cut", Bytes, "what was seen of it"),
         ],
         sets: &[],
+        end: "",
         collected: false,
     },
     Schema {
@@ -395,6 +411,7 @@ static SCHEMAS: &[Schema] = &[
         noun: None,
         fields: &[Part::new(1, "actors", Bytes, "that no longer write")],
         sets: &[],
+        end: "",
         collected: false,
     },
     Schema {
@@ -408,6 +425,8 @@ static SCHEMAS: &[Schema] = &[
             Part::new(4, "expires", Number, "when it ends by itself, in ms since 1970").told(),
         ],
         sets: &[],
+        end: "whoever came with that string is sent away at every node that hears of it, and it lets \
+            nobody in any more",
         collected: false,
     },
 ];

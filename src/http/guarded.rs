@@ -129,6 +129,7 @@ const ROUTES: &[(&str, &str, &str, [u16; 8])] = &[
     ("/readyz", "GET", "/readyz", [200; 8]),
     ("/", "GET", "/", [200; 8]),
     ("/watch/{name}", "GET", "/watch/cam", [200; 8]),
+    ("/records", "GET", "/records", [200; 8]),
     ("/assets/{file}", "GET", "/assets/style.css", [200; 8]),
     ("/api/v1/login", "POST", "/api/v1/login", [400; 8]),
     ("/api/v1/openapi.json", "GET", "/api/v1/openapi.json", [200; 8]),

@@ -62,7 +62,7 @@ const ALLOWED_HEADERS: &str = "authorization, content-type, if-match, if-none-ma
      roost-wait, roost-min-version, last-event-id";
 /// What they may read.
 const SHOWN_HEADERS: &str = "location, link, etag, retry-after, roost-node, accept-post, \
-     roost-version, roost-nodes, roost-waited, roost-stale";
+     roost-version, roost-nodes, roost-waited, roost-stale, roost-may";
 
 /// What handlers work with.
 #[derive(Clone)]

@@ -224,6 +224,7 @@ fn shown_header(name: &str) -> Value {
         "Roost-Version" => ("string", "names the write, for Roost-Min-Version"),
         "Roost-Nodes" => ("integer", "nodes that have the write on disk"),
         "Roost-Waited" => ("string", "false: they were not as many as waited for"),
+        "Roost-May" => ("string", "read, or read, write: what the caller may do here"),
         "Roost-Stale" => ("string", "true: without the write of Roost-Min-Version"),
         _ => ("string", "the state, for If-Match"),
     };
@@ -323,7 +324,9 @@ fn shown_schema(schema: &Schema) -> Value {
     properties.insert("changed".into(), reference("Stamp"));
     let about = "another has the same name: they were named on two sides of a cut";
     properties.insert("duplicate".into(), json!({ "const": true, "description": about }));
-    json!({ "type": "object", "properties": properties, "required": required })
+    json!({
+        "type": "object", "properties": properties, "required": required, "x-end": schema.end,
+    })
 }
 
 fn value_schema(part: &Part) -> Value {
@@ -340,10 +343,10 @@ fn value_schema(part: &Part) -> Value {
             json!({ "type": "integer", "minimum": -(1_i64 << 53), "maximum": 1_i64 << 53 })
         }
         Field::Flag => json!({ "type": "boolean" }),
-        Field::Id => json!({ "type": "string", "maxLength": 160 }),
+        Field::Id => json!({ "type": "string", "maxLength": 160, "x-noun": noun(part) }),
         Field::Ids => json!({
             "type": "array",
-            "items": { "type": "string", "maxLength": 160 },
+            "items": { "type": "string", "maxLength": 160, "x-noun": noun(part) },
             "maxItems": IDS_MAX,
             "uniqueItems": true,
         }),
@@ -353,6 +356,11 @@ fn value_schema(part: &Part) -> Value {
         out.insert("description".into(), json!(part.about));
     }
     out
+}
+
+/// In whose paths the records are that an id names.
+fn noun(part: &Part) -> Option<&'static str> {
+    part.names?.schema()?.noun
 }
 
 fn set_schema(part: &Part) -> Value {
@@ -368,9 +376,10 @@ fn shown_value(part: &Part) -> Value {
     match part.field {
         Field::Number => json!({ "type": ["integer", "null"], "description": part.about }),
         Field::Flag => json!({ "type": "boolean", "description": part.about }),
+        Field::Id => json!({ "type": "string", "description": part.about, "x-noun": noun(part) }),
         Field::Ids => json!({
             "type": "array",
-            "items": { "type": "string" },
+            "items": { "type": "string", "x-noun": noun(part) },
             "description": part.about,
         }),
         _ => json!({ "type": "string", "description": part.about }),

@@ -48,7 +48,7 @@ pub(super) enum Content {
 }
 
 const RECEIPT: &[&str] = &["Roost-Version", "Roost-Nodes", "Roost-Waited", "ETag"];
-const READ: &[&str] = &["Roost-Stale", "ETag"];
+const READ: &[&str] = &["Roost-Stale", "Roost-May", "ETag"];
 
 impl Route {
     fn new(
@@ -172,6 +172,8 @@ fn open() -> Vec<Route> {
         Route::new("get", "/", "The console.", routing::get(assets::index))
             .other(200, "text/html")
             .nothing(304),
+        Route::new("get", "/records", "Records, for people.", routing::get(assets::records))
+            .other(200, "text/html"),
         Route::new("get", "/watch/{name}", "The player's page.", routing::get(assets::watch))
             .other(200, "text/html")
             .nothing(304),

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::harness::client::{Encoder, Viewer, Witness};
 use crate::harness::mesh::Mesh;
 use crate::harness::node::Node;
 use crate::harness::process::{Finished, run, run_within};
-use crate::harness::{PATIENCE, wait_until};
+use crate::harness::{PATIENCE, wait_for, wait_until};
 
 /// A picture comes every 33 ms here: this much longer is what a move may take.
 const SEAM: Duration = Duration::from_millis(133);
@@ -33,9 +35,19 @@ fn a_drained_node_gives_everything_away_and_nobody_who_watches_sees_it() {
     let names = ["cam-1", "cam-2", "cam-3", "cam-4", "cam-5"];
     let _idle = names.map(|name| Encoder::start(&mesh, name, &[]));
     let (viewer, witness) = (Viewer::start(&mesh, "gate"), Witness::start(&mesh, "gate"));
-    // The picture settles where it is.
-    std::thread::sleep(Duration::from_secs(3));
-    let left = home(&mesh, "gate").expect("all agree");
+    let watched = Instant::now();
+    let left =
+        wait_for(PATIENCE, "the picture comes from home at its pace, for two seconds", || {
+            let home = home(&mesh, "gate")?;
+            let smooth = |second: &Value| {
+                second["via"] == home.as_str()
+                    && second["frames"].as_u64() >= Some(29)
+                    && second["lost"] == 0
+            };
+            let seconds = witness.told("second", watched);
+            let last = seconds.last_chunk::<2>()?;
+            last.iter().all(smooth).then_some(home)
+        });
     let plan = roost(&mesh, &format!("node drain {left} --dry-run"));
     assert_eq!(plan.code, Some(0), "{plan:?}");
     assert!(plan.stdout.contains("gate") && plan.stdout.contains("yes"), "{}", plan.stdout);
@@ -181,7 +193,7 @@ fn as_many_nodes_as_the_mesh_says_can_be_lost_and_all_encoders_have_a_home() {
     );
     assert_eq!(losses(&mesh.nodes()[0]), Some(2.0));
     let view = mesh.nodes()[0].view().unwrap_or_default();
-    let name = |id: &serde_json::Value| {
+    let name = |id: &Value| {
         let mut nodes = view["nodes"].as_array().into_iter().flatten();
         nodes
             .find(|node| node["node"] == *id)

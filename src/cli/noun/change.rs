@@ -141,7 +141,7 @@ pub(super) async fn rm(kind: &'static Kind, args: Rm) -> Result<(), Failure> {
         kind.word,
         seen.name(),
         short_id(seen.id()),
-        kind.end
+        kind.end()
     );
     confirm(args.yes, &consequence)?;
     let what = format!("cannot remove {} {}", kind.word, seen.name());

@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(value(flag, "true"), Ok(json!(true)));
         assert_eq!(value(flag, ""), Ok(Value::Null));
         assert!(value(flag, "yes").is_err());
-        assert!(value(kinds::ACCOUNT.part("not_before").unwrap().0, "soon").is_err());
+        assert!(value(kinds::NODE.part("capacity").unwrap().0, "soon").is_err());
     }
 
     #[test]

@@ -31,8 +31,6 @@ pub(crate) struct Kind {
     pub(crate) sets: &'static [Part],
     /// What a list shows of each, besides the name: facts of the API.
     pub(crate) columns: &'static [&'static str],
-    /// What its removal leads to.
-    pub(crate) end: &'static str,
     examples: &'static str,
 }
 
@@ -54,17 +52,9 @@ const PLACEMENT: Part = part("placement", Text, "prefer, or only: nowhere else t
 pub(crate) static ACCOUNT: Kind = Kind {
     word: "account",
     plural: "accounts",
-    fields: &[
-        NAME,
-        DESCRIPTION,
-        DOMAIN,
-        part("email", Text, "for people"),
-        part("not_before", Number, "sessions that began before are over, in ms since 1970"),
-        DISABLED,
-    ],
+    fields: &[NAME, DESCRIPTION, DOMAIN, part("email", Text, "for people"), DISABLED],
     sets: &[],
     columns: &["domain", "email", "description"],
-    end: "its sessions and viewers end at every node that hears of it, and it cannot log in again",
     examples: "  roost account add anna email=anna@example.org --password-stdin < secret\n  \
         roost account set anna description=\"night shift\" disabled=true\n  \
         roost account rm anna",
@@ -76,7 +66,6 @@ pub(crate) static GROUP: Kind = Kind {
     fields: &[NAME, DESCRIPTION, DOMAIN, POOLS, PLACEMENT],
     sets: &[part("accounts", One("account"), "its members")],
     columns: &["domain", "accounts", "description"],
-    end: "its members lose what rules give to the group",
     examples: "  roost group add staff --domain site1\n  \
         roost group set site1/staff +accounts=anna,eve -accounts=bob",
 };
@@ -87,7 +76,6 @@ pub(crate) static DOMAIN_KIND: Kind = Kind {
     fields: &[NAME, DESCRIPTION, POOLS, PLACEMENT],
     sets: &[],
     columns: &["description"],
-    end: "its name is free again; what is in it has to be moved or removed before",
     examples: "  roost domain add site1 description=\"North gate\"\n  roost domain list",
 };
 
@@ -108,7 +96,6 @@ pub(crate) static RULE: Kind = Kind {
         part("encoders", One("encoder"), "what it is about; everything, if it names none"),
     ],
     columns: &["domain", "role", "accounts", "groups", "encoders"],
-    end: "whom it names loses the role that it gives",
     examples: "  roost rule add guards role=viewer domain=site1 +groups=staff\n  \
         roost rule set guards +encoders=gate",
 };
@@ -128,7 +115,6 @@ pub(crate) static ENCODER: Kind = Kind {
     ],
     sets: &[LABELS, part("groups", One("group"), "whose pools it prefers")],
     columns: &["domain", "state", "home_name", "viewers", "description"],
-    end: "its keys are good no more, and rules lose sight of it",
     examples: "  roost encoder add gate --domain site1\n  roost encoder key gate --overlap 24h\n  \
         roost encoder set gate always_on=true +labels=north\n  \
         roost encoder set gate --pools north,south --placement only",
@@ -140,7 +126,6 @@ pub(crate) static ROOM: Kind = Kind {
     fields: &[NAME, DESCRIPTION, DOMAIN, POOLS, PLACEMENT],
     sets: &[],
     columns: &["domain", "description"],
-    end: "its encoders are placed one by one",
     examples: "  roost room add control --domain site1\n  roost encoder set gate room=control",
 };
 
@@ -153,8 +138,6 @@ pub(crate) static POOL: Kind = Kind {
         part("labels", Text, "and every node that has one of these labels"),
     ],
     columns: &["nodes", "labels", "description"],
-    end: "no node is in it any more: what prefers it goes elsewhere, and what may be nowhere else \
-        finds no home until it is set otherwise",
     examples: "  roost pool add north +nodes=n1,n2\n  roost pool add edge +labels=edge\n  \
         roost domain set site1 --pools north,edge",
 };
@@ -171,7 +154,6 @@ pub(crate) static ALARM: Kind = Kind {
     ],
     sets: &[],
     columns: &["when", "call", "description"],
-    end: "nobody is told any more",
     examples: "  roost alarm add lost when=node.down call=ops@example.org\n  \
         roost alarm set lost disabled=true",
 };
@@ -182,7 +164,6 @@ pub(crate) static SETTING: Kind = Kind {
     fields: &[NAME, part("value", Text, "its value")],
     sets: &[],
     columns: &["value"],
-    end: "the default holds again",
     examples: "  roost setting add greeting value=hello\n  roost setting set greeting value=",
 };
 
@@ -199,8 +180,6 @@ pub(crate) static NODE: Kind = Kind {
     ],
     sets: &[LABELS],
     columns: &["state", "encoders", "viewers", "addrs", "description"],
-    end: "every member that hears of it drops it at once; it cannot return with its key or an old \
-        invitation, and its clients go to other nodes",
     examples: "  roost node drain n2\n  roost node set n2 limit=200 +labels=north\n  roost node revoke n3 --reason stolen",
 };
 
@@ -210,8 +189,6 @@ pub(crate) static ENROLMENT: Kind = Kind {
     fields: &[NAME, DESCRIPTION, DOMAIN],
     sets: &[],
     columns: &["domain", "expires", "description"],
-    end: "whoever came with that string is sent away at every node that hears of it, and it lets \
-        nobody in any more",
     examples: "  roost invite --client\n  roost enrolment list\n  \
         roost enrolment set 4c0d description=\"the wall in the lobby\"\n  roost enrolment rm 4c0d",
 };
@@ -245,6 +222,12 @@ impl Kind {
     /// Whether records of it are in domains.
     pub(crate) fn has_domain(&self) -> bool {
         self.part("domain").is_some()
+    }
+
+    /// What its removal leads to.
+    pub(crate) fn end(&self) -> &'static str {
+        let schema = roost::accounts::Kind::named(self.word).and_then(|kind| kind.schema());
+        schema.map_or("", |schema| schema.end)
     }
 
     /// What the help says below the commands.

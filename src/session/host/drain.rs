@@ -129,7 +129,7 @@ impl Host {
     pub fn is_emptied(&self) -> bool {
         let stuck = |encoder: &EncoderId| {
             let draining = self.emptying.as_ref();
-            draining.is_none_or(|draining| draining.stuck.contains_key(encoder))
+            draining.is_some_and(|draining| draining.stuck.contains_key(encoder))
         };
         let left = |(encoder, stream): (&EncoderId, &super::Stream)| {
             let here = stream.home.as_ref().is_some_and(|claim| claim.session.is_some());

@@ -1,6 +1,6 @@
 //! Real encoders and viewers.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::mesh::Mesh;
 use super::process::Process;
+use super::said::Said;
 use super::{PATIENCE, wait_until};
 
 /// `roost encode NAME --test`, which ends when this is dropped.
@@ -107,7 +108,7 @@ impl Viewer {
 #[derive(Debug)]
 pub(crate) struct Witness {
     process: Process,
-    told: Arc<Mutex<Vec<(Instant, Value)>>>,
+    told: Said,
 }
 
 impl Witness {
@@ -118,16 +119,7 @@ impl Witness {
         let args = ["view", name, "--addr", &addrs, "--json"].map(str::to_owned);
         let label = format!("witness-{name}");
         let mut process = Process::start_with(&label, mesh.folder().path(), &args, Stdio::piped());
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let lines = BufReader::new(process.stdout().expect("it is a pipe")).lines();
-        let noted = Arc::clone(&told);
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
-                noted.push((Instant::now(), line));
-            }
-        });
+        let told = Said::of(process.stdout().expect("it is a pipe"));
         let witness = Self { process, told };
         let since = Instant::now();
         wait_until(PATIENCE, &format!("{name} is seen"), || {
@@ -143,9 +135,7 @@ impl Witness {
 
     /// Every event of this kind since then.
     pub(crate) fn told(&self, event: &str, since: Instant) -> Vec<Value> {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let later = told.iter().filter(|(at, line)| *at >= since && line["event"] == event);
-        later.map(|(_, line)| line.clone()).collect()
+        self.told.that(|at, line| at >= since && line["event"] == event)
     }
 
     /// Stops watching; its report.
