@@ -35,7 +35,6 @@ pub const MARKS: &[&str] = &[
     "fault: label given",
     "an encoder comes to the pool that it prefers",
     "an encoder comes to a node outside of its pool",
-    "an encoder is taken outside of its pool by who knew it",
     "an encoder moves on request",
     "a move comes to nothing",
     "all nodes are down at once",

@@ -35,7 +35,7 @@ impl World {
         match wish.tier(control.me()) {
             Some(0) => self.mark("an encoder comes to the pool that it prefers"),
             Some(_) => self.mark("an encoder comes to a node outside of its pool"),
-            None if known => self.mark("an encoder is taken outside of its pool by who knew it"),
+            None if known => {}
             None => {
                 let text = format!(
                     "n{ix} takes {}, which may be in {} only and was not known there",
