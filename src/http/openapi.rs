@@ -140,8 +140,11 @@ fn path_parameters(path: &str) -> impl Iterator<Item = &str> {
 fn parameter(name: &str) -> Value {
     const NEXT: &str = "next of the answer before, of whatever node";
     let text = || json!({ "type": "string" });
-    let nodes = || json!({ "type": "array", "items": { "type": "string" } });
     let of_pattern = |pattern: &str| json!({ "type": "string", "pattern": pattern });
+    // Both lists together are within the limit.
+    let most = super::plan::IMAGINED_MAX / 2;
+    let one = of_pattern("^[a-z0-9._-]{1,64}$");
+    let nodes = || json!({ "type": "array", "maxItems": most, "items": one });
     let tag = r#"^"[0-9a-f]{16}"$"#;
     let (place, schema, about) = match name {
         "limit" => (

@@ -21,7 +21,7 @@ use crate::placement::plan::{Duty, Seat, WEIGHT_ONE, Why, weight_of};
 use crate::placement::{Demand, Survivability, WhatIf};
 
 /// Most nodes that are imagined to be drained or added: more than anybody does at once.
-const IMAGINED_MAX: usize = 100;
+pub(super) const IMAGINED_MAX: usize = 100;
 /// Most moves, and most encoders that do not move, in an answer: some 300 KB. All are counted.
 const LISTED_MAX: usize = 1_000;
 
