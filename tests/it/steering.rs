@@ -234,11 +234,18 @@ fn a_node_that_is_told_to_stop_gives_everything_away_and_nobody_who_watches_sees
     // One that was given another node's address alone goes to home, and has to leave it in time.
     let witness = Witness::start_at(&mesh, "gate", &staying);
     std::thread::sleep(Duration::from_secs(3));
+    // Idle ones go first, so what is watched is asked only later.
+    for name in names.into_iter().filter(|name| home(&mesh, name).as_ref() != Some(&left)) {
+        assert_eq!(roost(&mesh, &format!("encoder move {name} {left}")).code, Some(0));
+    }
     let begun = Instant::now();
     assert!(mesh.node(&left).process().terminate().success());
     let took = begun.elapsed();
     println!("{took:?} to stop");
     assert!(took < Duration::from_secs(10), "it took {took:?}");
+    // Moved by the node, not gone on their own after a goodbye.
+    let moved = mesh.node(&left).log().matches("encoder.moved").count();
+    assert_eq!(moved, 4, "{}", mesh.node(&left).log());
     wait_until(PATIENCE, "all are at home elsewhere", || {
         let at = |name: &str| mesh.others(&left).map(|node| node.home_of(name)).collect::<Vec<_>>();
         names
