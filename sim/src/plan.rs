@@ -372,6 +372,14 @@ impl Plan {
                 5 => (until_ms, Fault::Cordon(a, Who::NotNode(b))),
                 _ => (None, Fault::Send(e, b)),
             };
+            if matches!(fault, Fault::Pool(..)) {
+                // It has a node, and somebody comes anew while it counts.
+                let label = Fault::Label(a, Who::Node(b));
+                plan.faults.push(Item { at_ms, until_ms, fault: label });
+                let (at_ms, until_ms) = (at_ms + 2_000, Some(at_ms + 3_000));
+                let crash = Fault::Crash(vec![Who::Encoder(e), Who::Home(e)]);
+                plan.faults.push(Item { at_ms, until_ms, fault: crash });
+            }
             plan.faults.push(Item { at_ms, until_ms, fault });
         }
         plan

@@ -6,8 +6,8 @@ use roost::id::EncoderId;
 use crate::net::SEC;
 use crate::world::World;
 
-/// Whoever stood by for an encoder, or was its home, takes it for so long after, wherever that is.
-const KNOWN: u64 = 60 * SEC;
+/// Whom an encoder's agent knew as home or next so long ago takes it, wherever that is.
+const KNOWN: u64 = 5 * SEC;
 /// A node knows what was said this long ago, once nothing else happens.
 const HEARD: u64 = 5 * SEC;
 
