@@ -130,6 +130,10 @@ pub(crate) fn words(world: &World, befell: &Befell) -> String {
         Fault::Cordon(..) => format!("{who} cordoned"),
         Fault::Capacity(_, _, to) => format!("{who} of capacity {to}"),
         Fault::Liar(_) => format!("{who} lets nobody know its load"),
+        Fault::Pool(_, only) => {
+            format!("a pool is preferred{}", if *only { ", and nowhere else will do" } else { "" })
+        }
+        Fault::Label(..) => format!("{who} labelled into the pool"),
         Fault::Send(e, node) => format!("cam{e} sent to {}", world.host_name(*node)),
         Fault::Leave(_) => format!("{who} told to stop"),
         Fault::Cut { one_way, .. } => {

@@ -34,6 +34,11 @@ pub const MARKS: &[&str] = &[
     "fault: loads kept secret",
     "an encoder is moved to even out",
     "a move is called off",
+    "fault: pool preferred",
+    "fault: bound to a pool",
+    "fault: label given",
+    "an encoder comes to the pool that it prefers",
+    "an encoder comes to a node outside of its pool",
     "an encoder moves on request",
     "a move comes to nothing",
     "all nodes are down at once",
@@ -86,6 +91,9 @@ impl World {
             Fault::Cordon(..) => "fault: cordoned",
             Fault::Capacity(..) => "fault: another capacity",
             Fault::Liar(_) => "fault: loads kept secret",
+            Fault::Pool(_, false) => "fault: pool preferred",
+            Fault::Pool(_, true) => "fault: bound to a pool",
+            Fault::Label(..) => "fault: label given",
             Fault::Send(..) => "fault: encoder sent elsewhere",
         };
         self.mark(name);

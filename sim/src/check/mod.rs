@@ -10,6 +10,7 @@ mod marks;
 mod members;
 mod next;
 mod peers;
+mod pools;
 mod rights;
 mod served;
 mod spread;
@@ -69,6 +70,8 @@ pub(crate) struct Checks {
     pub(crate) nextless: BTreeMap<usize, next::Lack>,
     /// Who stood by for an encoder last.
     pub(crate) last_next: BTreeMap<usize, usize>,
+    /// When a node was home of an encoder or stood by for it last.
+    pub(crate) known: BTreeMap<(usize, EncoderId), u64>,
     /// The epoch of each agent.
     pub(crate) epochs: BTreeMap<usize, Epoch>,
     /// What each node asked upstream for keyframes of a stream.
@@ -159,6 +162,8 @@ impl World {
         self.check_rights();
         self.mark_states();
         self.check_spread();
+        self.note_known();
+        self.check_standby();
     }
 
     /// When everything had time to recover.

@@ -26,7 +26,9 @@ impl World {
                     self.checks.reached.remove(&(host, node));
                 }
             }
-            if !self.runs(host) || self.is_served(host) || self.knows_nobody(host) {
+            let e = host - self.plan.nodes;
+            let barred = e < self.plan.encoders && self.is_barred(e);
+            if !self.runs(host) || self.is_served(host) || self.knows_nobody(host) || barred {
                 self.checks.unserved.remove(&host);
                 continue;
             }
@@ -95,7 +97,7 @@ impl World {
             since.is_some_and(|since| self.now >= since + limit)
         };
         if e < self.plan.encoders {
-            return true;
+            return self.pool_takes(node, e);
         }
         let watches = self.viewers[e - self.plan.encoders].watches;
         let encoder = self.host_of_encoder(watches);

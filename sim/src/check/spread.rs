@@ -17,7 +17,12 @@ impl World {
         let loads: Vec<usize> =
             loads.map(|control| control.directory().count(control.me())).collect();
         let (total, most) = (loads.iter().sum::<usize>(), loads.iter().max().copied());
-        if total < MANY * loads.len() || total == 0 || !self.whole() || !self.calm_for(PLACED) {
+        if total < MANY * loads.len()
+            || total == 0
+            || self.is_pooled()
+            || !self.whole()
+            || !self.calm_for(PLACED)
+        {
             return;
         }
         let share = most.unwrap_or_default() * loads.len() * 1_000 / total;
