@@ -296,7 +296,7 @@ fn encoders_come_to_the_pools_that_they_prefer_and_are_refused_by_name_where_the
         assert!(why.contains(words), "{why} lacks {words}");
     }
     let plan = roost(&mesh, "plan --drain n4 --add n9 --json").stdout;
-    let plan: serde_json::Value = serde_json::from_str(&plan).expect("JSON");
+    let plan: Value = serde_json::from_str(&plan).expect("JSON");
     let moves = (&plan["moving"], &plan["moves"][0]["to_name"], &plan["moves"][0]["reason"]);
     assert_eq!(moves, (&1.into(), &"n3".into(), &"n4 is drained".into()), "{plan}");
     assert_eq!(home(&mesh, "gate").as_deref(), Some("n4"), "nothing was done");
