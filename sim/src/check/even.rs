@@ -112,8 +112,15 @@ impl World {
         let here = (ix, self.hosts[ix].life);
         let sent = (self.now, (to, self.hosts[to].life));
         let before = self.checks.even.sent.insert(id, sent);
-        let going = self.checks.even.going.values().filter(|(it, _)| *it == to);
-        let others = going.filter(|(_, at)| self.now >= at + OVERTAKES).count();
+        // Who has arrived is counted there already.
+        let there = self.nodes[to].control.as_ref();
+        let arrived =
+            |it| there.is_some_and(|there| there.directory().entry(there.me(), it).is_some());
+        let going =
+            self.checks.even.going.iter().filter(|(it, (node, at))| {
+                *node == to && self.now >= at + OVERTAKES && !arrived(**it)
+            });
+        let others = going.count();
         self.checks.even.going.insert(id, (to, self.now));
         self.checks.even.moves += 1;
         self.checks.even.all += 1;
