@@ -440,7 +440,7 @@ impl Viewer {
             if let Some(number) = leg.pulse.ping(now) {
                 effects.push(Effect::Datagram(id, Heartbeat::Ping(number).encode()));
             }
-            if now.since(leg.pulse.heard) > Duration::from_secs(3).max(leg.pulse.limit()) {
+            if leg.pulse.silence(now) > Duration::from_secs(3).max(leg.pulse.limit()) {
                 dead.push(id);
             }
         }
