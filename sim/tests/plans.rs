@@ -38,6 +38,7 @@ macro_rules! plans {
 }
 
 plans! {
+    a_next_that_home_does_not_see_stands_by = "next-cut-from-home",
     a_newcomer_that_keeps_its_load_secret_gets_no_more_than_its_share =
         "even-newcomer-keeps-its-load-secret",
     who_becomes_watched_while_others_move_is_not_moved = "even-watched-meanwhile",

@@ -103,14 +103,24 @@ impl Pulse {
         (slowest * 3 / 2 + PING_WATCHED).clamp(SILENCE_WATCHED, SILENCE_WATCHED_MAX)
     }
 
+    /// How long it was silent although it was asked: what is asked seldom is not silent yet when
+    /// it begins to be asked often.
+    pub fn silence(&self, now: Mono) -> Duration {
+        now.since(self.silent_since())
+    }
+
     /// Silent for longer than the limit.
     pub fn silent(&self, now: Mono) -> bool {
-        now.since(self.heard.max(self.fast_since.unwrap_or_default())) >= self.limit()
+        self.silence(now) >= self.limit()
     }
 
     /// When to look again.
     pub fn next_wake(&self) -> Mono {
-        self.ping_due().min(self.heard.max(self.fast_since.unwrap_or_default()) + self.limit())
+        self.ping_due().min(self.silent_since() + self.limit())
+    }
+
+    fn silent_since(&self) -> Mono {
+        self.heard.max(self.fast_since.unwrap_or_default())
     }
 
     fn ping_due(&self) -> Mono {

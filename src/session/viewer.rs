@@ -300,7 +300,7 @@ impl Viewer {
             false => (leg.opened + DIAL_DEADLINE <= now).then_some("no answer"),
             true => {
                 let limit = Duration::from_secs(3).max(leg.pulse.limit());
-                (now.since(leg.pulse.heard) > limit).then_some(SILENT)
+                (leg.pulse.silence(now) > limit).then_some(SILENT)
             }
         };
         let over: Vec<(LegId, &str)> =
