@@ -399,6 +399,9 @@ impl Agent {
                     let name = self.label(Some(node));
                     effects.push(Effect::Note(Note::Next { node, name }));
                 }
+                if self.home().is_some() {
+                    self.drop_others(effects);
+                }
             }
             _ => {}
         }

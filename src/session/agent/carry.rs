@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Agent, BOTH_SILENT, Effect, Note, Purpose, send};
+use super::{Agent, BOTH_SILENT, Effect, Leg, Note, Purpose, send};
 use crate::session::leg::LegId;
 use crate::time::Mono;
 use crate::wire::{self, ClientMessage, Heartbeat};
@@ -58,21 +58,21 @@ impl Agent {
         }
     }
 
-    /// Home holds: legs that served to find it, or were home before, are closed. A home that knows
-    /// of nobody may be cut off from the others: who stands by goes on to, and serves those who do
-    /// not reach home.
+    /// Home holds: legs that served to find it, or were home before, are closed. Who stands by goes
+    /// on to until another does. A home that knows of nobody may be cut off from the others: who
+    /// stands by serves those who do not reach home.
     pub(super) fn drop_others(&mut self, effects: &mut Vec<Effect>) {
+        let stands = |leg: &Leg| leg.purpose == Purpose::Next && leg.registered;
         let wanted = self.wanted_next;
+        let there =
+            wanted.is_some() && self.legs.values().any(|leg| leg.node == wanted && stands(leg));
         let going = self.moving.as_ref().map(|moving| moving.to);
         let holds = self.let_go_at.is_some();
         let drop: Vec<LegId> = self
             .legs
             .iter()
             .filter(|(id, leg)| {
-                let next = match wanted {
-                    Some(wanted) => leg.node == Some(wanted),
-                    None => leg.purpose == Purpose::Next && leg.registered,
-                };
+                let next = (wanted.is_some() && leg.node == wanted) || (stands(leg) && !there);
                 let keep = match leg.purpose {
                     Purpose::Old => holds,
                     _ => next || (going.is_some() && leg.node == going),

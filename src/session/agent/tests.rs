@@ -123,14 +123,12 @@ impl Trial {
                 floor: Epoch::default(),
                 reason: String::new(),
             }),
+            _ if self.refuses == Some((node, false)) => return,
             Role::Home if self.refuses.is_some_and(|(who, _)| who == node) => {
                 let (role, floor) = (Role::Home, Epoch::default());
                 let reason = "it is full".to_owned();
                 let rejected =
                     wire::Rejected { role, floor, name_taken: false, reason, retry_after: None };
-                if self.refuses == Some((node, false)) {
-                    return;
-                }
                 NodeMessage::Rejected(rejected)
             }
             role => {
@@ -309,6 +307,26 @@ fn who_is_not_taken_elsewhere_stays_and_is_never_interrupted() {
             |effect: &Effect| matches!(effect, Effect::Media(legs) if !legs.contains(&home));
         assert!(!trial.sent.iter().any(interrupted), "{reason}");
     }
+}
+
+#[test]
+fn who_stands_by_goes_on_to_until_another_does() {
+    let mut trial = Trial::with_far();
+    let epoch = trial.agent.epoch();
+    let home = |next| NodeMessage::Registered(Registered { role: Role::Home, epoch, next });
+    trial.refuses = Some((FAR, false));
+    trial.tell(HOME, &home(Some(FAR)));
+    trial.pass(100);
+    assert_eq!(trial.agent.next(), Some(NEXT), "the other did not answer");
+    trial.tell(HOME, &home(None));
+    trial.pass(100);
+    assert_eq!(trial.agent.next(), Some(NEXT), "home knows of nobody");
+    trial.refuses = None;
+    trial.tell(HOME, &home(Some(FAR)));
+    trial.pass(5_000);
+    assert_eq!(trial.agent.next(), Some(FAR));
+    let legs = trial.agent.legs.len();
+    assert_eq!(legs, 2, "whoever stood by before is let go");
 }
 
 #[test]
