@@ -125,6 +125,10 @@ plans! {
     a_home_whose_old_folder_is_put_back_is_believed = "home-gets-old-folder",
     a_node_that_relays_and_stood_still_shows_nothing_old = "relay-frozen-and-woken",
     a_viewer_whose_node_has_no_path_to_home_sees = "viewers-node-without-home",
+    a_viewer_that_begins_where_no_home_is_known_looks_elsewhere =
+        "viewer-begins-at-a-node-that-hears-nothing-of-home",
+    an_encoder_waits_for_the_only_node_that_it_was_told_of =
+        "encoder-told-of-one-that-joins-late-and-is-cut-off",
     a_request_for_a_keyframe_that_is_lost_is_made_again = "keyframes-lost-and-asked-again",
     a_wish_for_a_keyframe_survives_the_home_that_was_asked =
         "home-killed-while-a-keyframe-is-wanted",
