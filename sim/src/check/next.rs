@@ -30,7 +30,7 @@ impl World {
             }
             let lack = self.lacks_next(e);
             if let Some(next) = self.next_of(e) {
-                self.checks.last_next.insert(e, next);
+                self.checks.last_next.insert(e, (next, self.hosts[next].life));
             }
             let Some((home, candidates)) = lack else { continue };
             let same = before.filter(|l| l.home == home && l.candidates == candidates);
@@ -78,8 +78,10 @@ impl World {
             return None;
         }
         let stood_by = self.checks.last_next.get(&e).copied();
+        // Who was started anew since then stands by no more.
+        let stood_by = |x: usize| stood_by == Some((x, self.hosts[x].life));
         let candidates: BTreeSet<usize> = (0..self.plan.nodes)
-            .filter(|x| fits(*x) && (self.reach(home, *x) || stood_by == Some(*x)))
+            .filter(|x| fits(*x) && (self.reach(home, *x) || stood_by(*x)))
             .collect();
         (!candidates.is_empty()).then_some((home, candidates))
     }
