@@ -381,6 +381,9 @@ impl World {
         };
         self.trace.add(self.now, ix, ix, text.as_bytes());
         self.trace.say(self.now, || format!("n{ix} {text}"));
+        if matches!(note, Note::Up(_)) {
+            self.checks.even.heard = self.now;
+        }
         if let Note::Up(node) = note
             && let Some(&up) = self.index.get(node)
             && self.hosts[up].life > 1
