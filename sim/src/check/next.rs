@@ -61,6 +61,10 @@ impl World {
             return None;
         }
         let home = self.home_of(e).filter(|home| self.reach(agent, *home))?;
+        // Nobody hears what it wishes.
+        if self.next_of(e).is_some_and(|next| self.liars.contains(&next)) {
+            return None;
+        }
         let fits = |x: usize| {
             let control = self.nodes[x].control.as_ref();
             x != home
