@@ -33,7 +33,7 @@ pub(crate) struct Disk {
     /// The boot that others knew, if that was above.
     outgrown: u64,
     pub(crate) statements: Vec<Statement>,
-    pub(crate) remembered: Vec<(NodeId, Vec<String>)>,
+    pub(crate) remembered: BTreeMap<NodeId, Vec<String>>,
     pub(crate) names: BTreeMap<NodeId, String>,
     /// A key beside the one in use.
     pub(crate) next_key: Option<Keypair>,
@@ -183,7 +183,7 @@ impl World {
             addrs: vec![node.addr.clone()],
             boot: Boot(node.disk.boot),
             roster,
-            remembered: node.disk.remembered.clone(),
+            remembered: node.disk.remembered.clone().into_iter().collect(),
             names: node.disk.names.clone().into_iter().collect(),
             ledger: node.disk.books.load(),
             // Whatever may be forgotten is, at once: the harder case.
@@ -254,7 +254,7 @@ impl World {
         }
         let node = &mut self.nodes[from.host];
         node.disk.statements = statements;
-        node.disk.remembered = members;
+        node.disk.remembered.extend(members);
         node.disk.names.extend(names);
         self.start_control(from.host);
     }
@@ -310,7 +310,7 @@ impl World {
                     Err(_) => drop(self.checks.edits.remove(&ticket)),
                 },
                 Effect::RecordChanged(_) => {}
-                Effect::Remember(members) => self.nodes[ix].disk.remembered = members,
+                Effect::Remember(members) => self.nodes[ix].disk.remembered.extend(members),
                 Effect::Name(node, name) => drop(self.nodes[ix].disk.names.insert(node, name)),
                 Effect::Boot(Boot(boot)) => self.nodes[ix].disk.outgrown = boot,
                 Effect::GossipWith(_) | Effect::ViewChanged | Effect::ClientWelcomed(..) => {}
@@ -381,6 +381,9 @@ impl World {
         };
         self.trace.add(self.now, ix, ix, text.as_bytes());
         self.trace.say(self.now, || format!("n{ix} {text}"));
+        if matches!(note, Note::Up(_)) {
+            self.checks.even.heard = self.now;
+        }
         if let Note::Up(node) = note
             && let Some(&up) = self.index.get(node)
             && self.hosts[up].life > 1

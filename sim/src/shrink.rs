@@ -50,6 +50,8 @@ fn smaller(plan: &Plan) -> Vec<Plan> {
     let mut with = |edit: &dyn Fn(&mut Plan)| {
         let mut fewer = plan.clone();
         edit(&mut fewer);
+        let (nodes, encoders) = (fewer.nodes, fewer.encoders);
+        fewer.faults.retain(|item| is_there(&item.fault, nodes, encoders));
         out.push(fewer);
     };
     for index in 0..plan.faults.len() {
@@ -92,6 +94,23 @@ fn smaller(plan: &Plan) -> Vec<Plan> {
         });
     }
     out
+}
+
+/// Whether whom a fault names by a bare number is left: who is named otherwise need not be.
+fn is_there(fault: &Fault, nodes: usize, encoders: usize) -> bool {
+    match fault {
+        Fault::Drain(node, _)
+        | Fault::Cordon(node, _)
+        | Fault::Capacity(node, ..)
+        | Fault::Pool(node, _)
+        | Fault::Label(node, _)
+        | Fault::Rotate(node)
+        | Fault::Clock(node, _) => *node < nodes,
+        Fault::Revoke(by, node) | Fault::Readmit(by, node) => *by.max(node) < nodes,
+        Fault::Send(encoder, node) => *encoder < encoders && *node < nodes,
+        Fault::Twin(encoder) => *encoder < encoders,
+        _ => true,
+    }
 }
 
 /// One of those that a fault befalls is spared, unless it is the only one of its side.

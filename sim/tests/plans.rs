@@ -96,6 +96,7 @@ plans! {
     one_node_of_five_serves_all_for_good = "all-but-one-die-for-good",
     the_first_to_return_serves_all = "all-die-one-returns",
     a_mesh_that_lost_power_comes_back = "all-die-all-return",
+    a_mesh_that_lost_power_while_it_was_split_comes_back = "all-die-while-split-and-return",
     two_that_see_only_a_third_serve_each_others_streams = "two-see-only-a-third",
     home_and_a_viewers_node_see_only_a_third = "home-and-viewers-node-see-only-a-third",
     a_node_that_is_told_to_stop_hands_over_first = "told-to-stop",
@@ -114,6 +115,7 @@ plans! {
     a_rough_network_is_survived = "rough-network",
     another_next_is_found_when_next_is_told_to_stop = "next-told-to-stop",
     the_only_candidate_is_next_again_once_it_is_reached = "next-unreachable-only-candidate",
+    nobody_is_next_whom_home_does_not_see = "next-returns-where-home-does-not-see-it",
     next_that_stood_still_with_home_shows_nothing_old = "next-frozen-with-home",
     a_registration_that_waited_at_a_frozen_next_is_not_believed =
         "registration-waits-at-frozen-next",
@@ -125,6 +127,10 @@ plans! {
     a_home_whose_old_folder_is_put_back_is_believed = "home-gets-old-folder",
     a_node_that_relays_and_stood_still_shows_nothing_old = "relay-frozen-and-woken",
     a_viewer_whose_node_has_no_path_to_home_sees = "viewers-node-without-home",
+    a_viewer_that_begins_where_no_home_is_known_looks_elsewhere =
+        "viewer-begins-at-a-node-that-hears-nothing-of-home",
+    an_encoder_waits_for_the_only_node_that_it_was_told_of =
+        "encoder-told-of-one-that-joins-late-and-is-cut-off",
     a_request_for_a_keyframe_that_is_lost_is_made_again = "keyframes-lost-and-asked-again",
     a_wish_for_a_keyframe_survives_the_home_that_was_asked =
         "home-killed-while-a-keyframe-is-wanted",

@@ -2,6 +2,7 @@
 //! keeps a warm leg at next, and asks next as soon as the picture stands still.
 
 mod cause;
+mod look;
 mod types;
 
 use std::collections::BTreeMap;
@@ -67,6 +68,7 @@ pub struct Viewer {
     asked_at: Option<Mono>,
     interval: Duration,
     dialled_at: Option<Mono>,
+    look: Option<look::Look>,
     /// When this process last stood still: what did not come until then proves nothing.
     woke: Mono,
     meanwhile: Meanwhile,
@@ -93,6 +95,7 @@ impl Viewer {
             asked_at: None,
             interval: Duration::from_millis(66),
             dialled_at: None,
+            look: None,
             woke: Mono(0),
             meanwhile: Meanwhile::default(),
             cause: None,
@@ -383,6 +386,7 @@ impl Viewer {
         {
             self.dial(now, node, addr, effects);
         }
+        self.look_elsewhere(now, reachable, effects);
         // Once home and next both stand, whoever served to find them is let go.
         let stands = |node: Option<NodeId>| {
             node.is_some() && self.legs.values().any(|leg| leg.node == node && leg.welcomed)
@@ -428,6 +432,7 @@ impl Viewer {
             let at_home = leg.node.is_some() && leg.node == home;
             let wanted = at_home
                 || stays
+                || (home.is_none() && self.fresh.is_none())
                 || (stalled && (leg.node == next || stalled_for >= ASK_ALL || !home_leg))
                 || (!settled && leg.watching.is_some())
                 || (via == Some(id) && (!home_leg || asked));
@@ -489,7 +494,8 @@ impl Viewer {
     }
 
     fn compute_wake(&self, now: Mono) -> Option<Mono> {
-        let mut due = self.book.next_wake(now);
+        let looks = self.look.as_ref().map(|look| look.at);
+        let mut due = earlier(self.book.next_wake(now), looks);
         for leg in self.legs.values() {
             let at = if leg.welcomed { leg.pulse.next_wake() } else { leg.opened + DIAL_DEADLINE };
             due = earlier(due, Some(at));

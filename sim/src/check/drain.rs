@@ -39,7 +39,8 @@ impl World {
         let mut seen = Vec::new();
         waiting.retain(|seam| {
             let host = self.host_of_viewer(seam.viewer);
-            if self.hosts[host].life != seam.life {
+            // Who may not watch meanwhile sees a gap.
+            if self.hosts[host].life != seam.life || !self.all_allow(seam.viewer) {
                 return false;
             }
             if self.now < seam.at + SHOWS {

@@ -42,6 +42,8 @@ pub(crate) struct Even {
     going: BTreeMap<EncoderId, (usize, u64)>,
     /// When nodes or agents changed last.
     since: u64,
+    /// When a node last heard that another is up, which may be long after they can be linked.
+    pub(crate) heard: u64,
     /// How many nodes ran then.
     ran: usize,
     /// Loads were even before that.
@@ -212,7 +214,8 @@ impl World {
             }
         }
         let even = &mut self.checks.even;
-        if even.needed.is_none() && self.now >= since + PERIOD - SEC {
+        let known = since.max(even.heard);
+        if even.needed.is_none() && self.now >= known + PERIOD - SEC {
             (even.needed, even.moves) = (Some(needed(&counts)), 0);
         }
         let Some(needed) = even.needed else { return };
@@ -220,10 +223,10 @@ impl World {
             let to = loads.iter().find(|b| evens((a.1, a.2), (b.1, b.2), 1))?;
             Some((a.0, a.1, to.0, to.1))
         });
-        if uneven.is_none() && even.even_at.is_none() && self.now >= since + PERIOD {
+        if uneven.is_none() && even.even_at.is_none() && self.now >= known + PERIOD {
             even.even_at = Some(self.now);
         }
-        if even.judged || self.now < since + FILLED {
+        if even.judged || self.now < known + FILLED {
             return;
         }
         // Nodes that have to wait until what came to them has rested are not given way to.

@@ -69,7 +69,7 @@ pub(crate) struct Checks {
     /// Encoders without a next.
     pub(crate) nextless: BTreeMap<usize, next::Lack>,
     /// Who stood by for an encoder last.
-    pub(crate) last_next: BTreeMap<usize, usize>,
+    pub(crate) last_next: BTreeMap<usize, (usize, u64)>,
     /// When a node was home of an encoder or stood by for it last.
     pub(crate) known: BTreeMap<(usize, EncoderId), u64>,
     /// The epoch of each agent.

@@ -30,7 +30,7 @@ impl World {
             }
             let lack = self.lacks_next(e);
             if let Some(next) = self.next_of(e) {
-                self.checks.last_next.insert(e, next);
+                self.checks.last_next.insert(e, (next, self.hosts[next].life));
             }
             let Some((home, candidates)) = lack else { continue };
             let same = before.filter(|l| l.home == home && l.candidates == candidates);
@@ -61,6 +61,10 @@ impl World {
             return None;
         }
         let home = self.home_of(e).filter(|home| self.reach(agent, *home))?;
+        // Nobody hears what it wishes.
+        if self.next_of(e).is_some_and(|next| self.liars.contains(&next)) {
+            return None;
+        }
         let fits = |x: usize| {
             let control = self.nodes[x].control.as_ref();
             x != home
@@ -78,8 +82,10 @@ impl World {
             return None;
         }
         let stood_by = self.checks.last_next.get(&e).copied();
+        // Who was started anew since then stands by no more.
+        let stood_by = |x: usize| stood_by == Some((x, self.hosts[x].life));
         let candidates: BTreeSet<usize> = (0..self.plan.nodes)
-            .filter(|x| fits(*x) && (self.reach(home, *x) || stood_by == Some(*x)))
+            .filter(|x| fits(*x) && (self.reach(home, *x) || stood_by(*x)))
             .collect();
         (!candidates.is_empty()).then_some((home, candidates))
     }

@@ -6,7 +6,8 @@ use roost::id::EncoderId;
 use crate::net::SEC;
 use crate::world::World;
 
-/// Whom an encoder's agent knew as home or next so long ago takes it, wherever that is.
+/// Who was home or next of an encoder so long ago, or was so by its agent, takes it, wherever that
+/// is.
 const KNOWN: u64 = 5 * SEC;
 /// A node knows what was said this long ago, once nothing else happens.
 const HEARD: u64 = 5 * SEC;
@@ -17,7 +18,9 @@ impl World {
         for e in 0..self.plan.encoders {
             let id = self.encoders[e].id;
             let known = [self.home_of(e), self.next_of(e)];
-            for ix in known.into_iter().flatten() {
+            let claimed = (0..self.plan.nodes).filter(|ix| self.claims(*ix, id));
+            let known: Vec<usize> = known.into_iter().flatten().chain(claimed).collect();
+            for ix in known {
                 self.checks.known.insert((ix, id), self.now);
             }
         }
@@ -87,7 +90,11 @@ impl World {
     pub(super) fn is_barred(&self, e: usize) -> bool {
         let nodes = || (0..self.plan.nodes).filter(|ix| self.runs(*ix));
         let mut asked = nodes().filter(|by| self.nodes[*by].control.is_some());
-        asked.any(|by| !nodes().any(|ix| self.pool_takes_by(by, ix, e)))
+        let takes = |by, ix| self.pool_takes_by(by, ix, e);
+        asked.any(|by| {
+            let confined = nodes().any(|ix| !takes(by, ix));
+            !nodes().any(|ix| takes(by, ix) && !(confined && self.is_wished_away(ix)))
+        })
     }
 
     /// Whether any pool is preferred.

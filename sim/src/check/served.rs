@@ -54,22 +54,16 @@ impl World {
         }
     }
 
-    /// It was given one address, where no member ever was or for a viewer none is, and was told no
-    /// other yet.
+    /// It was given one address, which it does not reach or where no member ever was, and was told
+    /// no other yet.
     fn knows_nobody(&self, host: usize) -> bool {
         let e = host - self.plan.nodes;
-        let target = match e.checked_sub(self.plan.encoders) {
-            None if self.encoders[e].peers.nodes.is_empty() => self.encoders[e].target,
-            Some(v) if self.viewers[v].seen.newest.is_none() => {
-                let target = self.viewers[v].target;
-                if !self.reach(host, target) {
-                    return true;
-                }
-                target
-            }
-            _ => return false,
+        let (told, target) = match e.checked_sub(self.plan.encoders) {
+            None => (&self.encoders[e].peers, self.encoders[e].target),
+            Some(v) => (&self.viewers[v].peers, self.viewers[v].target),
         };
-        self.nodes[target].disk.statements.is_empty()
+        let reached = self.checks.reached.contains_key(&(host, target));
+        told.nodes.is_empty() && (!reached || self.nodes[target].disk.statements.is_empty())
     }
 
     /// A viewer waits for its encoder's home before it can be served.

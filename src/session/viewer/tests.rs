@@ -13,13 +13,14 @@ struct Trial {
     legs: BTreeMap<LegId, NodeId>,
     silent: Option<NodeId>,
     frames_from: Option<NodeId>,
+    /// Knows the encoder, and no home of it.
+    homeless: Option<NodeId>,
     closed: Vec<NodeId>,
     watches: Vec<NodeId>,
 }
 
 impl Trial {
-    /// Home's picture is seen.
-    fn new() -> Self {
+    fn begin() -> Self {
         let config = Config {
             name: "cam-1".into(),
             stay: false,
@@ -27,15 +28,21 @@ impl Trial {
             peers: PeerList::default(),
             seed: 1,
         };
-        let mut trial = Self {
+        Self {
             viewer: Viewer::new(config),
             ms: 1000,
             legs: BTreeMap::new(),
             silent: None,
             frames_from: Some(HOME),
+            homeless: None,
             closed: Vec::new(),
             watches: Vec::new(),
-        };
+        }
+    }
+
+    /// Home's picture is seen.
+    fn new() -> Self {
+        let mut trial = Self::begin();
         trial.pass(2000);
         assert_eq!(trial.viewer.via(), Some(HOME));
         assert!(trial.legs.values().any(|node| *node == NEXT), "a leg stands by");
@@ -91,8 +98,12 @@ impl Trial {
                 Effect::Close(leg) => self.closed.extend(self.legs.remove(&leg)),
                 Effect::Send(leg, bytes) => match ClientMessage::decode(&bytes) {
                     Ok(ClientMessage::Follow(_)) => {
-                        let place = NodeMessage::Stream(place(HOME, 1));
-                        self.event(Event::Message(leg, place.encode()));
+                        let of = self.legs.get(&leg).copied();
+                        let place = match of.is_some() && of == self.homeless {
+                            true => homeless(1),
+                            false => place(HOME, 1),
+                        };
+                        self.event(Event::Message(leg, NodeMessage::Stream(place).encode()));
                     }
                     Ok(ClientMessage::Watch(_)) => self.watches.extend(self.legs.get(&leg)),
                     _ => {}
@@ -240,11 +251,27 @@ fn an_idle_leg_that_lost_a_ping_is_not_dead_when_it_is_needed() {
     assert!(!trial.closed.contains(&NEXT));
 }
 
+/// What a node says that knows no home.
+fn homeless(counter: u64) -> StreamPlace {
+    StreamPlace { home: None, next: None, source: None, ..place(HOME, counter) }
+}
+
+#[test]
+fn a_viewer_whose_node_knows_no_home_asks_it_all_the_same_and_looks_elsewhere() {
+    let mut trial = Trial::begin();
+    trial.frames_from = None;
+    trial.homeless = Some(HOME);
+    trial.pass(500);
+    assert!(trial.watches.contains(&HOME), "the encoder may send there as well");
+    assert_eq!(trial.leg(NEXT), None);
+    trial.pass(2000);
+    assert!(trial.leg(NEXT).is_some(), "another part of the mesh may know more");
+    assert_eq!(trial.viewer.place(), Some(&place(HOME, 1)));
+}
+
 /// What a node says that knows no such encoder.
 fn nobody() -> NodeMessage {
-    let none =
-        StreamPlace { encoder: None, home: None, next: None, source: None, ..place(HOME, 1) };
-    NodeMessage::Stream(StreamPlace { epoch: Epoch::default(), ..none })
+    NodeMessage::Stream(StreamPlace { encoder: None, epoch: Epoch::default(), ..homeless(1) })
 }
 
 #[test]
@@ -278,7 +305,6 @@ fn a_home_is_not_forgotten_because_another_node_sees_none() {
     trial.legs.remove(&leg);
     trial.silent = Some(HOME);
     trial.event(Event::Closed { leg, reason: "reset".into() });
-    let none = StreamPlace { home: None, next: None, source: None, ..place(HOME, 1) };
-    trial.tell(NEXT, &NodeMessage::Stream(none));
+    trial.tell(NEXT, &NodeMessage::Stream(homeless(1)));
     assert_eq!(trial.viewer.place(), Some(&place(HOME, 1)));
 }
