@@ -22,7 +22,7 @@ use super::{
     Answer, BUCKETS, Clock, Counters, Cuts, Effect, Event, Everything, Key, Kind, Loaded,
     REMOVED_KEPT, Receipt, Record, Refusal, WAITS_MAX, WRITES_MAX, Write, hash,
 };
-use crate::id::{ActorId, NodeId};
+use crate::id::{ActorId, NodeId, RecordId};
 use crate::time::{Mono, Now, earlier};
 
 mod audit;
@@ -264,9 +264,10 @@ impl Ledger {
 
     // -- what is known --------------------------------------------------------------------------
 
-    /// A record as it counts, removed or not.
+    /// A record as it counts, removed or not. What others wrote, and have on disk, is here before it
+    /// is on disk here, too.
     pub fn get(&self, key: Key) -> Option<Record> {
-        self.stored(key)?.counting(&self.cuts)
+        Record::decode(self.encoded(key)?).ok()?.counting(&self.cuts)
     }
 
     /// A record with whatever was written to it.
@@ -276,12 +277,14 @@ impl Ledger {
 
     /// A record as it is encoded, removed or not: with whatever was written to it.
     pub fn encoded(&self, key: Key) -> Option<&[u8]> {
-        self.records.get(&key).map(|bytes| &bytes[..])
+        let shown = self.flight.as_ref().and_then(|flight| flight.shown(key));
+        shown.or_else(|| self.records.get(&key).map(|bytes| &bytes[..]))
     }
 
-    /// All records of a kind in order of id as they count, removed or not.
+    /// All records of a kind in order of id as they count, removed or not, that are on disk here.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (Key, Record)> {
-        let of_kind = self.records.iter().filter(move |(key, _)| key.kind == kind);
+        let key = |byte| Key { kind, id: RecordId([byte; 16]) };
+        let of_kind = self.records.range(key(0)..=key(u8::MAX));
         of_kind.filter_map(|(key, bytes)| {
             Some((*key, Record::decode(bytes).ok()?.counting(&self.cuts)?))
         })

@@ -116,8 +116,11 @@ impl Control {
         to: impl Fn(NodeId) -> bool,
         effects: &mut Vec<Effect>,
     ) {
-        let bytes = LinkMessage::LedgerRecords(records).encode();
         let links: Vec<NodeId> = self.linked.iter().copied().filter(|node| to(*node)).collect();
+        if links.is_empty() {
+            return;
+        }
+        let bytes = LinkMessage::LedgerRecords(records).encode();
         self.counters.ledger_bytes += (links.len() * bytes.len()) as u64;
         effects.extend(links.into_iter().map(|node| Effect::Send(node, bytes.clone())));
     }

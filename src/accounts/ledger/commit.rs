@@ -43,7 +43,19 @@ pub(super) struct Flight {
     pub(super) batch: Batch,
     pub(super) clock: Clock,
     pub(super) meta: BTreeMap<ActorId, Meta>,
+    /// Records in the batch that hold news of others and none of this node's: they are on disk where
+    /// they were written, and are shown already.
+    pub(super) shown: BTreeSet<Key>,
     pub(super) after: After,
+}
+
+impl Flight {
+    /// A record that is shown before it is on disk here.
+    pub(super) fn shown(&self, key: Key) -> Option<&[u8]> {
+        let records = &self.batch.records;
+        let at = records.binary_search_by_key(&key, |(key, _)| *key).ok()?;
+        self.shown.contains(&key).then(|| &records[at].1[..])
+    }
 }
 
 impl Ledger {
@@ -256,10 +268,14 @@ impl Ledger {
             (*actor, Row { seen, floor, own, retired: retired.is_some() })
         };
         let batch = Batch { records, forgotten, actors: touched.iter().map(row).collect() };
+        let shown = after.forward.iter().flat_map(|(_, keys)| keys).copied();
+        let shown: BTreeSet<Key> = shown.filter(|key| !after.push.contains(key)).collect();
+        // Before the disk is busy.
+        effects.extend(shown.iter().map(|key| Effect::Changed(*key)));
         if batch != Batch::default() {
             effects.push(Effect::Persist(batch.clone()));
         }
-        self.flight = Some(Flight { batch, clock, meta, after });
+        self.flight = Some(Flight { batch, clock, meta, shown, after });
     }
 
     pub(super) fn on_persisted(
@@ -279,6 +295,7 @@ impl Ledger {
                 // Whether its numbers reached the disk is not known: they are not used again.
                 self.actor = None;
                 self.pull = None;
+                effects.extend(flight.shown.into_iter().map(Effect::Changed));
                 for (ticket, ..) in flight.after.written {
                     self.refuse(ticket, Refusal::Disk(reason.clone()), effects);
                 }
@@ -295,7 +312,7 @@ impl Ledger {
 
     /// A commit is on disk: now it counts.
     pub(super) fn land(&mut self, now: Mono, flight: Flight, effects: &mut Vec<Effect>) {
-        let Flight { batch, clock, meta, after } = flight;
+        let Flight { batch, clock, meta, shown, after } = flight;
         self.clock = clock;
         for (actor, meta) in meta {
             self.set_meta(actor, meta);
@@ -307,7 +324,9 @@ impl Ledger {
         }
         for (key, bytes) in batch.records {
             self.put(key, bytes);
-            effects.push(Effect::Changed(key));
+            if !shown.contains(&key) {
+                effects.push(Effect::Changed(key));
+            }
         }
         for (ticket, write, actor, seq) in after.written {
             self.counters.written += 1;

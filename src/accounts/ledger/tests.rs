@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use rand::seq::IndexedRandom as _;
 
-use super::super::{Batch, Change, Digest, Expect, Note, Row, Seen, Touched};
+use super::super::{Batch, Change, Digest, Dot, Expect, Note, Row, Seen, Touched};
 use super::*;
 use crate::id::{AccountId, RecordId};
 
@@ -78,6 +78,8 @@ struct Net {
     /// Removed records that stay.
     kept: usize,
     answers: BTreeMap<u64, (usize, Result<Receipt, Refusal>)>,
+    /// What somebody at each node knows who reads a record whenever it is told to have changed.
+    listeners: Vec<BTreeMap<Key, Vec<u8>>>,
     notes: Vec<(usize, Note)>,
     sent: usize,
     bytes: usize,
@@ -96,6 +98,7 @@ impl Net {
             tickets: 0,
             kept: 0,
             answers: BTreeMap::new(),
+            listeners: vec![BTreeMap::new(); count],
             notes: Vec::new(),
             sent: 0,
             bytes: 0,
@@ -117,6 +120,7 @@ impl Net {
         ledger = ledger.keeping(self.kept);
         let members = (0..self.nodes.len()).map(node).collect();
         ledger.handle(self.now, Event::Members(members), &mut Vec::new());
+        self.listeners[at] = everything(&ledger);
         self.nodes[at] = Some(ledger);
     }
 
@@ -234,7 +238,13 @@ impl Net {
                         send(*to, Event::Records(me, x.clone()));
                     }
                 }
-                Effect::Changed(_) => {}
+                Effect::Changed(key) => {
+                    let now = self.nodes[at].as_ref().and_then(|ledger| ledger.encoded(key));
+                    match now.map(<[u8]>::to_vec) {
+                        Some(bytes) => drop(self.listeners[at].insert(key, bytes)),
+                        None => drop(self.listeners[at].remove(&key)),
+                    }
+                }
                 Effect::Note(note) => self.notes.push((at, note)),
             }
         }
@@ -307,12 +317,35 @@ impl Net {
         }
     }
 
+    /// Whoever listens knows what there is, and that is on a disk.
+    fn check_shown(&self) {
+        for (at, ledger) in self.nodes.iter().enumerate() {
+            let Some(ledger) = ledger else { continue };
+            let shown = everything(ledger);
+            assert_eq!(shown, self.listeners[at], "a change was not told");
+            for (key, bytes) in &shown {
+                let on_disks = self.disks.iter().filter_map(|disk| disk.records.get(key));
+                let on_disks: Vec<_> = on_disks.map(|it| Record::decode(it).unwrap()).collect();
+                let somewhere = |dot: &Dot| on_disks.iter().any(|record| record.includes(dot));
+                let record = Record::decode(bytes).unwrap();
+                assert!(record.dots().all(|dot| somewhere(&dot)), "it is on no disk");
+            }
+        }
+    }
+
     fn check_versions(&self) {
         let versions = self.answers.values().filter_map(|(_, result)| result.as_ref().ok());
         let versions: Vec<_> = versions.map(|receipt| receipt.version).collect();
         let set: BTreeSet<_> = versions.iter().collect();
         assert_eq!(set.len(), versions.len(), "a number was given twice");
     }
+}
+
+/// What somebody reads who reads everything.
+fn everything(ledger: &Ledger) -> BTreeMap<Key, Vec<u8>> {
+    let shown = ledger.flight.iter().flat_map(|flight| &flight.shown);
+    let keys: BTreeSet<Key> = ledger.records.keys().chain(shown).copied().collect();
+    keys.into_iter().map(|key| (key, ledger.encoded(key).unwrap().to_vec())).collect()
 }
 
 /// What may happen to disks besides crashes.
@@ -376,6 +409,7 @@ fn chaos(seed: u64, fate: Fate) {
         }
         if !back {
             net.check_law();
+            net.check_shown();
         }
     }
     for at in 0..4 {
@@ -430,6 +464,45 @@ fn a_write_counts_once_it_is_on_disk() {
     assert_eq!((by.account, by.node), (AccountId([7; 16]), node(0)));
     net.drain();
     assert!(net.at(1).has(receipt.version));
+}
+
+#[test]
+fn what_another_node_has_on_disk_is_shown_at_once_and_claimed_once_it_is_on_disk_here() {
+    let mut net = Net::linked(2, 1);
+    let k = key(Kind::ACCOUNT, 1);
+    let value = |net: &Net| net.at(1).get(k).map(|record| record.values(1)[0].value.to_vec());
+    let arrives = |net: &mut Net, number: u64| {
+        let ticket = net.write(0, set(k, number));
+        net.persist(0);
+        while net.writing[1].is_none() {
+            net.deliver();
+        }
+        net.answers[&ticket].1.clone().unwrap().version
+    };
+    let before = net.at(1).digest();
+    let version = arrives(&mut net, 5);
+    assert_eq!(value(&net), Some(5u64.to_le_bytes().to_vec()));
+    assert!(!net.at(1).has(version) && net.at(1).digest() == before, "nothing is claimed");
+    net.check_shown();
+    assert!(net.wires.get(&(1, 0)).is_none_or(VecDeque::is_empty), "nothing is acknowledged");
+
+    net.writing[1] = None;
+    net.handle(1, Event::Persisted(Err("no space".into())));
+    assert_eq!(value(&net), None, "the disk refuses it");
+    net.check_shown();
+
+    net.settle();
+    assert!(net.at(1).has(version), "it comes again");
+    let version = arrives(&mut net, 6);
+    assert_eq!(value(&net), Some(6u64.to_le_bytes().to_vec()));
+    net.writing[1] = None;
+    net.crash(1);
+    net.start(1);
+    assert_eq!(value(&net), Some(5u64.to_le_bytes().to_vec()), "a crash takes it back");
+    net.link_all();
+    net.settle();
+    assert!(net.at(1).has(version), "until it comes again");
+    net.check_equal();
 }
 
 #[test]
