@@ -86,14 +86,14 @@ pub(super) async fn run(args: Encode, count: u16) -> Result<(), Failure> {
                         let _ = told.wait_for(|stop| *stop).await;
                     }));
                 }
-                ended = agents.join_next() => match ended {
-                    // All have said goodbye.
-                    None => return Ok(()),
-                    Some(Ok(result)) => result.map_err(failed)?,
-                    Some(Err(error)) => {
+                Some(ended) = agents.join_next() => match ended {
+                    Ok(result) => result.map_err(failed)?,
+                    Err(error) => {
                         return Err(Failure::new(Exit::Failed, "an encoder ended", error, "report this"));
                     }
                 },
+                // All have said goodbye.
+                else => return Ok(()),
             }
         }
     };
