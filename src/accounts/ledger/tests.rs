@@ -653,7 +653,7 @@ fn the_list_of_changes_keeps_the_newest() {
     // In an order that is not theirs.
     for n in (0..most + 100).map(|n| n * 7_919 % (most + 100)) {
         let mut record = Record::default();
-        let dot = super::super::Dot { actor: ActorId([1; 16]), seq: n + 1, nonce: [0; 4] };
+        let dot = Dot { actor: ActorId([1; 16]), seq: n + 1, nonce: [0; 4] };
         record.apply(dot, by(n), &[Change::Set(1, vec![])]).unwrap();
         trail.add(key(Kind::ROOM, n as u16), &record);
     }

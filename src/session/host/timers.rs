@@ -1,8 +1,8 @@
 //! What is due at this node's clients.
 
 use super::{Effect, Host, Route, Stream, World};
-use crate::media::GateEvent;
 use crate::id::SessionId;
+use crate::media::GateEvent;
 use crate::session::HELLO_DEADLINE;
 use crate::time::{Mono, earlier};
 
