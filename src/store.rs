@@ -41,10 +41,10 @@ use crate::id::{Boot, MeshId, NodeId};
 /// The layout of the database. Raised when an older version could not read it, with a step in
 /// `migrate.rs`.
 pub const SCHEMA: u32 = 2;
-/// How long to wait for another process that holds the folder: a node that was told to stop hands
-/// over for 3 s, is given another if its loop is slow, and closes links and requests for 2.5 s. A
-/// script that stops one and starts the next at once finds the folder free within this.
-pub const LOCK_WAIT: Duration = Duration::from_secs(8);
+/// How long to wait for another process that holds the folder: a node that was told to stop empties
+/// itself for 10 s, is given another if its loop is slow, and closes links and requests for 2.5 s.
+/// A script that stops one and starts the next at once finds the folder free within this.
+pub const LOCK_WAIT: Duration = Duration::from_secs(16);
 /// Memory for pages of the database: it is read at start only.
 const CACHE_BYTES: usize = 8 << 20;
 /// Most remembered members: twice the largest mesh that is simulated. Beyond it new ones are not

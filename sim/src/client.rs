@@ -205,7 +205,11 @@ impl World {
             self.agent_event(ix, agent::Event::Wake);
             self.agent_event(ix, agent::Event::Source(SourceState::Ready));
             let end = self.end_of(host);
-            self.queue.push(self.now + FRAME_MS * MS, Ev::Tick { end });
+            // A camera that nobody ever watches takes no pictures.
+            let watchers = self.plan.viewers.max(self.plan.browsers);
+            if ix % self.plan.encoders < watchers {
+                self.queue.push(self.now + FRAME_MS * MS, Ev::Tick { end });
+            }
         } else if let Some(ix) = self.viewer_at(host) {
             let viewer = &mut self.viewers[ix];
             let config = viewer::Config {

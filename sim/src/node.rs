@@ -51,6 +51,8 @@ impl Disk {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) conn: ConnId,
+    /// Since when it is there.
+    since: u64,
     pub(crate) ingest: Ingest,
 }
 
@@ -263,6 +265,7 @@ impl World {
             return;
         }
         let now = self.clock(ix);
+        let changes = !matches!(event, Event::ClientDatagram(..));
         let node = &mut self.nodes[ix];
         let Some(control) = &mut node.control else { return };
         let mut effects = Vec::new();
@@ -271,7 +274,9 @@ impl World {
         node.turned = self.now;
         self.carry_out(ix, effects);
         self.arm(ix, wake);
-        self.check_node(ix);
+        if changes {
+            self.check_node(ix);
+        }
     }
 
     fn carry_out(&mut self, ix: usize, effects: Vec<Effect>) {
@@ -310,6 +315,7 @@ impl World {
                 Effect::Boot(Boot(boot)) => self.nodes[ix].disk.outgrown = boot,
                 Effect::GossipWith(_) | Effect::ViewChanged | Effect::ClientWelcomed(..) => {}
                 Effect::ClientSend(session, bytes) => {
+                    self.observe_order(ix, session, &bytes);
                     if self.is_request(&bytes) {
                         self.check_request_of(ix, session);
                         if self.net.request_lost(ix, ix) {
@@ -370,6 +376,7 @@ impl World {
             Note::Ledger(note) => format!("ledger: {note:?}"),
             Note::Stalled(late) => format!("stalled {} ms", late.as_millis()),
             Note::Outgrown(boot) => format!("outgrown {}", boot.0),
+            Note::Balancing(count) => format!("is to give away {count}"),
             Note::Losses { .. } | Note::Encoder(..) => return,
         };
         self.trace.add(self.now, ix, ix, text.as_bytes());
@@ -468,7 +475,8 @@ impl World {
 
     pub(crate) fn session_opened(&mut self, ix: usize, session: SessionId, conn: ConnId) {
         let ingest = Ingest::default();
-        self.nodes[ix].sessions.insert(session, Session { conn, ingest });
+        let since = self.now;
+        self.nodes[ix].sessions.insert(session, Session { conn, since, ingest });
         let local = !self.plan.guarded;
         self.node_event(ix, Event::ClientOpened { session, local });
     }
@@ -505,10 +513,13 @@ impl World {
             Ok(ClientMessage::Register(register)) if register.role == Role::Home => {
                 Some(register.encoder)
             }
+            // An agent that stands by may be asked for pictures, too. What waited in a connection
+            // while the node stood still says nothing.
             Ok(ClientMessage::Register(register)) => {
-                // An agent that stands by may be asked for pictures, too.
-                self.nodes[ix].sworn.entry(register.encoder).or_insert(now);
-                None
+                let node = &self.nodes[ix];
+                let fresh = node.sessions.get(&session).is_some_and(|it| it.since > node.woke);
+                let first = !node.sworn.contains_key(&register.encoder);
+                Some(register.encoder).filter(|_| fresh || first)
             }
             Ok(ClientMessage::Confirmed(confirm)) => confirm.epoch.and_then(|epoch| {
                 let mut encoders = self.encoders.iter();

@@ -65,6 +65,11 @@ impl Traffic {
                     | LinkMessage::StatementDigest(_)
                     | LinkMessage::StatementsKnown(_),
                 ) => "statements",
+                Ok(
+                    LinkMessage::BalanceAsk(_)
+                    | LinkMessage::BalanceAnswer(_)
+                    | LinkMessage::BalanceRelease(_),
+                ) => "balance",
                 Ok(LinkMessage::Goodbye(_)) | Err(_) => "other",
                 Ok(_) => "ledger",
             },

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AccountId, EncoderId, InviteId, NodeId, RecordId};
 
-pub use rights::{EncoderFacts, Rights, SharedRights};
+pub use rights::{EncoderFacts, Guide, PLACEMENT_SETTING, POOLS_SETTING, Rights, SharedRights};
 
 /// The domain of everything that names none; it is there from the start.
 pub const DEFAULT_DOMAIN: RecordId = RecordId([0; 16]);

@@ -13,6 +13,10 @@ use crate::accounts::{Key, Kind, Record};
 use crate::id::{AccountId, EncoderId, NodeId, RecordId};
 
 mod principals;
+mod steering;
+
+use steering::Steering;
+pub use steering::{Guide, PLACEMENT_SETTING, POOLS_SETTING};
 
 /// An index of who may do what. See the [module](self).
 #[derive(Debug, Clone, Default)]
@@ -36,6 +40,8 @@ pub struct Rights {
     filed: BTreeMap<Key, (Option<RecordId>, Box<str>)>,
     /// Nodes that are shut out: what they signed opens nothing.
     distrusted: BTreeSet<NodeId>,
+    /// Where encoders should be.
+    steering: Steering,
     version: u64,
     /// Records taken, changed or not.
     taken: u64,
@@ -125,6 +131,7 @@ impl Rights {
     pub fn changed(&mut self, key: Key, record: Option<&Record>) -> bool {
         let known = record.filter(|record| record.exists());
         self.file(key, known);
+        self.steer(key, known);
         let changed = match key.kind {
             Kind::DOMAIN => self.domain_changed(key.id, record),
             Kind::ACCOUNT => {

@@ -24,12 +24,16 @@ pub enum Field {
     Flag,
     /// 16 bytes: the id of another record, of a node or an encoder.
     Id,
+    /// Such ids in a row, the most liked first: [`IDS_MAX`] at most.
+    Ids,
     /// Anything, shown as base64.
     Bytes,
     /// Never shown: a hash of a password or key.
     Secret,
 }
 
+/// Most ids in a field: more pools than a mesh is cut into.
+pub const IDS_MAX: usize = 16;
 /// Longest text of a field, unless it says otherwise, in bytes: a paragraph.
 const TEXT_MAX: usize = 1_000;
 /// Longest label or address in bytes.
@@ -100,6 +104,8 @@ pub struct Schema {
     pub fields: &'static [Part],
     /// Observed-remove sets.
     pub sets: &'static [Part],
+    /// What its removal leads to, for people.
+    pub end: &'static str,
     /// Whether a removed record of this kind may be forgotten once every member knows of it. It
     /// cannot be restored, then: only kinds whose ids are drawn anew for each record.
     pub collected: bool,
@@ -188,7 +194,7 @@ impl Kind {
     }
 }
 
-use Field::{Bytes, Flag, Id, Name, Number, Secret, Text};
+use Field::{Bytes, Flag, Id, Ids, Name, Number, Secret, Text};
 
 /// The set of marks by which an account, a node or an encoder is out of use: see
 /// [`Record::is_off`](super::Record::is_off).
@@ -199,7 +205,8 @@ const DISABLED: Part = Part::new(DISABLED_SET, "disabled", Bytes, "out of use");
 const ROLES: &[&str] = &["viewer", "publisher", "operator", "admin"];
 
 const fn name() -> Part {
-    Part::new(1, "name", Name, "what people call it").upto(crate::id::NAME_MAX)
+    Part::new(1, "name", Name, "letters a-z, digits, dot, underscore, hyphen")
+        .upto(crate::id::NAME_MAX)
 }
 
 const fn description() -> Part {
@@ -220,7 +227,19 @@ const fn labels(number: u16) -> Part {
 
 const OF_MESH: &str = "the domain that it belongs to; without one it is the mesh's";
 const OF_DEFAULT: &str = "the domain that it belongs to; without one it is in \"default\"";
-const POOLS: &str = "nodes that are preferred, by pool";
+
+const fn pools(number: u16) -> Part {
+    Part::new(number, "pools", Ids, "nodes that are preferred, by pool, the most liked first")
+        .of(Kind::POOL)
+}
+
+/// Whether an encoder may be outside of the pools that are preferred.
+const PLACEMENTS: &[&str] = &["prefer", "only"];
+
+const fn placement(number: u16) -> Part {
+    let about = "prefer: elsewhere while those pools have no room; only: nowhere else";
+    Part::new(number, "placement", Text, about).one_of(PLACEMENTS)
+}
 
 /// Numbers are never used for anything else, also after a field is given up.
 static SCHEMAS: &[Schema] = &[
@@ -228,19 +247,18 @@ static SCHEMAS: &[Schema] = &[
         kind: Kind::DOMAIN,
         name: "domain",
         noun: Some("domains"),
-        fields: &[name().required(), description()],
-        sets: &[refs(2, "pools", Kind::POOL, POOLS)],
+        fields: &[name().required(), description(), pools(4), placement(5)],
+        sets: &[],
+        end: "its name is free again; what is in it has to be moved or removed before",
         collected: false,
     },
     Schema {
         kind: Kind::GROUP,
         name: "group",
         noun: Some("groups"),
-        fields: &[name().required(), description(), domain(OF_MESH)],
-        sets: &[
-            refs(2, "accounts", Kind::ACCOUNT, "its members"),
-            refs(3, "pools", Kind::POOL, POOLS),
-        ],
+        fields: &[name().required(), description(), domain(OF_MESH), pools(4), placement(5)],
+        sets: &[refs(2, "accounts", Kind::ACCOUNT, "its members")],
+        end: "its members lose what rules give to the group",
         collected: true,
     },
     Schema {
@@ -252,10 +270,11 @@ static SCHEMAS: &[Schema] = &[
             description(),
             domain(OF_MESH),
             Part::new(4, "password", Secret, "its hash"),
-            Part::new(5, "not_before", Number, "sessions that began before are over, in ms"),
+            // 5 was given up: sign-ins end with the password that they were made with.
             Part::new(6, "email", Text, "for people").upto(WORD_MAX),
         ],
         sets: &[DISABLED],
+        end: "its sessions and viewers end at every node that hears of it, and it cannot log in again",
         collected: false,
     },
     Schema {
@@ -275,6 +294,7 @@ static SCHEMAS: &[Schema] = &[
             refs(3, "groups", Kind::GROUP, "whose members it gives the role"),
             refs(4, "encoders", Kind::ENCODER, "what it is about, unless about everything"),
         ],
+        end: "whom it names loses the role that it gives",
         collected: true,
     },
     Schema {
@@ -286,35 +306,40 @@ static SCHEMAS: &[Schema] = &[
             description(),
             domain(OF_DEFAULT),
             refs(4, "room", Kind::ROOM, "encoders of a room share a home"),
-            refs(5, "pool", Kind::POOL, "nodes that are preferred"),
+            pools(5),
             Part::new(6, "always_on", Flag, "sends also while nobody watches"),
+            placement(7),
         ],
         sets: &[
             DISABLED,
             Part::new(2, "keys", Secret, "hashes of its stream keys"),
             Part::new(3, "revoked_keys", Secret, "those that are out for good"),
             labels(4),
+            refs(5, "groups", Kind::GROUP, "whose pools it prefers"),
         ],
+        end: "its keys are good no more, and rules lose sight of it",
         collected: true,
     },
     Schema {
         kind: Kind::ROOM,
         name: "room",
         noun: Some("rooms"),
-        fields: &[name().required(), description(), domain(OF_DEFAULT)],
-        sets: &[refs(2, "pools", Kind::POOL, POOLS)],
+        fields: &[name().required(), description(), domain(OF_DEFAULT), pools(4), placement(5)],
+        sets: &[],
+        end: "its encoders are placed one by one",
         collected: true,
     },
     Schema {
         kind: Kind::POOL,
         name: "pool",
         noun: Some("pools"),
-        fields: &[
-            name().required(),
-            description(),
-            Part::new(3, "only", Flag, "nowhere else, even if none of its nodes is there"),
+        fields: &[name().required(), description()],
+        sets: &[
+            refs(2, "nodes", Kind::NODE, "nodes of it"),
+            Part::new(3, "labels", Text, "and every node that has one of these labels").upto(64),
         ],
-        sets: &[refs(2, "nodes", Kind::NODE, "nodes of it, by name"), labels(3)],
+        end: "no node is in it any more: what prefers it goes elsewhere, and what may be nowhere \
+              else finds no home until it is set otherwise",
         collected: true,
     },
     Schema {
@@ -328,6 +353,7 @@ static SCHEMAS: &[Schema] = &[
             Part::new(4, "call", Text, "who is told"),
         ],
         sets: &[DISABLED],
+        end: "nobody is told any more",
         collected: true,
     },
     Schema {
@@ -336,6 +362,7 @@ static SCHEMAS: &[Schema] = &[
         noun: Some("settings"),
         fields: &[name().required(), Part::new(2, "value", Text, "its value").upto(VALUE_MAX)],
         sets: &[],
+        end: "the default holds again",
         collected: false,
     },
     Schema {
@@ -361,6 +388,8 @@ static SCHEMAS: &[Schema] = &[
             Part::new(3, "revoked_keys", Bytes, "by which it is not any more"),
             labels(4),
         ],
+        end: "every member that hears of it drops it at once; it cannot return with its key or an old \
+            invitation, and its clients go to other nodes",
         collected: false,
     },
     Schema {
@@ -373,6 +402,7 @@ static SCHEMAS: &[Schema] = &[
             Part::new(3, "cut", Bytes, "what was seen of it"),
         ],
         sets: &[],
+        end: "",
         collected: false,
     },
     Schema {
@@ -381,6 +411,7 @@ static SCHEMAS: &[Schema] = &[
         noun: None,
         fields: &[Part::new(1, "actors", Bytes, "that no longer write")],
         sets: &[],
+        end: "",
         collected: false,
     },
     Schema {
@@ -394,6 +425,8 @@ static SCHEMAS: &[Schema] = &[
             Part::new(4, "expires", Number, "when it ends by itself, in ms since 1970").told(),
         ],
         sets: &[],
+        end: "whoever came with that string is sent away at every node that hears of it, and it lets \
+            nobody in any more",
         collected: false,
     },
 ];
@@ -421,7 +454,7 @@ mod tests {
     fn every_id_says_what_it_names_and_every_role_is_known() {
         let parts = SCHEMAS.iter().flat_map(|schema| schema.fields.iter().chain(schema.sets));
         for part in parts {
-            assert_eq!(part.names.is_some(), part.field == Id, "{}", part.name);
+            assert_eq!(part.names.is_some(), matches!(part.field, Id | Ids), "{}", part.name);
         }
         assert!(ROLES.iter().all(|role| crate::access::Right::of_role(role).is_some()));
     }

@@ -312,6 +312,11 @@ impl Ledger {
         retired.is_some_and(|last| seq <= last) || self.clock.has(actor, seq)
     }
 
+    /// Whether whoever reads here sees a write: one that is shown may not be on disk yet.
+    pub fn shows(&self, version: (ActorId, u64)) -> bool {
+        self.has(version) || self.flight.as_ref().is_some_and(|flight| flight.shows(version))
+    }
+
     /// What was counted so far.
     pub fn counters(&self) -> Counters {
         self.counters

@@ -11,7 +11,7 @@ mod record;
 mod types;
 
 pub use clock::{BEYOND_MAX, Clock, Seen};
-pub use kinds::{Field, Kind, Part, Schema};
+pub use kinds::{Field, IDS_MAX, Kind, Part, Schema};
 pub use ledger::{Audit, AuditCursor, Ledger};
 pub use record::{
     Change, Cut, Cuts, DELETED, Dot, Entry, Key, Malformed, Record, Sibling, Stamp, TooMuch,

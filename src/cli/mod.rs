@@ -17,6 +17,7 @@ mod node;
 mod noun;
 mod out;
 mod passwd;
+mod plan;
 mod restore;
 mod sessions;
 mod signals;
@@ -83,6 +84,8 @@ enum Command {
     View(view::View),
     /// Show members, links, encoders, homes and viewers
     Status(status::Status),
+    /// Tell what would follow if nodes were lost, drained or added
+    Plan(plan::Plan),
     /// Those who log in
     #[command(after_help = noun::kinds::ACCOUNT.help())]
     Account(noun::Noun),
@@ -205,6 +208,7 @@ async fn asking(command: Command) -> Result<(), Failure> {
         Command::Encode(args) => encode::run(args).await,
         Command::View(args) => view::run(args).await,
         Command::Status(args) => status::run(args).await,
+        Command::Plan(args) => plan::run(args).await,
         Command::Account(noun) => noun::run(&noun::kinds::ACCOUNT, noun).await,
         Command::Group(noun) => noun::run(&noun::kinds::GROUP, noun).await,
         Command::Domain(noun) => noun::run(&noun::kinds::DOMAIN_KIND, noun).await,

@@ -1,4 +1,5 @@
-//! Going gracefully: encoders are handed over, viewers follow, members hear a goodbye.
+//! Going gracefully: the node is emptied as one that is drained, but soon; then whoever is left is
+//! told to go, and members hear a goodbye.
 
 use std::time::Duration;
 
@@ -7,8 +8,12 @@ use crate::membership;
 use crate::time::{Mono, Now};
 use crate::wire::{self, LinkMessage, Message};
 
-/// A node that leaves waits this long at most for its encoders to settle elsewhere.
-pub const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
+/// A node that leaves takes this long at most, some moments for its goodbye aside: enough for
+/// thousands of idle encoders or dozens of watched ones, and far below the 90 s after which service
+/// managers kill.
+pub const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
+/// What did not move by then, or cannot, has this much of it to hand itself over.
+const HAND_OVER: Duration = Duration::from_secs(2);
 /// After its encoders left, it stays this long for its viewers to follow.
 const LEAVE_GRACE: Duration = Duration::from_millis(500);
 /// Saying goodbye takes at most this long: a few rounds of gossip.
@@ -17,6 +22,8 @@ const LEAVE_FAREWELL: Duration = Duration::from_millis(400);
 #[derive(Clone, Copy)]
 pub(super) struct Leaving {
     deadline: Mono,
+    /// Everyone who is left was told to go.
+    told: bool,
     /// All encoders are elsewhere; viewers get a moment to follow.
     empty_since: Option<Mono>,
     /// Said goodbye then; what membership still has to say goes out until it falls silent.
@@ -30,10 +37,11 @@ impl Control {
             return;
         }
         let deadline = now.mono + LEAVE_DEADLINE;
-        self.leaving = Some(Leaving { deadline, empty_since: None, said_at: None, done: false });
+        self.leaving =
+            Some(Leaving { deadline, told: false, empty_since: None, said_at: None, done: false });
+        // What follows from it is the drain.
         self.nodes_dirty = true;
-        self.refresh_nodes();
-        self.host(now, effects, |host, world, out| host.leave(world, out));
+        effects.push(Effect::ViewChanged);
     }
 
     /// Goes once every encoder is elsewhere and its viewers had a moment, or time is up.
@@ -42,7 +50,16 @@ impl Control {
         if leaving.done {
             return;
         }
-        if self.host.homes() == 0 && leaving.empty_since.is_none() {
+        let late = now.mono + HAND_OVER >= leaving.deadline;
+        if !leaving.told && (late || self.candidates.is_empty() || self.host.is_emptied()) {
+            leaving.told = true;
+            self.host(now, effects, |host, world, out| host.leave(world, out));
+            // What the directory is to say of it.
+            let mut out = Vec::new();
+            self.directory.flush(&mut out);
+            self.directory_effects(now, out, effects);
+        }
+        if leaving.told && self.host.homes() == 0 && leaving.empty_since.is_none() {
             leaving.empty_since = Some(now.mono);
         }
         let settled = leaving.empty_since.is_some_and(|since| {

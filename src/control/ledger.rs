@@ -23,15 +23,21 @@ impl Control {
         *self.rights.write() = rights;
     }
 
-    fn record_changed(&mut self, key: Key, effects: &mut Vec<Effect>) {
+    fn record_changed(&mut self, now: Now, key: Key, effects: &mut Vec<Effect>) {
         let rights = Rights::KINDS.contains(&key.kind) && {
             let record = self.ledger.get(key);
-            self.rights.write().changed(key, record.as_ref())
+            let mut rights = self.rights.write();
+            let steering = rights.steering();
+            let changed = rights.changed(key, record.as_ref());
+            // Who stands by may be another.
+            self.nodes_dirty |= rights.steering() != steering;
+            changed
         };
         self.rights_changed |= rights;
         if key == self.own_record() {
             self.heed_wishes();
         }
+        self.heed_steering(now, key, effects);
         effects.push(Effect::RecordChanged(Changed { key, rights }));
     }
 
@@ -96,7 +102,7 @@ impl Control {
                     continue;
                 }
                 accounts::Effect::Changed(key) => {
-                    self.record_changed(key, effects);
+                    self.record_changed(now, key, effects);
                     continue;
                 }
                 accounts::Effect::Note(note) => {

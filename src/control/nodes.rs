@@ -105,7 +105,7 @@ impl Control {
         self.reluctant = reluctant.into_iter().map(|node| self.candidate(node)).collect();
     }
 
-    fn candidate(&self, node: NodeId) -> Candidate {
+    pub(super) fn candidate(&self, node: NodeId) -> Candidate {
         let (capacity, limit) = match self.directory.header(node) {
             _ if node == self.me => (self.wishes.capacity, self.wishes.limit),
             header => header.map_or((None, None), |header| (header.capacity, header.limit)),

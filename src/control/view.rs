@@ -1,13 +1,12 @@
 //! What a node believes, as the API and people see it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::Control;
 use crate::admission::{Outcast, Refusal};
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView, OutcastView};
 use crate::directory::{Entry, SourceState};
 use crate::id::{EncoderId, NodeId};
-use crate::placement::{Share, Survivability, survivability};
 
 impl Control {
     /// Everything this node believes.
@@ -50,12 +49,13 @@ impl Control {
             })
             .collect();
         encoders.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        let homeless = encoders.iter().filter(|encoder| encoder.home.is_none()).count() as u64;
         ClusterView {
             mesh: self.roster.mesh(),
             node: self.me,
             name: self.name.clone(),
             boot: self.boot,
-            survivability: Some(self.survivability(&encoders)),
+            survivability: Some(self.demand().survivability(homeless)),
             nodes,
             encoders,
             outcasts: self.roster.outcasts().map(|(node, why)| self.outcast(node, why)).collect(),
@@ -68,26 +68,6 @@ impl Control {
                 .map(|(node, name)| (*node, name.clone()))
                 .collect(),
         }
-    }
-
-    /// From the limits that nodes declare.
-    fn survivability(&self, encoders: &[EncoderView]) -> Survivability {
-        let mut homes: BTreeMap<Option<NodeId>, u32> = BTreeMap::new();
-        for encoder in encoders {
-            *homes.entry(encoder.home).or_default() += 1;
-        }
-        let takers = self.candidates.iter().map(|it| (it, false));
-        let all = takers.chain(self.reluctant.iter().map(|it| (it, true)));
-        let shares: Vec<Share> = all
-            .map(|(it, reluctant)| {
-                let load = homes.remove(&Some(it.node)).unwrap_or(0);
-                let known = it.node == self.me || self.directory.header(it.node).is_some();
-                let room = known.then(|| it.limit.saturating_sub(load));
-                Share { node: it.node, load, room, reluctant }
-            })
-            .collect();
-        let homeless = homes.into_values().map(u64::from).sum();
-        survivability(&shares, homeless)
     }
 
     fn outcast(&self, node: NodeId, why: &Outcast) -> OutcastView {

@@ -29,6 +29,7 @@ fn entry(name: &str, counter: u64) -> Entry {
         source: SourceState::Ready,
         viewers: 0,
         why: String::new(),
+        stays: false,
         later: Later::default(),
     }
 }
@@ -468,6 +469,7 @@ fn the_largest_delta_fits_into_one_message() {
         source: SourceState::NoSignal("y".repeat(REASON_MAX)),
         viewers: u32::MAX,
         why: "w".repeat(WHY_MAX),
+        stays: false,
         later: Later(vec![0; LATER_MAX]),
     };
     let header = Header {

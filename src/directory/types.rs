@@ -99,6 +99,8 @@ growing! {
         pub viewers: u32,
         /// Why it is here, for people.
         pub why: String,
+        /// It cannot be asked to move.
+        pub stays: bool,
     }
 }
 

@@ -22,6 +22,11 @@ pub(super) async fn index(request: Request) -> Result<Response, Problem> {
     file("index.html", &request)
 }
 
+/// `GET /records`.
+pub(super) async fn records(request: Request) -> Result<Response, Problem> {
+    file("records.html", &request)
+}
+
 /// `GET /watch/{name}`: the same page for every stream; it reads the name from its URL.
 pub(super) async fn watch(request: Request) -> Result<Response, Problem> {
     file("watch.html", &request)

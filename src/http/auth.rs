@@ -157,6 +157,12 @@ pub(super) fn query_value(uri: &Uri, name: &str) -> Option<String> {
         .map(|(_, value)| value.into_owned())
 }
 
+/// All values of a query parameter.
+pub(super) fn query_values(uri: &Uri, name: &str) -> Vec<String> {
+    let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    pairs.filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

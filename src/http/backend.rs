@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use tokio::sync::watch;
 
+pub use super::going::Going;
 pub use crate::access::Principal;
 use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Key, Receipt, Record, Refusal, Write};
@@ -16,6 +17,7 @@ use crate::cluster::ClusterView;
 use crate::id::{AccountId, ActorId, EncoderId, InviteId, NodeId, RecordId};
 use crate::node::passwords::Passwords;
 use crate::node::{Failovers, NotDone, RecordChanges};
+use crate::placement::Demand;
 use crate::webrtc::{Feed, WebRtc};
 use crate::wire::{AskMove, Failed, Moved, Offer, SdpAnswer};
 
@@ -147,6 +149,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether this node is about to go.
     fn draining(&self) -> bool;
 
+    /// Whether this node goes for good.
+    fn going(&self) -> &Going;
+
     /// How long ago the control loop turned last.
     fn turned(&self) -> Duration;
 
@@ -221,6 +226,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Sends an encoder that is at home at a node to another; answers when it is there.
     async fn move_encoder(&self, home: NodeId, wish: AskMove) -> Result<Moved, Failed>;
+
+    /// What this node believes that there is to plan with.
+    async fn demand(&self) -> Demand;
 
     /// How far a node is emptied.
     async fn drain_state(&self, node: NodeId) -> Result<serde_json::Value, Failed>;

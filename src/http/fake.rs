@@ -57,6 +57,7 @@ pub(super) struct FakeNode {
     webrtc: WebRtc,
     publishers: Mutex<Vec<Accepted>>,
     pub(super) draining: AtomicBool,
+    pub(super) going: Going,
     /// Seconds since the control loop turned.
     pub(super) stuck: AtomicU64,
 }
@@ -141,6 +142,7 @@ impl FakeMesh {
             webrtc,
             publishers: Mutex::default(),
             draining: AtomicBool::new(false),
+            going: Default::default(),
             stuck: AtomicU64::new(0),
         });
         self.view.lock().unwrap().nodes.push(NodeView {
@@ -239,6 +241,10 @@ impl Backend for FakeNode {
             seen.draining = node.draining();
         }
         Arc::new(view)
+    }
+
+    fn going(&self) -> &Going {
+        &self.going
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -365,6 +371,29 @@ impl Backend for FakeNode {
     async fn move_encoder(&self, home: NodeId, wish: AskMove) -> Result<Moved, Failed> {
         let failed = (home == wish.to).then(|| "it is at home there".to_owned());
         Ok(Moved { failed })
+    }
+
+    async fn demand(&self) -> crate::placement::Demand {
+        let view = self.view();
+        let up = view.nodes.iter().filter(|node| node.state == Liveness::Up);
+        let seats = up.map(|it| crate::placement::plan::Seat {
+            node: it.node,
+            weight: crate::placement::plan::WEIGHT_ONE,
+            limit: it.limit.unwrap_or(1_000),
+            duty: crate::placement::plan::Duty::Open,
+        });
+        let units = view.encoders.iter().filter_map(|it| {
+            Some(crate::placement::plan::Unit {
+                encoder: it.id,
+                room: None,
+                at: it.home?,
+                next: it.next,
+                free: it.viewers == 0,
+                wish: usize::MAX,
+            })
+        });
+        let (seats, units) = (seats.collect(), units.collect());
+        crate::placement::Demand { seats, units, ..Default::default() }
     }
 
     async fn drain_state(&self, _node: NodeId) -> Result<serde_json::Value, Failed> {

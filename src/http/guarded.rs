@@ -129,6 +129,7 @@ const ROUTES: &[(&str, &str, &str, [u16; 8])] = &[
     ("/readyz", "GET", "/readyz", [200; 8]),
     ("/", "GET", "/", [200; 8]),
     ("/watch/{name}", "GET", "/watch/cam", [200; 8]),
+    ("/records", "GET", "/records", [200; 8]),
     ("/assets/{file}", "GET", "/assets/style.css", [200; 8]),
     ("/api/v1/login", "POST", "/api/v1/login", [400; 8]),
     ("/api/v1/openapi.json", "GET", "/api/v1/openapi.json", [200; 8]),
@@ -215,6 +216,12 @@ const ROUTES: &[(&str, &str, &str, [u16; 8])] = &[
         "/api/v1/nodes/{id}/drain",
         "GET",
         "/api/v1/nodes/01010101010101010101010101010101/drain",
+        [401, 403, 403, 403, 403, 403, 403, 200],
+    ),
+    (
+        "/api/v1/plan",
+        "GET",
+        "/api/v1/plan?lose=1&add=new",
         [401, 403, 403, 403, 403, 403, 403, 200],
     ),
     (

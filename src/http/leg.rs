@@ -114,6 +114,9 @@ pub fn accept(backend: Arc<dyn Backend>, offer: &Offer) -> Result<SdpAnswer, Fai
     Ok(answer)
 }
 
+/// Why legs of others end at a node that goes.
+pub(super) const LEAVING: &str = "this node is shutting down: whoever asks again is sent on";
+
 /// Why a node that is about to go takes no viewers.
 pub(super) fn leaving() -> Failed {
     let reason = "this node is leaving; ask another, or this one again in a moment".to_owned();
@@ -195,6 +198,7 @@ async fn drive(
 ) {
     let Accepted { leg, handle, mut events, .. } = accepted;
     let mut changes = backend.changes();
+    let goer = backend.clone();
     let mut driver = Driver {
         backend,
         encoder,
@@ -236,6 +240,11 @@ async fn drive(
                     tokio::time::sleep(LAST_WORDS).await;
                     break "its viewer may not watch it any more".to_owned();
                 }
+            }
+            // Whoever cannot be moved is sent on while this node still answers.
+            () = goer.going().send_away(), if !driver.page && !warm => {
+                driver.handle.close();
+                break LEAVING.to_owned();
             }
             changed = changes.changed(), if driver.page => {
                 if changed.is_err() {

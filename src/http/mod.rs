@@ -11,6 +11,7 @@ mod counters;
 mod events;
 #[cfg(test)]
 mod fake;
+mod going;
 #[cfg(test)]
 mod guarded;
 mod health;
@@ -23,6 +24,7 @@ mod node;
 mod nodes;
 mod openapi;
 pub mod place;
+mod plan;
 pub mod problem;
 mod process;
 mod publisher;
@@ -60,7 +62,7 @@ const ALLOWED_HEADERS: &str = "authorization, content-type, if-match, if-none-ma
      roost-wait, roost-min-version, last-event-id";
 /// What they may read.
 const SHOWN_HEADERS: &str = "location, link, etag, retry-after, roost-node, accept-post, \
-     roost-version, roost-nodes, roost-waited, roost-stale";
+     roost-version, roost-nodes, roost-waited, roost-stale, roost-may";
 
 /// What handlers work with.
 #[derive(Clone)]

@@ -10,7 +10,7 @@ use super::auth::Caller;
 use super::body::read_text;
 use super::problem::Problem;
 use super::visible;
-use crate::access::{Right, Scope};
+use crate::access::{Guide, Right, Rights, Scope};
 use crate::cluster::{ClusterView, EncoderView, NodeView};
 use crate::id::{EncoderId, Epoch, NodeId};
 use crate::wire::AskMove;
@@ -48,6 +48,22 @@ pub(super) struct Why {
     watched: bool,
     /// As said when it came there.
     reason: String,
+    /// Where it should be, to who may see pools.
+    #[serde(flatten)]
+    steering: Option<Steering>,
+}
+
+/// Where an encoder should be.
+#[derive(Serialize)]
+struct Steering {
+    /// Pools by name, the most liked first.
+    pools: Vec<String>,
+    /// `prefer` or `only`.
+    placement: &'static str,
+    /// Who says so: `encoder`, `room`, `group`, `domain` or `mesh`.
+    guide: &'static str,
+    /// The pool of those that its home is in.
+    pool: Option<String>,
 }
 
 /// `POST /api/v1/encoders/{id}/move`.
@@ -87,12 +103,15 @@ pub(super) async fn why(
     caller: Caller,
 ) -> Result<Json<Why>, Problem> {
     let of = encoder(&app, &caller, &id)?;
-    let reason = match (&of.home, of.why) {
+    let reason = match (&of.home, of.why.clone()) {
         (None, _) => "it has no home: its last one is down, and it has not come to another".into(),
         (Some(_), Some(why)) => why,
         (Some(_), None) => "its agent does not say; it may be an older one".to_owned(),
     };
+    let sees = caller.needs(&*app.backend, Right::Operate, Scope::Mesh).is_ok();
+    let steering = sees.then(|| steering(&app.backend.rights(), &of)).flatten();
     Ok(Json(Why {
+        steering,
         encoder: of.id,
         name: of.name,
         home: of.home,
@@ -103,6 +122,21 @@ pub(super) async fn why(
         watched: of.viewers > 0,
         reason,
     }))
+}
+
+fn steering(rights: &Rights, of: &EncoderView) -> Option<Steering> {
+    let guide = rights.guide(of.id)?;
+    let wish = rights.wish_of(guide);
+    let at = of.home.and_then(|home| wish.tier(home)).and_then(|tier| wish.pools.get(tier));
+    Some(Steering {
+        pool: at.map(|pool| pool.name.clone()),
+        placement: if wish.only { "only" } else { "prefer" },
+        guide: match guide {
+            Guide::Record(key) => key.kind.schema().map_or("record", |schema| schema.name),
+            Guide::Mesh => "mesh",
+        },
+        pools: wish.pools.into_iter().map(|pool| pool.name).collect(),
+    })
 }
 
 /// `GET /api/v1/nodes/{id}/drain`.
@@ -126,7 +160,7 @@ fn encoder(app: &App, caller: &Caller, text: &str) -> Result<EncoderView, Proble
     })
 }
 
-fn node(view: &ClusterView, text: &str) -> Result<NodeView, Problem> {
+pub(super) fn node(view: &ClusterView, text: &str) -> Result<NodeView, Problem> {
     let id = text.parse::<NodeId>().ok();
     let fits = |node: &&NodeView| id.map_or(node.name == text, |id| node.node == id);
     let mut found = view.nodes.iter().filter(fits);

@@ -17,6 +17,7 @@ use super::backend::{
 };
 use super::candidates::candidates;
 use super::counters::{Door, counters};
+use super::going::Going;
 use super::socket::AdminSocket;
 use super::tls::{self, Certificate, load_or_make};
 use super::{ServerCounters, leg, native, publisher, router, serve};
@@ -29,6 +30,7 @@ use crate::id::{AccountId, ActorId, EncoderId, NodeId};
 use crate::net::{RtcDatagram, RtcSocket};
 use crate::node::passwords::Passwords;
 use crate::node::{ApiCall, Doors, Node, NodeConfig, NodeError, NotDone, RecordChanges};
+use crate::placement::Demand;
 use crate::session::{HOLD, SESSIONS_MAX};
 use crate::webrtc::{Feed, MAX_LEGS, Outlet, WebRtc};
 use crate::wire::{self, Answer, Ask, AskMove, Failed, Message, Moved, Offer, SdpAnswer};
@@ -100,10 +102,12 @@ pub async fn run(
         webrtc,
         passwords,
         door: Door::default(),
+        going: Going::default(),
         legs: Mutex::default(),
     });
     let counters = Arc::new(ServerCounters::default());
     let router = router(backend.clone(), counters.clone());
+    let here = backend.clone();
     let (stop, stopped) = watch::channel(false);
     let Doors { tcp, rtc, asks, api, .. } = doors;
     let doors = tokio::spawn(open_doors(rtc, asks, api, backend, router.clone()));
@@ -123,7 +127,9 @@ pub async fn run(
         }
     }
     tracing::info!(event = "node.leaving", "leaving: handing over what is served here");
+    here.going.begin();
     node.leave().await;
+    here.going.await_return().await;
     stop.send_replace(true);
     let _ = server.await;
     if let Some(socket) = socket {
@@ -226,6 +232,7 @@ struct Live {
     webrtc: WebRtc,
     passwords: Passwords,
     door: Door,
+    going: Going,
     legs: Mutex<BTreeMap<String, Leg>>,
 }
 
@@ -319,6 +326,10 @@ impl Backend for Live {
 
     fn draining(&self) -> bool {
         self.node.draining()
+    }
+
+    fn going(&self) -> &Going {
+        &self.going
     }
 
     fn turned(&self) -> Duration {
@@ -511,26 +522,15 @@ impl Backend for Live {
     }
 
     async fn move_encoder(&self, home: NodeId, wish: AskMove) -> Result<Moved, Failed> {
-        if home == self.node.id() {
-            return Ok(self.moved(wish).await);
-        }
-        match self.question(home, &Ask::Move(wish), MOVE_TIMEOUT).await? {
-            Answer::Moved(moved) => Ok(moved),
-            _ => Err(unreachable("that node answered something else".into())),
-        }
+        self.moved_at(home, wish).await
+    }
+
+    async fn demand(&self) -> Demand {
+        self.node.demand().await.unwrap_or_default()
     }
 
     async fn drain_state(&self, node: NodeId) -> Result<serde_json::Value, Failed> {
-        let json = match node == self.node.id() {
-            true => self.drained().await.json,
-            false => {
-                match self.question(node, &Ask::Drain(wire::AskDrain {}), ASK_TIMEOUT).await? {
-                    Answer::Drain(state) => state.json,
-                    _ => return Err(unreachable("that node answered something else".into())),
-                }
-            }
-        };
-        serde_json::from_str(&json).map_err(|error| unreachable(error.to_string()))
+        self.drained_at(node).await
     }
 
     async fn write(&self, write: Write) -> Result<Receipt, Refusal> {

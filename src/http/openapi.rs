@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::records::{ENCODER_FACTS, NODE_FACTS, PAGE_MAX};
 use super::routes::{Answer, Content, Route, all};
-use crate::accounts::{Field, Kind, Part, Schema};
+use crate::accounts::{Field, IDS_MAX, Kind, Part, Schema};
 
 static DOCUMENT: OnceLock<String> = OnceLock::new();
 
@@ -141,6 +141,10 @@ fn parameter(name: &str) -> Value {
     const NEXT: &str = "next of the answer before, of whatever node";
     let text = || json!({ "type": "string" });
     let of_pattern = |pattern: &str| json!({ "type": "string", "pattern": pattern });
+    // Both lists together are within the limit.
+    let most = super::plan::IMAGINED_MAX / 2;
+    let one = of_pattern("^[a-z0-9._-]{1,64}$");
+    let nodes = || json!({ "type": "array", "maxItems": most, "items": one });
     let tag = r#"^"[0-9a-f]{16}"$"#;
     let (place, schema, about) = match name {
         "limit" => (
@@ -159,6 +163,13 @@ fn parameter(name: &str) -> Value {
         "exclude" => ("query", text(), "a check that is left out"),
         "leg" => ("query", text(), "home, next, here or a node's id"),
         "warm" => ("query", text(), "1: silent until told to play"),
+        "lose" => (
+            "query",
+            json!({ "type": "integer", "minimum": 0 }),
+            "so many nodes, the worst to lose",
+        ),
+        "drain" => ("query", nodes(), "nodes, by name or id: given once for each"),
+        "add" => ("query", nodes(), "nodes that come, also new ones: given once for each"),
         "rt" => ("query", text(), "of a redirect"),
         "If-Match" => (
             "header",
@@ -216,6 +227,7 @@ fn shown_header(name: &str) -> Value {
         "Roost-Version" => ("string", "names the write, for Roost-Min-Version"),
         "Roost-Nodes" => ("integer", "nodes that have the write on disk"),
         "Roost-Waited" => ("string", "false: they were not as many as waited for"),
+        "Roost-May" => ("string", "read, or read, write: what the caller may do here"),
         "Roost-Stale" => ("string", "true: without the write of Roost-Min-Version"),
         _ => ("string", "the state, for If-Match"),
     };
@@ -315,7 +327,9 @@ fn shown_schema(schema: &Schema) -> Value {
     properties.insert("changed".into(), reference("Stamp"));
     let about = "another has the same name: they were named on two sides of a cut";
     properties.insert("duplicate".into(), json!({ "const": true, "description": about }));
-    json!({ "type": "object", "properties": properties, "required": required })
+    json!({
+        "type": "object", "properties": properties, "required": required, "x-end": schema.end,
+    })
 }
 
 fn value_schema(part: &Part) -> Value {
@@ -332,13 +346,24 @@ fn value_schema(part: &Part) -> Value {
             json!({ "type": "integer", "minimum": -(1_i64 << 53), "maximum": 1_i64 << 53 })
         }
         Field::Flag => json!({ "type": "boolean" }),
-        Field::Id => json!({ "type": "string", "maxLength": 160 }),
+        Field::Id => json!({ "type": "string", "maxLength": 160, "x-noun": noun(part) }),
+        Field::Ids => json!({
+            "type": "array",
+            "items": { "type": "string", "maxLength": 160, "x-noun": noun(part) },
+            "maxItems": IDS_MAX,
+            "uniqueItems": true,
+        }),
         Field::Bytes | Field::Secret => json!({ "type": "string" }),
     };
     if let Value::Object(out) = &mut out {
         out.insert("description".into(), json!(part.about));
     }
     out
+}
+
+/// In whose paths the records are that an id names.
+fn noun(part: &Part) -> Option<&'static str> {
+    part.names?.schema()?.noun
 }
 
 fn set_schema(part: &Part) -> Value {
@@ -354,6 +379,12 @@ fn shown_value(part: &Part) -> Value {
     match part.field {
         Field::Number => json!({ "type": ["integer", "null"], "description": part.about }),
         Field::Flag => json!({ "type": "boolean", "description": part.about }),
+        Field::Id => json!({ "type": "string", "description": part.about, "x-noun": noun(part) }),
+        Field::Ids => json!({
+            "type": "array",
+            "items": { "type": "string", "x-noun": noun(part) },
+            "description": part.about,
+        }),
         _ => json!({ "type": "string", "description": part.about }),
     }
 }
@@ -444,9 +475,21 @@ fn fixed() -> Value {
                 "epoch": { "type": "string" },
                 "watched": { "type": "boolean" },
                 "reason": { "type": "string", "description": "as said when it came there" },
+                "pools": {
+                    "type": "array",
+                    "items": { "type": "string" },
+                    "description": "where it should be, to who may see pools",
+                },
+                "placement": { "enum": ["prefer", "only"] },
+                "guide": { "enum": ["encoder", "room", "group", "domain", "mesh"] },
+                "pool": {
+                    "type": ["string", "null"],
+                    "description": "the one of them that its home is in",
+                },
             }),
             json!(["encoder", "name", "home", "next", "epoch", "watched", "reason"]),
         ),
+        "Plan": super::plan::schema(),
         "DrainState": object(
             json!({
                 "draining": { "type": "boolean" },

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::backend::{Backend, Principal, Publication};
+use super::leg::LEAVING;
 use super::whip::may_publish;
 use crate::directory::SourceState;
 use crate::id::EncoderId;
@@ -75,6 +76,7 @@ impl Driver {
         let Accepted { mut events, .. } = accepted;
         let mut rights = self.backend.rights_changes();
         rights.borrow_and_update();
+        let going = self.backend.clone();
         let opened = Instant::now();
         let (reason, refused) = loop {
             let silent = tokio::time::Instant::from_std(self.pictured + SILENT);
@@ -92,6 +94,7 @@ impl Driver {
                     None => break ("this node let go of it".to_owned(), true),
                 },
                 Ok(()) = self.publisher.pictures.changed() => self.on_picture().await,
+                () = going.going().send_away() => break (LEAVING.to_owned(), true),
                 Ok(()) = rights.changed() => {
                     if !may_publish(&*self.backend, &self.principal, self.encoder) {
                         let counters = self.backend.webrtc().counters();

@@ -11,7 +11,8 @@ use axum::routing::{self, MethodRouter};
 use super::problem::Problem;
 use super::records::{self, Asked};
 use super::{
-    App, api, assets, backup, events, health, login, metrics, moves, nodes, openapi, whep, whip,
+    App, api, assets, backup, events, health, login, metrics, moves, nodes, openapi, plan, whep,
+    whip,
 };
 use crate::accounts::{Kind, Schema};
 
@@ -47,7 +48,7 @@ pub(super) enum Content {
 }
 
 const RECEIPT: &[&str] = &["Roost-Version", "Roost-Nodes", "Roost-Waited", "ETag"];
-const READ: &[&str] = &["Roost-Stale", "ETag"];
+const READ: &[&str] = &["Roost-Stale", "Roost-May", "ETag"];
 
 impl Route {
     fn new(
@@ -171,6 +172,8 @@ fn open() -> Vec<Route> {
         Route::new("get", "/", "The console.", routing::get(assets::index))
             .other(200, "text/html")
             .nothing(304),
+        Route::new("get", "/records", "Records, for people.", routing::get(assets::records))
+            .other(200, "text/html"),
         Route::new("get", "/watch/{name}", "The player's page.", routing::get(assets::watch))
             .other(200, "text/html")
             .nothing(304),
@@ -468,6 +471,16 @@ fn steering() -> Vec<Route> {
         .for_who(operate)
         .json(200, "DrainState")
         .problems(&[404, 409, 502]),
+        Route::new(
+            "get",
+            "/api/v1/plan",
+            "What would follow if nodes were lost, drained or added; nothing is done.",
+            routing::get(plan::get),
+        )
+        .for_who(operate)
+        .takes(&["lose", "drain", "add"])
+        .json(200, "Plan")
+        .problems(&[400, 404, 409]),
         Route::new(
             "post",
             "/api/v1/encoders/{id}/move",

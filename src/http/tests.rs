@@ -474,7 +474,7 @@ async fn an_event_stream_begins_with_a_snapshot_and_tells_changes() {
 #[tokio::test]
 async fn static_files_are_cached_by_their_content_and_run_nothing_foreign() {
     let client = Client::new().await;
-    for path in ["/", "/watch/cam", "/assets/player.js", "/assets/style.css"] {
+    for path in ["/", "/records", "/watch/cam", "/assets/player.js", "/assets/style.css"] {
         let file = client.get(path).await;
         assert_eq!(file.status, 200, "{path}");
         assert!(file.header("content-security-policy").contains("default-src 'none'"));

@@ -1,6 +1,7 @@
 //! WHIP (RFC 9725): a publisher posts an offer, gets an answer, and its stream is an encoder of the
 //! mesh. The node that is asked becomes its home: there is no better one for a client that knows
-//! one address. Only a node that is about to go, or is full, sends publishers on.
+//! one address. Only a node that is about to go, is full, or is not in the pools that the encoder
+//! is to be in sends publishers on.
 
 use std::sync::atomic::Ordering;
 
@@ -20,6 +21,8 @@ use crate::accounts::Kind;
 use crate::cluster::{ClusterView, EncoderState, EncoderView, Liveness, NodeView};
 use crate::directory::ENTRIES_MAX;
 use crate::id::{EncoderId, valid_name};
+use crate::placement::plan::Wish;
+use crate::placement::{Candidate, refusal};
 use crate::session::host::AGENT_GONE;
 use crate::webrtc::sdp::MAX_OFFER;
 use crate::wire::Failed;
@@ -73,19 +76,38 @@ pub(super) async fn post(
     let willing = |node: &NodeView| node.state == Liveness::Up && !node.draining && !node.cordoned;
     let nobody = !view.nodes.iter().any(willing);
     let unwilling = own.is_some_and(|own| full(own) || (!nobody && !willing(own)));
-    if (draining && !nobody) || (!here && unwilling) {
+    let wish = backend.rights().wish(encoder);
+    let roomy = |node: &NodeView| willing(node) && !full(node);
+    let liked = |node: &NodeView| wish.tier(node.node);
+    let best = view.nodes.iter().filter(|node| roomy(node)).filter_map(liked).min();
+    let barred = !here && wish.tier(view.node).is_none();
+    let must = (draining && !nobody) || (!here && unwilling) || barred;
+    // It cannot be asked to move later, so it is sent to where it is liked better at once.
+    let better = !here && best.is_some_and(|best| wish.tier(view.node) > Some(best));
+    let elsewhere = (must || better).then(|| {
+        let takes = |node: &&NodeView| node.node != view.node && roomy(node);
+        let takers = view.nodes.iter().filter(takes);
+        let mut takers: Vec<_> =
+            takers.filter_map(|node| Some((liked(node)?, node.node))).collect();
+        takers.retain(|(tier, _)| must || Some(*tier) == best);
+        takers.sort_by_key(|(tier, _)| *tier);
         // Redirected or not: whoever followed a redirect here would be sent on only once more.
-        let takes = |node: &&NodeView| node.node != view.node && willing(node) && !full(node);
-        let elsewhere = view.nodes.iter().filter(takes).map(|node| node.node);
-        let found = elsewhere
-            .filter(|_| token.is_none())
-            .find_map(|node| Some((node, redirect_url(&view, node, peer)?)));
-        let Some((node, url)) = found else {
-            let counters = backend.webrtc().counters();
-            let counter = if draining { &counters.leaving } else { &counters.full };
-            counter.fetch_add(1, Ordering::Relaxed);
-            return Err(if draining { leaving() } else { no_room(own) }.into());
-        };
+        let mut takers = takers.into_iter().filter(|_| token.is_none());
+        takers.find_map(|(_, node)| Some((node, redirect_url(&view, node, peer)?)))
+    });
+    let elsewhere = elsewhere.flatten();
+    if must && elsewhere.is_none() {
+        let counters = backend.webrtc().counters();
+        let counter = if draining { &counters.leaving } else { &counters.full };
+        counter.fetch_add(1, Ordering::Relaxed);
+        return Err(match (draining, barred) {
+            (true, _) => leaving(),
+            (false, true) => apart(&view, &wish, roomy),
+            (false, false) => no_room(own),
+        }
+        .into());
+    }
+    if let Some((node, url)) = elsewhere {
         let token = backend.redirect_token(node, encoder, VERB, &principal);
         let token: String = url::form_urlencoded::byte_serialize(token.as_bytes()).collect();
         let name = in_path(&backend.rights().full_name(encoder, name));
@@ -121,6 +143,32 @@ fn no_room(own: Option<&NodeView>) -> Failed {
         own => {
             let limit = own.map_or(ENTRIES_MAX, limit);
             format!("this node is at its limit of {limit} encoders; ask another")
+        }
+    };
+    Failed { status: 503, reason, retry_after: Some(5) }
+}
+
+/// It may be at this node not at all.
+fn apart(view: &ClusterView, wish: &Wish, roomy: impl Fn(&NodeView) -> bool) -> Failed {
+    let there = |node: &&NodeView| wish.tier(node.node).is_some();
+    let reason = match view.nodes.iter().filter(there).find(|node| roomy(node)) {
+        Some(node) => format!(
+            "it may be in {} only, and this node is not in it; publish to {}",
+            wish.words(),
+            node.name
+        ),
+        None => {
+            let candidates = view.nodes.iter().filter(|it| it.state == Liveness::Up);
+            let open = candidates.filter(|node| !node.draining && !node.cordoned);
+            let candidates: Vec<Candidate> = open
+                .map(|it| Candidate {
+                    node: it.node,
+                    weight: 1.0,
+                    load: it.encoders,
+                    limit: u32::try_from(limit(it)).unwrap_or(u32::MAX),
+                })
+                .collect();
+            refusal(&candidates, wish)
         }
     };
     Failed { status: 503, reason, retry_after: Some(5) }

@@ -12,6 +12,7 @@ use super::{Node, wall_ms};
 use crate::access::Rights;
 use crate::accounts::{Audit, AuditCursor, Changed, Ledger, Note, Receipt, Refusal, Write};
 use crate::control::Event;
+use crate::placement::Demand;
 use crate::session::host::{DrainState, Order, Outcome};
 use crate::store::{BackedUp, StoreError};
 
@@ -81,6 +82,7 @@ pub(super) enum Call {
     Decree(Decree, oneshot::Sender<Decreed>),
     Move(Order, oneshot::Sender<Outcome>),
     Drained(oneshot::Sender<DrainState>),
+    Demand(oneshot::Sender<Demand>),
 }
 
 impl Node {
@@ -158,6 +160,13 @@ impl Node {
         self.shared.calls.send(Call::Drained(answer)).await.ok()?;
         answered.await.ok()
     }
+
+    /// What this node believes that there is to plan with; nothing if it is stopping.
+    pub async fn demand(&self) -> Option<Demand> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.calls.send(Call::Demand(answer)).await.ok()?;
+        answered.await.ok()
+    }
 }
 
 impl Driver {
@@ -192,6 +201,7 @@ impl Driver {
             }
             // Nobody need wait for it any more.
             Call::Drained(answer) => drop(answer.send(self.control.drain_state(self.clock.now()))),
+            Call::Demand(answer) => drop(answer.send(self.control.demand())),
         }
     }
 }

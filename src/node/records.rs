@@ -32,13 +32,13 @@ impl Node {
         found
     }
 
-    /// Whether a write is here, or comes within this time.
+    /// Whether a write is shown here, or comes within this time.
     pub async fn has_write(&self, version: (ActorId, u64), within: Duration) -> bool {
         // First, so that nothing comes unseen between the question and the wait.
         let mut changes = self.record_changes();
         let comes = async {
             loop {
-                let has = self.read_ledger(move |ledger| ledger.has(version)).await;
+                let has = self.read_ledger(move |ledger| ledger.shows(version)).await;
                 if has != Some(false) {
                     return has.is_some();
                 }

@@ -43,13 +43,9 @@ pub struct Survivability {
 /// room.
 pub fn survivability(shares: &[Share], homeless: u64) -> Survivability {
     let takers = shares.iter().filter(|share| !share.reluctant).count();
-    let room = |share: &Share| match share.room {
-        Some(room) if takers == 0 || !share.reluctant => u64::from(room),
-        _ => 0,
-    };
+    let room = |share: &Share| room(share, takers);
     let weight = |share: &Share| u64::from(share.load) + room(share);
-    let mut order = shares.to_vec();
-    order.sort_by_key(|share| (Reverse((weight(share), share.load)), share.node));
+    let order = worst_first(shares, takers);
     let all: u64 = shares.iter().map(room).sum();
     // The last one cannot be lost: what would carry the encoders then?
     let most = shares.len().saturating_sub(1);
@@ -68,6 +64,31 @@ pub fn survivability(shares: &[Share], homeless: u64) -> Survivability {
         exact: enough || !(refuge || unknown),
         worst: order.iter().take(if enough { 0 } else { lost }).map(|it| it.node).collect(),
         unplaced,
+    }
+}
+
+/// So many nodes, those whose loss leaves the most encoders without a place, and how many that is.
+pub(super) fn worst(shares: &[Share], homeless: u64, lose: usize) -> (Vec<NodeId>, u64) {
+    let takers = shares.iter().filter(|share| !share.reluctant).count();
+    let mut order = worst_first(shares, takers);
+    let left = order.split_off(lose.min(order.len()));
+    let needed: u64 = homeless + order.iter().map(|share| u64::from(share.load)).sum::<u64>();
+    let room: u64 = left.iter().map(|share| room(share, takers)).sum();
+    (order.into_iter().map(|share| share.node).collect(), needed.saturating_sub(room))
+}
+
+/// In the order in which they would be missed.
+fn worst_first(shares: &[Share], takers: usize) -> Vec<Share> {
+    let weight = |share: &Share| u64::from(share.load) + room(share, takers);
+    let mut order = shares.to_vec();
+    order.sort_by_key(|share| (Reverse((weight(share), share.load)), share.node));
+    order
+}
+
+fn room(share: &Share, takers: usize) -> u64 {
+    match share.room {
+        Some(room) if takers == 0 || !share.reluctant => u64::from(room),
+        _ => 0,
     }
 }
 

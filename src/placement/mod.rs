@@ -1,16 +1,20 @@
 //! Which node should be an encoder's home, and which comes next. Placement only proposes: the
 //! directory says who is home.
 
+pub mod balance;
+mod demand;
 mod losses;
 pub mod plan;
 mod rank;
 
+pub use demand::{Demand, Outlook, WhatIf};
 pub use losses::{Share, Survivability, survivability};
 pub use rank::rank;
 
 use std::collections::BTreeSet;
 
 use crate::id::{EncoderId, NodeId};
+use plan::Wish;
 
 /// A node that may take encoders: alive, not draining, not cordoned.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,34 +64,56 @@ impl Candidate {
     }
 }
 
-/// Chooses a home for an encoder that has none: of the two best ranked with room the less loaded,
-/// the better ranked at a tie. Nodes to `avoid` (those that just failed the encoder) are taken only
-/// if there is no other. `None` if no candidate has room.
-pub fn assign(key: EncoderId, candidates: &[Candidate], avoid: &[NodeId]) -> Option<Choice> {
+/// Chooses a home for an encoder that has none: of the pools that it wishes for the first that has
+/// room, and there of the two best ranked with room the less loaded, the better ranked at a tie.
+/// Nodes to `avoid` (those that just failed the encoder) are taken only if there is no other.
+/// `None` if no candidate where it may be has room: see [`refusal`].
+pub fn assign(
+    key: EncoderId,
+    candidates: &[Candidate],
+    avoid: &[NodeId],
+    wish: &Wish,
+) -> Option<Choice> {
     let full = full(candidates);
-    let ranked = rank(key, candidates);
+    let mut ranked = rank(key, candidates);
+    ranked.retain(|node| wish.tier(*node).is_some());
     let roomy = ranked.iter().copied().filter(|node| !full.contains(node));
-    let (willing, avoided): (Vec<NodeId>, Vec<NodeId>) =
+    let (mut willing, mut avoided): (Vec<NodeId>, Vec<NodeId>) =
         roomy.partition(|node| !avoid.contains(node));
+    // What is liked best first, and there what is ranked best.
+    for nodes in [&mut willing, &mut avoided, &mut ranked] {
+        nodes.sort_by_key(|node| wish.tier(*node));
+    }
     let contenders = if willing.is_empty() { &avoided } else { &willing };
+    let first = *contenders.first()?;
+    let tier = wish.tier(first)?;
+    let liked: Vec<NodeId> =
+        contenders.iter().copied().filter(|node| wish.tier(*node) == Some(tier)).collect();
     let fullness = |node: NodeId| {
         // Of a node given twice the fuller one, so that the order of candidates is irrelevant.
         let same = candidates.iter().filter(|candidate| candidate.node == node);
         same.map(Candidate::fullness).fold(0.0, f64::max)
     };
-    let best = contenders.iter().take(CHOICES);
+    let best = liked.iter().take(CHOICES);
     let home = *best.min_by(|a, b| fullness(**a).total_cmp(&fullness(**b)))?;
-    let first = *contenders.first()?;
-    let reason = match (willing.len(), avoided.len()) {
-        (0, _) => "only nodes that just failed are left".into(),
-        (1, 0) if full.is_empty() => "the only node".into(),
-        (1, 0) => "the only node with room".into(),
-        (1, _) => "the only node that did not just fail".into(),
+    let best = ranked.iter().find(|node| wish.tier(**node) == Some(tier));
+    let reason: String = match (willing.len(), avoided.len(), liked.len()) {
+        (0, ..) => "only nodes that just failed are left".into(),
+        (1, 0, _) if full.is_empty() => "the only node".into(),
+        (1, 0, _) => "the only node with room".into(),
+        (1, ..) => "the only node that did not just fail".into(),
+        (.., 1) => "the only node with room there".into(),
         _ if home != first => format!("ranked second, less loaded than {}", first.short()),
-        _ => match ranked.first().filter(|best| full.contains(best)) {
+        _ => match best.filter(|best| full.contains(best)) {
             Some(best) => format!("ranked first of those with room: {} is full", best.short()),
             None => "ranked first".into(),
         },
+    };
+    let reason = match wish.pools.get(tier) {
+        _ if wish.pools.is_empty() => reason,
+        Some(pool) if tier == 0 => format!("pool {}, {reason}", pool.name),
+        Some(pool) => format!("pool {}, as no pool before has room; {reason}", pool.name),
+        None => format!("no room in {}; {reason}", wish.words()),
     };
     // One that is full may have room by the time that it is needed.
     let others = willing.iter().chain(&avoided).chain(&ranked);
@@ -95,12 +121,43 @@ pub fn assign(key: EncoderId, candidates: &[Candidate], avoid: &[NodeId]) -> Opt
     Some(Choice { home, next, reason })
 }
 
-/// The node to stand by for an encoder at `home`: the first ranked other node, rather one with
-/// room.
-pub fn next(key: EncoderId, home: NodeId, candidates: &[Candidate]) -> Option<NodeId> {
+/// The node to stand by for an encoder at `home`: another one where it may be, rather one with
+/// room, rather one that it likes, the first ranked of those.
+pub fn next(key: EncoderId, home: NodeId, candidates: &[Candidate], wish: &Wish) -> Option<NodeId> {
     let full = full(candidates);
     let others = rank(key, candidates).into_iter().filter(|node| *node != home);
-    others.min_by_key(|node| full.contains(node))
+    let tiers = others.filter_map(|node| Some((full.contains(&node), wish.tier(node)?, node)));
+    tiers.min_by_key(|(full, tier, _)| (*full, *tier)).map(|(.., node)| node)
+}
+
+/// Why [`assign`] finds no home, in words, and what to do.
+pub fn refusal(candidates: &[Candidate], wish: &Wish) -> String {
+    let there = candidates.iter().filter(|it| wish.tier(it.node).is_some()).count();
+    let named = wish.pools.iter().any(|pool| !pool.nodes.is_empty());
+    match (candidates.len(), there) {
+        (0, _) => {
+            "no node takes encoders at present: this one is leaving, and no other is up".to_owned()
+        }
+        (nodes, _) if !wish.only => format!(
+            "every node that takes encoders is full ({nodes} of them); what is connected goes on; \
+             add a node, or try again later"
+        ),
+        (_, 0) => {
+            let what = match named {
+                true => "no node of it takes encoders at present",
+                false => "no node is in it",
+            };
+            format!(
+                "it may be in {} only, and {what}; add a node to it, or set placement to prefer",
+                wish.words()
+            )
+        }
+        (_, nodes) => format!(
+            "it may be in {} only, and every node of it that takes encoders is full ({nodes} of \
+             them); what is connected goes on; add a node to it, or try again later",
+            wish.words()
+        ),
+    }
 }
 
 fn full(candidates: &[Candidate]) -> BTreeSet<NodeId> {

@@ -91,6 +91,22 @@ pub struct Wish {
     pub only: bool,
 }
 
+impl Wish {
+    /// How many pools are liked better than where this node is; `None` if an encoder may not be
+    /// there.
+    pub fn tier(&self, node: NodeId) -> Option<usize> {
+        let pool = self.pools.iter().position(|pool| pool.nodes.contains(&node));
+        pool.or((!self.only).then_some(self.pools.len()))
+    }
+
+    /// The pools in words.
+    pub fn words(&self) -> String {
+        let names: Vec<&str> = self.pools.iter().map(|pool| pool.name.as_str()).collect();
+        let what = if names.len() == 1 { "pool" } else { "pools" };
+        format!("{what} {}", names.join(", "))
+    }
+}
+
 /// A named set of nodes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Pool {

@@ -64,8 +64,11 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::{Choice, assign, next};
+    use super::super::plan::{Pool, Wish};
+    use super::super::{Choice, assign, next, refusal};
     use super::*;
+
+    const ANY: Wish = Wish { pools: Vec::new(), only: false };
 
     fn key(n: u64) -> EncoderId {
         let mut id = [0; 16];
@@ -125,7 +128,7 @@ mod tests {
     /// Assigns `count` encoders one after the other and returns the loads.
     fn fill(mut nodes: Vec<Candidate>, count: u64) -> Vec<Candidate> {
         for n in 0..count {
-            let choice = assign(key(n), &nodes, &[]).unwrap();
+            let choice = assign(key(n), &nodes, &[], &ANY).unwrap();
             let home = nodes.iter_mut().find(|node| node.node == choice.home).unwrap();
             home.load += 1;
         }
@@ -155,12 +158,12 @@ mod tests {
     fn an_avoided_node_is_taken_only_when_nothing_else_is_left() {
         let nodes = candidates(2);
         let avoided = nodes[0].node;
-        let choice = assign(key(1), &nodes, &[avoided]).unwrap();
+        let choice = assign(key(1), &nodes, &[avoided], &ANY).unwrap();
         assert_eq!((choice.home, choice.next), (nodes[1].node, Some(avoided)));
-        let choice = assign(key(1), &nodes[..1], &[avoided]).unwrap();
+        let choice = assign(key(1), &nodes[..1], &[avoided], &ANY).unwrap();
         assert_eq!((choice.home, choice.next), (avoided, None));
-        assert_eq!(assign(key(1), &[], &[]), None);
-        assert_eq!(next(key(1), avoided, &nodes[..1]), None);
+        assert_eq!(assign(key(1), &[], &[], &ANY), None);
+        assert_eq!(next(key(1), avoided, &nodes[..1], &ANY), None);
     }
 
     #[test]
@@ -169,20 +172,103 @@ mod tests {
         let best = rank(key(1), &nodes)[0];
         let at = nodes.iter().position(|node| node.node == best).unwrap();
         (nodes[at].load, nodes[at].limit) = (5, 5);
-        let choice = assign(key(1), &nodes, &[]).unwrap();
+        let choice = assign(key(1), &nodes, &[], &ANY).unwrap();
         assert!(choice.home != best && choice.next != Some(best));
         nodes.iter_mut().for_each(|node| node.load = 9);
-        assert!(assign(key(1), &nodes, &[]).unwrap().reason.contains(&best.short()));
+        assert!(assign(key(1), &nodes, &[], &ANY).unwrap().reason.contains(&best.short()));
         nodes.iter_mut().for_each(|node| node.limit = 9);
-        assert_eq!(assign(key(1), &nodes, &[]), None, "all are full");
+        assert_eq!(assign(key(1), &nodes, &[], &ANY), None, "all are full");
         assert_eq!(
-            next(key(1), nodes[0].node, &nodes[..2]),
+            next(key(1), nodes[0].node, &nodes[..2], &ANY),
             Some(nodes[1].node),
             "better than none"
         );
     }
 
+    fn wish(pools: &[&[u8]], only: bool) -> Wish {
+        let pool = |(nodes, n): (&&[u8], u8)| Pool {
+            name: format!("p{n}"),
+            nodes: nodes.iter().map(|n| NodeId([*n; 16])).collect(),
+        };
+        Wish { pools: pools.iter().zip(0..).map(pool).collect(), only }
+    }
+
+    #[test]
+    fn the_first_pool_with_room_is_taken_and_after_the_last_the_rest_unless_bound() {
+        let mut nodes = candidates(4);
+        let (prefer, only) = (wish(&[&[2], &[1, 9]], false), wish(&[&[2], &[1, 9]], true));
+        for (full, home, next_home) in [(4, 2, 1), (2, 1, 3)] {
+            nodes.iter_mut().filter(|it| it.node.0[0] == full).for_each(|it| it.limit = 0);
+            let choice = assign(key(1), &nodes, &[], &prefer).unwrap();
+            assert_eq!(choice.home.0[0], home, "{}", choice.reason);
+            assert_eq!(assign(key(1), &nodes, &[], &only).unwrap().home.0[0], home);
+            let standby = assign(key(1), &nodes, &[], &only).unwrap().next;
+            assert_eq!(standby.map(|node| node.0[0]), Some(3 - home), "also if it is full");
+            if full == 4 {
+                assert!(choice.reason.starts_with("pool p0, "), "{}", choice.reason);
+                assert_eq!(choice.next.map(|node| node.0[0]), Some(next_home));
+            } else {
+                assert!(choice.reason.contains("no pool before"), "{}", choice.reason);
+                assert!([0, 3].contains(&choice.next.unwrap().0[0]), "the rest has room");
+            }
+        }
+        nodes[1].limit = 0;
+        let spilt = assign(key(1), &nodes, &[], &prefer).unwrap();
+        assert!([0, 3].contains(&spilt.home.0[0]), "{}", spilt.reason);
+        assert!(spilt.reason.contains("no room in pools p0, p1"), "{}", spilt.reason);
+        assert_eq!(assign(key(1), &nodes, &[], &only), None);
+        let why = refusal(&nodes, &only);
+        assert!(why.contains("pools p0, p1 only") && why.contains("full (2 of them)"), "{why}");
+    }
+
+    #[test]
+    fn a_pool_that_no_node_matches_is_passed_over_or_named_in_the_refusal() {
+        let nodes = candidates(2);
+        let (prefer, only) = (wish(&[&[]], false), wish(&[&[]], true));
+        assert!(assign(key(1), &nodes, &[], &prefer).is_some());
+        assert_eq!(assign(key(1), &nodes, &[], &only), None);
+        let why = refusal(&nodes, &only);
+        assert!(why.contains("pool p0 only, and no node is in it"), "{why}");
+        let away = refusal(&nodes, &wish(&[&[7]], true));
+        assert!(away.contains("no node of it takes encoders"), "{away}");
+    }
+
+    #[test]
+    fn whoever_just_failed_is_taken_only_by_who_may_be_nowhere_else() {
+        let nodes = candidates(3);
+        let failed = nodes[0].node;
+        let (prefer, only) = (wish(&[&[0]], false), wish(&[&[0]], true));
+        assert_ne!(assign(key(1), &nodes, &[failed], &prefer).unwrap().home, failed);
+        assert_eq!(assign(key(1), &nodes, &[failed], &only).unwrap().home, failed);
+        assert_eq!(next(key(1), failed, &nodes, &only), None);
+    }
+
     proptest! {
+        #[test]
+        fn no_home_or_next_is_liked_less_than_another_with_room(
+            nodes in any_candidates(),
+            k in any::<u64>(),
+            pools in proptest::collection::vec(proptest::collection::vec(0..12u8, 0..4), 0..4),
+            bound in any::<bool>(),
+        ) {
+            let pools: Vec<&[u8]> = pools.iter().map(Vec::as_slice).collect();
+            // Bound to nothing is bound to nowhere.
+            let wish = wish(&pools, bound);
+            let roomy = |not: Option<NodeId>| {
+                let roomy = nodes.iter().filter(|it| it.load < it.limit && Some(it.node) != not);
+                roomy.filter_map(|it| wish.tier(it.node)).min()
+            };
+            let home = assign(key(k), &nodes, &[], &wish).map(|choice| choice.home);
+            prop_assert_eq!(home.and_then(|home| wish.tier(home)), roomy(None));
+            if let Some(home) = home {
+                let standby = next(key(k), home, &nodes, &wish);
+                prop_assert!(standby.is_none_or(|node| wish.tier(node).is_some()));
+                if let Some(best) = roomy(Some(home)) {
+                    prop_assert_eq!(standby.and_then(|node| wish.tier(node)), Some(best));
+                }
+            }
+        }
+
         #[test]
         fn the_order_of_candidates_is_irrelevant(
             nodes in any_candidates(),
@@ -195,8 +281,8 @@ mod tests {
             let avoid: Vec<_> = nodes.iter().take(turn / 4).map(|node| node.node).collect();
             prop_assert_eq!(rank(key(k), &nodes), rank(key(k), &turned));
             prop_assert_eq!(
-                assign(key(k), &nodes, &avoid),
-                assign(key(k), &turned, &avoid)
+                assign(key(k), &nodes, &avoid, &ANY),
+                assign(key(k), &turned, &avoid, &ANY)
             );
         }
 
@@ -213,12 +299,12 @@ mod tests {
 
         #[test]
         fn home_and_next_are_two_candidates(nodes in any_candidates(), k in any::<u64>()) {
-            match assign(key(k), &nodes, &[]) {
+            match assign(key(k), &nodes, &[], &ANY) {
                 None => prop_assert!(nodes.iter().all(|node| node.load >= node.limit)),
                 Some(Choice { home, next: standby, .. }) => {
                     prop_assert!(nodes.iter().any(|node| node.node == home && node.load < node.limit));
                     prop_assert!(nodes.iter().any(|node| node.node == home));
-                    prop_assert_eq!(standby, next(key(k), home, &nodes));
+                    prop_assert_eq!(standby, next(key(k), home, &nodes, &ANY));
                     prop_assert_eq!(standby.is_some(), nodes.len() > 1);
                 }
             }
@@ -235,7 +321,7 @@ mod tests {
                 .map(|(weight, n)| Candidate { node: NodeId([n; 16]), weight: *weight, load: n.into(), limit: u32::MAX })
                 .collect();
             prop_assert_eq!(rank(key(k), &nodes).len(), nodes.len());
-            prop_assert!(assign(key(k), &nodes, &[]).is_some());
+            prop_assert!(assign(key(k), &nodes, &[], &ANY).is_some());
         }
     }
 }

@@ -244,6 +244,9 @@ impl Host {
             self.timed.insert(encoder);
         }
         stream.viewers = viewers;
+        if viewers > 0 {
+            self.abandon_move(world, encoder, effects);
+        }
         self.settle(world, encoder, effects);
     }
 
@@ -366,6 +369,7 @@ impl Host {
     /// This node goes: hand every encoder to its next and send everyone else elsewhere.
     pub fn leave(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
         self.leaving = true;
+        self.emptying = None;
         let reason = "this node is shutting down".to_owned();
         for &id in self.sessions.keys() {
             let goodbye = wire::Goodbye { reason: reason.clone() };

@@ -2,64 +2,29 @@
 // node only, and reads the time out of the picture. Needs root, for network namespaces.
 
 import assert from "node:assert/strict";
-import { execFileSync, spawn } from "node:child_process";
-import { createHash, X509Certificate } from "node:crypto";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { chmod, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { chromium } from "playwright-core";
+import { network, noNetwork as skip } from "./hosts.mjs";
 import { ROOST, until, watchfulPage } from "./lib.mjs";
 
-const skip = process.getuid() !== 0 && "network namespaces need root";
 const PYTHON = process.env.ROOST_PYTHON ?? new URL("../../target/venv/bin/python", import.meta.url).pathname;
 const noPython = !existsSync(PYTHON) && "tests/run installs the other player";
 const GAP_LIMIT_MS = 1000; // the promise for the slowest of a hundred
 const GOP_MS = 4000; // what may be replayed at most
-const prefix = `web${process.pid}`;
-const folder = await mkdtemp(join(tmpdir(), "roost-lan-"));
-const hosts = new Map();
-const processes = [];
+const lan = skip ? {} : await network("web", ["n1", "n2", "n3", "camera", "agent", "browser"]);
+const { folder, hosts, processes, run, ignore, heal } = lan;
+const output = (at, ...args) => lan.output(at, ROOST, ...args);
 let chrome;
 let string;
-
-const ip = (...args) => execFileSync("ip", args);
-
-function host(name) {
-  const number = hosts.size + 1;
-  const space = `${prefix}-${name}`;
-  const address = `10.92.0.${number}`;
-  ip("netns", "add", space);
-  ip("-n", space, "link", "set", "lo", "up");
-  ip("-n", prefix, "link", "add", `p${number}`, "type", "veth", "peer", "name", "eth0", "netns", space);
-  ip("-n", prefix, "link", "set", `p${number}`, "master", "br0", "up");
-  ip("-n", space, "addr", "add", `${address}/24`, "dev", "eth0");
-  ip("-n", space, "link", "set", "eth0", "up");
-  const chain = "add table inet cut\nadd chain inet cut input { type filter hook input priority 0; policy accept; }\n";
-  execFileSync("ip", ["netns", "exec", space, "nft", "-f", "-"], { input: chain });
-  hosts.set(name, { name, space, address, process: null });
-}
-
-function run(at, program, ...args) {
-  const child = spawn("ip", ["netns", "exec", hosts.get(at).space, program, ...args], { stdio: ["ignore", "pipe", "ignore"] });
-  processes.push(child);
-  return child;
-}
-
-async function output(at, ...args) {
-  const child = run(at, ROOST, ...args);
-  let text = "";
-  child.stdout.on("data", (data) => (text += data));
-  const [code] = await once(child, "close");
-  return code === 0 ? text.trim() : null;
-}
 
 const view = async (at) => JSON.parse((await output(at, "status", "--json")) ?? "null");
 
 async function startNode(name, ...more) {
-  hosts.get(name).process = run(name, ROOST, "node", "--name", name, "--data", join(folder, name), "--open-loopback", ...more);
+  hosts.get(name).process = lan.startNode(name, "--open-loopback", ...more);
   await until(`${name} answers`, () => view(name));
 }
 
@@ -71,20 +36,8 @@ const whole = () =>
 
 const home = async (at, of = "cam") => (await view(at))?.encoders.find((encoder) => encoder.name === of)?.home_name;
 
-/** `at` is deaf to `to` from now on. */
-const ignore = (at, to) =>
-  ip("netns", "exec", hosts.get(at).space, "nft", "add", "rule", "inet", "cut", "input", "ip", "saddr", hosts.get(to).address, "drop");
-
-function heal() {
-  for (const { space } of hosts.values()) ip("netns", "exec", space, "nft", "flush", "chain", "inet", "cut", "input");
-}
-
 before(async () => {
   if (skip) return;
-  ip("netns", "add", prefix);
-  ip("-n", prefix, "link", "add", "br0", "type", "bridge");
-  ip("-n", prefix, "link", "set", "br0", "up");
-  for (const name of ["n1", "n2", "n3", "camera", "agent", "browser"]) host(name);
   await startNode("n1");
   const invitation = await output("n1", "invite", "--uses", "2");
   await Promise.all(["n2", "n3"].map((name) => startNode(name, "--join", invitation)));
@@ -92,30 +45,12 @@ before(async () => {
   string = await output("n1", "invite", "--client");
   run("camera", ROOST, "encode", "cam", "--test", "--addr", string, "--state", join(folder, "cam"));
   await until("the stream has a home", () => home("n1"));
-  // One node's key is trusted, as if a person had clicked through for that address alone.
-  const certificate = new X509Certificate(await readFile(join(folder, "n1", "web.crt")));
-  const key = certificate.publicKey.export({ type: "spki", format: "der" });
-  const wrapper = join(folder, "chromium");
-  const program = process.env.CHROMIUM ?? "/usr/bin/chromium";
-  await writeFile(wrapper, `#!/bin/sh\nexec ip netns exec ${hosts.get("browser").space} ${program} "$@"\n`);
-  await chmod(wrapper, 0o755);
-  chrome = await chromium.launch({
-    executablePath: wrapper,
-    args: [
-      "--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required",
-      `--ignore-certificate-errors-spki-list=${createHash("sha256").update(key).digest("base64")}`,
-    ],
-  });
+  chrome = await lan.browser("browser", ["n1"]);
 });
 
 after(async () => {
   await chrome?.close();
-  for (const child of processes) {
-    if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL");
-  }
-  for (const { space } of hosts.values()) ip("netns", "del", space);
-  if (!skip) ip("netns", "del", prefix);
-  await rm(folder, { recursive: true, force: true });
+  await lan.close?.();
 });
 
 /** A page at n1 that notes every picture it shows, and reads its clock if there is one. */

@@ -3,6 +3,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -68,4 +69,63 @@ export async function until(what, look, ms = 20_000) {
     if (Date.now() > deadline) throw new Error(`not within ${ms} ms: ${what}`);
     await new Promise((wake) => setTimeout(wake, 50));
   }
+}
+
+async function freePort() {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address();
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+/**
+ * Nodes on this machine and what else one file of tests runs, in a folder of its own. A node is
+ * started once `started` answers well.
+ */
+export async function stage(name, { started = "/healthcheck" } = {}) {
+  const folder = await mkdtemp(join(tmpdir(), `roost-${name}-`));
+  const processes = [];
+  const nodes = new Map(); // name -> { address, url, child }
+
+  function start(stdout, args) {
+    const child = spawn(ROOST, args, { stdio: ["ignore", stdout, "ignore"] });
+    processes.push(child);
+    return child;
+  }
+  const run = (...args) => start("ignore", args);
+
+  return {
+    folder,
+    nodes,
+    processes,
+    run,
+    /** What `roost ARGS` prints, if it succeeds. */
+    async output(...args) {
+      const child = start("pipe", args);
+      let text = "";
+      child.stdout.on("data", (data) => (text += data));
+      const [code] = await once(child, "close");
+      if (code !== 0) throw new Error(`roost ${args.join(" ")} ended with ${code}`);
+      return text.trim();
+    },
+    /** Starts a node, where it was before if it ran already. */
+    async startNode(name, ...more) {
+      const address = nodes.get(name)?.address ?? `127.0.0.1:${await freePort()}`;
+      const url = `http://${address}`;
+      const child = run("node", "--data", join(folder, name), "--listen", address, "--name", name, ...more);
+      nodes.set(name, { address, url, child });
+      const well = () => fetch(url + started).then((answer) => answer.ok, () => false);
+      await until(`${name} is there`, well);
+      return address;
+    },
+    view: async (name) => (await fetch(`${nodes.get(name).url}/api/v1/cluster`)).json(),
+    async close() {
+      for (const child of processes) {
+        if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL");
+      }
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
 }

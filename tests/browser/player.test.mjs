@@ -1,78 +1,35 @@
 // The player page on three real nodes: the picture moves on by itself whatever becomes of a node.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
-import { createServer } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { ROOST, browser, until, watchfulPage } from "./lib.mjs";
+import { browser, stage, until, watchfulPage } from "./lib.mjs";
 
 const GAP_LIMIT_MS = 1000; // the promise for the slowest of a hundred
 const ALONE_LIMIT_MS = 1200; // nothing is prepared: an offer, a connection and a promotion
 const HIDDEN_LIMIT_MS = 8000; // looks once a second, waits for three, asks and shows once a second
-const folder = await mkdtemp(join(tmpdir(), "roost-player-"));
-const processes = [];
-const nodes = new Map();
+const { folder, nodes, run, output, startNode, view, close } = await stage("player");
 let chrome;
 let encoder;
 
-async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
-}
-
-function run(...args) {
-  const child = spawn(ROOST, args, { stdio: ["ignore", "pipe", "ignore"] });
-  processes.push(child);
-  return child;
-}
-
-async function output(...args) {
-  const child = run(...args);
-  let text = "";
-  child.stdout.on("data", (data) => (text += data));
-  const [code] = await once(child, "exit");
-  assert.equal(code, 0, `roost ${args.join(" ")}`);
-  return text.trim();
-}
-
-const healthy = (address) =>
-  fetch(`http://${address}/healthcheck`).then((answer) => answer.ok, () => false);
-
-async function startNode(name, address, ...join_) {
-  const child = run("node", "--data", join(folder, name), "--listen", address, "--name", name, "--open-loopback", ...join_);
-  nodes.set(name, { address, child });
-  await until(`${name} is ready`, () => healthy(address));
-}
-
 async function restart(name) {
-  const { address, child } = nodes.get(name);
+  const { child } = nodes.get(name);
   if (child.exitCode === null && child.signalCode === null) {
     child.kill("SIGKILL");
     await once(child, "exit");
   }
-  await startNode(name, address);
+  await startNode(name, "--open-loopback");
 }
 
-const view = async (address) => (await fetch(`http://${address}/api/v1/cluster`)).json();
-
 before(async () => {
-  const [a, b, c] = await Promise.all([freePort(), freePort(), freePort()]);
-  const at = (port) => `127.0.0.1:${port}`;
-  await startNode("n1", at(a));
-  const invitation = await output("invite", "--addr", at(a), "--uses", "2");
-  await startNode("n2", at(b), "--join", invitation);
-  await startNode("n3", at(c), "--join", invitation);
-  encoder = run("encode", "cam", "--test", "--addr", at(a), "--state", join(folder, "cam"));
+  const first = await startNode("n1", "--open-loopback");
+  const invitation = await output("invite", "--addr", first, "--uses", "2");
+  await startNode("n2", "--open-loopback", "--join", invitation);
+  await startNode("n3", "--open-loopback", "--join", invitation);
+  encoder = run("encode", "cam", "--test", "--addr", first, "--state", join(folder, "cam"));
   await until("all nodes know the encoder", async () => {
-    const views = await Promise.all([a, b, c].map((port) => view(at(port))));
+    const views = await Promise.all([...nodes.keys()].map(view));
     return views.every((v) => v.nodes.every((n) => n.state === "up") && v.encoders.some((e) => e.home));
   });
   chrome = await browser();
@@ -80,8 +37,7 @@ before(async () => {
 
 after(async () => {
   await chrome?.close();
-  for (const child of processes) if (child.exitCode === null) child.kill("SIGKILL");
-  await rm(folder, { recursive: true, force: true });
+  await close();
 });
 
 const stats = (page) => page.evaluate(() => ({ ...window.roost.stats }));
@@ -136,7 +92,7 @@ for (const [signal, what] of [["SIGKILL", "killed"], ["SIGSTOP", "frozen"]]) {
     assert.deepEqual(complaints, []);
     await page.context().close();
     await until("the mesh is whole", async () =>
-      (await view(nodes.get("n1").address)).nodes.every((node) => node.state === "up"));
+      (await view("n1")).nodes.every((node) => node.state === "up"));
   });
 }
 
@@ -200,7 +156,7 @@ for (const gop of [1, 10]) {
     const child = run("encode", name, "--test", "--fps", "1", "--gop", String(gop),
       "--addr", nodes.get("n1").address, "--state", join(folder, name));
     await until("it has a home", async () =>
-      (await view(nodes.get("n3").address)).encoders.some((e) => e.name === name && e.home));
+      (await view("n3")).encoders.some((e) => e.name === name && e.home));
     const { page } = await openPage("n3", { stream: name, frames: 3 });
     const before = await stats(page);
     await until("six more pictures are shown", async () => (await stats(page)).frames > before.frames + 6);

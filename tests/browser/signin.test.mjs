@@ -1,47 +1,18 @@
 // Nothing is anonymous: a page signs in at one node and stays in, whatever becomes of that node.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
-import { tmpdir } from "node:os";
+import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { ROOST, browser, until, watchfulPage } from "./lib.mjs";
+import { browser, stage, until, watchfulPage } from "./lib.mjs";
 
 const GAP_LIMIT_MS = 1200; // as without a sign-in
 const END_LIMIT_MS = 1000; // from a changed right to the end of the picture
 const PASSWORD = "correct horse battery";
-const folder = await mkdtemp(join(tmpdir(), "roost-signin-"));
+const { folder, nodes, run, startNode, close } = await stage("signin");
 const shots = process.env.ROOST_SHOTS; // where to keep pictures of pages, for people
-const processes = [];
-const nodes = new Map();
 let chrome;
 let token;
-
-async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
-}
-
-function run(...args) {
-  const child = spawn(ROOST, args, { stdio: ["ignore", "ignore", "ignore"] });
-  processes.push(child);
-  return child;
-}
-
-async function startNode(name, ...more) {
-  const address = `127.0.0.1:${await freePort()}`;
-  const child = run("node", "--data", join(folder, name), "--listen", address, "--name", name, ...more);
-  nodes.set(name, { address, child, url: `http://${address}` });
-  const healthy = () => fetch(`http://${address}/healthcheck`).then((answer) => answer.ok, () => false);
-  await until(`${name} is ready`, healthy);
-}
 
 async function api(name, method, path, body, credential = token) {
   const headers = { "content-type": "application/json" };
@@ -97,8 +68,7 @@ before(async () => {
 
 after(async () => {
   await chrome?.close();
-  for (const child of processes) if (child.exitCode === null) child.kill("SIGKILL");
-  await rm(folder, { recursive: true, force: true });
+  await close();
 });
 
 test("nobody who shows nothing is told anything", async () => {

@@ -3,67 +3,31 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { access, mkdtemp, readFile, rm } from "node:fs/promises";
-import { createServer } from "node:net";
-import { tmpdir } from "node:os";
+import { access, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { ROOST, browser, until, watchfulPage } from "./lib.mjs";
+import { ROOST, browser, stage, until, watchfulPage } from "./lib.mjs";
 
 const FPS = 30;
 const SEAM_MS = 100; // no picture is missing for longer than this, by the picture's own clock
 const SCRIPT = fileURLToPath(new URL("../../docs/rolling-upgrade", import.meta.url));
 const CLOCK = await readFile(new URL("clock.js", import.meta.url), "utf8");
-const folder = await mkdtemp(join(tmpdir(), "roost-upgrade-"));
-const processes = [];
-const nodes = new Map();
+const { folder, nodes, processes, run, output, startNode, view, close } = await stage("upgrade", { started: "/livez" }); // drained, it takes nobody yet
 let chrome;
 
-async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
-}
-
-function run(...args) {
-  const child = spawn(ROOST, args, { stdio: ["ignore", "pipe", "ignore"] });
-  processes.push(child);
-  return child;
-}
-
-async function output(...args) {
-  const child = run(...args);
-  let text = "";
-  child.stdout.on("data", (data) => (text += data));
-  const [code] = await once(child, "exit");
-  assert.equal(code, 0, `roost ${args.join(" ")}`);
-  return text.trim();
-}
-
-const view = async (address) => (await fetch(`http://${address}/api/v1/cluster`)).json();
 const there = (file) => access(file).then(() => true, () => false);
 
-async function startNode(name, address, ...join_) {
-  const child = run("node", "--data", join(folder, name), "--listen", address, "--name", name, "--open-loopback", ...join_);
-  nodes.set(name, { address, child });
-  await until(`${name} answers`, () => fetch(`http://${address}/livez`).then((it) => it.ok, () => false));
-}
-
 before(async () => {
-  const [a, b, c] = (await Promise.all([freePort(), freePort(), freePort()])).map((port) => `127.0.0.1:${port}`);
-  await startNode("n1", a);
-  const invitation = await output("invite", "--addr", a, "--uses", "2");
-  await startNode("n2", b, "--join", invitation);
-  await startNode("n3", c, "--join", invitation);
+  const first = await startNode("n1", "--open-loopback");
+  const invitation = await output("invite", "--addr", first, "--uses", "2");
+  await startNode("n2", "--open-loopback", "--join", invitation);
+  await startNode("n3", "--open-loopback", "--join", invitation);
   for (const name of ["cam", "idle-1", "idle-2", "idle-3", "idle-4", "idle-5"]) {
-    run("encode", name, "--test", "--fps", String(FPS), "--addr", a, "--state", join(folder, name));
+    run("encode", name, "--test", "--fps", String(FPS), "--addr", first, "--state", join(folder, name));
   }
   await until("all nodes know all encoders", async () => {
-    const views = await Promise.all([a, b, c].map(view));
+    const views = await Promise.all([...nodes.keys()].map(view));
     return views.every((v) => v.nodes.every((n) => n.state === "up") && v.encoders.filter((e) => e.home).length === 6);
   });
   chrome = await browser();
@@ -71,8 +35,7 @@ before(async () => {
 
 after(async () => {
   await chrome?.close();
-  for (const child of processes) if (child.exitCode === null) child.kill("SIGKILL");
-  await rm(folder, { recursive: true, force: true });
+  await close();
 });
 
 /** Notes the clock of every picture that the page presents, and every change of node. */
@@ -114,12 +77,12 @@ test("every node is restarted in turn, and who watches sees each picture", async
   for (const out of [script.stdout, script.stderr]) out.on("data", (data) => (words += data));
   let restarted = 0;
   while (script.exitCode === null) {
-    for (const [name, { address, child }] of [...nodes]) {
+    for (const [name, { child }] of [...nodes]) {
       const file = join(folder, `${name}.restart`);
       if (!(await there(file))) continue;
       child.kill("SIGTERM");
       await once(child, "exit");
-      await startNode(name, address);
+      await startNode(name, "--open-loopback");
       await rm(file);
       restarted++;
     }
@@ -133,11 +96,12 @@ test("every node is restarted in turn, and who watches sees each picture", async
   const steps = clocks.slice(1).map((ms, at) => (ms - clocks[at]) | 0);
   const widest = Math.max(...steps);
   t.diagnostic(`${clocks.length} pictures, ${swaps.length} swaps, the widest step ${widest} ms, the narrowest ${Math.min(...steps)} ms`);
-  assert.ok(steps.every((step) => step > 0), "the picture never goes back in time");
+  // The same picture may be read twice: a callback can be so late that the next one is drawn.
+  assert.ok(steps.every((step) => step >= 0), "the picture never goes back in time");
   assert.ok(widest <= SEAM_MS + 1000 / FPS + 1, `${widest} ms between two pictures, by their clock`);
   assert.ok(swaps.length >= 1 && swaps.length <= 3, `${swaps.length} changes of node: ${JSON.stringify(swaps)}`);
   assert.ok(swaps.every(({ broken }) => !broken), JSON.stringify(swaps));
-  const { encoders } = await view(nodes.get("n1").address);
+  const { encoders } = await view("n1");
   assert.equal(encoders.filter((encoder) => encoder.home).length, 6, "no stream is lost");
   assert.deepEqual(complaints.filter((line) => !/50\d/.test(line)), []);
   await page.context().close();

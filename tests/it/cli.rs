@@ -297,7 +297,7 @@ fn every_noun_lives_over_the_socket_and_with_a_login_over_the_network() {
         }
         good(&["rule", "add", &named("x"), "role=viewer", "+groups=x", "+encoders=x"]);
         good(&["encoder", "set", &named("x"), "room=x", "+labels=north,south"]);
-        good(&["pool", "add", domain, "+nodes=n1", "only=true"]);
+        good(&["pool", "add", domain, "+nodes=n1", "+labels=edge"]);
         good(&["alarm", "add", domain, "when=node.down", "call=ops"]);
         good(&["setting", "add", domain, "value=1"]);
         let rule = json(&["rule", "show", &named("x")]);

@@ -1,9 +1,8 @@
 //! Publishers of another make, by WHIP.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,6 +11,7 @@ use crate::harness::client::Viewer;
 use crate::harness::http::request;
 use crate::harness::mesh::Mesh;
 use crate::harness::node::{Node, Options};
+use crate::harness::said::Said;
 use crate::harness::{PATIENCE, wait_for, wait_until};
 
 /// Python with aiortc, as `tests/run` installs it.
@@ -25,7 +25,7 @@ fn python() -> PathBuf {
 struct Publisher {
     child: Child,
     commands: Option<ChildStdin>,
-    said: Arc<Mutex<Vec<Value>>>,
+    said: Said,
 }
 
 impl Publisher {
@@ -37,15 +37,7 @@ impl Publisher {
             .stderr(Stdio::null())
             .spawn()
             .expect("tests/run has installed aiortc");
-        let lines = BufReader::new(child.stdout.take().expect("it is a pipe")).lines();
-        let said = Arc::new(Mutex::new(Vec::new()));
-        let noted = said.clone();
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                noted.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-            }
-        });
+        let said = Said::of(child.stdout.take().expect("it is a pipe"));
         let commands = child.stdin.take();
         Self { child, commands, said }
     }
@@ -65,9 +57,7 @@ impl Publisher {
     }
 
     fn answers(&self, url: &str) -> Vec<Value> {
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = |line: &&Value| line["url"] == url && line["status"].is_u64();
-        said.iter().filter(answer).cloned().collect()
+        self.said.that(|_, line| line["url"] == url && line["status"].is_u64())
     }
 
     /// Waits until the last session that it posted to this URL is closed.
@@ -81,10 +71,7 @@ impl Publisher {
 
     #[track_caller]
     fn wait(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        wait_for(PATIENCE, what, || {
-            let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-            said.iter().rev().find(|line| wanted(line)).cloned()
-        })
+        wait_for(PATIENCE, what, || self.said.that(|_, line| wanted(line)).pop())
     }
 
     /// SIGKILL.

@@ -26,7 +26,9 @@ impl World {
                     self.checks.reached.remove(&(host, node));
                 }
             }
-            if !self.runs(host) || self.is_served(host) || self.knows_nobody(host) {
+            let e = host - self.plan.nodes;
+            let barred = e < self.plan.encoders && self.is_barred(e);
+            if !self.runs(host) || self.is_served(host) || self.knows_nobody(host) || barred {
                 self.checks.unserved.remove(&host);
                 continue;
             }
@@ -51,12 +53,19 @@ impl World {
         }
     }
 
-    /// It was given one address, where no member ever was, and was told no other yet.
+    /// It was given one address, where no member ever was or for a viewer none is, and was told no
+    /// other yet.
     fn knows_nobody(&self, host: usize) -> bool {
         let e = host - self.plan.nodes;
         let target = match e.checked_sub(self.plan.encoders) {
             None if self.encoders[e].peers.nodes.is_empty() => self.encoders[e].target,
-            Some(v) if self.viewers[v].seen.newest.is_none() => self.viewers[v].target,
+            Some(v) if self.viewers[v].seen.newest.is_none() => {
+                let target = self.viewers[v].target;
+                if !self.reach(host, target) {
+                    return true;
+                }
+                target
+            }
             _ => return false,
         };
         self.nodes[target].disk.statements.is_empty()
@@ -88,7 +97,7 @@ impl World {
             since.is_some_and(|since| self.now >= since + limit)
         };
         if e < self.plan.encoders {
-            return true;
+            return self.pool_takes(node, e);
         }
         let watches = self.viewers[e - self.plan.encoders].watches;
         let encoder = self.host_of_encoder(watches);

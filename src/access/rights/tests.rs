@@ -4,6 +4,7 @@ use super::*;
 use crate::access::Principal;
 use crate::accounts::{Change, Dot, Stamp};
 use crate::id::{ActorId, NodeId};
+use crate::placement::plan::Wish;
 
 const SITE: RecordId = RecordId([1; 16]);
 const OTHER: RecordId = RecordId([2; 16]);
@@ -66,6 +67,113 @@ fn a_rule_gives_its_group_what_its_role_says_in_its_domain_and_nowhere_else() {
     assert!(!book.may(Right::View, Scope::Mesh));
     assert!(book.rights.sees(&Who::Account(ANNA), SITE));
     assert!(!book.rights.sees(&Who::Account(ANNA), OTHER));
+}
+
+/// Three nodes, pools north (by name: the first) and edge (by label: the second), and an encoder
+/// of a room and two groups.
+fn steered() -> Book {
+    let mut book = book();
+    let label = |label: &str| Change::Add(4, label.as_bytes().to_vec());
+    book.write(Kind::NODE, [21; 16], &[set(1, "n1")]);
+    book.write(Kind::NODE, [22; 16], &[set(1, "n2"), label("edge")]);
+    book.write(Kind::NODE, [23; 16], &[set(1, "n3"), label("core")]);
+    book.write(Kind::POOL, [31; 16], &[set(1, "north"), Change::Add(2, vec![21; 16])]);
+    book.write(Kind::POOL, [32; 16], &[set(1, "edge"), Change::Add(3, b"edge".to_vec())]);
+    book.write(Kind::ROOM, [41; 16], &[set(1, "hall"), set(3, SITE.0)]);
+    for (id, name) in [([52; 16], "b"), ([51; 16], "c")] {
+        book.write(Kind::GROUP, id, &[set(1, name), set(3, SITE.0)]);
+    }
+    let member = [set(4, [41; 16]), Change::Add(5, vec![51; 16]), Change::Add(5, vec![52; 16])];
+    book.write(Kind::ENCODER, GATE.0, &member);
+    book
+}
+
+fn names(wish: &Wish) -> Vec<&str> {
+    wish.pools.iter().map(|pool| pool.name.as_str()).collect()
+}
+
+#[test]
+fn the_room_is_heard_before_the_encoder_its_groups_by_name_its_domain_and_the_mesh() {
+    let mut book = steered();
+    let (north, edge) = (vec![31; 16], vec![32; 16]);
+    assert_eq!((book.rights.guide(GATE), book.rights.wish(GATE)), (None, Wish::default()));
+    let name = set(1, POOLS_SETTING);
+    book.write(Kind::SETTING, [61; 16], &[name, set(2, "edge, nowhere,north")]);
+    assert_eq!(book.rights.guide(GATE), Some(Guide::Mesh));
+    let wish = book.rights.wish(GATE);
+    assert_eq!((names(&wish), wish.only), (vec!["edge", "nowhere", "north"], false));
+    assert_eq!(wish.pools[0].nodes, BTreeSet::from([NodeId([22; 16])]));
+    assert!(wish.pools[1].nodes.is_empty(), "a pool that nobody made has no nodes");
+    let steps = [
+        (Kind::DOMAIN, SITE.0, 4),
+        (Kind::GROUP, [51; 16], 4),
+        (Kind::GROUP, [52; 16], 4),
+        (Kind::ENCODER, GATE.0, 5),
+        (Kind::ROOM, [41; 16], 4),
+    ];
+    for (kind, id, field) in steps {
+        let before = book.rights.steering();
+        book.write(kind, id, &[set(field, [&edge[..], &north[..]].concat())]);
+        assert!(book.rights.steering() > before);
+        let key = Key { kind, id: RecordId(id) };
+        assert_eq!(book.rights.guide(GATE), Some(Guide::Record(key)));
+        assert_eq!(names(&book.rights.wish(GATE)), ["edge", "north"]);
+    }
+    for (kind, id, field) in steps.into_iter().rev() {
+        book.write(kind, id, &[Change::Clear(field)]);
+    }
+    assert_eq!(book.rights.guide(GATE), Some(Guide::Mesh));
+    let placement = set(1, PLACEMENT_SETTING);
+    book.write(Kind::SETTING, [62; 16], &[placement, set(2, "only")]);
+    assert!(book.rights.wish(GATE).only);
+    book.write(Kind::SETTING, [61; 16], &[Change::Delete]);
+    assert_eq!(book.rights.guide(GATE), None, "bound to no pool is not bound");
+}
+
+#[test]
+fn labels_and_members_of_a_pool_count_as_they_change_and_a_removed_pool_has_no_nodes() {
+    let mut book = steered();
+    book.write(Kind::ENCODER, DOCK.0, &[set(5, [32; 16]), set(7, "only")]);
+    let nodes = |book: &Book| book.rights.wish(DOCK).pools[0].nodes.clone();
+    assert_eq!(nodes(&book), BTreeSet::from([NodeId([22; 16])]));
+    let before = book.rights.steering();
+    book.write(Kind::NODE, [23; 16], &[Change::Add(4, b"edge".to_vec())]);
+    book.write(Kind::NODE, [22; 16], &[Change::Remove(4, b"edge".to_vec())]);
+    assert_eq!(nodes(&book), BTreeSet::from([NodeId([23; 16])]));
+    assert!(book.rights.steering() >= before + 2);
+    book.write(Kind::POOL, [32; 16], &[Change::Add(2, vec![21; 16])]);
+    assert_eq!(nodes(&book).len(), 2);
+    book.write(Kind::POOL, [32; 16], &[Change::Delete]);
+    assert_eq!((nodes(&book).len(), book.rights.wish(DOCK).only), (0, true), "only means only");
+    let before = book.rights.steering();
+    book.write(Kind::NODE, [21; 16], &[set(2, "in the cellar")]);
+    assert_eq!(book.rights.steering(), before, "what has nothing to do with it is no news");
+}
+
+#[test]
+fn of_values_in_conflict_one_order_holds_and_only_wins() {
+    let mut book = steered();
+    book.write(Kind::ENCODER, DOCK.0, &[set(5, [31; 16]), set(7, "prefer")]);
+    let key = Key { kind: Kind::ENCODER, id: RecordId(DOCK.0) };
+    let record = book.records.get(&key).unwrap().clone();
+    let (mut here, mut there) = (record.clone(), record);
+    wrote(&mut here, 1_000, &[set(5, [31; 16]), set(7, "prefer")]);
+    let dot = Dot { actor: ActorId([10; 16]), seq: 1, nonce: [0; 4] };
+    let by = Stamp { account: ANNA, node: NodeId([8; 16]), wall: 10 };
+    there.apply(dot, by, &[set(5, [32; 16]), set(7, "only")]).unwrap();
+    let mut merged = here.clone();
+    merged.merge(there.clone());
+    let mut turned = there;
+    turned.merge(here);
+    let wish = |record: &Record| {
+        let mut rights = book.rights.clone();
+        rights.changed(key, Some(record));
+        rights.wish(DOCK)
+    };
+    assert_eq!(wish(&merged), wish(&turned));
+    assert_eq!(merged.values(5).len(), 2, "shown as a conflict");
+    let wish = wish(&merged);
+    assert_eq!((names(&wish), wish.only), (vec!["north"], true));
 }
 
 #[test]

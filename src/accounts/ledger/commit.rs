@@ -56,6 +56,13 @@ impl Flight {
         let at = records.binary_search_by_key(&key, |(key, _)| *key).ok()?;
         self.shown.contains(&key).then(|| &records[at].1[..])
     }
+
+    /// Whether a record that is shown includes a write.
+    pub(super) fn shows(&self, (actor, seq): (ActorId, u64)) -> bool {
+        let mut records =
+            self.shown.iter().filter_map(|key| Record::decode(self.shown(*key)?).ok());
+        records.any(|record| record.dots().any(|dot| (dot.actor, dot.seq) == (actor, seq)))
+    }
 }
 
 impl Ledger {

@@ -483,12 +483,13 @@ fn what_another_node_has_on_disk_is_shown_at_once_and_claimed_once_it_is_on_disk
     let version = arrives(&mut net, 5);
     assert_eq!(value(&net), Some(5u64.to_le_bytes().to_vec()));
     assert!(!net.at(1).has(version) && net.at(1).digest() == before, "nothing is claimed");
+    assert!(net.at(1).shows(version), "whoever waits for it reads it");
     net.check_shown();
     assert!(net.wires.get(&(1, 0)).is_none_or(VecDeque::is_empty), "nothing is acknowledged");
 
     net.writing[1] = None;
     net.handle(1, Event::Persisted(Err("no space".into())));
-    assert_eq!(value(&net), None, "the disk refuses it");
+    assert_eq!((value(&net), net.at(1).shows(version)), (None, false), "the disk refuses it");
     net.check_shown();
 
     net.settle();

@@ -193,6 +193,16 @@ impl<'m> Names<'m> {
     /// A field or a set as people read it.
     pub(super) async fn value(&mut self, what: What, value: &Value) -> String {
         match (what, value) {
+            (What::Many(of), Value::Array(list)) if !list.is_empty() => {
+                let mut names = Vec::new();
+                for id in list {
+                    match Kind::named(of) {
+                        Some(kind) => names.push(self.of(kind, id).await),
+                        None => names.push(table::value(id)),
+                    }
+                }
+                names.join(", ")
+            }
             (What::One(of), Value::String(_)) => match Kind::named(of) {
                 Some(kind) => self.of(kind, value).await,
                 None => table::value(value),

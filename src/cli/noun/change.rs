@@ -23,14 +23,8 @@ pub(super) async fn add(kind: &'static Kind, args: Add) -> Result<(), Failure> {
         Some((domain, name)) => (Some(domain.to_owned()), name.to_owned()),
         None => (args.domain, args.name),
     };
-    let mut edits = args.edits;
     let given = [("domain", domain), ("email", args.email)];
-    for (field, value) in given.into_iter().filter_map(|(field, value)| Some((field, value?))) {
-        if edits.iter().any(|edit| edit.name == field) {
-            return Err(usage(format!("{field} is given twice")));
-        }
-        edits.insert(0, Edit { name: field.to_owned(), act: Act::Set(value) });
-    }
+    let edits = with(args.edits, given.into_iter().chain(args.steer.given()))?;
     let secret = secret(kind, args.password_stdin)?;
     let wishes = wishes(&mesh, kind, &edits, None).await?;
     let mut body = edit::patch(&json!({}), &wishes);
@@ -59,7 +53,8 @@ pub(super) async fn add(kind: &'static Kind, args: Add) -> Result<(), Failure> {
 
 /// Changes a record.
 pub(super) async fn set(kind: &'static Kind, args: Set) -> Result<(), Failure> {
-    if args.edits.is_empty() && !args.password_stdin {
+    let edits = with(args.edits, args.steer.given().into_iter())?;
+    if edits.is_empty() && !args.password_stdin {
         return Err(usage(format!(
             "nothing to change is given; roost {} --help lists the fields",
             kind.word
@@ -68,7 +63,7 @@ pub(super) async fn set(kind: &'static Kind, args: Set) -> Result<(), Failure> {
     let mesh = args.common.addr.mesh()?;
     let secret = secret(kind, args.password_stdin)?;
     let seen = find(&mesh, kind, &args.which.name, args.which.domain.as_deref()).await?;
-    let wishes = wishes(&mesh, kind, &args.edits, Some(&seen.value)).await?;
+    let wishes = wishes(&mesh, kind, &edits, Some(&seen.value)).await?;
     let what = format!("cannot change {} {}", kind.word, seen.name());
     let mut now = seen.clone();
     let mut answer = None;
@@ -123,6 +118,20 @@ pub(super) async fn set(kind: &'static Kind, args: Set) -> Result<(), Failure> {
     }
 }
 
+/// What is given by options, too.
+fn with(
+    mut edits: Vec<Edit>,
+    given: impl Iterator<Item = (&'static str, Option<String>)>,
+) -> Result<Vec<Edit>, Failure> {
+    for (field, value) in given.filter_map(|(field, value)| Some((field, value?))) {
+        if edits.iter().any(|edit| edit.name == field) {
+            return Err(usage(format!("{field} is given twice")));
+        }
+        edits.insert(0, Edit { name: field.to_owned(), act: Act::Set(value) });
+    }
+    Ok(edits)
+}
+
 /// Removes a record.
 pub(super) async fn rm(kind: &'static Kind, args: Rm) -> Result<(), Failure> {
     let mesh = args.common.addr.mesh()?;
@@ -132,7 +141,7 @@ pub(super) async fn rm(kind: &'static Kind, args: Rm) -> Result<(), Failure> {
         kind.word,
         seen.name(),
         short_id(seen.id()),
-        kind.end
+        kind.end()
     );
     confirm(args.yes, &consequence)?;
     let what = format!("cannot remove {} {}", kind.word, seen.name());
@@ -286,6 +295,13 @@ async fn wishes(
                     text.split(',').filter(|text| !text.is_empty()).map(str::to_owned).collect();
                 Wish::Set(json!(elements(mesh, part, &texts, near).await?))
             }
+            Act::Set(text) if matches!(part.what, What::Many(_)) => {
+                let texts: Vec<String> =
+                    text.split(',').map(|text| text.trim().to_owned()).collect();
+                let texts: Vec<String> =
+                    texts.into_iter().filter(|text| !text.is_empty()).collect();
+                Wish::List(elements(mesh, part, &texts, near).await?)
+            }
             Act::Set(text) => match edit::value(part, text).map_err(usage)? {
                 Value::String(text) => Wish::Set(element(mesh, part, &text, near).await?),
                 value => Wish::Set(value),
@@ -324,7 +340,7 @@ async fn element(
     text: &str,
     near: Option<&str>,
 ) -> Result<Value, Failure> {
-    let What::One(of) = part.what else { return Ok(json!(text)) };
+    let (What::One(of) | What::Many(of)) = part.what else { return Ok(json!(text)) };
     let Some(kind) = Kind::named(of).filter(|_| !is_id(text)) else { return Ok(json!(text)) };
     if let Some(domain) = near.filter(|_| kind.has_domain() && !text.contains('/')) {
         let answer = mesh.ask(&Ask::new("GET", path(kind, &format!("{domain}/{text}")))).await?;

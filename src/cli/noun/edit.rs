@@ -29,7 +29,12 @@ pub(crate) enum Act {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Wish {
     Set(Value),
-    Change { add: Vec<Value>, remove: Vec<Value> },
+    /// These in this order.
+    List(Vec<Value>),
+    Change {
+        add: Vec<Value>,
+        remove: Vec<Value>,
+    },
 }
 
 /// For `clap`.
@@ -77,7 +82,7 @@ pub(crate) fn value(part: &Part, text: &str) -> Result<Value, String> {
         return Ok(Value::Null);
     }
     Ok(match part.what {
-        What::Text | What::One(_) => json!(text),
+        What::Text | What::One(_) | What::Many(_) => json!(text),
         What::Flag => match text {
             "true" => json!(true),
             "false" => json!(false),
@@ -98,6 +103,7 @@ pub(crate) fn patch(item: &Value, wishes: &[(String, Wish)]) -> Map<String, Valu
         let now = &item[name];
         let wanted = match wish {
             Wish::Set(value) => value.clone(),
+            Wish::List(list) => json!(list),
             Wish::Change { add, remove } => {
                 let base = out.get(name).unwrap_or(now).as_array().cloned().unwrap_or_default();
                 let mut list: Vec<Value> =
@@ -110,7 +116,11 @@ pub(crate) fn patch(item: &Value, wishes: &[(String, Wish)]) -> Map<String, Valu
                 json!(list)
             }
         };
-        let same = same(now, &wanted) && item["conflicts"].get(name).is_none();
+        let alike = match wish {
+            Wish::List(list) => now.as_array().map_or(&[][..], Vec::as_slice) == list,
+            _ => same(now, &wanted),
+        };
+        let same = alike && item["conflicts"].get(name).is_none();
         if same {
             out.remove(name);
         } else {
@@ -124,7 +134,8 @@ pub(crate) fn patch(item: &Value, wishes: &[(String, Wish)]) -> Map<String, Valu
 /// wanted either. Changes of sets go together.
 pub(crate) fn clashes(seen: &Value, now: &Value, wishes: &[(String, Wish)]) -> Vec<String> {
     let fields = wishes.iter().filter_map(|(name, wish)| match wish {
-        Wish::Set(wanted) => Some((name, wanted)),
+        Wish::Set(wanted) => Some((name, wanted.clone())),
+        Wish::List(wanted) => Some((name, json!(wanted))),
         Wish::Change { .. } => None,
     });
     let clashing = fields.filter(|(name, wanted)| {
@@ -137,7 +148,7 @@ pub(crate) fn clashes(seen: &Value, now: &Value, wishes: &[(String, Wish)]) -> V
                 "{name} was {}, is {} now, and you want {}",
                 table::value(&seen[name]),
                 table::value(&now[name]),
-                table::value(wanted)
+                table::value(&wanted)
             )
         })
         .collect()
@@ -198,7 +209,7 @@ mod tests {
         assert_eq!(value(flag, "true"), Ok(json!(true)));
         assert_eq!(value(flag, ""), Ok(Value::Null));
         assert!(value(flag, "yes").is_err());
-        assert!(value(kinds::ACCOUNT.part("not_before").unwrap().0, "soon").is_err());
+        assert!(value(kinds::NODE.part("capacity").unwrap().0, "soon").is_err());
     }
 
     #[test]
@@ -218,6 +229,18 @@ mod tests {
         assert_eq!(patch, json!({ "email": "a", "accounts": ["2", "3", "4"] }));
         let nothing = [change("accounts", &["1"], &["9"])];
         assert!(super::patch(&item, &nothing).is_empty());
+    }
+
+    #[test]
+    fn a_list_in_another_order_is_another_list() {
+        let item = json!({ "pools": ["n", "s"] });
+        let list = |of: &[&str]| {
+            [("pools".to_owned(), Wish::List(of.iter().map(|it| json!(it)).collect()))]
+        };
+        assert!(patch(&item, &list(&["n", "s"])).is_empty());
+        assert_eq!(Value::Object(patch(&item, &list(&["s", "n"]))), json!({ "pools": ["s", "n"] }));
+        assert_eq!(Value::Object(patch(&item, &list(&[]))), json!({ "pools": [] }));
+        assert!(patch(&json!({}), &list(&[])).is_empty());
     }
 
     #[test]

@@ -8,6 +8,8 @@ pub(crate) enum What {
     Flag,
     /// The name or id of a record of this kind.
     One(&'static str),
+    /// Such names or ids in order.
+    Many(&'static str),
 }
 
 /// A field, or a set.
@@ -29,8 +31,6 @@ pub(crate) struct Kind {
     pub(crate) sets: &'static [Part],
     /// What a list shows of each, besides the name: facts of the API.
     pub(crate) columns: &'static [&'static str],
-    /// What its removal leads to.
-    pub(crate) end: &'static str,
     examples: &'static str,
 }
 
@@ -38,29 +38,23 @@ const fn part(name: &'static str, what: What, about: &'static str) -> Part {
     Part { name, what, about }
 }
 
-use What::{Flag, Number, One, Text};
+use What::{Flag, Many, Number, One, Text};
 
 const NAME: Part = part("name", Text, "a-z, 0-9, dot, underscore, hyphen");
 const DESCRIPTION: Part = part("description", Text, "for people");
 const DOMAIN: Part = part("domain", One("domain"), "what it belongs to");
 const DISABLED: Part = part("disabled", Flag, "out of use");
 const LABELS: Part = part("labels", Text, "words to find it and to choose it by");
-const POOLS: Part = part("pools", One("pool"), "nodes that are preferred");
+const POOLS: Part =
+    part("pools", Many("pool"), "nodes that are preferred, by pool, the most liked first");
+const PLACEMENT: Part = part("placement", Text, "prefer, or only: nowhere else than in its pools");
 
 pub(crate) static ACCOUNT: Kind = Kind {
     word: "account",
     plural: "accounts",
-    fields: &[
-        NAME,
-        DESCRIPTION,
-        DOMAIN,
-        part("email", Text, "for people"),
-        part("not_before", Number, "sessions that began before are over, in ms since 1970"),
-        DISABLED,
-    ],
+    fields: &[NAME, DESCRIPTION, DOMAIN, part("email", Text, "for people"), DISABLED],
     sets: &[],
     columns: &["domain", "email", "description"],
-    end: "its sessions and viewers end at every node that hears of it, and it cannot log in again",
     examples: "  roost account add anna email=anna@example.org --password-stdin < secret\n  \
         roost account set anna description=\"night shift\" disabled=true\n  \
         roost account rm anna",
@@ -69,10 +63,9 @@ pub(crate) static ACCOUNT: Kind = Kind {
 pub(crate) static GROUP: Kind = Kind {
     word: "group",
     plural: "groups",
-    fields: &[NAME, DESCRIPTION, DOMAIN],
-    sets: &[part("accounts", One("account"), "its members"), POOLS],
+    fields: &[NAME, DESCRIPTION, DOMAIN, POOLS, PLACEMENT],
+    sets: &[part("accounts", One("account"), "its members")],
     columns: &["domain", "accounts", "description"],
-    end: "its members lose what rules give to the group",
     examples: "  roost group add staff --domain site1\n  \
         roost group set site1/staff +accounts=anna,eve -accounts=bob",
 };
@@ -80,10 +73,9 @@ pub(crate) static GROUP: Kind = Kind {
 pub(crate) static DOMAIN_KIND: Kind = Kind {
     word: "domain",
     plural: "domains",
-    fields: &[NAME, DESCRIPTION],
-    sets: &[POOLS],
+    fields: &[NAME, DESCRIPTION, POOLS, PLACEMENT],
+    sets: &[],
     columns: &["description"],
-    end: "its name is free again; what is in it has to be moved or removed before",
     examples: "  roost domain add site1 description=\"North gate\"\n  roost domain list",
 };
 
@@ -104,7 +96,6 @@ pub(crate) static RULE: Kind = Kind {
         part("encoders", One("encoder"), "what it is about; everything, if it names none"),
     ],
     columns: &["domain", "role", "accounts", "groups", "encoders"],
-    end: "whom it names loses the role that it gives",
     examples: "  roost rule add guards role=viewer domain=site1 +groups=staff\n  \
         roost rule set guards +encoders=gate",
 };
@@ -117,39 +108,38 @@ pub(crate) static ENCODER: Kind = Kind {
         DESCRIPTION,
         DOMAIN,
         part("room", One("room"), "encoders of a room share a home"),
-        part("pool", One("pool"), "nodes that are preferred"),
+        POOLS,
+        PLACEMENT,
         part("always_on", Flag, "sends also while nobody watches"),
         DISABLED,
     ],
-    sets: &[LABELS],
+    sets: &[LABELS, part("groups", One("group"), "whose pools it prefers")],
     columns: &["domain", "state", "home_name", "viewers", "description"],
-    end: "its keys are good no more, and rules lose sight of it",
     examples: "  roost encoder add gate --domain site1\n  roost encoder key gate --overlap 24h\n  \
-        roost encoder set gate always_on=true +labels=north",
+        roost encoder set gate always_on=true +labels=north\n  \
+        roost encoder set gate --pools north,south --placement only",
 };
 
 pub(crate) static ROOM: Kind = Kind {
     word: "room",
     plural: "rooms",
-    fields: &[NAME, DESCRIPTION, DOMAIN],
-    sets: &[POOLS],
+    fields: &[NAME, DESCRIPTION, DOMAIN, POOLS, PLACEMENT],
+    sets: &[],
     columns: &["domain", "description"],
-    end: "its encoders are placed one by one",
     examples: "  roost room add control --domain site1\n  roost encoder set gate room=control",
 };
 
 pub(crate) static POOL: Kind = Kind {
     word: "pool",
     plural: "pools",
-    fields: &[
-        NAME,
-        DESCRIPTION,
-        part("only", Flag, "nowhere else, even if none of its nodes is there"),
+    fields: &[NAME, DESCRIPTION],
+    sets: &[
+        part("nodes", One("node"), "nodes of it"),
+        part("labels", Text, "and every node that has one of these labels"),
     ],
-    sets: &[part("nodes", One("node"), "nodes of it"), LABELS],
-    columns: &["nodes", "labels", "only", "description"],
-    end: "what preferred it may be placed anywhere",
-    examples: "  roost pool add north +nodes=n1,n2\n  roost pool set north only=true",
+    columns: &["nodes", "labels", "description"],
+    examples: "  roost pool add north +nodes=n1,n2\n  roost pool add edge +labels=edge\n  \
+        roost domain set site1 --pools north,edge",
 };
 
 pub(crate) static ALARM: Kind = Kind {
@@ -164,7 +154,6 @@ pub(crate) static ALARM: Kind = Kind {
     ],
     sets: &[],
     columns: &["when", "call", "description"],
-    end: "nobody is told any more",
     examples: "  roost alarm add lost when=node.down call=ops@example.org\n  \
         roost alarm set lost disabled=true",
 };
@@ -175,7 +164,6 @@ pub(crate) static SETTING: Kind = Kind {
     fields: &[NAME, part("value", Text, "its value")],
     sets: &[],
     columns: &["value"],
-    end: "the default holds again",
     examples: "  roost setting add greeting value=hello\n  roost setting set greeting value=",
 };
 
@@ -192,8 +180,6 @@ pub(crate) static NODE: Kind = Kind {
     ],
     sets: &[LABELS],
     columns: &["state", "encoders", "viewers", "addrs", "description"],
-    end: "every member that hears of it drops it at once; it cannot return with its key or an old \
-        invitation, and its clients go to other nodes",
     examples: "  roost node drain n2\n  roost node set n2 limit=200 +labels=north\n  roost node revoke n3 --reason stolen",
 };
 
@@ -203,8 +189,6 @@ pub(crate) static ENROLMENT: Kind = Kind {
     fields: &[NAME, DESCRIPTION, DOMAIN],
     sets: &[],
     columns: &["domain", "expires", "description"],
-    end: "whoever came with that string is sent away at every node that hears of it, and it lets \
-        nobody in any more",
     examples: "  roost invite --client\n  roost enrolment list\n  \
         roost enrolment set 4c0d description=\"the wall in the lobby\"\n  roost enrolment rm 4c0d",
 };
@@ -240,6 +224,12 @@ impl Kind {
         self.part("domain").is_some()
     }
 
+    /// What its removal leads to.
+    pub(crate) fn end(&self) -> &'static str {
+        let schema = roost::accounts::Kind::named(self.word).and_then(|kind| kind.schema());
+        schema.map_or("", |schema| schema.end)
+    }
+
     /// What the help says below the commands.
     pub(crate) fn help(&self) -> String {
         let rows = |parts: &[Part]| -> String {
@@ -273,7 +263,7 @@ mod tests {
                 schema.fields.iter().chain(schema.sets).map(|it| it.name).collect();
             for part in kind.fields.iter().chain(kind.sets) {
                 assert!(known.contains(&part.name), "{} has no {}", kind.word, part.name);
-                if let One(of) = part.what {
+                if let One(of) | Many(of) = part.what {
                     assert!(Kind::named(of).is_some(), "{of}");
                 }
             }

@@ -221,9 +221,29 @@ pub(crate) struct Add {
     #[arg(long)]
     password_stdin: bool,
     #[command(flatten)]
+    steer: Steer,
+    #[command(flatten)]
     writing: Writing,
     #[command(flatten)]
     common: Common,
+}
+
+/// Where encoders should be.
+#[derive(Debug, Args)]
+pub(crate) struct Steer {
+    /// The same as pools=POOLS: with commas, the most liked first; of encoders, rooms, groups and
+    /// domains
+    #[arg(long, value_name = "POOLS")]
+    pools: Option<String>,
+    /// The same as placement=PLACEMENT: prefer, or only
+    #[arg(long, value_name = "PLACEMENT")]
+    placement: Option<String>,
+}
+
+impl Steer {
+    fn given(&self) -> [(&'static str, Option<String>); 2] {
+        [("pools", self.pools.clone()), ("placement", self.placement.clone())]
+    }
 }
 
 #[derive(Debug, Args)]
@@ -236,6 +256,8 @@ pub(crate) struct Set {
     /// Of an account: read its new password from standard input; its sessions end
     #[arg(long)]
     password_stdin: bool,
+    #[command(flatten)]
+    steer: Steer,
     #[command(flatten)]
     writing: Writing,
     #[command(flatten)]

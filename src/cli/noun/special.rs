@@ -151,7 +151,7 @@ pub(super) async fn revoke(args: Revoke) -> Result<(), Failure> {
     let kind = &kinds::NODE;
     let item = find(&mesh, kind, &args.which.name, args.which.domain.as_deref()).await?;
     let (name, id) = (item.name(), item.id());
-    confirm(args.yes, &format!("node {name} ({}) will be revoked: {}", short_id(id), kind.end))?;
+    confirm(args.yes, &format!("node {name} ({}) will be revoked: {}", short_id(id), kind.end()))?;
     let ask = Ask::new("POST", format!("{}/revocation", path(kind, id)));
     let ask = ask.json(&json!({ "reason": args.reason }));
     refused(mesh.ask(&ask).await?, &format!("cannot revoke {name}"))?;

@@ -304,9 +304,29 @@ pub(super) async fn why(args: One) -> Result<(), Failure> {
             let next = why["next_name"].as_str().unwrap_or("nobody");
             let reason = table::plain(why["reason"].as_str().unwrap_or_default());
             out::line(&format!("{} is at home at {home}: {reason}", item.name()))?;
-            out::line(&format!("next is {next}"))
+            out::line(&format!("next is {next}"))?;
+            steering(&why).map_or(Ok(()), |words| out::line(&words))
         }
     }
+}
+
+/// Where it should be, if anybody says.
+fn steering(why: &Value) -> Option<String> {
+    let pools: Vec<&str> = why["pools"].as_array()?.iter().filter_map(Value::as_str).collect();
+    let pools = table::plain(&pools.join(", "));
+    let guide = match why["guide"].as_str()? {
+        "encoder" => "its record",
+        "room" => "its room",
+        "group" => "a group that it is in",
+        "domain" => "its domain",
+        _ => "a setting of the mesh",
+    };
+    let says = if why["placement"] == "only" { "has it nowhere else than in" } else { "prefers" };
+    let at = match why["pool"].as_str() {
+        Some(pool) => format!("it is in {}", table::plain(pool)),
+        None => "it is in none of them".to_owned(),
+    };
+    Some(format!("{guide} {says} {pools}; {at}"))
 }
 
 #[cfg(test)]

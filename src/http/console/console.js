@@ -1,43 +1,22 @@
 // The console: nodes, encoders, and a wall of live pictures.
 
-import { Mesh, keepSession, session } from "./mesh.js";
+import { keyed, make, set } from "./dom.js";
+import { header } from "./header.js";
+import { Mesh } from "./mesh.js";
 import { signIn } from "./signin.js";
-import { make, makeTile } from "./tile.js";
+import { makeTile } from "./tile.js";
 
 const MAX_TILES = 25; // pictures at once: more than a screen shows, less than a browser bears
 
 const mesh = new Mesh().start();
 signIn(mesh);
+header(mesh);
 window.roost.mesh = mesh;
 const at = (id) => document.getElementById(id);
 const tiles = new Map();
 let wallOn = new URLSearchParams(location.search).has("wall");
 
 const STATES = { live: "live", idle: "idle", no_signal: "no signal", native_only: "native viewers only", lost: "lost", unknown: "unknown" };
-
-/** Makes the children of `parent` match `items`, keeping elements by key. */
-function keyed(parent, items, key, create, update) {
-  const have = new Map([...parent.children].map((child) => [child.dataset.key, child]));
-  let position = null;
-  for (const item of items) {
-    const name = key(item);
-    let child = have.get(name);
-    have.delete(name);
-    if (!child) {
-      child = create(item);
-      child.dataset.key = name;
-    }
-    update(child, item);
-    const next = position ? position.nextSibling : parent.firstChild;
-    if (next !== child) parent.insertBefore(child, next);
-    position = child;
-  }
-  for (const child of have.values()) child.remove();
-}
-
-const set = (element, text) => {
-  if (element.textContent !== text) element.textContent = text;
-};
 
 function showNodes() {
   const counts = new Map();
@@ -116,30 +95,11 @@ function showWall(places) {
   set(button, wallOn ? "Hide live pictures" : "Show live pictures");
 }
 
-/** Who signed in; nothing if the page needs none or has its credential in the address. */
-function showMe() {
-  const me = session();
-  const shown = Boolean(me && me.token === mesh.token);
-  at("me").hidden = !shown;
-  if (shown) set(at("me-name"), [me.domain_name, me.name].filter(Boolean).join("/"));
-}
-
 function show() {
-  showMe();
-  set(
-    at("self"),
-    mesh.refusal ? mesh.refusal
-      : mesh.live ? `You are on ${mesh.label(mesh.self)}.`
-      : "Looking for a node that answers…",
-  );
   showNodes();
   showWall(showStreams());
 }
 
-at("sign-out").addEventListener("click", () => {
-  keepSession(null);
-  location.reload();
-});
 at("wall-switch").addEventListener("click", () => {
   wallOn = !wallOn;
   show();

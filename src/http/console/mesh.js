@@ -56,6 +56,7 @@ export class Mesh extends EventTarget {
     this.live = false;
     this.heardAt = 0;
     this.denied = null;
+    this.version = null; // names the page's last write
     this.self = null;
     this.wake = () => {};
   }

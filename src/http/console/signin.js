@@ -1,32 +1,7 @@
 // The way in: a name and a password, for which any node gives a token that every node knows.
 
+import { ask } from "./api.js";
 import { keepSession, session } from "./mesh.js";
-
-const PATIENCE = 5000; // ms a node has to answer
-
-/** Asks one node after the other; a node that answers decides. */
-async function login(mesh, name, password) {
-  let why = "No node answers.";
-  for (const base of mesh.bases().slice(0, 4)) {
-    let response;
-    try {
-      response = await fetch(`${base}/api/v1/login`, {
-        method: "POST",
-        headers: { "content-type": "application/json" },
-        body: JSON.stringify({ name, password }),
-        cache: "no-store",
-        signal: AbortSignal.timeout(PATIENCE),
-      });
-    } catch {
-      continue;
-    }
-    const answer = await response.json().catch(() => null);
-    if (response.ok && answer?.token) return answer;
-    why = answer?.detail ?? `status ${response.status}`;
-    if (response.status < 500) break;
-  }
-  throw new Error(why);
-}
 
 function field(label, name, type, autocomplete) {
   const wrap = document.createElement("label");
@@ -39,7 +14,7 @@ function field(label, name, type, autocomplete) {
 /** Shows the form whenever nodes let this page in no more, and lets it in again. */
 export function signIn(mesh) {
   const dialog = document.createElement("dialog");
-  dialog.className = "sign-in";
+  dialog.className = "ask";
   dialog.setAttribute("aria-labelledby", "sign-in-title");
   const form = document.createElement("form");
   const title = document.createElement("h2");
@@ -62,12 +37,13 @@ export function signIn(mesh) {
     button.disabled = true;
     why.textContent = "";
     try {
-      const answer = await login(mesh, input(name).value.trim(), input(password).value);
+      const body = { name: input(name).value.trim(), password: input(password).value };
+      const { body: answer } = await ask(mesh, "POST", "/api/v1/login", { body });
       keepSession(answer);
       mesh.enter(answer.token);
       dialog.close();
     } catch (error) {
-      why.textContent = error.message.charAt(0).toUpperCase() + error.message.slice(1);
+      why.textContent = error.message;
       input(password).focus();
     }
     input(password).value = "";

@@ -1,15 +1,9 @@
 // One picture with its words: used by the player page, the wall and the demo.
 
+import { make, set } from "./dom.js";
 import { Player } from "./player.js";
 
 export const players = (window.roost ??= { players: {} }).players;
-
-export function make(tag, className, text) {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text !== undefined) element.textContent = text;
-  return element;
-}
 
 /** A figure that shows stream `name`; `close()` ends it. */
 export function makeTile(mesh, name, { link = false } = {}) {
@@ -28,9 +22,6 @@ export function makeTile(mesh, name, { link = false } = {}) {
 
   const player = new Player(video, mesh, name).start();
   players[name] = player;
-  const set = (node, text) => {
-    if (node.textContent !== text) node.textContent = text;
-  };
   const refresh = () => {
     const text = player.words;
     set(words, text ?? "");

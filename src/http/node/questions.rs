@@ -37,9 +37,33 @@ impl Live {
         }
     }
 
+    pub(super) async fn moved_at(&self, home: NodeId, wish: AskMove) -> Result<Moved, Failed> {
+        if home == self.node.id() {
+            return Ok(self.moved(wish).await);
+        }
+        match self.question(home, &Ask::Move(wish), super::MOVE_TIMEOUT).await? {
+            Answer::Moved(moved) => Ok(moved),
+            _ => Err(unreachable("that node answered something else".into())),
+        }
+    }
+
     pub(super) async fn drained(&self) -> wire::DrainState {
         let state = self.node.drain_state().await.unwrap_or_default();
         wire::DrainState { json: serde_json::to_string(&state).unwrap_or_default() }
+    }
+
+    pub(super) async fn drained_at(&self, node: NodeId) -> Result<serde_json::Value, Failed> {
+        let json = match node == self.node.id() {
+            true => self.drained().await.json,
+            false => {
+                let ask = Ask::Drain(wire::AskDrain {});
+                match self.question(node, &ask, super::ASK_TIMEOUT).await? {
+                    Answer::Drain(state) => state.json,
+                    _ => return Err(unreachable("that node answered something else".into())),
+                }
+            }
+        };
+        serde_json::from_str(&json).map_err(|error| unreachable(error.to_string()))
     }
 
     pub(super) async fn answer(self: Arc<Self>, ask: Ask) -> Answer {

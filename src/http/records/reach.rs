@@ -137,6 +137,17 @@ impl<'a> Reach<'a> {
         Err(format!("this takes the role {} {of}, which you do not have", right.role()))
     }
 
+    /// Whether they may make something of this kind, somewhere.
+    pub(super) fn makes(&self, kind: Kind) -> bool {
+        let roles = self.rights.roles(self.who).into_iter();
+        let mut places = roles.filter_map(|(_, scope)| match scope {
+            Scope::Mesh => Some(Place::Mesh),
+            Scope::Domain(domain) => Some(Place::Domain(domain)),
+            Scope::Encoder(_) => None,
+        });
+        places.any(|place| self.writes(kind, place).is_ok())
+    }
+
     /// Whether whoever changed something is their business: the mesh's accounts are, and those of
     /// domains that they see.
     pub(super) fn knows(&self, account: AccountId) -> bool {

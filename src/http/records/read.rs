@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::super::problem::Problem;
 use super::reach::{Place, Reach};
 use super::versions::fresh;
+use super::write::with_reach;
 use super::{Asked, Thing, answered, bad_request, limit, live, missing, named, shape, with_tag};
 use crate::access::{Right, Scope};
 use crate::accounts::{Key, Kind, Refusal};
@@ -17,6 +18,9 @@ use crate::id::RecordId;
 
 /// Names looked at while the index of rights is held: some 100 µs, for which changes wait.
 const SCAN: usize = 1_000;
+
+/// What the caller may do with what was asked for: `read`, or `read, write`. Of a list: make one.
+const ROOST_MAY: HeaderName = HeaderName::from_static("roost-may");
 
 /// `GET /api/v1/{nouns}/{id or name}`.
 pub(in crate::http) async fn item(kind: Kind, asked: Asked) -> Result<Response, Problem> {
@@ -34,7 +38,15 @@ async fn one(kind: Kind, asked: &Asked) -> Result<Response, Problem> {
         return Err(gone_or_missing(&reach, &thing));
     }
     let answer = Json(shape::shown(&reach, &thing)).into_response();
-    Ok(with_tag(answer, &thing.tag()))
+    let writes = reach.writes(kind, place(&reach, &thing)).is_ok();
+    Ok(with_may(with_tag(answer, &thing.tag()), writes))
+}
+
+/// Says whether they may write here, too.
+fn with_may(mut answer: Response, writes: bool) -> Response {
+    let may = if writes { "read, write" } else { "read" };
+    answer.headers_mut().insert(ROOST_MAY, HeaderValue::from_static(may));
+    answer
 }
 
 /// Whether there is something that they may read.
@@ -121,7 +133,9 @@ pub(in crate::http) async fn list(kind: Kind, asked: Asked) -> Result<Response, 
     let next = (ids.len() > limit).then(|| ids.truncate(limit)).and_then(|()| ids.last().copied());
     let items = items(&asked, &filter, &ids).await;
     let items: Vec<Value> = items.into_iter().map(|(_, item)| item).collect();
-    Ok(fresh.mark(Json(json!({ "items": items, "next": next })).into_response()))
+    let answer = Json(json!({ "items": items, "next": next })).into_response();
+    let makes = with_reach(&asked, |reach| reach.makes(kind));
+    Ok(fresh.mark(with_may(answer, makes)))
 }
 
 /// The ids of what a filter takes, in order, after one. The index is held for a moment at a time.

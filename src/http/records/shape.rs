@@ -77,8 +77,8 @@ pub(super) fn visible_elements<'r>(
 /// What names a thing that somebody may not read is not shown to them.
 fn is_visible(reach: &Reach<'_>, part: &Part, bytes: &[u8]) -> bool {
     let Some(kind) = part.names else { return true };
-    let Ok(id) = bytes.try_into() else { return false };
-    reach.reads_key(Key { kind, id: RecordId(id) })
+    let (ids, rest) = bytes.as_chunks::<16>();
+    rest.is_empty() && ids.iter().all(|id| reach.reads_key(Key { kind, id: RecordId(*id) }))
 }
 
 fn one(reach: &Reach<'_>, field: Field, sibling: &Sibling<'_>) -> Value {
@@ -97,6 +97,10 @@ fn value_of(field: Field, bytes: &[u8]) -> Value {
         Field::Number => json!(postcard::from_bytes::<i64>(bytes).ok()),
         Field::Flag => json!(bytes == [1]),
         Field::Id => json!(data_encoding::HEXLOWER.encode(bytes)),
+        Field::Ids => {
+            let ids = bytes.chunks(16).map(|id| json!(data_encoding::HEXLOWER.encode(id)));
+            Value::Array(ids.collect())
+        }
         Field::Bytes => json!(data_encoding::BASE64.encode(bytes)),
         Field::Secret => Value::Null,
     }

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use super::reach::{Place, Reach};
 use super::shape::{READ_ONLY, visible_elements, visible_values};
 use super::{Thing, live, names};
-use crate::accounts::{Change, ELEMENTS_MAX, Field, Key, Kind, Part, Record, Schema};
+use crate::access::{PLACEMENT_SETTING, POOLS_SETTING};
+use crate::accounts::{Change, ELEMENTS_MAX, Field, IDS_MAX, Key, Kind, Part, Record, Schema};
 use crate::id::{RecordId, valid_name};
 
 /// Largest number, up and down: what every JSON parser reads without loss.
@@ -90,6 +91,7 @@ pub(super) fn wanted(
     if schema.can_be_disabled() {
         want.disabled(body.remove("disabled"));
     }
+    want.steering();
     let mut out = want.out;
     for name in body.keys() {
         let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
@@ -156,6 +158,9 @@ impl Want<'_> {
                 }
                 return;
             }
+            Some(Value::Array(list)) if list.is_empty() && part.field == Field::Ids => {
+                return self.field(part, Some(Value::Null));
+            }
             Some(value) => value,
         };
         let now = self.record().values(part.number);
@@ -218,6 +223,49 @@ impl Want<'_> {
         }
     }
 
+    /// What says something only together with something else.
+    fn steering(&mut self) {
+        let Some(schema) = self.thing.key.kind.schema() else { return };
+        let part = |name: &str| schema.fields.iter().find(|part| part.name == name);
+        if let (Some(pools), Some(placement)) = (part("pools"), part("placement"))
+            && self.after(pools.number).is_none()
+            && self.after(placement.number).is_some_and(|it| it == b"only")
+        {
+            let detail = "only says nowhere else than in pools, and none is named in pools";
+            self.fault("/placement", detail);
+        }
+        if self.thing.key.kind != Kind::SETTING {
+            return;
+        }
+        let name = name_after(self.thing, &self.out.changes);
+        let value = part("value").and_then(|part| self.after(part.number));
+        let value = value.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+        let wrong = match name.as_deref() {
+            Some(POOLS_SETTING) => {
+                let mut names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
+                let unknown = names.find(|name| self.reach.rights.pool_named(name).is_none());
+                unknown.map(|name| format!("there is no pool {name}: it names pools, with commas"))
+            }
+            Some(PLACEMENT_SETTING) if !["", "prefer", "only"].contains(&value.as_str()) => {
+                Some("it is prefer or only".to_owned())
+            }
+            _ => None,
+        };
+        if let Some(detail) = wrong {
+            self.fault("/value", detail);
+        }
+    }
+
+    /// The bytes of a field once this is written.
+    fn after(&self, field: u16) -> Option<Vec<u8>> {
+        let said = self.out.changes.iter().rev().find_map(|change| match change {
+            Change::Set(at, bytes) if *at == field => Some(Some(bytes.clone())),
+            Change::Clear(at) if *at == field => Some(None),
+            _ => None,
+        });
+        said.unwrap_or_else(|| self.record().value(field).map(<[u8]>::to_vec))
+    }
+
     /// The bytes of a value. `has` knows what is there already: that is not looked at again.
     fn read(
         &self,
@@ -236,6 +284,23 @@ impl Want<'_> {
             Field::Id => {
                 let text = value.as_str().ok_or("it is an id or a name")?;
                 self.reference(part, text, has)?.0.to_vec()
+            }
+            Field::Ids => {
+                let list = value.as_array().filter(|list| list.len() <= IDS_MAX);
+                let list = list.ok_or_else(|| format!("it is a list of at most {IDS_MAX}"))?;
+                let held = self.thing.record.values(part.number);
+                let held = |id: &[u8]| held.iter().any(|it| it.value.chunks(16).any(|it| it == id));
+                let mut ids: Vec<[u8; 16]> = Vec::new();
+                for value in list {
+                    let text = value.as_str().ok_or("it is a list of ids or names")?;
+                    let id = self.reference(part, text, &held);
+                    let id = id.map_err(|detail| format!("{text}: {detail}"))?.0;
+                    if ids.contains(&id) {
+                        return Err(format!("{text} is named twice"));
+                    }
+                    ids.push(id);
+                }
+                ids.concat()
             }
             Field::Bytes | Field::Secret => return Err("nobody writes this".into()),
         })

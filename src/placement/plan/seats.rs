@@ -29,13 +29,10 @@ impl<'a> Seats<'a> {
             seats.iter_mut().for_each(|seat| seat.weight = WEIGHT_ONE);
         }
         let index = seats.iter().enumerate().map(|(at, seat)| (seat.node, at)).collect();
-        let tier = |wish: &Wish, node: NodeId| {
-            let pool = wish.pools.iter().position(|pool| pool.nodes.contains(&node));
-            pool.unwrap_or(if wish.only { NO_TIER } else { wish.pools.len() })
-        };
+        let tier = |wish: &Wish, seat: &Seat| wish.tier(seat.node).unwrap_or(NO_TIER);
         let anywhere = Wish::default();
         let tiers = wishes.iter().chain([&anywhere]);
-        let tiers = tiers.map(|wish| seats.iter().map(|seat| tier(wish, seat.node)).collect());
+        let tiers = tiers.map(|wish| seats.iter().map(|seat| tier(wish, seat)).collect());
         let tiers = tiers.collect();
         let load = vec![0; seats.len()];
         Self { seats, index, load, wishes, tiers }

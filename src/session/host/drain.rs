@@ -78,6 +78,8 @@ pub struct Way {
 impl Host {
     /// Whether everything here is to go elsewhere.
     pub fn drain(&mut self, world: &mut World<'_>, on: bool, effects: &mut Vec<Effect>) {
+        // One that goes at once has told everyone to.
+        let on = on && !self.leaving;
         if on != self.emptying.is_some() {
             self.emptying = on.then(Draining::default);
         }
@@ -121,6 +123,19 @@ impl Host {
         if let Some(draining) = &mut self.emptying {
             draining.step_at = earlier(draining.step_at, Some(now + STEP));
         }
+    }
+
+    /// Whether nothing is at home here that is on its way or may still go.
+    pub fn is_emptied(&self) -> bool {
+        let stuck = |encoder: &EncoderId| {
+            let draining = self.emptying.as_ref();
+            draining.is_some_and(|draining| draining.stuck.contains_key(encoder))
+        };
+        let left = |(encoder, stream): (&EncoderId, &super::Stream)| {
+            let here = stream.home.as_ref().is_some_and(|claim| claim.session.is_some());
+            here && !stuck(encoder) && !self.is_publisher(*encoder)
+        };
+        self.moves.is_empty() && !self.streams.iter().any(left)
     }
 
     pub(super) fn drain_due(&self) -> Option<Mono> {
@@ -204,6 +219,7 @@ impl Host {
             return Err("no other node takes encoders: all are down, drained or cordoned".into());
         }
         let claim = self.streams.get(&encoder).and_then(|stream| stream.home.as_ref());
+        let wish = world.rights.wish(encoder);
         let next = claim.and_then(|claim| claim.next);
         let shunned: Vec<NodeId> =
             claim.into_iter().flat_map(|claim| claim.unreachable.keys().copied()).collect();
@@ -211,8 +227,15 @@ impl Host {
             let at = others.iter().find(|candidate| candidate.node == *node);
             at.is_some_and(|candidate| candidate.load < candidate.limit)
         };
-        next.filter(|next| roomy(next) && !shunned.contains(next))
-            .or_else(|| placement::assign(encoder, &others, &shunned).map(|choice| choice.home))
-            .ok_or_else(|| format!("every other node is full ({} of them)", others.len()))
+        let best = placement::assign(encoder, &others, &shunned, &wish).map(|choice| choice.home);
+        let allowed = |next: &NodeId| wish.tier(*next).is_some();
+        let as_liked = |next| best.is_none_or(|best| wish.tier(next) <= wish.tier(best));
+        let next = next.filter(|next| allowed(next) && as_liked(*next));
+        next.filter(|next| roomy(next) && !shunned.contains(next)).or(best).ok_or_else(
+            || match wish.only {
+                true => placement::refusal(&others, &wish),
+                false => format!("every other node is full ({} of them)", others.len()),
+            },
+        )
     }
 }

@@ -180,27 +180,21 @@ impl Host {
             .map(|(node, _)| node)
             .filter(|node| !avoid.contains(node))
             .filter(|node| takers(world).iter().any(|c| c.node == *node));
+        let wish = world.rights.wish(encoder);
+        let standing = standing.filter(|node| wish.tier(*node).is_some());
         let candidates = self.counted(world, takers(world), encoder);
         let choice = match standing {
             Some(home) => Some((
                 home,
-                placement::next(encoder, home, &candidates),
+                placement::next(encoder, home, &candidates, &wish),
                 "it was at home there before".to_owned(),
             )),
-            None => placement::assign(encoder, &candidates, &avoid)
-                .or_else(|| placement::assign(encoder, &candidates, &[]))
+            None => placement::assign(encoder, &candidates, &avoid, &wish)
                 .map(|choice| (choice.home, choice.next, choice.reason)),
         };
         let Some((home, next, reason)) = choice else {
             self.counters.rejected += 1;
-            let reason = match candidates.len() {
-                0 => "no node takes encoders at present: this one is leaving, and no other is up"
-                    .to_owned(),
-                nodes => format!(
-                    "every node that takes encoders is full ({nodes} of them); what is connected \
-                     goes on; add a node, or try again later"
-                ),
-            };
+            let reason = placement::refusal(&candidates, &wish);
             let rejected = wire::Rejected {
                 role: Role::Ask,
                 floor,
@@ -223,8 +217,14 @@ impl Host {
     /// Why this node, which goes on serving, takes no encoder that is new here.
     pub(super) fn reluctance(&self, world: &World<'_>, encoder: EncoderId) -> Option<String> {
         let takes = takers(world).iter().any(|candidate| candidate.node == world.me);
-        let what = if self.emptying.is_some() { "drained" } else { "cordoned" };
-        (!takes).then(|| format!("this node is {what}; {}", other_with_room(world, encoder)))
+        let wish = world.rights.wish(encoder);
+        let what = match takes {
+            true if wish.tier(world.me).is_some() => return None,
+            true => format!("not in {}, where it has to be", wish.words()),
+            false if self.emptying.is_some() => "drained".to_owned(),
+            false => "cordoned".to_owned(),
+        };
+        Some(format!("this node is {what}; {}", other_with_room(world, encoder)))
     }
 
     /// The candidates with what is on its way to them, this encoder aside.
@@ -352,7 +352,9 @@ impl Host {
 
 /// What an agent says for people: on one line, and short.
 pub(super) fn plain(words: &str) -> String {
-    words.chars().filter(|c| !c.is_control()).take(WHY_MAX / 4).collect()
+    let words: String = words.chars().filter(|c| !c.is_control()).take(WHY_MAX).collect();
+    let end = (0..=WHY_MAX.min(words.len())).rev().find(|end| words.is_char_boundary(*end));
+    words.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
 }
 
 /// Who takes encoders: with nobody else to serve them, nodes that are drained or cordoned do.
@@ -362,12 +364,14 @@ fn takers<'a>(world: &World<'a>) -> &'a [Candidate] {
 
 /// Who takes an encoder that this node does not, in words.
 fn other_with_room(world: &World<'_>, encoder: EncoderId) -> String {
-    let other = placement::assign(encoder, world.candidates, &[world.me]);
+    let wish = world.rights.wish(encoder);
+    let other = placement::assign(encoder, world.candidates, &[world.me], &wish);
     let other = other.filter(|choice| choice.home != world.me);
-    other.map_or_else(
-        || "every other node is full, too; try again later".to_owned(),
-        |choice| format!("{} has room", label(world, choice.home)),
-    )
+    match other {
+        Some(choice) => format!("{} has room", label(world, choice.home)),
+        None if wish.only => placement::refusal(world.candidates, &wish),
+        None => "every other node is full, too; try again later".to_owned(),
+    }
 }
 
 /// How many encoders this node takes.

@@ -69,16 +69,26 @@ impl Host {
             *node != world.me && world.candidates.iter().any(|candidate| candidate.node == *node)
         };
         let fits = |node: &NodeId| candidate(node) && !claim.unreachable.contains_key(node);
-        if claim.next.as_ref().is_some_and(fits) {
+        let wish = world.rights.wish(encoder);
+        let allowed = |next: &NodeId| wish.tier(*next).is_some();
+        let fitting = claim.next.filter(|next| fits(next) && allowed(next));
+        if fitting.is_some() && wish.pools.is_empty() {
             return;
         }
         let usable: Vec<Candidate> =
             world.candidates.iter().filter(|c| fits(&c.node)).cloned().collect();
+        let next = |among: &[Candidate]| placement::next(encoder, world.me, among, &wish);
+        let best = next(&usable);
+        // Whoever stands by already is told to go only for one that is liked better.
+        let as_liked = |next| best.is_none_or(|best| wish.tier(next) <= wish.tier(best));
+        if fitting.is_some_and(as_liked) {
+            return;
+        }
         // A next that could not be reached a moment ago is better than none.
-        claim.next = placement::next(encoder, world.me, &usable)
-            .or(claim.next.filter(candidate))
-            .or_else(|| placement::next(encoder, world.me, world.candidates))
-            .or_else(|| placement::next(encoder, world.me, world.reluctant));
+        claim.next = best
+            .or(claim.next.filter(|next| candidate(next) && allowed(next)))
+            .or_else(|| next(world.candidates))
+            .or_else(|| next(world.reluctant));
     }
 
     pub(super) fn publish(
@@ -87,6 +97,7 @@ impl Host {
         encoder: EncoderId,
         effects: &mut Vec<Effect>,
     ) {
+        let stays = self.is_publisher(encoder);
         let Some(stream) = self.streams.get_mut(&encoder) else { return };
         let entry = stream.home.as_ref().map(|claim| Entry {
             name: stream.name.clone(),
@@ -95,6 +106,7 @@ impl Host {
             source: claim.source.clone(),
             viewers: stream.viewers,
             why: claim.why.clone(),
+            stays,
             later: Later::default(),
         });
         let before = world.directory.entry(world.me, encoder);

@@ -298,6 +298,7 @@ fn a_node_that_stood_still_asks_for_what_it_relays_anew() {
         source: SourceState::Ready,
         viewers: 0,
         why: String::new(),
+        stays: false,
         later: Later::default(),
     };
     let mut other = Directory::new(node(2), Boot(1));
@@ -628,6 +629,7 @@ impl Trial {
             source: SourceState::Ready,
             viewers: 0,
             why: String::new(),
+            stays: false,
             later: Later::default(),
         };
         other.put_entry(CAM, Some(entry));
@@ -692,6 +694,41 @@ fn a_move_is_done_once_the_directory_shows_it() {
         assert_eq!(trial.host.counters.moved, [0, u64::from(done), 0, 0]);
         assert_eq!(trial.host.counters.moves_failed, u64::from(!done));
     }
+}
+
+#[test]
+fn who_becomes_watched_is_called_back_unless_it_has_to_go() {
+    for (cause, called_back) in
+        [(Cause::Balance, true), (Cause::Preference, true), (Cause::Drain, false)]
+    {
+        let mut trial = Trial::new(3);
+        trial.home(1, epoch(1));
+        assert!(trial.host.may_go(CAM));
+        let reason = "balance: n1 had 2, n2 0".to_owned();
+        let order = Order { encoder: CAM, to: node(2), cause, reason, ticket: 3 };
+        trial.call(|host, world, out| host.move_away(world, order, out));
+        assert!(!trial.host.may_go(CAM), "it goes already");
+        let effects = trial.call(|host, world, out| host.viewers(world, CAM, 1, out));
+        let back = |effect: &Effect| matches!(effect, Effect::Send(SessionId(1), NodeMessage::Move(it)) if it.to == node(1));
+        assert_eq!(effects.iter().any(back), called_back, "{cause:?}: {effects:?}");
+        let again = trial.call(|host, world, out| host.viewers(world, CAM, 2, out));
+        assert!(!again.iter().any(back), "once is enough");
+        // It may have gone before it heard.
+        let (mut gone, epoch) = (trial, epoch(2));
+        let effects = gone.claimed_by(node(2), epoch);
+        assert_eq!(outcome(&effects), Some(Outcome::Done));
+    }
+    let mut trial = Trial::new(3);
+    trial.home(1, epoch(1));
+    let reason = String::new();
+    let order = Order { encoder: CAM, to: node(2), cause: Cause::Balance, reason, ticket: 3 };
+    trial.call(|host, world, out| host.move_away(world, order, out));
+    trial.call(|host, world, out| host.viewers(world, CAM, 1, out));
+    let stayed = wire::Stayed { to: node(2), reason: "somebody watches it now".into() };
+    let effects = trial.say(1, ClientMessage::Stayed(stayed));
+    assert_eq!(outcome(&effects), Some(Outcome::Failed("somebody watches it now".into())));
+    trial.call(|host, world, out| host.viewers(world, CAM, 0, out));
+    assert!(!trial.host.may_go(CAM), "somebody watched a moment ago");
 }
 
 #[test]
@@ -1001,4 +1038,137 @@ fn a_publisher_stays_where_a_node_is_drained_and_a_new_one_is_sent_on() {
     assert_eq!(refused(&again, 2), None, "it is at home here");
     let other = publish(&mut trial, 3, "other", EncoderId([9; 16]));
     assert!(refused(&other, 3).is_some_and(|why| why.contains("drained")), "{other:?}");
+}
+
+const NORTH: [u8; 16] = [31; 16];
+
+impl Trial {
+    /// CAM prefers a pool of these nodes, or may be there only.
+    fn steer(&mut self, nodes: &[u8], placement: &str) -> Vec<Effect> {
+        let name = match self.records.contains_key(&Key { kind: Kind::POOL, id: RecordId(NORTH) }) {
+            true => Vec::new(),
+            false => vec![text(1, "north")],
+        };
+        let nodes = nodes.iter().map(|n| Change::Add(2, node(*n).0.to_vec()));
+        let pool: Vec<Change> = name.into_iter().chain(nodes).collect();
+        self.write(Kind::POOL, NORTH, &pool);
+        self.write(Kind::ENCODER, CAM.0, &[Change::Set(5, NORTH.to_vec()), text(7, placement)]);
+        self.call(|host, world, out| host.nodes_changed(world, out))
+    }
+
+    fn ask(&mut self, session: u64) -> Vec<Effect> {
+        self.welcome(session);
+        self.register(session, Role::Ask, epoch(1))
+    }
+}
+
+fn assigned(effects: &[Effect]) -> Option<&wire::Assign> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Send(_, NodeMessage::Assign(assign)) => Some(assign),
+        _ => None,
+    })
+}
+
+#[test]
+fn who_asks_is_sent_into_its_pool_and_elsewhere_while_that_is_full_and_told_why() {
+    let mut trial = Trial::new(4);
+    trial.steer(&[2, 3], "prefer");
+    let effects = trial.ask(1);
+    let assign = assigned(&effects).unwrap();
+    let both = BTreeSet::from([assign.home, assign.next.unwrap()]);
+    assert_eq!(both, BTreeSet::from([node(2), node(3)]), "home and next");
+    assert!(assign.reason.starts_with("pool north, "), "{}", assign.reason);
+    for at in [1, 2] {
+        trial.candidates[at].load = 9;
+    }
+    let effects = trial.ask(2);
+    let assign = assigned(&effects).unwrap();
+    assert!([node(1), node(4)].contains(&assign.home));
+    assert!(assign.reason.starts_with("no room in pool north; "), "{}", assign.reason);
+}
+
+#[test]
+fn who_may_be_in_one_pool_only_is_refused_when_that_has_no_room_and_what_runs_stays() {
+    let mut trial = Trial::new(3);
+    trial.steer(&[3], "only");
+    let full = |trial: &mut Trial| trial.candidates[2].load = 9;
+    full(&mut trial);
+    let effects = trial.ask(1);
+    let rejected = rejection(&effects, 1).unwrap();
+    assert!(rejected.reason.contains("pool north only"), "{}", rejected.reason);
+    assert_eq!(rejected.retry_after, Some(5));
+    // Who comes unasked is sent on, too.
+    let effects = trial.home(2, epoch(2));
+    let reason = &rejection(&effects, 2).unwrap().reason;
+    assert!(reason.contains("not in pool north, where it has to be"), "{reason}");
+    // Who is at home somewhere else already is left alone, also when labels change under way.
+    let mut trial = Trial::new(3);
+    trial.home(1, epoch(1));
+    assert_eq!(rejection(&trial.steer(&[3], "only"), 1), None);
+    assert!(trial.directory.entry(node(1), CAM).is_some());
+    assert_eq!(trial.next(), Some(node(3)), "who stands by is in the pool from now on");
+    let Some(Outcome::Refused(why)) = outcome(&trial.order(node(2))) else { panic!("goes") };
+    assert!(why.contains("is not in pool north, where it has to be"), "{why}");
+    assert_eq!(outcome(&trial.order(node(3))), None, "it is on its way");
+}
+
+#[test]
+fn next_is_in_the_pool_as_soon_as_that_has_a_node_and_stays_when_it_leaves_for_nothing_better() {
+    let mut trial = Trial::new(4);
+    trial.home(1, epoch(1));
+    let first = trial.next().unwrap();
+    let other = (2..=4).map(node).find(|it| *it != first).unwrap();
+    trial.steer(&[other.0[0]], "prefer");
+    assert_eq!(trial.next(), Some(other));
+    let at = trial.candidates.iter().position(|it| it.node == other).unwrap();
+    trial.candidates[at].load = 9;
+    trial.call(|host, world, out| host.nodes_changed(world, out));
+    assert_eq!(trial.next(), Some(other), "it is there, and may have room by then");
+    let out = [Change::Remove(2, other.0.to_vec()), Change::Add(2, node(1).0.to_vec())];
+    trial.write(Kind::POOL, NORTH, &out);
+    trial.call(|host, world, out| host.nodes_changed(world, out));
+    assert_eq!(trial.next(), Some(other), "nobody else is liked better");
+}
+
+#[test]
+fn a_node_that_is_emptied_keeps_what_may_be_nowhere_else_and_says_so() {
+    let mut trial = Trial::new(3);
+    trial.steer(&[1], "only");
+    trial.home(1, epoch(1));
+    assert_eq!(sent_away(&trial.drain(true)), []);
+    let stuck = trial.drain_state().stuck;
+    assert!(stuck[0].reason.contains("pool north only"), "{stuck:?}");
+    trial.steer(&[1, 2], "only");
+    let effects = trial.call(|host, world, out| host.drain(world, true, out));
+    assert_eq!(sent_away(&effects), [(1, node(2))]);
+}
+
+#[test]
+fn a_publisher_is_taken_outside_of_its_pools_unless_it_has_to_be_there() {
+    let mut trial = Trial::new(2);
+    trial.steer(&[2], "only");
+    let effects = publish(&mut trial, 1, "cam", CAM);
+    let why = refused(&effects, 1).unwrap();
+    assert!(why.contains("not in pool north") && why.contains("has room"), "{why}");
+    trial.steer(&[2], "prefer");
+    assert_eq!(refused(&publish(&mut trial, 2, "cam", CAM), 2), None);
+    assert!(trial.directory.entry(node(1), CAM).unwrap().stays);
+}
+
+#[test]
+fn a_node_that_goes_is_emptied_once_only_what_cannot_move_is_left() {
+    let mut trial = Trial::new(3);
+    trial.candidates.iter_mut().for_each(|candidate| candidate.limit = 100);
+    trial.settle_in(10);
+    publish(&mut trial, 11, "cam-11", EncoderId([11; 16]));
+    assert!(!trial.host.is_emptied(), "nobody was asked yet");
+    assert_eq!(sent_away(&trial.drain(true)).len(), 1);
+    assert!(!trial.host.is_emptied(), "it is on its way");
+    let stayed = wire::Stayed { to: trial.host.moving().next().unwrap().to, reason: "no".into() };
+    trial.say(10, ClientMessage::Stayed(stayed));
+    assert!(trial.host.is_emptied(), "it does not go, and the publisher cannot");
+    // From here on everyone is told to go, and nobody is asked to move besides.
+    trial.call(|host, world, out| host.leave(world, out));
+    trial.ms += 6_000;
+    assert_eq!(sent_away(&trial.drain(true)), []);
 }

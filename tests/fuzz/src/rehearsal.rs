@@ -478,6 +478,7 @@ pub fn node_scripts() -> Vec<Vec<u8>> {
         source: SourceState::Ready,
         viewers: u32::MAX,
         why: String::new(),
+        stays: false,
         later: Later::default(),
     };
     let entries = (1..4).map(|n| (EncoderId([n; 16]), Some(entry.clone()))).collect();

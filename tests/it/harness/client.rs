@@ -1,6 +1,6 @@
 //! Real encoders and viewers.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,27 +9,38 @@ use serde_json::Value;
 
 use super::mesh::Mesh;
 use super::process::Process;
+use super::said::Said;
 use super::{PATIENCE, wait_until};
 
 /// `roost encode NAME --test`, which ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Encoder {
-    _process: Process,
+    process: Process,
 }
 
 impl Encoder {
     /// Starts a test picture with further arguments, and returns when every node knows its home.
     #[track_caller]
     pub(crate) fn start(mesh: &Mesh, name: &str, more: &[&str]) -> Self {
+        let encoder = Self::begin(mesh, name, more);
+        wait_until(PATIENCE, &format!("every node knows the home of {name}"), || {
+            mesh.nodes().iter().all(|node| node.home_of(name).is_some())
+        });
+        encoder
+    }
+
+    /// The same, and returns at once.
+    pub(crate) fn begin(mesh: &Mesh, name: &str, more: &[&str]) -> Self {
         let state = mesh.folder().path().join(name).display().to_string();
         let addrs = mesh.addrs();
         let fixed = ["encode", name, "--test", "--addr", &addrs, "--state", &state];
         let args: Vec<String> = fixed.iter().chain(more).map(|arg| (*arg).to_owned()).collect();
-        let process = Process::start(name, mesh.folder().path(), &args);
-        wait_until(PATIENCE, &format!("every node knows the home of {name}"), || {
-            mesh.nodes().iter().all(|node| node.home_of(name).is_some())
-        });
-        Self { _process: process }
+        Self { process: Process::start(name, mesh.folder().path(), &args) }
+    }
+
+    /// Everything it logged.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
     }
 }
 
@@ -107,27 +118,23 @@ impl Viewer {
 #[derive(Debug)]
 pub(crate) struct Witness {
     process: Process,
-    told: Arc<Mutex<Vec<(Instant, Value)>>>,
+    told: Said,
 }
 
 impl Witness {
     /// Starts watching, and returns when it told of a second with a picture.
     #[track_caller]
     pub(crate) fn start(mesh: &Mesh, name: &str) -> Self {
-        let addrs = mesh.addrs();
-        let args = ["view", name, "--addr", &addrs, "--json"].map(str::to_owned);
+        Self::start_at(mesh, name, &mesh.addrs())
+    }
+
+    /// The same, given these addresses.
+    #[track_caller]
+    pub(crate) fn start_at(mesh: &Mesh, name: &str, addrs: &str) -> Self {
+        let args = ["view", name, "--addr", addrs, "--json"].map(str::to_owned);
         let label = format!("witness-{name}");
         let mut process = Process::start_with(&label, mesh.folder().path(), &args, Stdio::piped());
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let lines = BufReader::new(process.stdout().expect("it is a pipe")).lines();
-        let noted = Arc::clone(&told);
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
-                noted.push((Instant::now(), line));
-            }
-        });
+        let told = Said::of(process.stdout().expect("it is a pipe"));
         let witness = Self { process, told };
         let since = Instant::now();
         wait_until(PATIENCE, &format!("{name} is seen"), || {
@@ -143,9 +150,7 @@ impl Witness {
 
     /// Every event of this kind since then.
     pub(crate) fn told(&self, event: &str, since: Instant) -> Vec<Value> {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let later = told.iter().filter(|(at, line)| *at >= since && line["event"] == event);
-        later.map(|(_, line)| line.clone()).collect()
+        self.told.that(|at, line| at >= since && line["event"] == event)
     }
 
     /// Stops watching; its report.

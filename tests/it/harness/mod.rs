@@ -10,6 +10,7 @@ pub(crate) mod lan;
 pub(crate) mod mesh;
 pub(crate) mod node;
 pub(crate) mod process;
+pub(crate) mod said;
 
 use std::time::{Duration, Instant};
 

@@ -1,16 +1,14 @@
 // The demo page: nodes with buttons, a wall of live tiles, and the time to heal after each blow.
 // Pictures come straight from the nodes, by the nodes' own player; the demo only kills processes.
 
+import { make, set } from "/assets/dom.js";
 import { Mesh } from "/assets/mesh.js";
-import { make, makeTile } from "/assets/tile.js";
+import { makeTile } from "/assets/tile.js";
 
 const POLL_MS = 250;
 const QUIET_MS = 2000; // A blow is over once nothing has stood still for this long.
 
 const at = (id) => document.getElementById(id);
-const set = (element, text) => {
-  if (element.textContent !== text) element.textContent = text;
-};
 const seconds = (ms) => `${(ms / 1000).toFixed(2)} s`;
 const cards = new Map();
 const tiles = new Map();
