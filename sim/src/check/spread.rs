@@ -15,7 +15,7 @@ impl World {
     /// In a large mesh, some seconds after anything happened, counts are nearly even. A node that
     /// came lately is filled later.
     pub(super) fn check_spread(&mut self) {
-        let settled = |touched: u64| touched <= BEGIN || self.now >= touched + FILLED;
+        let settled = |touched: u64| touched == BEGIN || self.now >= touched + FILLED;
         let nodes = self.nodes.iter().zip(&self.hosts).filter(|(_, host)| settled(host.touched));
         let loads = nodes.filter_map(|(node, _)| node.control.as_ref());
         let loads: Vec<usize> =
