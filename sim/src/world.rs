@@ -108,6 +108,12 @@ pub(crate) enum Ev {
         via: usize,
         flow: u32,
     },
+    /// A stream came from another node before.
+    LetGo {
+        end: End,
+        encoder: EncoderId,
+        via: usize,
+    },
     /// A hub's number of viewers may have changed.
     Viewers {
         end: End,
@@ -395,6 +401,9 @@ impl World {
             Ev::SubscribeAgain { end, via, flow } if self.awake(end) => {
                 self.subscribe(end.host, via, flow);
             }
+            Ev::LetGo { end, encoder, via } if self.awake(end) => {
+                self.let_go(end.host, encoder, via);
+            }
             Ev::Viewers { end, encoder } if self.awake(end) => {
                 self.viewers_changed(end.host, encoder);
             }
@@ -432,6 +441,7 @@ impl World {
             // For a process that is gone or stands still.
             Ev::MediaDial { from: end, .. }
             | Ev::SubscribeAgain { end, .. }
+            | Ev::LetGo { end, .. }
             | Ev::Viewers { end, .. }
             | Ev::Persisted { end }
             | Ev::Recorded { end, .. }

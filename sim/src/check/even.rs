@@ -226,6 +226,13 @@ impl World {
         if even.judged || self.now < since + FILLED {
             return;
         }
+        // Nodes that have to wait until what came to them has rested are not given way to.
+        if loads.iter().any(|a| {
+            loads.iter().any(|b| evens((a.1, a.2), (b.1, b.2), 1)) && self.someone_rests(a.0)
+        }) {
+            return;
+        }
+        let even = &mut self.checks.even;
         even.judged = true;
         let (moves, took) = (even.moves, even.even_at.map(|at| at - since));
         if let Some(told) = even.told.last_mut().filter(|told| told.since == since) {
@@ -257,11 +264,18 @@ impl World {
         let viewed = self.viewers.iter().map(|viewer| viewer.watches);
         let viewed: std::collections::BTreeSet<usize> =
             viewed.chain(self.browsers.iter().map(|page| page.watches)).collect();
-        (0..self.plan.encoders).any(|e| {
-            let sent = self.checks.even.sent.get(&self.encoders[e].id);
-            let rests = sent.is_some_and(|(at, ..)| self.now < at + nanos(COOL_DOWN) + DONE);
-            self.home_of(e) == Some(ix) && !rests && !viewed.contains(&e)
-        })
+        (0..self.plan.encoders)
+            .any(|e| self.home_of(e) == Some(ix) && !self.rests(e) && !viewed.contains(&e))
+    }
+
+    /// Whether anything at a node may not move yet because it moved lately.
+    fn someone_rests(&self, ix: usize) -> bool {
+        (0..self.plan.encoders).any(|e| self.home_of(e) == Some(ix) && self.rests(e))
+    }
+
+    fn rests(&self, e: usize) -> bool {
+        let sent = self.checks.even.sent.get(&self.encoders[e].id);
+        sent.is_some_and(|(at, ..)| self.now < at + nanos(COOL_DOWN) + DONE)
     }
 }
 

@@ -28,7 +28,8 @@ impl World {
             }
             let e = host - self.plan.nodes;
             let barred = e < self.plan.encoders && self.is_barred(e);
-            if !self.runs(host) || self.is_served(host) || self.knows_nobody(host) || barred {
+            let excused = barred || self.knows_nobody(host) || self.watches_nothing(host);
+            if !self.runs(host) || self.is_served(host) || excused {
                 self.checks.unserved.remove(&host);
                 continue;
             }
@@ -71,8 +72,17 @@ impl World {
         self.nodes[target].disk.statements.is_empty()
     }
 
+    /// A viewer waits for its encoder's home before it can be served.
+    fn watches_nothing(&self, host: usize) -> bool {
+        let viewer = host.checked_sub(self.plan.nodes + self.plan.encoders);
+        viewer.is_some_and(|v| {
+            let watches = self.viewers[v].watches;
+            self.home_of(watches).is_none() && self.next_of(watches).is_none()
+        })
+    }
+
     /// An agent is served when it has a home that runs and that it reaches; a viewer when it has
-    /// a recent picture, or its encoder is not served.
+    /// a recent picture.
     fn is_served(&self, host: usize) -> bool {
         let e = host - self.plan.nodes;
         if e < self.plan.encoders {

@@ -332,6 +332,19 @@ fn who_is_not_taken_elsewhere_stays_and_is_never_interrupted() {
 }
 
 #[test]
+fn legs_that_are_asked_seldom_are_not_silent_when_they_begin_to_be_asked_often() {
+    let mut trial = Trial::new();
+    for phase in 0..40 {
+        trial.pass(3_000 + 100 * phase);
+        trial.watch(NEXT, true);
+        assert_eq!((trial.agent.home(), trial.agent.next()), (Some(HOME), Some(NEXT)));
+        trial.watch(NEXT, false);
+    }
+    let closes = |effect: &Effect| matches!(effect, Effect::Close(_));
+    assert!(!trial.sent.iter().any(closes), "nobody was let go");
+}
+
+#[test]
 fn who_is_called_back_before_it_has_gone_stays_and_later_does_not_go_back() {
     let mut trial = Trial::with_far();
     let epoch = trial.agent.epoch();
