@@ -20,6 +20,8 @@ const IDLE: u64 = 10 * SEC;
 const MEDIA_IDLE: u64 = 3 * SEC;
 /// Keep-alives come this often: how much later than [`IDLE`] a side may notice.
 const KEEP_ALIVE: u64 = SEC;
+/// The same of a client, which alone keeps its connection alive.
+const CLIENT_KEEP_ALIVE: u64 = 4 * SEC;
 /// Datagrams that wait for a process that stands still: what a socket's buffer holds.
 const INBOX: usize = 250;
 
@@ -277,12 +279,12 @@ impl World {
             let path = !self.net.blocked(there.host, here.host);
             let awake = self.lives(there) && !self.hosts[there.host].frozen;
             let heard = path && awake && conn.open[1 - side];
-            let (deaf, idle) = (conn.deaf[side], self.idle_of(id));
+            let (deaf, (idle, often)) = (conn.deaf[side], self.idle_of(id));
             match (heard, deaf) {
                 (true, _) => self.set_deaf(id, side, None),
                 (false, None) => {
                     self.set_deaf(id, side, Some(self.now));
-                    let late = self.hosts[here.host].rng.random_range(0..KEEP_ALIVE);
+                    let late = self.hosts[here.host].rng.random_range(0..often);
                     let event = Ev::Idle { conn: id, side, since: self.now };
                     self.queue.push(self.now + idle + late, event);
                 }
@@ -292,7 +294,7 @@ impl World {
             // unless it is another life, whose resets mean nothing to this side.
             let forgotten = awake && self.conns.get(&id).is_some_and(|conn| !conn.open[1 - side]);
             if forgotten && path && !self.net.blocked(here.host, there.host) {
-                let late = self.hosts[here.host].rng.random_range(0..KEEP_ALIVE);
+                let late = self.hosts[here.host].rng.random_range(0..often);
                 let rtt = 2 * self.net.base(here.host, there.host);
                 self.queue.push(self.now + rtt + late, Ev::Reset { conn: id, side });
             }
@@ -303,10 +305,12 @@ impl World {
         }
     }
 
-    fn idle_of(&self, id: ConnId) -> u64 {
+    /// After how long a silence it ends, and how often it is heard.
+    fn idle_of(&self, id: ConnId) -> (u64, u64) {
         match self.conns.get(&id).map(|conn| &conn.kind) {
-            Some(Kind::Media) => MEDIA_IDLE,
-            _ => IDLE,
+            Some(Kind::Media) => (MEDIA_IDLE, KEEP_ALIVE),
+            Some(Kind::Client { .. }) => (IDLE, CLIENT_KEEP_ALIVE),
+            _ => (IDLE, KEEP_ALIVE),
         }
     }
 

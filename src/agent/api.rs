@@ -305,6 +305,7 @@ mod tests {
             name: "good".into(),
             addrs,
             up: true,
+            draining: false,
             later: crate::grow::Later::default(),
         };
         let (_dying_node, dying) = serve("dying", None, vec![peer]);

@@ -1,6 +1,7 @@
 //! `roost encode`: one encoder's agent over real connections, with a real source.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::Event;
-use super::dial::Target;
+use super::dial::{ClientEndpoint, Target};
+use super::disk::{Disk, Writer};
 use super::legs::{Input, Legs};
 use super::source::{
     self, Sample, SourceError, SourceEvent, SourceHandle, SourceSpec, Wish, Wishes,
@@ -23,7 +25,7 @@ use crate::media::{CLOCK_RATE, Nack};
 use crate::node::Clock;
 use crate::session::agent::{self, Agent, Effect, Note};
 use crate::session::leg::LegId;
-use crate::store::{AgentRecord, AgentStore, Held, HoldError, StoreError};
+use crate::store::{AgentRecord, AgentStore, HoldError, StoreError};
 use crate::wire::{ClientHello, FLOW_VIDEO};
 
 /// What an agent is started with.
@@ -92,12 +94,34 @@ impl From<SourceError> for EncodeError {
     }
 }
 
+/// What the agents of one process have in common: a UDP port, and a thread that writes.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    endpoint: ClientEndpoint,
+    writer: Writer,
+}
+
+impl Shared {
+    /// For agents that go to `target`. Must be called inside a tokio runtime.
+    pub fn open(target: &Target) -> Result<Self, EncodeError> {
+        let refused = |what, error: io::Error, advice| {
+            EncodeError::Failed(format!("cannot {what}: {error}; {advice}"))
+        };
+        let endpoint = ClientEndpoint::new()
+            .map_err(|error| refused("open a UDP socket", error, "check the limits on files"))?;
+        let writer = Writer::start()
+            .map_err(|error| refused("start a thread", error, "check the limits on processes"))?;
+        Ok(Self { endpoint: endpoint.with_tokens(target.tokens.clone()), writer })
+    }
+}
+
 /// Runs until `shutdown`, or until the source has ended for good.
 pub async fn run(
     config: EncodeConfig,
+    shared: Shared,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), EncodeError> {
-    let Started(driver, inputs, source, leased, effects) = start(config)?;
+    let Started(driver, inputs, source, leased, effects) = start(config, shared)?;
     let ended = driver.run(inputs, source, leased, effects, shutdown).await;
     ended.map_err(EncodeError::Failed)
 }
@@ -111,7 +135,7 @@ struct Started(
     Vec<Effect>,
 );
 
-fn start(config: EncodeConfig) -> Result<Started, EncodeError> {
+fn start(config: EncodeConfig, shared: Shared) -> Result<Started, EncodeError> {
     let store = AgentStore::open(&config.state)?;
     let held = store.hold(&config.name)?;
     let loaded = store.load(&config.name)?;
@@ -135,9 +159,7 @@ fn start(config: EncodeConfig) -> Result<Started, EncodeError> {
         only_api: false,
     };
     let mesh = config.target.mesh.or(record.mesh);
-    let (legs, inputs) = Legs::new(hello, mesh, config.target.tokens.clone()).map_err(|error| {
-        EncodeError::Failed(format!("cannot open a UDP socket: {error}; check the limits on files"))
-    })?;
+    let (legs, inputs) = Legs::new(shared.endpoint, hello, mesh);
     // An enrolment string says which mesh is meant; only an address leaves it to what was before.
     let remembers = Some(file).filter(|_| config.target.mesh.is_none());
     let instance = u64::from_le_bytes(crate::node::random());
@@ -163,7 +185,7 @@ fn start(config: EncodeConfig) -> Result<Started, EncodeError> {
         stamps: Stamps::default(),
         wishes: source.wishes.clone(),
         events: config.events,
-        disk: Disk::start(store, held, config.name, leased_tx),
+        disk: shared.writer.disk(store, held, config.name, leased_tx),
         record,
         dropped: 0,
         sent: Arc::default(),
@@ -235,6 +257,7 @@ impl Driver {
         self.handle(agent::Event::Wake);
         let (mut why, mut ended) = (None, None);
         let mut tell_dropped = tokio::time::interval(TELL_DROPPED);
+        tell_dropped.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let wake = self.agent.next_wake().map(|at| self.clock.instant(at));
             let far = tokio::time::Instant::now() + Duration::from_secs(3600);
@@ -263,7 +286,7 @@ impl Driver {
                 () = tokio::time::sleep_until(wake.unwrap_or(far)) => {
                     self.handle(agent::Event::Wake);
                 }
-                _ = tell_dropped.tick() => self.tell_dropped(),
+                _ = tell_dropped.tick(), if self.dropped > self.told_dropped => self.tell_dropped(),
                 () = &mut shutdown => break,
             }
         }
@@ -521,47 +544,6 @@ impl Stamps {
     }
 }
 
-/// Writes the agent's record on a thread of its own: a busy disk must not silence heartbeats.
-struct Disk {
-    jobs: std::sync::mpsc::Sender<(AgentRecord, Option<u64>)>,
-}
-
-impl Disk {
-    fn start(
-        store: AgentStore,
-        held: Held,
-        name: String,
-        leased: mpsc::UnboundedSender<u64>,
-    ) -> Self {
-        let (jobs, queue) = std::sync::mpsc::channel::<(AgentRecord, Option<u64>)>();
-        std::thread::spawn(move || {
-            // Nobody else has the record before the last of this one is written.
-            let _held = held;
-            while let Ok((mut record, mut counter)) = queue.recv() {
-                // Only the newest record matters.
-                while let Ok((newer, more)) = queue.try_recv() {
-                    record = newer;
-                    counter = more.or(counter);
-                }
-                let mut saved = store.save(&name, &record);
-                while let Err(error) = &saved {
-                    tracing::error!(err = %error, "cannot write down what this agent must know");
-                    std::thread::sleep(Duration::from_secs(1));
-                    saved = store.save(&name, &record);
-                }
-                if let Some(counter) = counter {
-                    let _ = leased.send(counter);
-                }
-            }
-        });
-        Self { jobs }
-    }
-
-    fn save(&self, record: AgentRecord, lease: Option<u64>) {
-        let _ = self.jobs.send((record, lease));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -623,7 +605,9 @@ mod tests {
             },
             events,
         };
-        let Started(mut driver, inputs, source, leased, effects) = start(config).expect("started");
+        let shared = Shared::open(&config.target).expect("a port and a thread");
+        let Started(mut driver, inputs, source, leased, effects) =
+            start(config, shared).expect("started");
         driver.dropped = 7;
         let shutdown = tokio::time::sleep(Duration::from_millis(300));
         driver.run(inputs, source, leased, effects, shutdown).await.expect("told to end");

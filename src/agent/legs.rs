@@ -43,13 +43,12 @@ struct Leg {
 
 impl Legs {
     pub(super) fn new(
+        endpoint: ClientEndpoint,
         hello: ClientHello,
         mesh: Option<MeshId>,
-        tokens: BTreeMap<MeshId, String>,
-    ) -> std::io::Result<(Self, mpsc::Receiver<Input>)> {
+    ) -> (Self, mpsc::Receiver<Input>) {
         let (inputs, inbox) = mpsc::channel(IN_QUEUE);
-        let endpoint = ClientEndpoint::new()?.with_tokens(tokens);
-        Ok((Self { endpoint, hello, mesh, legs: BTreeMap::new(), inputs }, inbox))
+        (Self { endpoint, hello, mesh, legs: BTreeMap::new(), inputs }, inbox)
     }
 
     pub(super) fn dial(&mut self, id: LegId, node: Option<NodeId>, addr: String) {

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod dial;
+mod disk;
 pub mod encode;
 mod event;
 mod legs;

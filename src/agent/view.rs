@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
 use super::Event;
-use super::dial::Target;
+use super::dial::{ClientEndpoint, Target};
 use super::legs::{Input, Legs};
 use crate::flow;
 use crate::id::NodeId;
@@ -77,8 +77,9 @@ pub async fn run(
         credential: config.target.credential.clone(),
         only_api: false,
     };
-    let (legs, inputs) = Legs::new(hello, config.target.mesh, config.target.tokens)
-        .map_err(|error| ViewError::Failed(error.to_string()))?;
+    let endpoint = ClientEndpoint::new().map_err(|error| ViewError::Failed(error.to_string()))?;
+    let endpoint = endpoint.with_tokens(config.target.tokens);
+    let (legs, inputs) = Legs::new(endpoint, hello, config.target.mesh);
     let born = viewer::Config {
         name: config.name.clone(),
         stay: config.stay,

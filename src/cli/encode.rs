@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use roost::access::keys::key_owner;
-use roost::agent::encode::{self, EncodeConfig, EncodeError};
+use roost::agent::encode::{self, EncodeConfig, EncodeError, Shared};
 use roost::agent::source::SourceSpec;
 use roost::id::EncoderId;
 use tokio::sync::mpsc;
@@ -13,6 +13,8 @@ use super::addr::Addr;
 use super::exit::{Exit, Failure};
 use super::signals::Stop;
 use super::{events, invite, out, usage};
+
+mod many;
 
 /// Arguments of `roost encode`.
 #[derive(Debug, clap::Args)]
@@ -44,6 +46,11 @@ pub(crate) struct Encode {
     #[arg(long, value_name = "N", conflicts_with = "rtsp",
           value_parser = clap::value_parser!(u16).range(1..=240))]
     fps: Option<u16>,
+    /// Be this many encoders with a test picture each, NAME-1 to NAME-N, all in this process: for
+    /// tests of load
+    #[arg(long, value_name = "N", requires = "test", conflicts_with_all = ["rtsp", "h264", "key_file"],
+          value_parser = clap::value_parser!(u16).range(1..=many::ENCODERS_MAX))]
+    count: Option<u16>,
     /// User name at the camera; or set ROOST_RTSP_USER
     #[arg(long, value_name = "NAME", conflicts_with_all = ["test", "h264"])]
     user: Option<String>,
@@ -65,6 +72,9 @@ pub(crate) struct Encode {
 
 /// Sends until a signal.
 pub(crate) async fn run(args: Encode) -> Result<(), Failure> {
+    if let Some(count) = args.count {
+        return many::run(args, count).await;
+    }
     let stop = Stop::listen()?;
     let mut target = args.addr.target()?;
     let encoder = args.key(variable)?.map(|(encoder, key)| {
@@ -72,6 +82,7 @@ pub(crate) async fn run(args: Encode) -> Result<(), Failure> {
         encoder
     });
     let source = args.source(variable)?;
+    let shared = Shared::open(&target).map_err(failed)?;
     let (sender, receiver) = mpsc::unbounded_channel();
     let mut printer = tokio::spawn(events::print(receiver, args.json));
     let config = EncodeConfig {
@@ -83,20 +94,22 @@ pub(crate) async fn run(args: Encode) -> Result<(), Failure> {
         events: sender,
     };
     tokio::select! {
-        result = encode::run(config, stop.graceful()) => {
-            result.map_err(|error| {
-                let exit = match &error {
-                    EncodeError::InUse(_) => Exit::Conflict,
-                    EncodeError::Setting(_) => Exit::Usage,
-                    EncodeError::Failed(_) => Exit::Failed,
-                };
-                Failure::said(exit, error)
-            })?;
+        result = encode::run(config, shared, stop.graceful()) => {
+            result.map_err(failed)?;
             printer.await.unwrap_or(Ok(()))
         }
         // Ends early only when standard output went away.
         printed = &mut printer => printed.unwrap_or(Ok(())),
     }
+}
+
+fn failed(error: EncodeError) -> Failure {
+    let exit = match &error {
+        EncodeError::InUse(_) => Exit::Conflict,
+        EncodeError::Setting(_) => Exit::Usage,
+        EncodeError::Failed(_) => Exit::Failed,
+    };
+    Failure::said(exit, error)
 }
 
 impl Encode {
@@ -115,12 +128,16 @@ impl Encode {
             })?;
             return self.camera(&url, env);
         }
-        Ok(SourceSpec::Test {
-            name: self.name.clone(),
+        Ok(self.test_picture(&self.name))
+    }
+
+    fn test_picture(&self, name: &str) -> SourceSpec {
+        SourceSpec::Test {
+            name: name.to_owned(),
             gop: Duration::from_secs(self.gop.into()),
             fps: self.fps.map(u32::from),
             obeys_keyframe_requests: !self.ignore_keyframe_requests,
-        })
+        }
     }
 
     /// The stream key that is given, and whose it is.

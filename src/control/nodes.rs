@@ -36,6 +36,7 @@ impl Control {
                 name: self.label(node),
                 addrs: self.addrs_of(node),
                 up: self.alive.contains(&node) && !self.draining(node),
+                draining: self.alive.contains(&node) && self.draining(node),
                 later: Later::default(),
             })
             .filter(|peer| !peer.addrs.is_empty())

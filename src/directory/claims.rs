@@ -9,8 +9,32 @@ use crate::id::{EncoderId, Epoch, NodeId};
 /// Who claims which encoder, under which name.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    by_encoder: BTreeMap<EncoderId, BTreeSet<NodeId>>,
-    by_name: BTreeMap<String, BTreeSet<(EncoderId, NodeId)>>,
+    by_encoder: BTreeMap<EncoderId, Few<NodeId>>,
+    by_name: BTreeMap<String, Few<(EncoderId, NodeId)>>,
+}
+
+/// A small ordered set. Nearly all have one element, for which a tree would keep room for eleven.
+#[derive(Debug)]
+struct Few<T>(Vec<T>);
+
+impl<T> Default for Few<T> {
+    fn default() -> Self {
+        Self(Vec::with_capacity(1))
+    }
+}
+
+impl<T: Ord> Few<T> {
+    fn insert(&mut self, element: T) {
+        if let Err(at) = self.0.binary_search(&element) {
+            self.0.insert(at, element);
+        }
+    }
+
+    fn remove(&mut self, element: T) {
+        if let Ok(at) = self.0.binary_search(&element) {
+            self.0.remove(at);
+        }
+    }
 }
 
 impl Claims {
@@ -23,14 +47,14 @@ impl Claims {
     ) {
         if let Some(old) = old {
             if let Some(nodes) = self.by_encoder.get_mut(&encoder) {
-                nodes.remove(&node);
-                if nodes.is_empty() {
+                nodes.remove(node);
+                if nodes.0.is_empty() {
                     self.by_encoder.remove(&encoder);
                 }
             }
             if let Some(claims) = self.by_name.get_mut(&old.name) {
-                claims.remove(&(encoder, node));
-                if claims.is_empty() {
+                claims.remove((encoder, node));
+                if claims.0.is_empty() {
                     self.by_name.remove(&old.name);
                 }
             }
@@ -42,11 +66,11 @@ impl Claims {
     }
 
     pub(super) fn of(&self, encoder: EncoderId) -> impl Iterator<Item = NodeId> {
-        self.by_encoder.get(&encoder).into_iter().flatten().copied()
+        self.by_encoder.get(&encoder).into_iter().flat_map(|few| &few.0).copied()
     }
 
     pub(super) fn named(&self, name: &str) -> impl Iterator<Item = (EncoderId, NodeId)> {
-        self.by_name.get(name).into_iter().flatten().copied()
+        self.by_name.get(name).into_iter().flat_map(|few| &few.0).copied()
     }
 
     pub(super) fn encoders(&self) -> impl Iterator<Item = EncoderId> {

@@ -139,6 +139,7 @@ impl MessageReader {
         let Some(body) = rest.get(..length) else { return Ok(None) };
         let body = body.to_vec();
         self.buffer.advance(LENGTH_PREFIX + length);
+        forget_if_empty(&mut self.buffer);
         Ok(Some(body))
     }
 }
@@ -176,6 +177,7 @@ impl MessageWriter {
                 Err(error) => return Err(write_reason(&error)),
             }
         }
+        forget_if_empty(&mut self.buffer);
         Ok(())
     }
 
@@ -188,6 +190,13 @@ impl MessageWriter {
     /// After [`MessageWriter::finish`]: waits until the other side has everything, or is gone.
     pub async fn delivered(&mut self) {
         let _ = self.stream.stopped().await;
+    }
+}
+
+/// Most streams say something once in a while, and a node has thousands.
+fn forget_if_empty(buffer: &mut BytesMut) {
+    if buffer.is_empty() {
+        *buffer = BytesMut::new();
     }
 }
 

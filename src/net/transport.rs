@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use quinn::congestion::{Controller, ControllerFactory};
 use quinn::{ConnectionId, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 
+use super::mux::SOCKET_BUFFER;
 use crate::admission::Keypair;
 use crate::wire::{ALPN_JOIN, ALPN_MEDIA, ALPN_MESH};
 
@@ -24,8 +25,12 @@ use crate::wire::{ALPN_JOIN, ALPN_MEDIA, ALPN_MESH};
 /// leaves 1,162), so it fits always, also after a path has shrunk.
 pub const DATAGRAM_MAX: usize = 1160;
 
-/// Every connection is heard at least this often, in both directions.
+/// Every connection between nodes is heard at least this often, in both directions.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// A client's connection is heard at least this often: twice within [`CLIENT_IDLE`]. The client
+/// sees to it; encoders and viewers ping more often than that.
+pub const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(4);
 
 /// A client that is silent for this long is gone.
 pub const CLIENT_IDLE: Duration = Duration::from_secs(10);
@@ -45,9 +50,13 @@ pub const MEDIA_DATAGRAM_BUFFER: usize = 512 << 10;
 /// Datagrams that arrived and were not read yet.
 pub const DATAGRAM_RECEIVE_BUFFER: usize = 1 << 20;
 
-/// Streams that the other side may have open at once, of each kind. Gossip and asks are short;
-/// more at once means that this side is behind, and the other should wait.
+/// Streams that the other side of a link may have open at once, of each kind. Gossip and asks are
+/// short; more at once means that this side is behind, and the other should wait.
 pub const STREAMS: u32 = 64;
+
+/// Two-way streams that a client may have open at once: its requests to the API, as many as are
+/// answered at a time. Room for each is kept in every connection.
+pub const CLIENT_STREAMS: u32 = 8;
 
 /// Bytes that the other side may send ahead of what was read, on all streams of a connection.
 /// Bounds what strangers can make this node hold: 64 MiB, if every place at the door is taken.
@@ -101,26 +110,32 @@ impl Class {
         ConnectionId::new(&bytes)
     }
 
-    /// Buffers, timers and congestion control. `idle` is at most what the other side allows.
-    pub fn transport(self, idle: Duration) -> TransportConfig {
+    /// Buffers, timers and congestion control. `idle` is at most what the other side allows; it is
+    /// enough if one of the two sides keeps the connection alive.
+    pub fn transport(self, idle: Duration, keep_alive: Option<Duration>) -> TransportConfig {
         let mut config = TransportConfig::default();
         config
-            .keep_alive_interval(Some(KEEP_ALIVE))
+            .keep_alive_interval(keep_alive)
             .max_idle_timeout(IdleTimeout::try_from(idle).ok())
             .initial_rtt(INITIAL_RTT)
             .initial_mtu(1200)
             .min_mtu(1200)
-            .max_concurrent_bidi_streams(STREAMS.into())
-            .max_concurrent_uni_streams(STREAMS.into())
             .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
             .send_window(SEND_WINDOW)
             .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER));
         match self {
             Self::Link => {
-                config.datagram_send_buffer_size(LINK_DATAGRAM_BUFFER);
+                config
+                    .max_concurrent_bidi_streams(STREAMS.into())
+                    .max_concurrent_uni_streams(STREAMS.into())
+                    .datagram_send_buffer_size(LINK_DATAGRAM_BUFFER);
             }
             Self::Media => {
                 config
+                    .max_concurrent_bidi_streams(CLIENT_STREAMS.into())
+                    .max_concurrent_uni_streams(VarInt::from_u32(0))
+                    // Larger packets would carry nothing: see [`DATAGRAM_MAX`].
+                    .mtu_discovery_config(None)
                     .datagram_send_buffer_size(MEDIA_DATAGRAM_BUFFER)
                     .congestion_controller_factory(Arc::new(MediaControllerFactory));
             }
@@ -140,6 +155,9 @@ pub fn endpoint_config() -> EndpointConfig {
 pub fn client_endpoint() -> io::Result<quinn::Endpoint> {
     let socket = udp_socket(SocketAddr::from(([0; 16], 0)))
         .or_else(|_no_ipv6| udp_socket(SocketAddr::from(([0; 4], 0))))?;
+    // Smaller ones do for one client; the kernel may grant less, or nothing.
+    let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER);
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER);
     quinn::Endpoint::new(endpoint_config(), None, socket, Arc::new(quinn::TokioRuntime))
 }
 
@@ -161,8 +179,11 @@ pub fn server_config(
     keypair: &Keypair,
 ) -> Result<quinn::ServerConfig, rustls::Error> {
     let mut config = quinn::ServerConfig::with_crypto(super::tls::server(keypair)?);
+    // Whoever dials a media connection keeps it alive: a node with ten thousand encoders has more to
+    // do than to ask each of them every second.
+    let keep_alive = (class == Class::Link).then_some(KEEP_ALIVE);
     config
-        .transport_config(Arc::new(class.transport(CLIENT_IDLE)))
+        .transport_config(Arc::new(class.transport(CLIENT_IDLE, keep_alive)))
         .max_incoming(super::handshake::UNVERIFIED_MAX)
         .incoming_buffer_size(16 << 10)
         .incoming_buffer_size_total(1 << 20);
@@ -177,10 +198,13 @@ pub fn client_config(
     let class = Class::of_alpn(alpn);
     // The shorter wish of the two sides counts, so it is the one that dials who decides.
     let between_nodes = [ALPN_MESH, ALPN_MEDIA].contains(&alpn);
-    let idle = if between_nodes { LINK_IDLE } else { CLIENT_IDLE };
+    let (idle, keep_alive) = match between_nodes {
+        true => (LINK_IDLE, KEEP_ALIVE),
+        false => (CLIENT_IDLE, CLIENT_KEEP_ALIVE),
+    };
     let mut config = quinn::ClientConfig::new(super::tls::client(alpn, keypair)?);
     config
-        .transport_config(Arc::new(class.transport(idle)))
+        .transport_config(Arc::new(class.transport(idle, Some(keep_alive))))
         .initial_dst_cid_provider(Arc::new(move || class.connection_id()));
     Ok(config)
 }

@@ -1,12 +1,15 @@
 //! Native clients' connections: bytes in and out, nothing decided.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::media::{Ingest, Serving, Turning};
+use super::outbox::{Outbox, Outgoing, outbox};
 use super::publish::{MESSAGES, Publisher, Speaker};
 use crate::access::{Principal, Who};
 use crate::control::Event;
@@ -20,8 +23,6 @@ use crate::wire::{
     take_varint,
 };
 
-/// Messages that wait for one client; one that does not read them is closed.
-const OUT_QUEUE: usize = 256;
 /// Requests to the API that one client has under way.
 const API_AT_ONCE: usize = 8;
 
@@ -60,7 +61,7 @@ struct Shared {
 }
 
 struct Client {
-    out: mpsc::Sender<Vec<u8>>,
+    out: Outbox,
     connection: quinn::Connection,
     ingest: Arc<Ingest>,
     serving: BTreeMap<EncoderId, Serving>,
@@ -102,7 +103,7 @@ impl Clients {
         let ClientConn { remote, connection, send, recv, place } = conn;
         let ingest = Arc::new(Ingest::new(self.shared.turning.clone(), self.shared.hubs.clone()));
         let principal = Arc::new(Mutex::new(None));
-        let (out, queue) = mpsc::channel(OUT_QUEUE);
+        let (out, queue) = outbox();
         let client = Client {
             out,
             connection: connection.clone(),
@@ -117,15 +118,16 @@ impl Clients {
         if events.send(Event::ClientOpened { session, local }).await.is_err() {
             return;
         }
-        let writer = tokio::spawn(write(send, queue));
-        let datagrams = tokio::spawn(self.clone().datagrams(connection.clone(), session, ingest));
-        let api = tokio::spawn(api(connection.clone(), principal, self.shared.api.clone()));
-        read(recv, session, &events).await;
+        // One task for all: a task costs some hundred bytes, and idle clients are many. Only the
+        // end of the client's stream is the end.
+        tokio::select! {
+            () = read(recv, session, &events) => {}
+            never = write(send, queue) => match never {},
+            never = self.datagrams(&connection, session, &ingest) => match never {},
+            never = api(&connection, &principal, &self.shared.api) => match never {},
+        }
         connection.close(close::DONE, b"the client's stream ended");
         self.sessions().remove(&session);
-        datagrams.abort();
-        api.abort();
-        writer.abort();
         let _ = events.send(Event::ClientClosed(session)).await;
     }
 
@@ -154,7 +156,7 @@ impl Clients {
         }
         let sessions = self.sessions();
         let Some(client) = sessions.get(&session) else { return };
-        if client.out.try_send(bytes).is_err() {
+        if !client.out.push(bytes) {
             self.shared.overflows.fetch_add(1, Ordering::Relaxed);
             client.connection.close(close::OVERFLOW, b"the client does not read");
         }
@@ -227,11 +229,11 @@ impl Clients {
 
     /// What comes in datagrams: heartbeats, an agent's media, and a viewer's requests for packets.
     async fn datagrams(
-        self,
-        connection: quinn::Connection,
+        &self,
+        connection: &quinn::Connection,
         session: SessionId,
-        ingest: Arc<Ingest>,
-    ) {
+        ingest: &Ingest,
+    ) -> Infallible {
         while let Ok(datagram) = connection.read_datagram().await {
             match take_varint(&datagram) {
                 Some((FLOW_HEARTBEAT, body)) => {
@@ -256,6 +258,7 @@ impl Clients {
                 Some(_) | None => {}
             }
         }
+        pending().await
     }
 
     /// This node stood still: nothing that waits is current.
@@ -310,24 +313,25 @@ async fn read(mut recv: MessageReader, session: SessionId, events: &mpsc::Sender
     }
 }
 
-async fn write(mut send: MessageWriter, mut queue: mpsc::Receiver<Vec<u8>>) {
-    while let Some(bytes) = queue.recv().await {
+async fn write(mut send: MessageWriter, mut queue: Outgoing) -> Infallible {
+    while let Some(bytes) = queue.next().await {
         if send.write_bytes(&bytes).await.is_err() {
-            return;
+            return pending().await;
         }
     }
     send.finish();
+    pending().await
 }
 
 async fn api(
-    connection: quinn::Connection,
-    principal: Arc<Mutex<Option<Principal>>>,
-    calls: mpsc::Sender<ApiCall>,
-) {
+    connection: &quinn::Connection,
+    principal: &Mutex<Option<Principal>>,
+    calls: &mpsc::Sender<ApiCall>,
+) -> Infallible {
     let slots = Arc::new(tokio::sync::Semaphore::new(API_AT_ONCE));
     let remote = connection.remote_address();
     while let Ok((send, recv)) = connection.accept_bi().await {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Ok(slot) = slots.clone().acquire_owned().await else { break };
         let who = principal.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let calls = calls.clone();
         tokio::spawn(async move {
@@ -348,6 +352,7 @@ async fn api(
             send.delivered().await;
         });
     }
+    pending().await
 }
 
 fn refuse(status: u16, detail: &str) -> ApiResponse {

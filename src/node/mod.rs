@@ -11,6 +11,7 @@ mod ledger;
 mod media;
 mod members;
 mod name;
+mod outbox;
 pub mod passwords;
 mod ports;
 mod publish;

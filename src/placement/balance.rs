@@ -28,9 +28,10 @@ pub const STABILITY_PERIOD: Duration = Duration::from_secs(30);
 pub const STABILITY_MIN: Duration = Duration::from_secs(1);
 /// The longest: whoever wants no balancing at all says a day.
 pub const STABILITY_MAX: Duration = Duration::from_secs(86_400);
-/// An encoder that moved, or failed to, is left alone for this long: whatever goes wrong, nobody
-/// is sent around.
-pub const COOL_DOWN: Duration = Duration::from_secs(60);
+/// An encoder that moved, or failed to, is left alone for this long, or for the stability period if
+/// that is shorter: whatever goes wrong, nobody is sent around. No longer than the period, so that
+/// what moved before nodes came or went can move when all is to become even again.
+pub const COOL_DOWN: Duration = Duration::from_secs(30);
 /// From one encoder to the next that a node gives away: 25 a second, so that 250 of 1,000 encoders
 /// that three nodes give to a fourth are there in 4 s, and no node is stormed.
 const PACE: Duration = Duration::from_millis(40);
@@ -207,7 +208,7 @@ impl Balance {
 
     fn rest(&mut self, now: Mono, encoder: EncoderId) {
         if self.resting.len() < RESTING_MAX {
-            self.resting.insert(encoder, now + COOL_DOWN);
+            self.resting.insert(encoder, now + self.period.min(COOL_DOWN));
         }
         self.look_by(now + LOOK);
     }

@@ -335,11 +335,12 @@ impl Agent {
         if self.book.set_peers(id, peers) {
             effects.push(Effect::Peers(self.book.peers().clone()));
         }
-        // Somebody else says that home is dead: look at it closely.
+        // Somebody else says that home is dead: look at it closely. Not so if it is drained: thousands
+        // that all look closely would keep it from answering.
         if let Some(home) = self.home
             && home != id
             && let Some(node) = self.legs.get(&home).and_then(|leg| leg.node)
-            && !self.book.up(node)
+            && self.book.dead(node)
         {
             self.nudged_until = Some(now + NUDGE);
         }

@@ -45,6 +45,12 @@ pub const AGENT_GONE: &str = "the encoder's agent is disconnected";
 pub struct Host {
     sessions: BTreeMap<SessionId, Session>,
     streams: BTreeMap<EncoderId, Stream>,
+    /// Sessions that have not said hello.
+    fresh: BTreeSet<SessionId>,
+    /// Sessions that follow a stream.
+    followers: BTreeSet<SessionId>,
+    /// Streams at which something may be due: of ten thousand idle ones nearly none.
+    timed: BTreeSet<EncoderId>,
     in_flight: Vec<(EncoderId, NodeId, Mono)>,
     /// Encoders on their way from here to another node.
     moves: BTreeMap<EncoderId, moves::Moving>,
@@ -140,6 +146,7 @@ impl Host {
             publishes: false,
         };
         self.sessions.insert(session, fresh);
+        self.fresh.insert(session);
     }
 
     /// A message of a client.
@@ -216,6 +223,7 @@ impl Host {
     /// A client's connection ended.
     pub fn closed(&mut self, world: &mut World<'_>, id: SessionId, effects: &mut Vec<Effect>) {
         self.left(world, id, false, effects);
+        self.fresh.remove(&id);
         self.sessions.remove(&id);
     }
 
@@ -233,6 +241,7 @@ impl Host {
         let stream = self.streams.entry(encoder).or_insert_with(|| Stream::new(String::new()));
         if stream.viewers > 0 && viewers == 0 {
             stream.watched_until = Some(world.now.mono + LINGER);
+            self.timed.insert(encoder);
         }
         stream.viewers = viewers;
         if viewers > 0 {
@@ -259,6 +268,9 @@ impl Host {
         effects: &mut Vec<Effect>,
     ) {
         let Some(stream) = self.streams.get_mut(&encoder) else { return };
+        if stream.viewers > 0 {
+            self.timed.insert(encoder);
+        }
         let event = if stream.viewers == 0 { GateEvent::Idle } else { event };
         if stream.route == Route::None && event != GateEvent::Idle {
             // Asked for as soon as there is a route.
@@ -475,6 +487,7 @@ impl Host {
         };
         if let Some(claim) = self.streams.get_mut(&encoder).and_then(|s| s.home.as_mut()) {
             claim.unreachable.insert(node, world.now.mono + UNREACHABLE_KEEP);
+            self.timed.insert(encoder);
         }
         self.settle(world, encoder, effects);
     }
@@ -489,6 +502,7 @@ impl Host {
     ) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.follows.clear();
+        self.followers.remove(&id);
         for encoder in std::mem::take(&mut session.watching) {
             effects.push(Effect::Unserve(id, encoder));
         }
@@ -510,6 +524,7 @@ impl Host {
                     claim.unconfirmed = None;
                     claim.source = SourceState::NoSignal(AGENT_GONE.into());
                     claim.orphaned = Some(world.now.mono + ORPHAN_KEEP);
+                    self.timed.insert(encoder);
                 }
                 None => {}
             }

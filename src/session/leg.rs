@@ -194,9 +194,9 @@ impl Book {
         true
     }
 
-    /// Whether the last list called this node alive; a node that is not on it counts as dead.
-    pub fn up(&self, node: NodeId) -> bool {
-        self.peers.nodes.iter().any(|peer| peer.node == node && peer.up)
+    /// Whether the last list called this node dead; a node that is not on it counts as that.
+    pub fn dead(&self, node: NodeId) -> bool {
+        !self.peers.nodes.iter().any(|peer| peer.node == node && (peer.up || peer.draining))
     }
 
     /// An address of this node that may be dialled now.

@@ -237,6 +237,7 @@ fn an_agent_knows_itself_again() {
         name: "north".into(),
         addrs: vec!["192.0.2.1:9443".into()],
         up: true,
+        draining: false,
         later: crate::grow::Later::default(),
     };
     first.record.peers = PeerList { nodes: vec![peer] };

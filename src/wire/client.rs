@@ -119,8 +119,10 @@ growing! {
         pub name: String,
         /// `host:port`, best first.
         pub addrs: Vec<String>,
-        /// Believed alive by the node that made the list.
+        /// Believed alive and not drained by the node that made the list.
         pub up: bool,
+        /// Not up, but alive: it is drained.
+        pub draining: bool,
     }
 }
 

@@ -181,7 +181,7 @@ class Mesh:
         if keep:
             os.makedirs(keep, exist_ok=True)
         self.folder = keep or tempfile.mkdtemp(prefix="roost-bench-")
-        self.nodes, self.clients = [], []
+        self.nodes, self.clients, self.folders = [], [], []
 
     def __enter__(self):
         return self
@@ -222,6 +222,10 @@ class Mesh:
 
     def encode(self, name, host, *more):
         state = os.path.join(self.folder, f"{name}-state")
+        if "--count" in more:
+            # Thousands of small files: it is not the disk of the encoders that is measured.
+            state = tempfile.mkdtemp(prefix="roost-bench-", dir="/dev/shm")
+            self.folders.append(state)
         args = [self.roost, "encode", name, "--test", "--state", state, "--json", *more]
         return self._client(f"encode-{name}", host, args)
 
@@ -258,6 +262,8 @@ class Mesh:
         for process in [*self.clients, *nodes]:
             process.end(signal.SIGKILL if process in nodes else signal.SIGTERM)
         self.lan.close()
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
         if not self.kept:
             shutil.rmtree(self.folder, ignore_errors=True)
 

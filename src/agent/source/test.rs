@@ -1,9 +1,11 @@
-//! The test picture as a source: drawn, encoded and paced on a thread of its own.
+//! The test picture as a source: drawn, encoded and paced on a thread of its own while it
+//! runs.
 
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusty_h264_encoder::{EncodeError, Encoder, EncoderConfig};
+use tokio::sync::oneshot;
 
 use super::picture::{HEIGHT, Picture, WIDTH};
 use super::{Closed, Inbox, Outlet, SourceError, SourceEvent, ticks};
@@ -43,33 +45,63 @@ pub(super) fn open(
             MAX_GOP / fps
         )));
     }
-    let mut studio = Studio::new(name, gop, fps)
-        .map_err(|error| SourceError::Setting(format!("cannot encode a test picture: {error}")))?;
-    thread::Builder::new().name("test-picture".into()).spawn(move || {
-        // The receiver's end is the only reason to stop.
-        let _ = run(&mut studio, obeys, outlet, wishes);
-    })?;
+    let rest = Rest { name: name.into(), gop, fps, obeys, origin: Instant::now(), number: 0 };
+    // The receiver's end is the only reason to stop.
+    tokio::spawn(async move { rest.wait(outlet, wishes).await });
     Ok(())
 }
 
-fn run(
-    studio: &mut Studio,
+/// Nobody watches: what the next run goes on with. A process may have thousands of these.
+struct Rest {
+    name: String,
+    gop: Duration,
+    fps: u32,
     obeys: bool,
-    mut outlet: Outlet,
-    mut wishes: Inbox,
-) -> Result<(), Closed> {
-    let fps = studio.fps;
-    let describe = format!(
-        "test picture, H.264 Constrained Baseline, {WIDTH}x{HEIGHT}, {fps} fps, a keyframe every \
-         {:.1} s{}",
-        f64::from(studio.gop) / f64::from(fps),
-        if obeys { " and on request" } else { ", never on request" }
-    );
-    outlet.say_blocking(SourceEvent::Ready { describe })?;
-    let origin = Instant::now();
-    let interval = Duration::from_secs(1) / fps;
-    loop {
-        wishes.wait_to_run()?;
+    /// Time begins here, and goes on over pauses.
+    origin: Instant,
+    /// Pictures so far.
+    number: u32,
+}
+
+impl Rest {
+    async fn wait(mut self, mut outlet: Outlet, mut wishes: Inbox) -> Result<(), Closed> {
+        let (fps, gop) = (f64::from(self.fps), f64::from(pictures(self.gop, self.fps)));
+        let describe = format!(
+            "test picture, H.264 Constrained Baseline, {WIDTH}x{HEIGHT}, {fps} fps, a keyframe \
+             every {:.1} s{}",
+            gop / fps,
+            if self.obeys { " and on request" } else { ", never on request" }
+        );
+        outlet.say(SourceEvent::Ready { describe }).await?;
+        loop {
+            while wishes.next().await?.run != Some(true) {}
+            let (done, paused) = oneshot::channel();
+            let worker = thread::Builder::new().name("test-picture".into());
+            worker
+                .spawn(move || {
+                    let result = self.run(&mut outlet, &mut wishes);
+                    // Nobody waits any more: the process ends.
+                    let _ = done.send(result.map(|()| (self, outlet, wishes)));
+                })
+                .map_err(|error| {
+                    tracing::error!(err = %error, "no thread for a test picture");
+                    Closed
+                })?;
+            (self, outlet, wishes) = paused.await.map_err(|_ended| Closed)??;
+        }
+    }
+
+    /// Until it is told to pause.
+    fn run(&mut self, outlet: &mut Outlet, wishes: &mut Inbox) -> Result<(), Closed> {
+        let mut studio = match Studio::new(&self.name, self.gop, self.fps, self.number) {
+            Ok(studio) => studio,
+            Err(error) => {
+                let reason = format!("cannot encode a test picture: {error}");
+                outlet.say_blocking(SourceEvent::Lost { reason })?;
+                return Err(Closed);
+            }
+        };
+        let interval = Duration::from_secs(1) / self.fps;
         outlet.interrupt();
         studio.request_keyframe();
         let mut due = Instant::now();
@@ -77,22 +109,28 @@ fn run(
             thread::sleep(due.saturating_duration_since(Instant::now()));
             let wished = wishes.look()?;
             if wished.run == Some(false) {
-                break;
+                self.number = studio.number;
+                return Ok(());
             }
-            if wished.run == Some(true) || wished.keyframe && obeys {
+            if wished.run == Some(true) || wished.keyframe && self.obeys {
                 studio.request_keyframe();
             }
             // After a stall, pictures that are overdue are left out: they would be shown late.
             let late = due.elapsed().as_nanos() / interval.as_nanos();
             due += interval * u32::try_from(late).unwrap_or(0);
             let unit = studio.shoot(wall());
-            outlet.sample(unit, ticks(due.duration_since(origin)))?;
-            if outlet.skipping && obeys {
+            outlet.sample(unit, ticks(due.duration_since(self.origin)))?;
+            if outlet.skipping && self.obeys {
                 studio.request_keyframe();
             }
             due += interval;
         }
     }
+}
+
+/// How many pictures a time has, at least one.
+fn pictures(time: Duration, fps: u32) -> u32 {
+    ((time.as_secs_f64() * f64::from(fps)).round() as u32).max(1)
 }
 
 fn wall() -> u64 {
@@ -104,8 +142,6 @@ fn wall() -> u64 {
 struct Studio {
     picture: Picture,
     encoder: Encoder,
-    /// Pictures per second.
-    fps: u32,
     /// Pictures between keyframes.
     gop: u32,
     /// Pictures since the last keyframe.
@@ -115,8 +151,8 @@ struct Studio {
 }
 
 impl Studio {
-    fn new(name: &str, gop: Duration, fps: u32) -> Result<Self, EncodeError> {
-        let gop = ((gop.as_secs_f64() * f64::from(fps)).round() as u32).max(1);
+    fn new(name: &str, gop: Duration, fps: u32, number: u32) -> Result<Self, EncodeError> {
+        let gop = pictures(gop, fps);
         let mut config = EncoderConfig::baseline(WIDTH, HEIGHT);
         config.framerate = fps as f32;
         config.qp = QUALITY;
@@ -127,11 +163,10 @@ impl Studio {
         Ok(Self {
             picture: Picture::new(name),
             encoder: Encoder::new(config)?,
-            fps,
             gop,
             age: gop,
             requested: false,
-            number: 0,
+            number,
         })
     }
 
@@ -180,7 +215,7 @@ mod tests {
 
     #[test]
     fn the_picture_is_small_and_cheap_and_every_decoder_takes_it() {
-        let mut studio = Studio::new("gate-2", Duration::from_secs(2), FPS).expect("a studio");
+        let mut studio = Studio::new("gate-2", Duration::from_secs(2), FPS, 0).expect("a studio");
         let started = Instant::now();
         let units = shots(&mut studio, 150);
         let per_frame = started.elapsed() / 150;
@@ -222,7 +257,7 @@ mod tests {
 
     #[test]
     fn the_machines_clock_survives_the_codec_and_scaling() {
-        let mut studio = Studio::new("gate-2", Duration::from_secs(2), FPS).expect("a studio");
+        let mut studio = Studio::new("gate-2", Duration::from_secs(2), FPS, 0).expect("a studio");
         studio.shoot(START);
         studio.age = studio.gop;
         let units = shots(&mut studio, 45);

@@ -250,6 +250,23 @@ fn a_node_that_is_new_is_filled_after_the_period_and_not_before() {
 }
 
 #[test]
+fn what_moved_a_moment_before_a_change_of_nodes_moves_again_once_the_period_is_over() {
+    for period in [30, 5] {
+        let mut town = Town::new(&[40, 0], Weather::default(), 1);
+        town.tell_all(&|| Event::Period(Duration::from_secs(period)));
+        town.pass(period + 5);
+        assert_eq!(town.counts(), [20, 20]);
+        // All that is there has just come.
+        town.seats[1].weight = 0;
+        town.tell_all(&|| Event::Nodes);
+        town.pass(period - 1);
+        assert_eq!(town.counts(), [20, 20]);
+        town.pass(6);
+        assert_eq!(town.counts(), [40, 0], "with a period of {period} s");
+    }
+}
+
+#[test]
 fn any_change_of_nodes_begins_the_period_anew() {
     let mut town = Town::new(&[10, 0], Weather::default(), 1);
     for _ in 0..5 {

@@ -26,6 +26,7 @@ impl Trial {
             name: name.into(),
             addrs: vec![format!("{name}:1")],
             up: true,
+            draining: false,
             later: Later::default(),
         };
         let config = Config {
@@ -215,6 +216,7 @@ impl Trial {
             name: "far".into(),
             addrs: vec!["far:1".into()],
             up: true,
+            draining: false,
             later: Later::default(),
         });
         trial.tell(HOME, &NodeMessage::Peers(peers));
@@ -237,6 +239,24 @@ impl Trial {
             _ => None,
         });
         stayed.collect()
+    }
+}
+
+#[test]
+fn a_home_that_is_said_to_be_dead_is_looked_at_closely_and_one_that_is_drained_is_not() {
+    for draining in [false, true] {
+        let mut trial = Trial::new();
+        trial.pass(1000);
+        let mut peers = trial.agent.peers().clone();
+        (peers.nodes[0].up, peers.nodes[0].draining) = (false, draining);
+        trial.tell(NEXT, &NodeMessage::Peers(peers));
+        trial.sent.clear();
+        trial.pass(1000);
+        let home = trial.leg(HOME);
+        let pings =
+            trial.sent.iter().filter(|it| matches!(it, Effect::Datagram(leg, _) if *leg == home));
+        let pings = pings.count();
+        assert_eq!(pings <= 1, draining, "{pings} pings");
     }
 }
 

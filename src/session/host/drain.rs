@@ -149,6 +149,7 @@ impl Host {
         }
         if let Some(claim) = self.streams.get_mut(&order.encoder).and_then(|s| s.home.as_mut()) {
             claim.unreachable.insert(order.to, now + super::UNREACHABLE_KEEP);
+            self.timed.insert(order.encoder);
         }
         if let Some(draining) = &mut self.emptying {
             draining.stuck.insert(order.encoder, (now + TRY_AGAIN, why.to_owned()));

@@ -52,11 +52,13 @@ impl Host {
             return;
         }
         session.follows.insert(name, Some(place.clone()));
+        self.followers.insert(id);
         effects.push(Effect::Send(id, NodeMessage::Stream(place)));
     }
 
     pub(super) fn tell_places(&mut self, world: &World<'_>, effects: &mut Vec<Effect>) {
-        for (&id, session) in &mut self.sessions {
+        for &id in &self.followers {
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
             let Some(principal) = session.principal.as_ref() else { continue };
             for (name, told) in &mut session.follows {
                 let place = place(world, principal, name);

@@ -57,6 +57,7 @@ impl Host {
             }
         };
         session.principal = Some(principal.clone());
+        self.fresh.remove(&id);
         self.judge_at.get_or_insert(world.now.mono + JUDGE_INTERVAL);
         effects.push(Effect::Welcomed(id, principal));
         let welcome = wire::Welcome { peers: world.peers.clone() };

@@ -1,6 +1,7 @@
 //! What is due at this node's clients.
 
-use super::{Effect, Host, Route, World};
+use super::{Effect, Host, Route, Stream, World};
+use crate::id::SessionId;
 use crate::media::GateEvent;
 use crate::session::HELLO_DEADLINE;
 use crate::time::{Mono, earlier};
@@ -8,22 +9,12 @@ use crate::time::{Mono, earlier};
 impl Host {
     /// When [`Host::wake`] is due.
     pub fn next_wake(&self) -> Option<Mono> {
-        let hello = self
-            .sessions
-            .values()
-            .filter(|session| session.principal.is_none())
-            .map(|session| session.opened + HELLO_DEADLINE)
-            .min();
-        let streams = self.streams.values().filter_map(|stream| {
-            let claim = stream.home.as_ref();
-            let orphaned = claim.and_then(|claim| claim.orphaned);
-            let reachable = claim.and_then(|claim| claim.unreachable.values().min().copied());
-            let session = earlier(earlier(stream.watched_until, orphaned), reachable);
-            let routed = stream.route != Route::None;
-            earlier(session, stream.keyframes.next_wake().filter(|_| routed))
-        });
+        let hello = self.fresh.iter().filter_map(|id| self.sessions.get(id));
+        let hello = hello.map(|session| session.opened + HELLO_DEADLINE).min();
+        let timed = self.timed.iter().filter_map(|encoder| self.streams.get(encoder));
+        let streams = timed.filter_map(Stream::due).min();
         earlier(
-            earlier(hello, streams.min()),
+            earlier(hello, streams),
             earlier(self.judge_at, earlier(self.moves_due(), self.drain_due())),
         )
     }
@@ -32,13 +23,14 @@ impl Host {
     pub fn wake(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
         let now = world.now.mono;
         self.in_flight.retain(|(_, _, until)| *until > now);
-        let late: Vec<_> = self
-            .sessions
+        let late: Vec<SessionId> = self
+            .fresh
             .iter()
-            .filter(|(_, s)| s.principal.is_none() && s.opened + HELLO_DEADLINE <= now)
-            .map(|(&id, _)| id)
+            .filter(|id| self.sessions.get(id).is_none_or(|s| s.opened + HELLO_DEADLINE <= now))
+            .copied()
             .collect();
         for id in late {
+            self.fresh.remove(&id);
             self.sessions.remove(&id);
             effects.push(Effect::Close(id, "no hello came in time".into()));
         }
@@ -49,7 +41,7 @@ impl Host {
         if self.drain_due().is_some_and(|at| at <= now) {
             self.proceed_draining(world, false, effects);
         }
-        for encoder in self.streams.keys().copied().collect::<Vec<_>>() {
+        for encoder in std::mem::take(&mut self.timed) {
             self.keyframe(now, encoder, GateEvent::Wake, effects);
             let Some(stream) = self.streams.get_mut(&encoder) else { continue };
             let reachable_again = stream
@@ -71,6 +63,20 @@ impl Host {
             if linger_over || orphan_over || reachable_again {
                 self.settle(world, encoder, effects);
             }
+            if self.streams.get(&encoder).is_some_and(|stream| stream.due().is_some()) {
+                self.timed.insert(encoder);
+            }
         }
+    }
+}
+
+impl Stream {
+    fn due(&self) -> Option<Mono> {
+        let claim = self.home.as_ref();
+        let orphaned = claim.and_then(|claim| claim.orphaned);
+        let reachable = claim.and_then(|claim| claim.unreachable.values().min().copied());
+        let session = earlier(earlier(self.watched_until, orphaned), reachable);
+        let routed = self.route != Route::None;
+        earlier(session, self.keyframes.next_wake().filter(|_| routed))
     }
 }

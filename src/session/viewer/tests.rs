@@ -136,6 +136,7 @@ fn peers() -> PeerList {
         name: name.into(),
         addrs: vec![format!("{name}:1")],
         up: true,
+        draining: false,
         later: crate::grow::Later::default(),
     };
     PeerList { nodes: vec![peer(HOME, "home"), peer(NEXT, "next")] }
