@@ -102,6 +102,8 @@ pub struct Control {
     /// When anything was handled last: at least every [`TICK`], unless the process stood still.
     handled: Mono,
     nodes_dirty: bool,
+    /// Somebody has other links: only routes may follow from that.
+    links_dirty: bool,
     remember_at: Option<Mono>,
     remembered: Option<Mono>,
     /// How often it was outgrown by a later self as far as told, and when that was told last.
@@ -166,6 +168,7 @@ impl Control {
             due: None,
             handled: now.mono,
             nodes_dirty: true,
+            links_dirty: false,
             remember_at: None,
             remembered: None,
             outgrown: (0, None),
@@ -504,10 +507,12 @@ impl Control {
                     effects.push(Effect::Send(to, message.encode()));
                 }
                 directory::Effect::Delta { to, delta } => {
-                    effects.push(Effect::Send(to, LinkMessage::DirectoryDelta(delta).encode()));
+                    let bytes = LinkMessage::DirectoryDelta(delta).encode();
+                    effects.extend(to.into_iter().map(|to| Effect::Send(to, bytes.clone())));
                 }
                 directory::Effect::Changed(encoder) => changed.push(encoder),
                 directory::Effect::HeaderChanged(_) => self.nodes_dirty = true,
+                directory::Effect::LinksChanged(_) => self.links_dirty = true,
             }
         }
         if !changed.is_empty() {
@@ -537,6 +542,7 @@ impl Control {
             self.host(now, effects, |host, world, out| host.rights_changed(world, out));
             effects.push(Effect::ViewChanged);
         }
+        let links_dirty = std::mem::take(&mut self.links_dirty);
         if std::mem::take(&mut self.nodes_dirty) {
             let peers_changed = self.refresh_nodes();
             let drain = self.wishes.drain || self.leaving.is_some();
@@ -549,6 +555,8 @@ impl Control {
             });
             effects.push(Effect::ViewChanged);
             self.remember_soon(now.mono, effects);
+        } else if links_dirty {
+            self.host(now, effects, |host, world, out| host.links_changed(world, out));
         }
         let mut out = Vec::new();
         self.directory.flush(&mut out);
