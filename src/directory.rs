@@ -198,6 +198,11 @@ impl Directory {
         self.own_changes.insert(encoder);
     }
 
+    /// Whether a claim of this node waits to be pushed.
+    pub fn has_changes(&self) -> bool {
+        !self.own_changes.is_empty()
+    }
+
     /// Pushes everything put since the last flush to every link, and reports it as changed.
     pub fn flush(&mut self, effects: &mut Vec<Effect>) {
         std::mem::take(&mut self.own_header_changed).tell(self.me, effects);
