@@ -113,6 +113,11 @@ pub struct Control {
     /// When anything was handled last: at least every [`TICK`], unless the process stood still.
     handled: Mono,
     nodes_dirty: bool,
+    /// Somebody has other links: only routes may follow from that.
+    links_dirty: bool,
+    /// When links may be told of again, and when they must be because they are not what was told.
+    links_rested: Mono,
+    links_due: Option<Mono>,
     remember_at: Option<Mono>,
     remembered: Option<Mono>,
     /// How often it was outgrown by a later self as far as told, and when that was told last.
@@ -181,6 +186,9 @@ impl Control {
             due: None,
             handled: now.mono,
             nodes_dirty: true,
+            links_dirty: false,
+            links_rested: now.mono,
+            links_due: None,
             remember_at: None,
             remembered: None,
             outgrown: (0, None),
@@ -535,8 +543,9 @@ impl Control {
             self.host(now, effects, |host, world, out| host.rights_changed(world, out));
             effects.push(Effect::ViewChanged);
         }
+        let links_dirty = std::mem::take(&mut self.links_dirty);
         if std::mem::take(&mut self.nodes_dirty) {
-            let peers_changed = self.refresh_nodes();
+            let peers_changed = self.refresh_nodes(now.mono);
             let drain = self.wishes.drain || self.leaving.is_some();
             self.host(now, effects, |host, world, out| {
                 host.nodes_changed(world, out);
@@ -549,7 +558,10 @@ impl Control {
             self.remember_soon(now.mono, effects);
             self.seats = self.demand_seats();
             self.balance(now, evening::Event::Nodes, effects);
+        } else if links_dirty {
+            self.host(now, effects, |host, world, out| host.links_changed(world, out));
         }
+        self.tell_links(now.mono);
         let mut out = Vec::new();
         self.directory.flush(&mut out);
         self.directory_effects(now, out, effects);
@@ -576,6 +588,7 @@ impl Control {
             self.balance.next_wake(),
             self.ledger.next_wake(),
             self.remember_at,
+            self.links_due,
         ];
         self.due = machines.into_iter().fold(Some(now.mono + TICK), earlier);
     }

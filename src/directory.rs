@@ -56,6 +56,42 @@ impl Default for Limits {
     }
 }
 
+/// How two headers of a node differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum HeaderChange {
+    #[default]
+    None,
+    /// In its links, which change most often and matter to the fewest.
+    Links,
+    Other,
+}
+
+impl HeaderChange {
+    fn tell(self, node: NodeId, effects: &mut Vec<Effect>) {
+        match self {
+            Self::None => {}
+            Self::Links => effects.push(Effect::LinksChanged(node)),
+            Self::Other => effects.push(Effect::HeaderChanged(node)),
+        }
+    }
+}
+
+fn header_change(old: Option<&Header>, new: Option<&Header>) -> HeaderChange {
+    let (Some(old), Some(new)) = (old, new) else {
+        return if old == new { HeaderChange::None } else { HeaderChange::Other };
+    };
+    // All fields are named, so that a new one is thought of.
+    let Header { name, addrs, links, draining, cordoned, capacity, limit, later } = new;
+    let same = (name, addrs, draining) == (&old.name, &old.addrs, &old.draining)
+        && (cordoned, capacity, limit) == (&old.cordoned, &old.capacity, &old.limit)
+        && *later == old.later;
+    match same {
+        false => HeaderChange::Other,
+        true if *links == old.links => HeaderChange::None,
+        true => HeaderChange::Links,
+    }
+}
+
 /// A link as the directory sees it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Link {
@@ -79,8 +115,10 @@ pub struct Directory {
     /// The highest own number that ever left this node in its present boot.
     told: u64,
     own_changes: BTreeSet<EncoderId>,
-    own_header_changed: bool,
+    own_header_changed: HeaderChange,
     repair_at: Option<Mono>,
+    /// Worked out after each event, for it is asked for far more often.
+    due: Option<Mono>,
     repaired_last: NodeId,
     rounds: u64,
     counters: Counters,
@@ -100,8 +138,9 @@ impl Directory {
             pushed: (boot, 0),
             told: 0,
             own_changes: BTreeSet::new(),
-            own_header_changed: false,
+            own_header_changed: HeaderChange::None,
             repair_at: None,
+            due: None,
             repaired_last: me,
             rounds: 0,
             counters: Counters::default(),
@@ -123,8 +162,9 @@ impl Directory {
             return;
         }
         part.seq += 1;
+        let change = header_change(part.header.as_ref(), Some(&header));
         part.set_header(Span::at(part.seq), header);
-        self.own_header_changed = true;
+        self.own_header_changed = self.own_header_changed.max(change);
     }
 
     /// Claims an encoder for this node, or with `None` lets it go. Nothing happens if nothing
@@ -158,22 +198,23 @@ impl Directory {
         self.own_changes.insert(encoder);
     }
 
+    /// Whether a claim of this node waits to be pushed.
+    pub fn has_changes(&self) -> bool {
+        !self.own_changes.is_empty()
+    }
+
     /// Pushes everything put since the last flush to every link, and reports it as changed.
     pub fn flush(&mut self, effects: &mut Vec<Effect>) {
-        if std::mem::take(&mut self.own_header_changed) {
-            effects.push(Effect::HeaderChanged(self.me));
-        }
+        std::mem::take(&mut self.own_header_changed).tell(self.me, effects);
         effects.extend(std::mem::take(&mut self.own_changes).into_iter().map(Effect::Changed));
         let Some(part) = self.parts.get(&self.me) else { return };
-        let deltas = part.since(self.me, Some(self.pushed), &self.limits);
-        self.pushed = part.position();
         if !self.links.is_empty() {
             self.told = part.seq;
         }
-        for to in self.links.keys() {
-            let copies = deltas.iter().cloned();
-            effects.extend(copies.map(|delta| Effect::Delta { to: *to, delta }));
-        }
+        let deltas = part.since(self.me, Some(self.pushed), &self.limits);
+        self.pushed = part.position();
+        let all = || self.links.keys().copied().collect();
+        effects.extend(deltas.into_iter().map(|delta| Effect::Delta { to: all(), delta }));
     }
 
     // -- machine --------------------------------------------------------------------------------
@@ -198,11 +239,12 @@ impl Directory {
             Event::Delta { from, delta } => self.on_delta(now.mono, from, delta, effects),
             Event::Wake => self.on_wake(now.mono, effects),
         }
+        self.due = self.links.values().fold(self.repair_at, |at, link| earlier(at, link.due));
     }
 
     /// When to call [`Directory::handle`] with [`Event::Wake`].
     pub fn next_wake(&self) -> Option<Mono> {
-        self.links.values().fold(self.repair_at, |at, link| earlier(at, link.due))
+        self.due
     }
 
     fn on_wake(&mut self, now: Mono, effects: &mut Vec<Effect>) {
@@ -265,7 +307,7 @@ impl Directory {
         if origin == self.me && !deltas.is_empty() {
             self.told = self.told.max(part.seq);
         }
-        effects.extend(deltas.into_iter().map(|delta| Effect::Delta { to, delta }));
+        effects.extend(deltas.into_iter().map(|delta| Effect::Delta { to: vec![to], delta }));
     }
 
     fn on_digest(&mut self, now: Mono, from: NodeId, digest: &Digest, effects: &mut Vec<Effect>) {
@@ -364,8 +406,10 @@ impl Directory {
                 header_before = old.header;
                 Part::new(delta.boot)
             }
-            Some(part) => {
-                header_before.clone_from(&part.header);
+            Some(mut part) => {
+                if delta.header.is_some() {
+                    header_before = part.header.take();
+                }
                 part
             }
             None => Part::new(delta.boot),
@@ -374,7 +418,10 @@ impl Directory {
             before.entry(*encoder).or_insert_with(|| part.entry(*encoder).cloned());
         }
         part.apply(&delta, &self.limits);
-        let header_changed = part.header != header_before;
+        let header = match delta.from != 0 && delta.header.is_none() {
+            true => HeaderChange::None,
+            false => header_change(header_before.as_ref(), part.header.as_ref()),
+        };
         let mut changed = Vec::new();
         for (encoder, old) in before {
             let new = part.entry(encoder);
@@ -383,9 +430,7 @@ impl Directory {
             }
         }
         self.parts.insert(origin, part);
-        if header_changed {
-            effects.push(Effect::HeaderChanged(origin));
-        }
+        header.tell(origin, effects);
         for (encoder, old, new) in changed {
             self.reindex(origin, encoder, old.as_ref(), new.as_ref());
             effects.push(Effect::Changed(encoder));
@@ -402,9 +447,11 @@ impl Directory {
                 && **to != delta.origin
                 && reached.is_none_or(|reached| !reached.contains(*to))
         });
-        let before = effects.len();
-        effects.extend(lacking.map(|to| Effect::Delta { to: *to, delta: delta.clone() }));
-        self.counters.forwarded += (effects.len() - before) as u64;
+        let to: Vec<NodeId> = lacking.copied().collect();
+        self.counters.forwarded += to.len() as u64;
+        if !to.is_empty() {
+            effects.push(Effect::Delta { to, delta });
+        }
     }
 
     fn reindex(

@@ -23,7 +23,7 @@ mod swim;
 mod tests;
 mod timing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use foca::{Foca, NoCustomBroadcast};
@@ -214,6 +214,12 @@ pub struct Membership {
     trips: Trips,
     rng: ChaCha8Rng,
     seen: BTreeMap<NodeId, Seen>,
+    /// A hash of foca's list as it was when the program was told of it last.
+    reported: Option<u64>,
+    /// Members that are not down, if nothing changed since that was worked out.
+    active: Option<BTreeSet<NodeId>>,
+    /// The linked nodes that are not among them, likewise.
+    apart: Option<Vec<NodeId>>,
     /// Identities that said goodbye.
     left: BTreeMap<NodeId, (Boot, u32)>,
     /// Since when.
@@ -255,6 +261,9 @@ impl Membership {
             trips: Trips::default(),
             rng,
             seen: BTreeMap::new(),
+            reported: None,
+            active: None,
+            apart: None,
             left: BTreeMap::new(),
             linked: BTreeMap::new(),
             heard: BTreeMap::new(),
@@ -291,6 +300,7 @@ impl Membership {
             }
             Event::Linked(node) => {
                 self.linked.insert(node, now);
+                self.apart = None;
                 if self.is_active(node) {
                     effects
                         .push(Effect::Datagram { to: node, bytes: digest_packet(self.digest()) });
@@ -300,6 +310,7 @@ impl Membership {
             }
             Event::Unlinked(node) => {
                 self.linked.remove(&node);
+                self.apart = None;
                 self.pulled.remove(&node);
             }
             Event::Rtt(trips) => {
@@ -373,6 +384,7 @@ impl Membership {
             self.carry_over(now, vec![foca::Member::down(id)], effects);
         }
         self.seen.remove(&node);
+        self.reported = None;
         self.heard.remove(&node);
         self.doubted.remove(&node);
     }

@@ -125,6 +125,8 @@ pub struct Peering {
     seeds: BTreeMap<String, Seed>,
     links: usize,
     alone_since: Mono,
+    /// Worked out after each event, for it is asked for far more often.
+    due: Option<Mono>,
 }
 
 impl Peering {
@@ -137,6 +139,7 @@ impl Peering {
             seeds: BTreeMap::new(),
             links: 0,
             alone_since: Mono(0),
+            due: None,
         }
     }
 
@@ -169,10 +172,15 @@ impl Peering {
         }
         self.give_up_late_dials(now);
         self.dial(now, effects);
+        self.due = self.first_due();
     }
 
     /// When to call again with [`Event::Wake`].
     pub fn next_wake(&self) -> Option<Mono> {
+        self.due
+    }
+
+    fn first_due(&self) -> Option<Mono> {
         let full = self.dials() >= DIALS_MAX;
         let targets = self.targets.values().filter_map(|target| match target.dialling {
             Some(deadline) => Some(deadline),

@@ -2,7 +2,8 @@
 //! get lost, a side that hears nothing for long gives up, and a side that closes says so if a
 //! packet still gets through.
 
-use std::collections::VecDeque;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, VecDeque};
 
 use rand::RngExt as _;
 use roost::admission::Statement;
@@ -95,16 +96,16 @@ impl Cargo {
         }
     }
 
-    fn trace(&self) -> Vec<u8> {
+    fn trace(&self) -> Cow<'_, [u8]> {
         match self {
-            Self::Keep(order) => order.to_le_bytes().to_vec(),
-            Self::Message(bytes) | Self::Datagram(bytes) => bytes.clone(),
-            Self::Greeting => b"greeting".to_vec(),
-            Self::Media(message) => roost::wire::Message::encode(message),
-            Self::Fin => b"fin".to_vec(),
-            Self::Close(reason) => reason.clone().into_bytes(),
+            Self::Keep(order) => order.to_le_bytes().to_vec().into(),
+            Self::Message(bytes) | Self::Datagram(bytes) => bytes.into(),
+            Self::Greeting => b"greeting".into(),
+            Self::Media(message) => roost::wire::Message::encode(message).into(),
+            Self::Fin => b"fin".into(),
+            Self::Close(reason) => reason.as_bytes().into(),
             Self::Picture(flow, frame) => {
-                [u64::from(*flow).to_le_bytes(), frame.number.to_le_bytes()].concat()
+                [u64::from(*flow).to_le_bytes(), frame.number.to_le_bytes()].concat().into()
             }
         }
     }
@@ -157,11 +158,14 @@ impl World {
             return;
         };
         if cargo.loose() {
-            for delay in self.net.datagram(from, to) {
+            let delays = self.net.datagram(from, to);
+            let Some((last, others)) = delays.split_last() else { return };
+            for delay in others {
                 let cargo = cargo.clone();
                 self.queue
                     .push(self.now + waits + delay, Ev::Deliver { conn: id, to: 1 - side, cargo });
             }
+            self.queue.push(self.now + waits + last, Ev::Deliver { conn: id, to: 1 - side, cargo });
             return;
         }
         if !conn.pending[side].is_empty() || self.net.blocked(from, to) {
@@ -266,6 +270,20 @@ impl World {
 
     /// What follows for a connection when processes or paths changed.
     pub(crate) fn recompute(&mut self, id: ConnId) {
+        self.recompute_sides(id);
+        let odd = self.conns.get(&id).is_some_and(|conn| {
+            conn.open != [true, true]
+                || conn.deaf != [None, None]
+                || conn.pending.iter().any(|pending| !pending.is_empty())
+        });
+        if odd {
+            self.odd.insert(id);
+        } else {
+            self.odd.remove(&id);
+        }
+    }
+
+    fn recompute_sides(&mut self, id: ConnId) {
         for side in 0..2 {
             let Some(conn) = self.conns.get(&id) else { return };
             let (here, there) = (conn.ends[side], conn.ends[1 - side]);
@@ -363,6 +381,16 @@ impl World {
     /// A process died without a word.
     pub(crate) fn drop_conns_of(&mut self, host: usize) {
         for id in self.conns_of(host) {
+            self.recompute(id);
+        }
+    }
+
+    /// A host has begun another life: for connections of others nothing follows, unless they
+    /// waited for something already.
+    pub(crate) fn recompute_after_start(&mut self, host: usize) {
+        let mut ids: BTreeSet<ConnId> = self.conns_of(host).into_iter().collect();
+        ids.extend(&self.odd);
+        for id in ids {
             self.recompute(id);
         }
     }

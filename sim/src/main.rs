@@ -65,9 +65,9 @@ enum Task {
         /// Numbers of nodes.
         #[arg(default_values_t = [8, 64, 256, 1000])]
         nodes: Vec<usize>,
-        /// Encoders of each.
-        #[arg(long, default_value_t = 10)]
-        encoders: usize,
+        /// Encoders of each mesh; ten for each node if missing.
+        #[arg(long)]
+        encoders: Option<usize>,
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
@@ -331,39 +331,78 @@ fn peak_mb() -> f64 {
     kb.unwrap_or(0.0) / 1024.0
 }
 
-fn scaled(all: &[usize], encoders: usize, seed: u64) {
-    let mut before: Option<(usize, roost_sim::Scaled)> = None;
+/// How much more bytes of liveness a node of the largest mesh may send than one of 64.
+const LIVENESS_GROWTH: f64 = 1.5;
+
+fn scaled(all: &[usize], encoders: Option<usize>, seed: u64) {
+    let mut done: Vec<(f64, roost_sim::Scaled)> = Vec::new();
     for &nodes in all {
         let nodes = nodes.max(3);
-        let started = std::time::Instant::now();
-        let scaled = scale(nodes, encoders, seed);
-        let took = started.elapsed().as_secs_f64();
+        let scaled = scale(nodes, encoders.unwrap_or(nodes * 10), seed);
         let time = |time: Option<f64>| time.map_or("never".into(), |s| format!("{s:.2} s"));
         println!(
-            "{nodes} nodes: converged {}, death known {}, halves whole {}; {:.0} s in {took:.1} s, \
-             at most {:.2} MB for each node",
+            "{nodes} nodes, {} encoders: converged {}, death known {}, halves whole {}; moves {} at \
+             rest, {} after; at most {:.2} MB for each node",
+            encoders.unwrap_or(nodes * 10),
             time(scaled.converged),
             time(scaled.detected),
             time(scaled.healed),
-            scaled.seconds,
+            scaled.moves.0,
+            scaled.moves.1,
             peak_mb() / nodes as f64
         );
-        for (plane, sent) in &scaled.planes {
-            let each = |sum: u64| sum as f64 / nodes as f64;
-            // Per node like a power of the number of nodes: 0 is constant, 1 in proportion.
-            let law = before.as_ref().and_then(|(fewer, before)| {
-                let then = before.planes.get(plane)?.bytes as f64 / *fewer as f64;
-                Some((each(sent.bytes) / then).ln() / (nodes as f64 / *fewer as f64).ln())
-            });
-            let law = law.map_or_else(String::new, |law| format!(", grows like N^{law:.2}"));
-            println!(
-                "  {plane}: {:.0} B and {:.2} packets per node and second{law}",
-                each(sent.bytes),
-                each(sent.packets)
-            );
+        for (part, seconds, cost) in &scaled.parts {
+            println!("  {part}: {seconds:.0} s in {cost:.2} s of one core");
         }
-        before = Some((nodes, scaled));
+        let each = |sum: u64| sum as f64 / nodes as f64;
+        for (plane, sent) in &scaled.planes {
+            let (bytes, packets) = (each(sent.bytes), each(sent.packets));
+            println!("  {plane}: {bytes:.0} B and {packets:.2} packets per node and second");
+        }
+        done.push((nodes as f64, scaled));
     }
+    laws(&done);
+}
+
+/// How each plane grows from the first to the last mesh, per node.
+fn laws(done: &[(f64, roost_sim::Scaled)]) {
+    let Some((_, last)) = done.last() else { return };
+    for plane in last.planes.keys() {
+        let of = |scaled: &roost_sim::Scaled, nodes: f64| {
+            scaled.planes.get(plane).map(|sent| sent.bytes as f64 / nodes)
+        };
+        let points: Vec<(f64, f64)> =
+            done.iter().filter_map(|(n, scaled)| Some((*n, of(scaled, *n)?))).collect();
+        let Some(law) = exponent(&points) else { continue };
+        let name = match law {
+            ..0.1 => "constant",
+            ..0.35 => "about log N",
+            ..0.8 => "less than N",
+            ..1.2 => "N",
+            _ => "more than N",
+        };
+        print!("{plane}, bytes per node: like N^{law:.2} ({name})");
+        let at = |nodes: f64| points.iter().find(|(n, _)| *n == nodes).map(|(_, bytes)| *bytes);
+        if *plane == "liveness"
+            && let (Some(few), Some(many)) = (at(64.0), at(1000.0))
+        {
+            let passes = many <= few * LIVENESS_GROWTH;
+            let word = if passes { "PASS" } else { "MISS" };
+            print!(", {:.2} times as much at 1000 as at 64: {word}", many / few);
+        }
+        println!();
+    }
+}
+
+/// The power of the number of nodes that fits best (least squares of the logarithms).
+fn exponent(points: &[(f64, f64)]) -> Option<f64> {
+    let logs: Vec<(f64, f64)> = points.iter().map(|(n, bytes)| (n.ln(), bytes.ln())).collect();
+    let count = logs.len() as f64;
+    let mean_n = logs.iter().map(|(n, _)| n).sum::<f64>() / count;
+    let mean_b = logs.iter().map(|(_, b)| b).sum::<f64>() / count;
+    let both = logs.iter().map(|(n, b)| (n - mean_n) * (b - mean_b)).sum::<f64>();
+    let square = logs.iter().map(|(n, _)| (n - mean_n).powi(2)).sum::<f64>();
+    (logs.len() > 1 && square > 0.0).then(|| both / square)
 }
 
 fn evenly(nodes: &[usize], (encoders, viewers): (usize, usize), rest: u64, seed: u64) -> ExitCode {

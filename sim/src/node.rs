@@ -211,7 +211,7 @@ impl World {
         self.touch(ix);
         let end = self.end_of(ix);
         self.queue.push(self.now + SEC, Ev::Refresh { end });
-        self.recompute_all();
+        self.recompute_after_start(ix);
     }
 
     pub(crate) fn join_ask(&mut self, from: End) {

@@ -1,7 +1,7 @@
 //! What will happen, in order of time; what happens at the same instant comes in an order drawn
 //! from the seed, so that different seeds explore different orders.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use rand::RngExt as _;
@@ -9,67 +9,52 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::rng::{For, stream};
 
-#[derive(Debug)]
-struct Item<E> {
-    at: u64,
-    prio: u64,
-    seq: u64,
-    event: E,
-}
-
-impl<E> Item<E> {
-    fn key(&self) -> (u64, u64, u64) {
-        (self.at, self.prio, self.seq)
-    }
-}
-
-impl<E> PartialEq for Item<E> {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl<E> Eq for Item<E> {}
-
-impl<E> PartialOrd for Item<E> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<E> Ord for Item<E> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.key().cmp(&other.key())
-    }
-}
+/// When, and where its event is: small, for the heap moves it about.
+type Item = (u64, u64, u64, usize);
 
 #[derive(Debug)]
 pub(crate) struct Queue<E> {
-    heap: BinaryHeap<Reverse<Item<E>>>,
+    heap: BinaryHeap<Reverse<Item>>,
+    events: Vec<Option<E>>,
+    /// Places of [`Queue::events`] that are free.
+    free: Vec<usize>,
     rng: ChaCha8Rng,
     seq: u64,
 }
 
 impl<E> Queue<E> {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { heap: BinaryHeap::new(), rng: stream(seed, For::Order), seq: 0 }
+        let rng = stream(seed, For::Order);
+        Self { heap: BinaryHeap::new(), events: Vec::new(), free: Vec::new(), rng, seq: 0 }
     }
 
     pub(crate) fn push(&mut self, at: u64, event: E) {
-        self.seq += 1;
         let prio = self.rng.random();
-        self.heap.push(Reverse(Item { at, prio, seq: self.seq, event }));
+        self.insert(at, prio, event);
     }
 
     /// Comes before everything else of its instant and draws nothing: the order of the rest does
     /// not depend on whether it is there.
     pub(crate) fn push_first(&mut self, at: u64, event: E) {
+        self.insert(at, 0, event);
+    }
+
+    fn insert(&mut self, at: u64, prio: u64, event: E) {
         self.seq += 1;
-        self.heap.push(Reverse(Item { at, prio: 0, seq: self.seq, event }));
+        let place = match self.free.pop() {
+            Some(place) => place,
+            None => {
+                self.events.push(None);
+                self.events.len() - 1
+            }
+        };
+        self.events[place] = Some(event);
+        self.heap.push(Reverse((at, prio, self.seq, place)));
     }
 
     pub(crate) fn pop(&mut self) -> Option<(u64, E)> {
-        let Reverse(item) = self.heap.pop()?;
-        Some((item.at, item.event))
+        let Reverse((at, _, _, place)) = self.heap.pop()?;
+        self.free.push(place);
+        Some((at, self.events[place].take()?))
     }
 }

@@ -121,6 +121,7 @@ impl World {
             browsers,
             conns: BTreeMap::new(),
             last_conn: 0,
+            odd: std::collections::BTreeSet::new(),
             index,
             mesh: MeshId([0; 16]),
             invitation: None,

@@ -1,9 +1,7 @@
 //! How a mesh of many nodes behaves: how soon everyone knows everyone, how soon a death and the end
 //! of a split are known, and what each plane costs.
 
-use std::collections::BTreeMap;
-
-use roost::wire::{LinkMessage, Message as _};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::conn::{Cargo, Kind};
 use crate::net::{MS, SEC};
@@ -39,8 +37,10 @@ pub struct Scaled {
     pub healed: Option<f64>,
     /// Of each plane, all nodes together, per second at rest.
     pub planes: BTreeMap<&'static str, Sent>,
-    /// Virtual seconds that were played.
-    pub seconds: f64,
+    /// Times that an encoder's home changed: at rest, and after that.
+    pub moves: (u64, u64),
+    /// Virtual seconds of each part, and what they took of one core.
+    pub parts: Vec<(&'static str, f64, f64)>,
 }
 
 /// Traffic of links by plane, if somebody counts.
@@ -52,28 +52,24 @@ pub(crate) struct Traffic {
 impl Traffic {
     pub(crate) fn count(&mut self, now: u64, kind: &Kind, cargo: &Cargo) {
         let (from, span) = QUIET;
-        if !matches!(kind, Kind::Link(_)) || now < from || now >= from + span {
+        if now < from || now >= from + span {
             return;
         }
-        let plane = match cargo {
-            Cargo::Datagram(_) => "liveness",
-            Cargo::Message(bytes) => match LinkMessage::decode(bytes) {
-                Ok(LinkMessage::Members(_)) => "liveness, whole state",
-                Ok(LinkMessage::DirectoryDigest(_) | LinkMessage::DirectoryDelta(_)) => "directory",
-                Ok(
-                    LinkMessage::Statements(_)
-                    | LinkMessage::StatementDigest(_)
-                    | LinkMessage::StatementsKnown(_),
-                ) => "statements",
-                Ok(
-                    LinkMessage::BalanceAsk(_)
-                    | LinkMessage::BalanceAnswer(_)
-                    | LinkMessage::BalanceRelease(_),
-                ) => "balance",
-                Ok(LinkMessage::Goodbye(_)) | Err(_) => "other",
-                Ok(_) => "ledger",
+        let tag = |bytes: &[u8]| bytes.first_chunk().map(|tag| u16::from_le_bytes(*tag));
+        let plane = match (kind, cargo) {
+            (Kind::Client { .. }, _) => "clients",
+            (Kind::Media, _) => "media",
+            (Kind::Link(_), Cargo::Datagram(_)) => "liveness",
+            // As `wire::LinkMessage` numbers them; to decode each would cost more than to play it.
+            (Kind::Link(_), Cargo::Message(bytes)) => match tag(bytes) {
+                Some(1) => "liveness, whole state",
+                Some(2 | 3) => "directory",
+                Some(4 | 5 | 7) => "statements",
+                Some(8..=10) => "balance",
+                Some(16..) => "ledger",
+                _ => "other",
             },
-            _ => "other",
+            (Kind::Link(_), _) => "other",
         };
         let sent = self.planes.entry(plane).or_default();
         sent.packets += 1;
@@ -84,14 +80,16 @@ impl Traffic {
 impl World {
     /// Every node that runs knows exactly those that run.
     fn agrees(&self) -> bool {
-        let live: Vec<usize> = (0..self.plan.nodes).filter(|ix| self.hosts[*ix].up).collect();
-        live.iter().all(|ix| {
-            let alive = self.nodes[*ix].control.as_ref().map(|control| control.alive());
-            alive.is_some_and(|alive| {
-                alive.len() == live.len()
-                    && live.iter().all(|other| alive.contains(&self.nodes[*other].id))
-            })
+        let live = || (0..self.plan.nodes).filter(|ix| self.hosts[*ix].up);
+        let ids: BTreeSet<_> = live().map(|ix| self.nodes[ix].id).collect();
+        live().all(|ix| {
+            let control = self.nodes[ix].control.as_ref();
+            control.is_some_and(|control| *control.alive() == ids)
         })
+    }
+
+    fn homes(&self) -> Vec<Option<usize>> {
+        (0..self.plan.encoders).map(|encoder| self.home_of(encoder)).collect()
     }
 
     /// Plays until `end`; when everyone agreed first, and did until then.
@@ -134,15 +132,42 @@ pub fn scale(nodes: usize, encoders: usize, seed: u64) -> Scaled {
     let mut world = World::new(&plan, Watch::Nobody);
     world.unchecked = true;
     world.traffic = Some(Traffic::default());
+    let mut parts = Vec::new();
+    let (mut spent, mut until) = (cpu_seconds(), 0);
+    let mut part = |name, end: u64| {
+        let (now, then) = (cpu_seconds(), std::mem::replace(&mut until, end));
+        let cost = now - std::mem::replace(&mut spent, now);
+        parts.push((name, (end - then) as f64 / 1e9, cost));
+    };
+    let changed = |before: &[Option<usize>], after: &[Option<usize>]| {
+        before.iter().zip(after).filter(|(before, after)| before != after).count() as u64
+    };
     let since = |at: Option<u64>, from: u64| at.map(|at| at.saturating_sub(from) as f64 / 1e9);
-    let converged = since(world.play_until(KILLED - 1), SEC);
+    let settled = world.play_until(QUIET.0 - 1);
+    part("start", QUIET.0);
+    let homes = world.homes();
+    let still = world.play_until(KILLED - 1);
+    part("rest", KILLED);
+    // What was agreed on before must hold until the end of the rest.
+    let converged = since(still.and(settled), SEC);
+    let quiet = world.homes();
     let detected = since(world.play_until(CUT - 1), KILLED);
+    part("a death", CUT);
     world.play_until(WHOLE - 1);
+    part("a cut into halves", WHOLE);
     let healed = since(world.play_until(END), WHOLE);
+    part("whole again", END);
+    let moves = (changed(&homes, &quiet), changed(&quiet, &world.homes()));
     let mut planes = world.traffic.take().unwrap_or_default().planes;
     for sent in planes.values_mut() {
         sent.packets = sent.packets * SEC / QUIET.1;
         sent.bytes = sent.bytes * SEC / QUIET.1;
     }
-    Scaled { converged, detected, healed, planes, seconds: END as f64 / 1e9 }
+    Scaled { converged, detected, healed, planes, moves, parts }
+}
+
+/// What this thread took of a core so far; zero where `/proc` is not there.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    stat.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
 }

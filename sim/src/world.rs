@@ -207,6 +207,8 @@ pub(crate) struct World {
     pub(crate) browsers: Vec<Browser>,
     pub(crate) conns: BTreeMap<ConnId, Conn>,
     pub(crate) last_conn: ConnId,
+    /// Connections of which a side hears nothing, is closed, or waits with something to say.
+    pub(crate) odd: BTreeSet<ConnId>,
     pub(crate) index: BTreeMap<NodeId, usize>,
     pub(crate) mesh: MeshId,
     pub(crate) invitation: Option<Invitation>,

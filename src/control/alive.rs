@@ -48,6 +48,8 @@ impl Control {
                     if self.roster.outcast(node).is_some() {
                         continue;
                     }
+                    // Its addresses may be others.
+                    self.nodes_dirty = true;
                     let up = self.membership.is_up(node);
                     self.peer(now, peering::Event::Known { node, addrs, up }, effects);
                 }

@@ -27,10 +27,12 @@ impl Control {
                     effects.push(Effect::Send(to, message.encode()));
                 }
                 directory::Effect::Delta { to, delta } => {
-                    effects.push(Effect::Send(to, LinkMessage::DirectoryDelta(delta).encode()));
+                    let bytes = LinkMessage::DirectoryDelta(delta).encode();
+                    effects.extend(to.into_iter().map(|to| Effect::Send(to, bytes.clone())));
                 }
                 directory::Effect::Changed(encoder) => changed.push(encoder),
                 directory::Effect::HeaderChanged(_) => self.nodes_dirty = true,
+                directory::Effect::LinksChanged(_) => self.links_dirty = true,
             }
         }
         if !changed.is_empty() {

@@ -1,6 +1,7 @@
 //! What follows from membership, links and headers: this node's own header, the peer list that
 //! clients keep, and the candidates for new encoders.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Control, Effect};
@@ -13,20 +14,28 @@ use crate::wire::{Peer, PeerList};
 
 /// Live members are written down for the next start at most this often.
 const REMEMBER_INTERVAL: Duration = Duration::from_secs(2);
+/// Links that come and go by the dozen, as when a mesh starts or heals, are told to everybody at
+/// most this often: each time all of them are named to all.
+const LINKS_SPACING: Duration = Duration::from_millis(200);
 
 impl Control {
     /// Recomputes what follows from membership, links and headers; true if clients see a change.
-    pub(super) fn refresh_nodes(&mut self) -> bool {
-        self.directory.put_header(Header {
-            name: self.name.clone(),
-            addrs: self.addrs.clone(),
-            links: self.linked.clone(),
-            draining: self.draining(self.me),
-            cordoned: self.wishes.cordon,
-            capacity: self.wishes.capacity,
-            limit: self.wishes.limit,
-            later: Later::default(),
-        });
+    pub(super) fn refresh_nodes(&mut self, now: Mono) -> bool {
+        let told = self.directory.header(self.me).map(|header| &header.links);
+        let links = match told {
+            Some(told) if *told != self.linked && now < self.links_rested => {
+                self.links_due = Some(self.links_rested);
+                told.clone()
+            }
+            told => {
+                if told != Some(&self.linked) {
+                    self.links_rested = now + LINKS_SPACING;
+                }
+                self.links_due = None;
+                self.linked.clone()
+            }
+        };
+        self.put_header(links);
         self.recount();
         let mut nodes: Vec<Peer> = self
             .roster
@@ -46,6 +55,30 @@ impl Control {
         let changed = peers != self.peers;
         self.peers = peers;
         changed
+    }
+
+    /// Tells of links what had to wait, if it is time, or if a change of an entry goes out anyway:
+    /// whoever gets that would otherwise hand it on to nodes that have it.
+    pub(super) fn tell_links(&mut self, now: Mono) {
+        let Some(due) = self.links_due else { return };
+        if due <= now || self.directory.has_changes() {
+            self.links_due = None;
+            self.links_rested = now + LINKS_SPACING;
+            self.put_header(self.linked.clone());
+        }
+    }
+
+    fn put_header(&mut self, links: BTreeSet<NodeId>) {
+        self.directory.put_header(Header {
+            name: self.name.clone(),
+            addrs: self.addrs.clone(),
+            links,
+            draining: self.draining(self.me),
+            cordoned: self.wishes.cordon,
+            capacity: self.wishes.capacity,
+            limit: self.wishes.limit,
+            later: Later::default(),
+        });
     }
 
     /// Keeps what members are called now.

@@ -85,13 +85,15 @@ impl Net {
 
     fn send(&mut self, from: NodeId, effects: Vec<Effect>) {
         for effect in effects {
-            let (to, event) = match effect {
-                Effect::Digest { to, digest } => (to, Event::Digest { from, digest }),
+            let (all, event) = match effect {
+                Effect::Digest { to, digest } => (vec![to], Event::Digest { from, digest }),
                 Effect::Delta { to, delta } => (to, Event::Delta { from, delta }),
                 _ => continue,
             };
-            if self.links.contains(&(from, to)) {
-                self.wires.entry((from, to)).or_default().push_back(event);
+            for to in all {
+                if self.links.contains(&(from, to)) {
+                    self.wires.entry((from, to)).or_default().push_back(event.clone());
+                }
             }
         }
     }
@@ -341,7 +343,7 @@ fn a_new_boot_replaces_the_old_and_an_old_ones_delta_is_answered() {
     assert_eq!(net.at(1).floor(encoder(1)), epoch(1), "the floor outlives the entry");
     let effects = net.handle(node(1), Event::Delta { from: node(0), delta: old[0].clone() });
     assert!(matches!(&effects[..], [Effect::Delta { to, delta }]
-        if *to == node(0) && delta.boot == Boot(2) && delta.from == 0));
+        if *to == [node(0)] && delta.boot == Boot(2) && delta.from == 0));
     net.settle(1);
     net.assert_equal();
 }
@@ -600,7 +602,10 @@ proptest! {
             let effects = net.handle(node(to), event);
             // A part of an own chain may be answered with what is newer, never taken over.
             let changed = effects.iter().any(|effect| {
-                matches!(effect, Effect::Changed(_) | Effect::HeaderChanged(_))
+                matches!(
+                    effect,
+                    Effect::Changed(_) | Effect::HeaderChanged(_) | Effect::LinksChanged(_)
+                )
             });
             prop_assert!(!changed, "{:?}", effects);
         }

@@ -160,10 +160,10 @@ pub enum Effect {
         /// How far everything is known here.
         digest: Digest,
     },
-    /// Send a delta over a link.
+    /// Send a delta over links.
     Delta {
-        /// To this node.
-        to: NodeId,
+        /// To these nodes.
+        to: Vec<NodeId>,
         /// The change.
         delta: Delta,
     },
@@ -171,6 +171,8 @@ pub enum Effect {
     Changed(EncoderId),
     /// This node's header changed, this node's own included.
     HeaderChanged(NodeId),
+    /// Nothing of this node's header but its links changed.
+    LinksChanged(NodeId),
 }
 
 /// What a [`Directory`](super::Directory) counted since it was made.

@@ -100,6 +100,7 @@ impl Membership {
                 || (id.node == from && goodbye == Some(id.age()))
             {
                 self.left.insert(id.node, id.age());
+                self.reported = None;
             }
         }
         let mut asked = Asked::default();
@@ -169,8 +170,7 @@ impl Membership {
     fn beat_and_watch(&mut self, now: Mono, effects: &mut Vec<Effect>) {
         let timing = self.pace.timing();
         let me = self.me.node;
-        let ring: BTreeSet<NodeId> =
-            self.swim.iter_members().map(|member| member.id().node).collect();
+        let ring = self.take_active();
         if self.beat_at <= now {
             self.beat_at = now + timing.beat();
             let next = ring.range(me..).chain(ring.range(..me)).take(WATCHERS);
@@ -181,6 +181,7 @@ impl Membership {
         }
         // Rings agree only while nobody comes or goes.
         if self.unrest_until > now {
+            self.active = Some(ring);
             return;
         }
         let last = ring.range(..me).rev().chain(ring.range(me..).rev()).take(WATCHERS);
@@ -197,10 +198,17 @@ impl Membership {
             })
             .copied()
             .collect();
+        self.active = Some(ring);
         for node in silent {
             self.doubted.insert(node, now);
             self.suspect(now, node, effects);
         }
+    }
+
+    /// Members that are not down; put back by whoever is done with them.
+    fn take_active(&mut self) -> BTreeSet<NodeId> {
+        let members = || self.swim.iter_members().map(|member| member.id().node).collect();
+        self.active.take().unwrap_or_else(members)
     }
 
     /// A quarter more or less, so that nodes do not march in step.
@@ -216,15 +224,14 @@ impl Membership {
 
     /// Full exchanges with some that are linked but not known to be up.
     pub(super) fn pull_some(&mut self, now: Mono, again: Duration, effects: &mut Vec<Effect>) {
-        let up: BTreeSet<NodeId> =
-            self.swim.iter_members().map(|member| member.id().node).collect();
-        let waiting: Vec<NodeId> = self
-            .linked
-            .keys()
-            .copied()
-            .filter(|node| !up.contains(node))
-            .filter(|node| self.may_pull(now, *node, again))
-            .collect();
+        if self.apart.is_none() {
+            let active = self.take_active();
+            let apart = self.linked.keys().filter(|node| !active.contains(node));
+            self.apart = Some(apart.copied().collect());
+            self.active = Some(active);
+        }
+        let apart = self.apart.iter().flatten().copied();
+        let waiting: Vec<NodeId> = apart.filter(|node| self.may_pull(now, *node, again)).collect();
         let waiting = waiting.into_iter().sample(&mut self.rng, PULL_FANOUT);
         for node in waiting {
             self.pull(now, node, again, effects);

@@ -12,6 +12,14 @@ use super::{
 use crate::id::{Boot, NodeId};
 use crate::time::Mono;
 
+/// Spreads what differs in a bit over all bits (splitmix64's end).
+fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
 /// Why a node is reborn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rebirth {
@@ -119,6 +127,7 @@ impl Membership {
         }
         let rng = rng_from(&mut self.rng);
         self.swim = Foca::new(self.me.clone(), self.pace.config(), rng, LeanCodec);
+        self.forget_reported();
         self.timers.clear();
         self.hold = None;
         self.losses.clear();
@@ -212,8 +221,44 @@ impl Membership {
         }
     }
 
-    /// Tells the program what changed in foca's list.
+    fn forget_reported(&mut self) {
+        self.reported = None;
+        self.active = None;
+        self.apart = None;
+    }
+
+    /// A hash of all that is told of foca's list, in whatever order it is.
+    fn list_hash(&self) -> u64 {
+        let members = self.swim.iter_membership_state().map(|member| {
+            let id = member.id();
+            let (first, second) = id.node.0.split_at(8);
+            let age = id.boot.0 << 8 ^ u64::from(id.generation) << 2 ^ member.state() as u64;
+            let addrs = id.addrs.iter().map(String::as_bytes);
+            let words = addrs.flat_map(|addr| addr.chunks(8).chain([&b"\n"[..]]));
+            words.chain([first, second]).fold(mix(age), |hash, word| {
+                let mut bytes = [0; 8];
+                bytes[..word.len()].copy_from_slice(word);
+                mix(hash ^ u64::from_le_bytes(bytes))
+            })
+        });
+        members.fold(0, u64::wrapping_add)
+    }
+
+    /// Tells the program what changed in foca's list. Most datagrams change nothing, and to find
+    /// that out by looking up each member would be most of what a large mesh costs.
     pub(super) fn report(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let hash = Some(self.list_hash());
+        if hash != self.reported {
+            self.forget_reported();
+            self.reported = hash;
+            self.report_members(now, effects);
+        }
+        if self.unrest_until > now {
+            self.digest_at = self.digest_at.min(now + DIGEST_SOON);
+        }
+    }
+
+    fn report_members(&mut self, now: Mono, effects: &mut Vec<Effect>) {
         for member in self.swim.iter_membership_state() {
             let id = member.id();
             if id.node == self.me.node {
@@ -267,9 +312,6 @@ impl Membership {
                 }
                 Liveness::Left => effects.push(Effect::Left(id.node)),
             }
-        }
-        if self.unrest_until > now {
-            self.digest_at = self.digest_at.min(now + DIGEST_SOON);
         }
     }
 

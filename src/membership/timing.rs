@@ -1,6 +1,6 @@
 //! How fast members are probed, by how far apart they are.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
@@ -77,11 +77,14 @@ impl Trips {
     /// Takes in the smoothed round trip of every link that there is; the longest of their
     /// shortest, if there is any link.
     pub(super) fn observe(&mut self, trips: &[(NodeId, Duration)]) -> Option<Duration> {
-        self.of.retain(|node, _| trips.iter().any(|(of, _)| of == node));
         for &(node, trip) in trips {
             let kept = self.of.entry(node).or_default();
             kept.truncate(TRIPS_KEPT - 1);
             kept.push_front(trip);
+        }
+        if self.of.len() > trips.len() {
+            let there: BTreeSet<NodeId> = trips.iter().map(|(node, _)| *node).collect();
+            self.of.retain(|node, _| there.contains(node));
         }
         self.of.values().filter_map(|kept| kept.iter().min().copied()).max()
     }

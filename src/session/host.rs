@@ -311,6 +311,16 @@ impl Host {
         self.tell_places(world, effects);
     }
 
+    /// Some node has other links: whoever is fed through it, or could be, is routed anew.
+    pub fn links_changed(&mut self, world: &World<'_>, effects: &mut Vec<Effect>) {
+        let fed = |(_, stream): &(&EncoderId, &Stream)| stream.home.is_none() && stream.viewers > 0;
+        let fed: Vec<EncoderId> = self.streams.iter().filter(fed).map(|(id, _)| *id).collect();
+        for encoder in fed {
+            self.reroute(world, encoder, effects);
+            self.tell_demand(world.now.mono, encoder, effects);
+        }
+    }
+
     /// Tells every client the new peer list.
     pub fn tell_peers(&self, world: &World<'_>, effects: &mut Vec<Effect>) {
         for (&id, _) in self.sessions.iter().filter(|(_, it)| it.principal.is_some()) {
