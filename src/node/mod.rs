@@ -88,6 +88,9 @@ pub struct NodeConfig {
     pub data: PathBuf,
     /// Address and port, UDP and TCP.
     pub listen: SocketAddr,
+    /// Carries its datagrams instead of the UDP port: nodes and native clients are reached through
+    /// it, browsers' pictures are not.
+    pub socket: Option<Arc<dyn quinn::AsyncUdpSocket>>,
     /// How others reach it, `host:port`, best first; empty: as it listens.
     pub advertise: Vec<String>,
     /// How it finds its mesh.
@@ -194,10 +197,10 @@ impl Node {
         }
         let mut folder = Folder::open(config.data.clone(), config.admin_password).await?;
         // After the folder: whoever holds that has these as well, and lets go of them first.
-        let Ports { udp, tcp, addr } = Ports::open(config.listen)?;
+        let Ports { udp, tcp, addr } = Ports::open(config.listen, config.socket.clone())?;
         let tcp = TcpListener::from_std(tcp).map_err(failed)?;
         identity::is_node(folder.keypair.node());
-        let (roster, seeds) = folder.enter(config.join).await?;
+        let (roster, seeds) = folder.enter(config.join, config.socket).await?;
         identity::is_in(roster.mesh());
         let founding = folder.unfinished()?;
         let folder = folder.open_ledger(&roster).await?;
@@ -207,7 +210,7 @@ impl Node {
         let addrs = addresses::of(config.advertise, addr);
         let shared_roster = Arc::new(ArcSwap::from_pointee(roster.clone()));
         let (net, net_events, rtc) = Net::open(NetConfig {
-            socket: udp,
+            port: udp,
             keypair: keypair.clone(),
             boot,
             name: name.clone(),
