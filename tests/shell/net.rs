@@ -1,0 +1,252 @@
+//! A network in memory: sockets that quinn takes for UDP, with delay, loss and cuts. The only file
+//! that knows how quinn wants a socket.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::fmt;
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use roost_sim::plan;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+/// Where a host is reached.
+pub(crate) fn addr_of(host: usize) -> SocketAddr {
+    let [.., high, low] = host.to_be_bytes();
+    SocketAddr::from(([10, 0, high, low], 9443))
+}
+
+fn host_at(addr: SocketAddr) -> Option<usize> {
+    let SocketAddr::V4(addr) = addr else { return None };
+    let [10, 0, high, low] = addr.ip().octets() else { return None };
+    Some(usize::from(u16::from_be_bytes([high, low])))
+}
+
+/// All hosts and what is between them. Clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Network(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    sent: Notify,
+}
+
+/// On its way: when it arrives, its number, from whom, to whom, what.
+type Flying = (Instant, u64, usize, usize, Vec<u8>);
+
+struct State {
+    plan: plan::Net,
+    /// How far each two hosts are apart.
+    apart: u64,
+    rng: ChaCha8Rng,
+    sockets: Vec<Option<Arc<Inbox>>>,
+    flying: BinaryHeap<Reverse<Flying>>,
+    cuts: BTreeSet<(usize, usize)>,
+    count: u64,
+}
+
+#[derive(Default)]
+struct Inbox {
+    waiting: Mutex<(VecDeque<(usize, Vec<u8>)>, Vec<Waker>)>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Network {
+    /// Delays and losses are drawn from `seed`. Must run inside a runtime.
+    pub(crate) fn new(hosts: usize, plan: plan::Net, seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let state = State {
+            plan,
+            apart: rng.random(),
+            rng,
+            sockets: vec![None; hosts],
+            flying: BinaryHeap::new(),
+            cuts: BTreeSet::new(),
+            count: 0,
+        };
+        let shared = Arc::new(Shared { state: Mutex::new(state), sent: Notify::new() });
+        tokio::spawn(carry(shared.clone()));
+        Self(shared)
+    }
+
+    /// Another socket of a host; its former one is deaf and dumb from now on.
+    pub(crate) fn socket(&self, host: usize) -> Arc<dyn AsyncUdpSocket> {
+        let inbox = Arc::new(Inbox::default());
+        locked(&self.0.state).sockets[host] = Some(inbox.clone());
+        Arc::new(Socket { network: self.clone(), host, inbox })
+    }
+
+    /// Nothing leaves this host any more, and nothing reaches it.
+    pub(crate) fn silence(&self, host: usize) {
+        locked(&self.0.state).sockets[host] = None;
+    }
+
+    /// Nothing passes between the two sides.
+    pub(crate) fn cut(&self, a: &[usize], b: &[usize]) {
+        let pairs = a.iter().flat_map(|a| b.iter().flat_map(|b| [(*a, *b), (*b, *a)]));
+        locked(&self.0.state).cuts.extend(pairs);
+    }
+
+    /// Everything passes again.
+    pub(crate) fn mend(&self) {
+        locked(&self.0.state).cuts.clear();
+    }
+
+    /// Datagrams that were sent so far.
+    pub(crate) fn datagrams(&self) -> u64 {
+        locked(&self.0.state).count
+    }
+}
+
+impl State {
+    /// The same law as the simulator's, with draws of its own.
+    fn delay(&mut self, from: usize, to: usize) -> Duration {
+        let (low, high) = self.plan.delay_us;
+        let pair = (from.min(to) as u64) << 32 | from.max(to) as u64;
+        let base = ChaCha8Rng::seed_from_u64(self.apart ^ pair).random_range(low..=high);
+        let spike = match self.rng.random_bool(self.plan.spikes) {
+            true => self.rng.random_range(0..50_000),
+            false => 0,
+        };
+        Duration::from_micros(base + self.rng.random_range(0..=base / 8) + spike)
+    }
+
+    fn send(&mut self, from: usize, to: usize, bytes: &[u8]) {
+        self.count += 1;
+        let lost = self.rng.random_bool(self.plan.loss);
+        let at = Instant::now() + self.delay(from, to);
+        if !lost && !self.cuts.contains(&(from, to)) {
+            self.flying.push(Reverse((at, self.count, from, to, bytes.to_vec())));
+        }
+    }
+
+    /// What arrives now, and when the next does.
+    fn arrived(&mut self) -> (Vec<(Arc<Inbox>, usize, Vec<u8>)>, Option<Instant>) {
+        let mut arrived = Vec::new();
+        while let Some(Reverse((at, ..))) = self.flying.peek() {
+            if *at > Instant::now() {
+                return (arrived, Some(*at));
+            }
+            let Some(Reverse((_, _, from, to, bytes))) = self.flying.pop() else { break };
+            let cut = self.cuts.contains(&(from, to));
+            if let Some(inbox) = self.sockets.get(to).cloned().flatten().filter(|_| !cut) {
+                arrived.push((inbox, from, bytes));
+            }
+        }
+        (arrived, None)
+    }
+}
+
+/// Brings what was sent.
+async fn carry(shared: Arc<Shared>) {
+    loop {
+        let (arrived, next) = locked(&shared.state).arrived();
+        for (inbox, from, bytes) in arrived {
+            let mut waiting = locked(&inbox.waiting);
+            waiting.0.push_back((from, bytes));
+            waiting.1.drain(..).for_each(Waker::wake);
+        }
+        let due = async {
+            match next {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        // What was sent later may arrive sooner.
+        tokio::select! {
+            () = due => {}
+            () = shared.sent.notified() => {}
+        }
+    }
+}
+
+/// A host's socket, in one of its lives.
+struct Socket {
+    network: Network,
+    host: usize,
+    inbox: Arc<Inbox>,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+impl AsyncUdpSocket for Socket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Writable)
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let Some(to) = host_at(transmit.destination) else { return Ok(()) };
+        let mut state = locked(&self.network.0.state);
+        let lives = |socket: &Option<Arc<Inbox>>| {
+            socket.as_ref().is_some_and(|inbox| Arc::ptr_eq(inbox, &self.inbox))
+        };
+        if state.sockets.get(self.host).is_some_and(lives) {
+            let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+            for datagram in transmit.contents.chunks(size) {
+                state.send(self.host, to, datagram);
+            }
+            self.network.0.sent.notify_one();
+        }
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let mut waiting = locked(&self.inbox.waiting);
+        let mut count = 0;
+        for (buf, meta) in bufs.iter_mut().zip(meta) {
+            let Some((from, bytes)) = waiting.0.pop_front() else { break };
+            let len = bytes.len().min(buf.len());
+            buf[..len].copy_from_slice(&bytes[..len]);
+            let addr = addr_of(from);
+            *meta = RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
+            count += 1;
+        }
+        if count == 0 {
+            // A newcomer asks from this socket before its node listens at it: for a moment two
+            // endpoints wait here.
+            waiting.1.retain(|waker| !waker.will_wake(cx.waker()));
+            waiting.1.push(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(addr_of(self.host))
+    }
+
+    fn may_fragment(&self) -> bool {
+        false
+    }
+}
+
+/// Room there always is.
+#[derive(Debug)]
+struct Writable;
+
+impl UdpPoller for Writable {
+    fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
