@@ -1,13 +1,18 @@
 //! The course of events that whole nodes play as well, over a network in memory
 //! (`tests/shell`): how long everything takes there and here is compared.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use roost::id::NodeId;
+
 use crate::net::MS;
 use crate::plan::{Fault, Item, Join, Net, Plan, Who};
 use crate::run::Watch;
 use crate::world::World;
 
 /// The founder starts at the beginning; all others come within this time, invited.
-pub const BURST_MS: u64 = 1_000;
+pub const BURST_MS: u64 = 100;
 /// When the last node is killed.
 pub const KILLED_MS: u64 = 12_000;
 /// When it starts again.
@@ -15,11 +20,27 @@ pub const BACK_MS: u64 = 24_000;
 /// When even and odd nodes are cut from each other.
 pub const CUT_MS: u64 = 36_000;
 /// When they are whole again.
-pub const WHOLE_MS: u64 = 46_000;
+pub const WHOLE_MS: u64 = 56_000;
 /// When it is over.
-pub const END_MS: u64 = 76_000;
+pub const END_MS: u64 = 80_000;
 /// How often everyone is asked whom it sees.
 pub const LOOK_MS: u64 = 10;
+/// What a node shows of itself is renewed this often at most.
+const PUBLISHED: u64 = 50 * MS;
+
+/// Whom a node shows as alive, and from when on it may show others.
+#[derive(Default)]
+struct Shown {
+    life: u64,
+    alive: BTreeSet<NodeId>,
+    due: u64,
+}
+
+/// A mesh, and what can be seen of it from outside.
+struct Seen {
+    world: World,
+    shown: Vec<Shown>,
+}
 
 /// How long things took, in seconds; nothing for what never came.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -72,18 +93,19 @@ pub fn calibrate(nodes: usize, net: Net, seed: u64) -> Times {
     ];
     let mut world = World::new(&plan, Watch::Nobody);
     world.unchecked = true;
+    let mut mesh = Seen { world, shown: (0..nodes).map(|_| Shown::default()).collect() };
     let (all, live) = (0..nodes, 0..dead);
-    let joined = world.until(KILLED_MS, |world| world.see(all.clone(), all.clone()));
+    let joined = mesh.until(KILLED_MS, |mesh| mesh.see(all.clone(), all.clone()));
     let mut noticed = None;
-    let known = world.until(BACK_MS, |world| {
-        if live.clone().any(|ix| !world.sees(ix, dead)) {
-            noticed.get_or_insert(world.now / MS);
+    let known = mesh.until(BACK_MS, |mesh| {
+        if live.clone().any(|ix| !mesh.sees(ix, dead)) {
+            noticed.get_or_insert(mesh.world.now / MS);
         }
-        world.see(live.clone(), live.clone())
+        mesh.see(live.clone(), live.clone())
     });
-    let back = world.until(CUT_MS, |world| world.see(all.clone(), all.clone()));
-    world.until(WHOLE_MS, |_| true);
-    let healed = world.until(END_MS, |world| world.see(all.clone(), all.clone()));
+    let back = mesh.until(CUT_MS, |mesh| mesh.see(all.clone(), all.clone()));
+    mesh.until(WHOLE_MS, |_| true);
+    let healed = mesh.until(END_MS, |mesh| mesh.see(all.clone(), all.clone()));
     let since = |at: Option<u64>, from: u64| at.map(|at| at.saturating_sub(from) as f64 / 1e3);
     Times {
         joined: since(joined, BURST_MS),
@@ -94,39 +116,54 @@ pub fn calibrate(nodes: usize, net: Net, seed: u64) -> Times {
     }
 }
 
-impl World {
+impl Seen {
     fn sees(&self, ix: usize, other: usize) -> bool {
-        let control = self.nodes[ix].control.as_ref();
-        control.is_some_and(|control| control.alive().contains(&self.nodes[other].id))
+        self.shown[ix].alive.contains(&self.world.nodes[other].id)
     }
 
     /// Each of these sees exactly those.
-    fn see(&self, who: std::ops::Range<usize>, live: std::ops::Range<usize>) -> bool {
-        who.into_iter().all(|ix| {
-            let control = self.nodes[ix].control.as_ref();
-            control.is_some_and(|control| control.alive().len() == live.len())
+    fn see(&self, mut who: Range<usize>, live: Range<usize>) -> bool {
+        who.all(|ix| {
+            self.shown[ix].alive.len() == live.len()
                 && live.clone().all(|other| self.sees(ix, other))
         })
+    }
+
+    /// Each node shows whom it believes alive, as `node::drive` does: at once if it did not for a
+    /// while, and otherwise at its next beat.
+    fn publish(&mut self) {
+        for (ix, shown) in self.shown.iter_mut().enumerate() {
+            let (host, now) = (&self.world.hosts[ix], self.world.now);
+            if host.life != shown.life {
+                *shown = Shown { life: host.life, ..Shown::default() };
+            }
+            let alive = self.world.nodes[ix].control.as_ref().map(|control| control.alive());
+            if let Some(alive) = alive.filter(|alive| now >= shown.due && **alive != shown.alive) {
+                shown.alive = alive.clone();
+                shown.due = now + PUBLISHED - (now - host.started) % PUBLISHED;
+            }
+        }
     }
 
     /// Plays until then; since when it has been so, in milliseconds of the run.
     fn until(&mut self, end_ms: u64, mut so: impl FnMut(&Self) -> bool) -> Option<u64> {
         let (end, mut since) = (end_ms * MS, None);
-        let mut look = self.now + LOOK_MS * MS;
-        while let Some((at, event)) = self.queue.pop() {
+        let mut look = self.world.now + LOOK_MS * MS;
+        while let Some((at, event)) = self.world.queue.pop() {
             while look <= at.min(end) {
-                self.now = look;
+                self.world.now = look;
+                self.publish();
                 since = if so(self) { since.or(Some(look / MS)) } else { None };
                 look += LOOK_MS * MS;
             }
             if at > end {
-                self.queue.push_first(at, event);
+                self.world.queue.push_first(at, event);
                 break;
             }
-            self.now = at;
-            self.step(event);
+            self.world.now = at;
+            self.world.step(event);
         }
-        self.now = end;
+        self.world.now = end;
         since
     }
 }

@@ -14,11 +14,11 @@ use crate::media::Frame;
 use crate::net::{MS, SEC};
 use crate::world::{Ev, World};
 
-/// A link or client that hears nothing for this long is gone.
+/// A client that hears nothing for this long is gone.
 const IDLE: u64 = 10 * SEC;
-/// The same for media between nodes.
-const MEDIA_IDLE: u64 = 3 * SEC;
-/// Keep-alives come this often: how much later than [`IDLE`] a side may notice.
+/// The same for links and media between nodes.
+const LINK_IDLE: u64 = 3 * SEC;
+/// Keep-alives come this often: how much later a side may notice.
 const KEEP_ALIVE: u64 = SEC;
 /// Datagrams that wait for a process that stands still: what a socket's buffer holds.
 const INBOX: usize = 250;
@@ -305,7 +305,7 @@ impl World {
 
     fn idle_of(&self, id: ConnId) -> u64 {
         match self.conns.get(&id).map(|conn| &conn.kind) {
-            Some(Kind::Media) => MEDIA_IDLE,
+            Some(Kind::Link(_) | Kind::Media) => LINK_IDLE,
             _ => IDLE,
         }
     }

@@ -17,14 +17,17 @@ const SEEDS: u64 = 15;
 /// How far the medians of both may be apart, as a share of the simulator's.
 const APART: f64 = 0.25;
 
+/// Places some hundred kilometres apart.
+const NET: plan::Net = plan::Net { delay_us: (5_000, 20_000), loss: 0.0, spikes: 0.01 };
+
 #[test]
 fn whole_nodes_take_as_long_as_the_simulator_says() {
-    compare(plan::Net::default());
+    compare(NET);
 }
 
 #[test]
 fn so_they_do_where_every_twentieth_packet_is_lost() {
-    compare(plan::Net { loss: 0.05, ..plan::Net::default() });
+    compare(plan::Net { loss: 0.05, ..NET });
 }
 
 fn number(name: &str, otherwise: usize) -> usize {

@@ -219,8 +219,4 @@ impl Mesh {
         }
         assert_eq!(digests.len(), 1, "all have the same ledger");
     }
-
-    pub(crate) fn datagrams(&self) -> u64 {
-        self.network.datagrams()
-    }
 }

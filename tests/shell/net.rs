@@ -103,11 +103,6 @@ impl Network {
     pub(crate) fn mend(&self) {
         locked(&self.0.state).cuts.clear();
     }
-
-    /// Datagrams that were sent so far.
-    pub(crate) fn datagrams(&self) -> u64 {
-        locked(&self.0.state).count
-    }
 }
 
 impl State {
