@@ -220,7 +220,8 @@ impl World {
         }
         self.queue.push(self.now + SEC, Ev::JoinAsk { from });
         if self.invitation.is_some() && self.reach(from.host, 0) {
-            let at = self.now + 3 * self.net.delay_reliable(from.host, 0);
+            // QUIC's three flights, the seed's hello, and the question.
+            let at = self.now + 5 * self.net.delay_reliable(from.host, 0);
             self.queue.push(at, Ev::JoinArrive { from, to: 0 });
         }
     }

@@ -75,10 +75,8 @@ pub async fn join(
     let mut refusal = None;
     for addr in &invitation.addrs {
         match join_at(&endpoint, &config, addr, invitation, keypair).await {
-            Ok(done) => {
-                let _ = timeout(HANDSHAKE_TIMEOUT, endpoint.wait_idle()).await;
-                return Ok(done);
-            }
+            // What is left to say goes out by itself: nobody waits for that.
+            Ok(done) => return Ok(done),
             Err(Tried::Unreachable(reason)) => unreachable.push(reason),
             Err(Tried::Final(error)) => refusal = refusal.or(Some(error)),
         }

@@ -28,9 +28,6 @@ pub(super) struct Folder {
     entry: Entry,
 }
 
-/// What a node's datagrams pass through, if that is not a port of the system.
-pub(super) type Socket = Option<Arc<dyn quinn::AsyncUdpSocket>>;
-
 impl Folder {
     /// Waits for the folder's lock and reads everything, on a thread of its own: a signal is heard
     /// meanwhile.
@@ -112,7 +109,7 @@ impl Folder {
     pub(super) async fn enter(
         &mut self,
         wanted: Option<Join>,
-        socket: Socket,
+        socket: Option<Arc<dyn quinn::AsyncUdpSocket>>,
     ) -> Result<(Roster, Vec<String>), NodeError> {
         match (wanted, self.roster.take()) {
             (Some(Join::Invitation(invitation)), None) => self.join(invitation, socket).await,
@@ -142,7 +139,7 @@ impl Folder {
     async fn join(
         &mut self,
         invitation: Invitation,
-        socket: Socket,
+        socket: Option<Arc<dyn quinn::AsyncUdpSocket>>,
     ) -> Result<(Roster, Vec<String>), NodeError> {
         identity::is_in(invitation.mesh);
         self.entry = Entry::Newcomer;

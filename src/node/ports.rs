@@ -2,9 +2,9 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use super::NodeError;
-use super::folder::Socket;
 use crate::net::UdpPort;
 use crate::net::transport::udp_socket;
 
@@ -25,7 +25,10 @@ pub(super) struct Ports {
 impl Ports {
     /// Opens both at `listen`, or TCP alone if there is a `socket` already; for port 0, at one that
     /// is free for both.
-    pub(super) fn open(listen: SocketAddr, socket: Socket) -> Result<Self, NodeError> {
+    pub(super) fn open(
+        listen: SocketAddr,
+        socket: Option<Arc<dyn quinn::AsyncUdpSocket>>,
+    ) -> Result<Self, NodeError> {
         let mut tries = if listen.port() == 0 { PORT_TRIES } else { 1 };
         loop {
             let refused = |which, error: io::Error| refusal(which, listen, &error);

@@ -78,7 +78,7 @@ pub(crate) async fn play(count: usize, net: plan::Net, seed: u64) -> Times {
 impl Mesh {
     fn new(count: usize, net: plan::Net, seed: u64) -> Self {
         Self {
-            network: Network::new(count, net, seed),
+            network: Network::new(net, seed),
             began: Instant::now(),
             folders: (0..count).map(|_| tempfile::tempdir().expect("a folder")).collect(),
             nodes: vec![None; count],
@@ -99,7 +99,9 @@ impl Mesh {
             let config = self.config(ix, Some(join));
             starts.spawn(async move {
                 sleep_until(at).await;
+                eprintln!("n{ix} at {:?}", began.elapsed());
                 let started = Node::start(config).await;
+                eprintln!("n{ix} started at {:?}", began.elapsed());
                 (ix, started.unwrap_or_else(|error| panic!("n{ix} does not start: {error}")).0)
             });
         }
@@ -114,7 +116,7 @@ impl Mesh {
             data: self.folders[ix].path().into(),
             // Nobody comes this way.
             listen: "127.0.0.1:0".parse().expect("an address"),
-            socket: Some(self.network.socket(ix)),
+            sockets: Some(self.network.sockets(ix)),
             advertise: vec![addr_of(ix).to_string()],
             join,
             name: Some(format!("n{ix}")),
@@ -183,6 +185,23 @@ impl Mesh {
     async fn until(&self, end: u64, mut so: impl FnMut(&Self) -> bool) -> Option<u64> {
         let mut since = None;
         while self.now() < end {
+            if self.now() < 1500 {
+                eprintln!(
+                    "{} {:?}",
+                    self.now(),
+                    (0..self.nodes.len())
+                        .map(|ix| (
+                            self.nodes[ix].as_ref().map_or(0, |n| n.net().links().len()),
+                            self.nodes[ix].as_ref().map_or(0, |n| n
+                                .view()
+                                .nodes
+                                .iter()
+                                .filter(|n| n.state == Liveness::Up)
+                                .count())
+                        ))
+                        .collect::<Vec<_>>()
+                );
+            }
             since = if so(self) { since.or(Some(self.now())) } else { None };
             sleep(Duration::from_millis(LOOK_MS)).await;
         }

@@ -2,7 +2,7 @@
 //! that knows how quinn wants a socket.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
@@ -15,6 +15,7 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
+use roost::node::Sockets;
 use roost_sim::plan;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -31,6 +32,9 @@ fn host_at(addr: SocketAddr) -> Option<usize> {
     Some(usize::from(u16::from_be_bytes([high, low])))
 }
 
+/// The port from which a newcomer asks.
+const ASKING: u16 = 40_000;
+
 /// All hosts and what is between them. Clones are the same one.
 #[derive(Clone)]
 pub(crate) struct Network(Arc<Shared>);
@@ -40,15 +44,15 @@ struct Shared {
     sent: Notify,
 }
 
-/// On its way: when it arrives, its number, from whom, to whom, what.
-type Flying = (Instant, u64, usize, usize, Vec<u8>);
+/// On its way: when it arrives, its number, from where, to where, what.
+type Flying = (Instant, u64, SocketAddr, SocketAddr, Vec<u8>);
 
 struct State {
     plan: plan::Net,
     /// How far each two hosts are apart.
     apart: u64,
     rng: ChaCha8Rng,
-    sockets: Vec<Option<Arc<Inbox>>>,
+    sockets: BTreeMap<SocketAddr, Arc<Inbox>>,
     flying: BinaryHeap<Reverse<Flying>>,
     cuts: BTreeSet<(usize, usize)>,
     count: u64,
@@ -56,7 +60,7 @@ struct State {
 
 #[derive(Default)]
 struct Inbox {
-    waiting: Mutex<(VecDeque<(usize, Vec<u8>)>, Vec<Waker>)>,
+    waiting: Mutex<(VecDeque<(SocketAddr, Vec<u8>)>, Option<Waker>)>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -65,13 +69,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Network {
     /// Delays and losses are drawn from `seed`. Must run inside a runtime.
-    pub(crate) fn new(hosts: usize, plan: plan::Net, seed: u64) -> Self {
+    pub(crate) fn new(plan: plan::Net, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let state = State {
             plan,
             apart: rng.random(),
             rng,
-            sockets: vec![None; hosts],
+            sockets: BTreeMap::new(),
             flying: BinaryHeap::new(),
             cuts: BTreeSet::new(),
             count: 0,
@@ -81,16 +85,21 @@ impl Network {
         Self(shared)
     }
 
-    /// Another socket of a host; its former one is deaf and dumb from now on.
-    pub(crate) fn socket(&self, host: usize) -> Arc<dyn AsyncUdpSocket> {
+    /// The sockets of a host for another life; its former ones are deaf and dumb from now on.
+    pub(crate) fn sockets(&self, host: usize) -> Sockets {
+        let asking = SocketAddr::new(addr_of(host).ip(), ASKING);
+        Sockets { port: self.socket(addr_of(host)), join: self.socket(asking) }
+    }
+
+    fn socket(&self, addr: SocketAddr) -> Arc<dyn AsyncUdpSocket> {
         let inbox = Arc::new(Inbox::default());
-        locked(&self.0.state).sockets[host] = Some(inbox.clone());
-        Arc::new(Socket { network: self.clone(), host, inbox })
+        locked(&self.0.state).sockets.insert(addr, inbox.clone());
+        Arc::new(Socket { network: self.clone(), addr, inbox })
     }
 
     /// Nothing leaves this host any more, and nothing reaches it.
     pub(crate) fn silence(&self, host: usize) {
-        locked(&self.0.state).sockets[host] = None;
+        locked(&self.0.state).sockets.retain(|addr, _| host_at(*addr) != Some(host));
     }
 
     /// Nothing passes between the two sides.
@@ -118,26 +127,26 @@ impl State {
         Duration::from_micros(base + self.rng.random_range(0..=base / 8) + spike)
     }
 
-    fn send(&mut self, from: usize, to: usize, bytes: &[u8]) {
+    fn send(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        let (Some(here), Some(there)) = (host_at(from), host_at(to)) else { return };
         self.count += 1;
         let lost = self.rng.random_bool(self.plan.loss);
-        let at = Instant::now() + self.delay(from, to);
-        if !lost && !self.cuts.contains(&(from, to)) {
+        let at = Instant::now() + self.delay(here, there);
+        if !lost && !self.cuts.contains(&(here, there)) {
             self.flying.push(Reverse((at, self.count, from, to, bytes.to_vec())));
         }
     }
 
     /// What arrives now, and when the next does.
-    fn arrived(&mut self) -> (Vec<(Arc<Inbox>, usize, Vec<u8>)>, Option<Instant>) {
+    fn arrived(&mut self) -> (Vec<(Arc<Inbox>, SocketAddr, Vec<u8>)>, Option<Instant>) {
         let mut arrived = Vec::new();
         while let Some(Reverse((at, ..))) = self.flying.peek() {
             if *at > Instant::now() {
                 return (arrived, Some(*at));
             }
             let Some(Reverse((_, _, from, to, bytes))) = self.flying.pop() else { break };
-            let cut = self.cuts.contains(&(from, to));
-            if let Some(inbox) = self.sockets.get(to).cloned().flatten().filter(|_| !cut) {
-                arrived.push((inbox, from, bytes));
+            if let Some(inbox) = self.sockets.get(&to) {
+                arrived.push((inbox.clone(), from, bytes));
             }
         }
         (arrived, None)
@@ -151,7 +160,7 @@ async fn carry(shared: Arc<Shared>) {
         for (inbox, from, bytes) in arrived {
             let mut waiting = locked(&inbox.waiting);
             waiting.0.push_back((from, bytes));
-            waiting.1.drain(..).for_each(Waker::wake);
+            waiting.1.take().into_iter().for_each(Waker::wake);
         }
         let due = async {
             match next {
@@ -170,13 +179,13 @@ async fn carry(shared: Arc<Shared>) {
 /// A host's socket, in one of its lives.
 struct Socket {
     network: Network,
-    host: usize,
+    addr: SocketAddr,
     inbox: Arc<Inbox>,
 }
 
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Socket").field("host", &self.host).finish_non_exhaustive()
+        f.debug_struct("Socket").field("addr", &self.addr).finish_non_exhaustive()
     }
 }
 
@@ -186,15 +195,11 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let Some(to) = host_at(transmit.destination) else { return Ok(()) };
         let mut state = locked(&self.network.0.state);
-        let lives = |socket: &Option<Arc<Inbox>>| {
-            socket.as_ref().is_some_and(|inbox| Arc::ptr_eq(inbox, &self.inbox))
-        };
-        if state.sockets.get(self.host).is_some_and(lives) {
+        if state.sockets.get(&self.addr).is_some_and(|inbox| Arc::ptr_eq(inbox, &self.inbox)) {
             let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
             for datagram in transmit.contents.chunks(size) {
-                state.send(self.host, to, datagram);
+                state.send(self.addr, transmit.destination, datagram);
             }
             self.network.0.sent.notify_one();
         }
@@ -213,22 +218,18 @@ impl AsyncUdpSocket for Socket {
             let Some((from, bytes)) = waiting.0.pop_front() else { break };
             let len = bytes.len().min(buf.len());
             buf[..len].copy_from_slice(&bytes[..len]);
-            let addr = addr_of(from);
-            *meta = RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
+            *meta = RecvMeta { addr: from, len, stride: len, ecn: None, dst_ip: None };
             count += 1;
         }
         if count == 0 {
-            // A newcomer asks from this socket before its node listens at it: for a moment two
-            // endpoints wait here.
-            waiting.1.retain(|waker| !waker.will_wake(cx.waker()));
-            waiting.1.push(cx.waker().clone());
+            waiting.1 = Some(cx.waker().clone());
             return Poll::Pending;
         }
         Poll::Ready(Ok(count))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(addr_of(self.host))
+        Ok(self.addr)
     }
 
     fn may_fragment(&self) -> bool {
