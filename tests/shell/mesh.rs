@@ -99,9 +99,7 @@ impl Mesh {
             let config = self.config(ix, Some(join));
             starts.spawn(async move {
                 sleep_until(at).await;
-                eprintln!("n{ix} at {:?}", began.elapsed());
                 let started = Node::start(config).await;
-                eprintln!("n{ix} started at {:?}", began.elapsed());
                 (ix, started.unwrap_or_else(|error| panic!("n{ix} does not start: {error}")).0)
             });
         }
@@ -185,23 +183,6 @@ impl Mesh {
     async fn until(&self, end: u64, mut so: impl FnMut(&Self) -> bool) -> Option<u64> {
         let mut since = None;
         while self.now() < end {
-            if self.now() < 1500 {
-                eprintln!(
-                    "{} {:?}",
-                    self.now(),
-                    (0..self.nodes.len())
-                        .map(|ix| (
-                            self.nodes[ix].as_ref().map_or(0, |n| n.net().links().len()),
-                            self.nodes[ix].as_ref().map_or(0, |n| n
-                                .view()
-                                .nodes
-                                .iter()
-                                .filter(|n| n.state == Liveness::Up)
-                                .count())
-                        ))
-                        .collect::<Vec<_>>()
-                );
-            }
             since = if so(self) { since.or(Some(self.now())) } else { None };
             sleep(Duration::from_millis(LOOK_MS)).await;
         }
