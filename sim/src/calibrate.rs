@@ -14,15 +14,15 @@ use crate::world::World;
 /// The founder starts at the beginning; all others come within this time, invited.
 pub const BURST_MS: u64 = 100;
 /// When the last node is killed.
-pub const KILLED_MS: u64 = 12_000;
+pub const KILLED_MS: u64 = 5_000;
 /// When it starts again.
-pub const BACK_MS: u64 = 24_000;
+pub const BACK_MS: u64 = 9_000;
 /// When even and odd nodes are cut from each other.
-pub const CUT_MS: u64 = 36_000;
+pub const CUT_MS: u64 = 13_000;
 /// When they are whole again.
-pub const WHOLE_MS: u64 = 56_000;
+pub const WHOLE_MS: u64 = 23_000;
 /// When it is over.
-pub const END_MS: u64 = 80_000;
+pub const END_MS: u64 = 29_000;
 /// How often everyone is asked whom it sees.
 pub const LOOK_MS: u64 = 10;
 /// What a node shows of itself is renewed this often at most.

@@ -11,9 +11,9 @@ use roost_sim::plan;
 /// Nodes of a mesh, unless `SHELL_NODES` says otherwise.
 const NODES: usize = 12;
 /// Meshes of whole nodes, unless `SHELL_RUNS` says otherwise.
-const RUNS: usize = 3;
+const RUNS: usize = 15;
 /// Meshes of the simulator, which is quicker.
-const SEEDS: u64 = 15;
+const SEEDS: u64 = 31;
 /// How far the medians of both may be apart, as a share of the simulator's.
 const APART: f64 = 0.25;
 
