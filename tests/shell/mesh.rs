@@ -1,5 +1,6 @@
 //! Whole nodes on a network in memory, and the course of events that the simulator plays as well.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use roost::accounts::{Change, Expect, Key, Kind, Receipt, Write};
 use roost::cluster::Liveness;
-use roost::id::{AccountId, RecordId};
+use roost::id::{AccountId, NodeId, RecordId};
 use roost::node::{Join, Node, NodeConfig};
 use roost_sim::calibrate::{
     BACK_MS, BURST_MS, CUT_MS, END_MS, KILLED_MS, LOOK_MS, Times, WHOLE_MS,
@@ -23,6 +24,7 @@ struct Mesh {
     began: Instant,
     folders: Vec<TempDir>,
     nodes: Vec<Option<Node>>,
+    ids: Vec<Option<NodeId>>,
 }
 
 /// Plays it; whatever it ends in must be right, and how long it took is told.
@@ -34,6 +36,7 @@ pub(crate) async fn play(count: usize, net: plan::Net, seed: u64) -> Times {
     let joined = mesh.until(KILLED_MS, |mesh| mesh.see(all.clone(), all.clone())).await;
     let mut written = vec![mesh.write(0, 1).await];
 
+    let killed = mesh.now();
     let ghost = mesh.kill(dead);
     let mut noticed = None;
     let known = mesh.until(BACK_MS, |mesh| {
@@ -46,6 +49,7 @@ pub(crate) async fn play(count: usize, net: plan::Net, seed: u64) -> Times {
     written.push(mesh.write(1, 2).await);
     ghost.await.expect("it ends");
 
+    let restarted = mesh.now();
     mesh.start(dead, None).await;
     let back = mesh.until(CUT_MS, |mesh| mesh.see(all.clone(), all.clone())).await;
     mesh.has_all(dead, &written).await;
@@ -59,6 +63,7 @@ pub(crate) async fn play(count: usize, net: plan::Net, seed: u64) -> Times {
     for ix in all.clone() {
         assert!(all.clone().all(|other| mesh.sees(ix, other) == (ix % 2 == other % 2)), "n{ix}");
     }
+    let mended = mesh.now();
     mesh.network.mend();
     let healed = mesh.until(END_MS, |mesh| mesh.see(all.clone(), all.clone())).await;
     for ix in all {
@@ -68,11 +73,16 @@ pub(crate) async fn play(count: usize, net: plan::Net, seed: u64) -> Times {
     let since = |at: Option<u64>, from: u64| at.map(|at| at.saturating_sub(from) as f64 / 1e3);
     Times {
         joined: since(joined, BURST_MS),
-        noticed: since(noticed, KILLED_MS),
-        known: since(known, KILLED_MS),
-        back: since(back, BACK_MS),
-        healed: since(healed, WHOLE_MS),
+        noticed: since(noticed, killed),
+        known: since(known, killed),
+        back: since(back, restarted),
+        healed: since(healed, mended),
     }
+}
+
+/// Which of its views a node shows.
+fn shown(node: &Node) -> u64 {
+    *node.changes().borrow()
 }
 
 impl Mesh {
@@ -82,6 +92,7 @@ impl Mesh {
             began: Instant::now(),
             folders: (0..count).map(|_| tempfile::tempdir().expect("a folder")).collect(),
             nodes: vec![None; count],
+            ids: vec![None; count],
         }
     }
 
@@ -105,6 +116,7 @@ impl Mesh {
         }
         while let Some(started) = starts.join_next().await {
             let (ix, node) = started.expect("it starts");
+            self.ids[ix] = Some(node.id());
             self.nodes[ix] = Some(node);
         }
     }
@@ -127,8 +139,9 @@ impl Mesh {
     }
 
     async fn start(&mut self, ix: usize, join: Option<Join>) {
-        let started = Node::start(self.config(ix, join)).await;
-        self.nodes[ix] = Some(started.expect("it starts").0);
+        let node = Node::start(self.config(ix, join)).await.expect("it starts").0;
+        self.ids[ix] = Some(node.id());
+        self.nodes[ix] = Some(node);
     }
 
     /// Without a word, as others hear it. What is left of it ends behind a socket that is dead.
@@ -147,43 +160,33 @@ impl Mesh {
         u64::try_from(self.began.elapsed().as_millis()).expect("it is short")
     }
 
-    fn id_is(&self, ix: usize, id: roost::id::NodeId) -> bool {
-        self.nodes[ix].as_ref().is_some_and(|node| node.id() == id)
+    /// Whom a node believes alive.
+    fn alive(&self, ix: usize) -> BTreeSet<NodeId> {
+        let Some(node) = &self.nodes[ix] else { return BTreeSet::new() };
+        let view = node.view();
+        let up = |state| matches!(state, Liveness::Up | Liveness::Suspect);
+        view.nodes.iter().filter(|node| up(node.state)).map(|node| node.node).collect()
     }
 
     fn sees(&self, ix: usize, other: usize) -> bool {
-        let name = format!("n{other}");
-        let Some(node) = &self.nodes[ix] else { return false };
-        let view = node.view();
-        let other = view.nodes.iter().find(|node| node.name == name);
-        other.is_some_and(|node| matches!(node.state, Liveness::Up | Liveness::Suspect))
+        self.ids[other].is_some_and(|id| self.alive(ix).contains(&id))
     }
 
     /// Each of these sees exactly those.
-    fn see(&self, who: Range<usize>, live: Range<usize>) -> bool {
-        who.into_iter().all(|ix| {
-            let Some(node) = &self.nodes[ix] else { return false };
-            let view = node.view();
-            let alive = view
-                .nodes
-                .iter()
-                .filter(|node| matches!(node.state, Liveness::Up | Liveness::Suspect));
-            let mut seen = 0;
-            for node in alive {
-                if !live.clone().any(|other| self.id_is(other, node.node)) {
-                    return false;
-                }
-                seen += 1;
-            }
-            seen == live.len()
-        })
+    fn see(&self, mut who: Range<usize>, live: Range<usize>) -> bool {
+        let live: BTreeSet<NodeId> = self.ids[live].iter().flatten().copied().collect();
+        who.all(|ix| self.alive(ix) == live)
     }
 
     /// Waits until then; since when it has been so, in milliseconds since the beginning.
     async fn until(&self, end: u64, mut so: impl FnMut(&Self) -> bool) -> Option<u64> {
-        let mut since = None;
+        let (mut since, mut known) = (None, Vec::new());
         while self.now() < end {
-            since = if so(self) { since.or(Some(self.now())) } else { None };
+            let shown: Vec<_> = self.nodes.iter().map(|node| node.as_ref().map(shown)).collect();
+            if shown != known {
+                since = if so(self) { since.or(Some(self.now())) } else { None };
+                known = shown;
+            }
             sleep(Duration::from_millis(LOOK_MS)).await;
         }
         since
@@ -212,7 +215,7 @@ impl Mesh {
     }
 
     async fn same_ledger(&self) {
-        let mut digests = std::collections::BTreeSet::new();
+        let mut digests = BTreeSet::new();
         for node in self.nodes.iter().flatten() {
             let digest = node.read_ledger(|ledger| ledger.digest()).await.expect("it runs");
             digests.insert((digest.clock, digest.state));
