@@ -11,14 +11,14 @@ use roost_sim::plan;
 /// Nodes of a mesh, unless `SHELL_NODES` says otherwise.
 const NODES: usize = 12;
 /// Meshes of whole nodes, unless `SHELL_RUNS` says otherwise.
-const RUNS: usize = 15;
+const RUNS: usize = 11;
 /// Meshes of the simulator, which is quicker.
-const SEEDS: u64 = 31;
+const SEEDS: u64 = 21;
 /// How far the medians of both may be apart, as a share of the simulator's.
 const APART: f64 = 0.25;
 
 /// Places some hundred kilometres apart.
-const NET: plan::Net = plan::Net { delay_us: (5_000, 20_000), loss: 0.0, spikes: 0.01 };
+const NET: plan::Net = plan::Net { delay_us: (10_000, 25_000), loss: 0.0, spikes: 0.01 };
 
 #[test]
 fn whole_nodes_take_as_long_as_the_simulator_says() {
