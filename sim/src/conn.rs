@@ -15,11 +15,11 @@ use crate::media::Frame;
 use crate::net::{MS, SEC};
 use crate::world::{Ev, World};
 
-/// A link or client that hears nothing for this long is gone.
+/// A client that hears nothing for this long is gone.
 const IDLE: u64 = 10 * SEC;
-/// The same for media between nodes.
-const MEDIA_IDLE: u64 = 3 * SEC;
-/// Keep-alives come this often: how much later than [`IDLE`] a side may notice.
+/// The same for links and media between nodes.
+const LINK_IDLE: u64 = 3 * SEC;
+/// Keep-alives come this often: how much later a side may notice.
 const KEEP_ALIVE: u64 = SEC;
 /// The same of a client, which alone keeps its connection alive.
 const CLIENT_KEEP_ALIVE: u64 = 4 * SEC;
@@ -326,9 +326,8 @@ impl World {
     /// After how long a silence it ends, and how often it is heard.
     fn idle_of(&self, id: ConnId) -> (u64, u64) {
         match self.conns.get(&id).map(|conn| &conn.kind) {
-            Some(Kind::Media) => (MEDIA_IDLE, KEEP_ALIVE),
-            Some(Kind::Client { .. }) => (IDLE, CLIENT_KEEP_ALIVE),
-            _ => (IDLE, KEEP_ALIVE),
+            Some(Kind::Link(_) | Kind::Media) => (LINK_IDLE, KEEP_ALIVE),
+            _ => (IDLE, CLIENT_KEEP_ALIVE),
         }
     }
 

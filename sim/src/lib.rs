@@ -1,6 +1,7 @@
 //! Plays partitions, crashes and frozen nodes against Roost's deciding half, in virtual time, the
 //! same way every time for the same seed. See `docs/contributing.md`.
 
+pub mod calibrate;
 mod check;
 mod client;
 mod conn;

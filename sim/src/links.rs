@@ -8,9 +8,9 @@ use roost::peering::tie::{self, Existing, Verdict};
 use roost::wire::{LinkMessage, Message as _};
 
 use crate::conn::{Cargo, ConnId, End, Kind, LinkHello};
-use crate::net::{MS, SEC};
+use crate::net::{MS, PROBE_FIRST, SEC};
 use crate::node::index_of;
-use crate::world::{Ev, LinkDecide, World};
+use crate::world::{Ev, LinkDecide, LinkDial, World};
 
 /// A handshake that is not over by then is given up.
 pub(crate) const HANDSHAKE: u64 = 3 * SEC;
@@ -37,13 +37,28 @@ impl World {
         if !self.nodes[ix].dialling.insert(addr.clone()) {
             return;
         }
-        let from = self.end_of(ix);
-        match index_of(&addr).filter(|to| *to < self.plan.nodes) {
-            Some(to) if self.reach(ix, to) => {
-                let delay = (0..3).map(|_| self.net.delay_reliable(ix, to)).sum::<u64>();
-                self.queue.push(self.now + delay, Ev::LinkHello { from, to, node, addr });
-            }
-            _ => self.queue.push(self.now + HANDSHAKE, Ev::LinkFailed { from, node, addr }),
+        let (from, begun) = (self.end_of(ix), self.now);
+        self.link_dial(LinkDial { from, node, addr, begun, wait: PROBE_FIRST });
+    }
+
+    /// A dialler's first packet is sent, once more if nobody has answered so far.
+    pub(crate) fn link_dial(&mut self, dial: LinkDial) {
+        let LinkDial { from, node, addr, begun, wait } = dial;
+        let ix = from.host;
+        if !self.lives(from) {
+            return;
+        }
+        let to = index_of(&addr).filter(|to| *to < self.plan.nodes);
+        if let Some(to) = to.filter(|to| self.reach(ix, *to)) {
+            // The last flight has the hello with it.
+            let there = self.net.flight(ix, to, 1) + self.net.flight(ix, to, 2);
+            let delay = there + self.net.flight(to, ix, 2);
+            self.queue.push(self.now + delay, Ev::LinkHello { from, to, node, addr });
+        } else if to.is_some() && self.now + wait < begun + HANDSHAKE {
+            let dial = LinkDial { from, node, addr, begun, wait: 2 * wait };
+            self.queue.push(self.now + wait, Ev::LinkDial(Box::new(dial)));
+        } else {
+            self.queue.push(begun + HANDSHAKE, Ev::LinkFailed { from, node, addr });
         }
     }
 
@@ -102,7 +117,7 @@ impl World {
             wall: self.clock(to).wall,
             hello,
         };
-        let delay = self.net.delay_reliable(to, ix);
+        let delay = self.net.flight(to, ix, 1);
         self.queue.push(self.now + delay, Ev::LinkDecide(Box::new(decide)));
     }
 

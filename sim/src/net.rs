@@ -13,6 +13,10 @@ pub(crate) const MS: u64 = 1_000_000;
 /// A second, in nanoseconds.
 pub(crate) const SEC: u64 = 1_000_000_000;
 
+/// After this long without an answer QUIC sends the first packets of a handshake again, and then
+/// after twice the time each: three times the round trip that `net::transport` assumes.
+pub(crate) const PROBE_FIRST: u64 = 150 * MS;
+
 /// What a slow host keeps waiting before it drops datagrams.
 const QUEUE: u64 = 200 * MS;
 
@@ -123,6 +127,26 @@ impl Net {
         while rng.random_bool(loss) {
             delay += wait;
             wait = (wait * 2).min(4 * SEC);
+        }
+        delay
+    }
+
+    /// The same for a flight of a handshake, of so many packets: each is needed, and no round trip
+    /// was measured yet that would tell when to send it again.
+    pub(crate) fn flight(&mut self, from: usize, to: usize, packets: i32) -> u64 {
+        let mut delay = self.delay(from, to);
+        let burst = self.bursts(from, to);
+        let loss = self.loss_share().min(0.9);
+        let mut wait = PROBE_FIRST;
+        if burst {
+            delay += wait;
+            wait *= 2;
+        }
+        let mut lost = 1.0 - (1.0 - loss).powi(packets);
+        while self.path(from, to).random_bool(lost) {
+            delay += wait;
+            wait = (wait * 2).min(4 * SEC);
+            lost = loss;
         }
         delay
     }

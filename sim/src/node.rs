@@ -220,7 +220,10 @@ impl World {
         }
         self.queue.push(self.now + SEC, Ev::JoinAsk { from });
         if self.invitation.is_some() && self.reach(from.host, 0) {
-            let at = self.now + 3 * self.net.delay_reliable(from.host, 0);
+            // QUIC's three flights, the seed's hello, and the question.
+            let there = (0..3).map(|_| self.net.flight(from.host, 0, 1)).sum::<u64>();
+            let back = self.net.flight(0, from.host, 2) + self.net.flight(0, from.host, 1);
+            let at = self.now + there + back;
             self.queue.push(at, Ev::JoinArrive { from, to: 0 });
         }
     }

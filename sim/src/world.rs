@@ -61,6 +61,7 @@ pub(crate) enum Ev {
         conn: ConnId,
         side: usize,
     },
+    LinkDial(Box<LinkDial>),
     LinkHello {
         from: End,
         to: usize,
@@ -159,6 +160,17 @@ pub(crate) enum Ev {
     FaultBegins(usize),
     FaultEnds(usize),
     Probe,
+}
+
+/// A dial that nobody has answered yet.
+#[derive(Debug)]
+pub(crate) struct LinkDial {
+    pub(crate) from: End,
+    pub(crate) node: Option<NodeId>,
+    pub(crate) addr: String,
+    pub(crate) begun: u64,
+    /// When the first packet is sent again, if it is.
+    pub(crate) wait: u64,
 }
 
 /// A link's handshake, as the dialler ends it.
@@ -388,6 +400,7 @@ impl World {
             Ev::Idle { conn, side, since } => self.idle(conn, side, since),
             Ev::Reset { conn, side } => self.reset(conn, side),
             Ev::CloseConn { conn, side } => self.close_later(conn, side),
+            Ev::LinkDial(dial) => self.link_dial(*dial),
             Ev::LinkHello { from, to, node, addr } => self.link_hello(from, to, node, addr),
             Ev::LinkDecide(decide) => self.link_decide(*decide),
             Ev::LinkFailed { from, node, addr } => self.link_failed(from, node, addr),

@@ -40,7 +40,7 @@ fn whoever_tells_a_run_does_not_change_it() {
 fn a_failing_plan_shrinks_to_the_same_small_plan_each_time() {
     // A promise that cannot be kept: everyone sees pictures a moment after home died.
     let mut plan = Plan::draw(11, Some(6), Some(3));
-    plan.settle_ms = 50;
+    plan.settle_ms = 1;
     plan.faults = vec![
         item(12_500, 13_000, Fault::Latency(20)),
         item(14_000, 15_000, Fault::Reorder(0.05)),

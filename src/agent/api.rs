@@ -198,7 +198,8 @@ mod tests {
     use super::*;
     use crate::admission::{Keypair, Roster};
     use crate::id::{Boot, NodeId};
-    use crate::net::{ClientConn, Net, NetConfig, NetEvent};
+    use crate::net::transport::udp_socket;
+    use crate::net::{ClientConn, Net, NetConfig, NetEvent, UdpPort};
     use crate::wire::{ClientMessage, Failed, Peer, Welcome};
 
     /// A node that knows one credential, and answers with its name and the request's path.
@@ -210,7 +211,7 @@ mod tests {
         let keypair = Keypair::from_seed([1; 32]);
         let roster = Roster::found(&keypair, [1; 16]);
         let (net, mut events, _) = Net::open(NetConfig {
-            socket: crate::net::transport::udp_socket("127.0.0.1:0".parse().unwrap()).unwrap(),
+            port: UdpPort::Open(udp_socket("127.0.0.1:0".parse().unwrap()).unwrap()),
             keypair,
             boot: Boot(1),
             name: name.into(),

@@ -132,6 +132,7 @@ impl Node {
             config: NodeConfig {
                 data: self.data.or(file.data).unwrap_or_else(default_data),
                 listen: self.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN),
+                sockets: None,
                 advertise,
                 join,
                 name,

@@ -1,5 +1,7 @@
 //! The newcomer's side of joining a mesh.
 
+use std::sync::Arc;
+
 use tokio::time::timeout;
 
 use super::dial::{connect_any, resolve};
@@ -50,7 +52,8 @@ enum Tried {
 
 /// Asks the members at the invitation's addresses, one after the other, to admit `keypair`.
 /// Returns what the first that agrees says, and who it is. Uses an endpoint of its own, so that it
-/// works before the node has opened its port.
+/// works before the node has opened its port; on `socket`, if there is one, instead of a port of
+/// the system.
 ///
 /// A member is checked up to the founder before anything is proved to it. Addresses that do not
 /// answer, belong to someone else or refuse are passed over as long as there are others: a member
@@ -58,19 +61,22 @@ enum Tried {
 pub async fn join(
     invitation: &Invitation,
     keypair: &Keypair,
+    socket: Option<Arc<dyn quinn::AsyncUdpSocket>>,
 ) -> Result<(NodeId, Admitted), JoinError> {
     let local = |error: &dyn std::fmt::Display| JoinError::Local(error.to_string());
-    let endpoint = transport::client_endpoint().map_err(|error| local(&error))?;
+    let endpoint = match socket {
+        None => transport::client_endpoint(),
+        Some(socket) => transport::client_endpoint_on(socket),
+    };
+    let endpoint = endpoint.map_err(|error| local(&error))?;
     let config =
         transport::client_config(ALPN_JOIN, Some(keypair)).map_err(|error| local(&error))?;
     let mut unreachable = Vec::new();
     let mut refusal = None;
     for addr in &invitation.addrs {
         match join_at(&endpoint, &config, addr, invitation, keypair).await {
-            Ok(done) => {
-                let _ = timeout(HANDSHAKE_TIMEOUT, endpoint.wait_idle()).await;
-                return Ok(done);
-            }
+            // What is left to say goes out by itself: nobody waits for that.
+            Ok(done) => return Ok(done),
             Err(Tried::Unreachable(reason)) => unreachable.push(reason),
             Err(Tried::Final(error)) => refusal = refusal.or(Some(error)),
         }

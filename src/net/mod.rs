@@ -24,11 +24,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use quinn::VarInt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::admission::{Keypair, PublicKey, Roster, Statement};
 use crate::id::{Boot, NodeId};
@@ -71,11 +72,20 @@ pub mod close {
     pub const OVERFLOW: VarInt = VarInt::from_u32(5);
 }
 
+/// What a node's datagrams pass through.
+#[derive(Debug)]
+pub enum UdpPort {
+    /// The UDP port, open, for QUIC and WebRTC; see [`transport::udp_socket`].
+    Open(UdpSocket),
+    /// Something else, for QUIC alone.
+    Other(Arc<dyn quinn::AsyncUdpSocket>),
+}
+
 /// What the network side needs to know.
 #[derive(Debug)]
 pub struct NetConfig {
-    /// The UDP port, open; see [`transport::udp_socket`].
-    pub socket: UdpSocket,
+    /// What datagrams pass through.
+    pub port: UdpPort,
     /// This node's key.
     pub keypair: Keypair,
     /// Which start this is.
@@ -325,12 +335,12 @@ impl Net {
         config: NetConfig,
     ) -> io::Result<(Self, mpsc::Receiver<NetEvent>, mpsc::Receiver<RtcDatagram>)> {
         let counters = Arc::new(NetCounters::default());
-        let (mux, rtc, rtc_datagrams) = mux::Mux::new(config.socket, counters.clone())?;
+        let (socket, rtc, rtc_datagrams) = mux::open(config.port, counters.clone())?;
         let identity = Identity::of(&config.keypair)?;
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             transport::endpoint_config(),
             Some((*identity.link_server).clone()),
-            Arc::new(mux),
+            socket,
             Arc::new(quinn::TokioRuntime),
         )?;
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);

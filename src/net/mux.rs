@@ -19,6 +19,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
+use super::UdpPort;
 use super::counters::NetCounters;
 
 /// WebRTC datagrams that wait for the WebRTC driver. About 30 ms of 200 publishers at 4 Mbit/s:
@@ -87,6 +88,20 @@ impl fmt::Debug for Mux {
     }
 }
 
+/// What quinn gets of a port, and what WebRTC gets.
+pub(super) fn open(
+    port: UdpPort,
+    counters: Arc<NetCounters>,
+) -> io::Result<(Arc<dyn AsyncUdpSocket>, RtcSocket, mpsc::Receiver<RtcDatagram>)> {
+    match port {
+        UdpPort::Open(socket) => {
+            let (mux, rtc, datagrams) = Mux::new(socket, counters)?;
+            Ok((Arc::new(mux), rtc, datagrams))
+        }
+        UdpPort::Other(socket) => Ok((socket, RtcSocket { inner: None }, mpsc::channel(1).1)),
+    }
+}
+
 impl Mux {
     /// On an open port.
     pub fn new(
@@ -107,7 +122,8 @@ impl Mux {
         let io = UdpSocket::from_std(socket)?;
         let inner = Arc::new(Inner { io, state, ipv6, counters });
         let (sender, receiver) = mpsc::channel(RTC_QUEUE);
-        Ok((Self { inner: inner.clone(), rtc: sender }, RtcSocket { inner }, receiver))
+        let rtc = RtcSocket { inner: Some(inner.clone()) };
+        Ok((Self { inner, rtc: sender }, rtc, receiver))
     }
 
     /// Hands WebRTC segments on and moves QUIC ones together; returns the bytes that stay.
@@ -228,12 +244,14 @@ impl UdpPoller for Poller {
 /// The sending side of the port for WebRTC.
 #[derive(Clone)]
 pub struct RtcSocket {
-    inner: Arc<Inner>,
+    /// Nothing if the port is for QUIC alone.
+    inner: Option<Arc<Inner>>,
 }
 
 impl fmt::Debug for RtcSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RtcSocket").field("io", &self.inner.io).finish_non_exhaustive()
+        let io = self.inner.as_ref().map(|inner| &inner.io);
+        f.debug_struct("RtcSocket").field("io", &io).finish_non_exhaustive()
     }
 }
 
@@ -250,25 +268,20 @@ impl RtcSocket {
         segments: &[u8],
         segment_size: Option<usize>,
     ) -> io::Result<()> {
-        let (destination, src_ip) = if self.inner.ipv6 {
+        let inner = self.inner()?;
+        let (destination, src_ip) = if inner.ipv6 {
             (mapped(to), from.map(mapped_ip))
         } else {
             (canonical(to), from.map(|ip| ip.to_canonical()))
         };
         let one = |contents: &[u8], segment_size: Option<usize>| {
-            self.inner.try_send(&Transmit {
-                destination,
-                ecn: None,
-                contents,
-                segment_size,
-                src_ip,
-            })
+            inner.try_send(&Transmit { destination, ecn: None, contents, segment_size, src_ip })
         };
         let Some(size) = segment_size.filter(|size| *size > 0 && *size < segments.len()) else {
             return one(segments, None);
         };
         // At most 64 KiB in a system call, headers of the whole included.
-        let most = self.inner.state.max_gso_segments().clamp(1, (60_000 / size).max(1));
+        let most = inner.state.max_gso_segments().clamp(1, (60_000 / size).max(1));
         for batch in segments.chunks(size * most) {
             match one(batch, (batch.len() > size).then_some(size)) {
                 Ok(()) => {}
@@ -282,7 +295,12 @@ impl RtcSocket {
 
     /// The bound address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.io.local_addr()
+        self.inner()?.io.local_addr()
+    }
+
+    fn inner(&self) -> io::Result<&Inner> {
+        let none = || io::Error::new(io::ErrorKind::Unsupported, "this port is for QUIC alone");
+        self.inner.as_deref().ok_or_else(none)
     }
 }
 

@@ -45,7 +45,7 @@ fn start_boot(number: u8, roster: Roster, boot: u64) -> Node {
     let keypair = key(number);
     let id = keypair.node();
     let (net, events, rtc) = Net::open(NetConfig {
-        socket: transport::udp_socket("127.0.0.1:0".parse().unwrap()).unwrap(),
+        port: UdpPort::Open(transport::udp_socket("127.0.0.1:0".parse().unwrap()).unwrap()),
         keypair,
         boot: Boot(boot),
         name: format!("node-{number}"),
@@ -466,7 +466,7 @@ async fn an_invited_node_joins_and_its_proof_is_worth_nothing_again() {
     let invitation = invitation(vec!["127.0.0.1:1".into(), a.addr.clone()], members.mesh());
     let newcomer = key(2);
     let (joined, proof) =
-        tokio::join!(join(&invitation, &newcomer), judge_join(&mut a, &mut members));
+        tokio::join!(join(&invitation, &newcomer, None), judge_join(&mut a, &mut members));
     let (member, admitted) = joined.unwrap();
     assert_eq!(member, a.id);
     assert_eq!(admitted.statements.0.len(), 2);
@@ -486,7 +486,8 @@ async fn an_invited_node_joins_and_its_proof_is_worth_nothing_again() {
 
     // Used up.
     let third = key(3);
-    let (refused, _) = tokio::join!(join(&invitation, &third), judge_join(&mut a, &mut members));
+    let (refused, _) =
+        tokio::join!(join(&invitation, &third, None), judge_join(&mut a, &mut members));
     let error = refused.unwrap_err();
     assert!(matches!(&error, JoinError::Refused { .. }), "{error}");
 }
@@ -495,14 +496,15 @@ async fn an_invited_node_joins_and_its_proof_is_worth_nothing_again() {
 async fn a_newcomer_proves_nothing_to_the_wrong_mesh() {
     let mut other = start(4, roster(&[4]));
     let wanted = roster(&[1]).mesh();
-    let error = join(&invitation(vec![other.addr.clone()], wanted), &key(2)).await.unwrap_err();
+    let error =
+        join(&invitation(vec![other.addr.clone()], wanted), &key(2), None).await.unwrap_err();
     let JoinError::WrongMesh { wanted: said, ref got, .. } = error else { panic!("{error}") };
     assert_eq!(said, wanted);
     assert!(got.contains(&roster(&[4]).mesh().to_string()), "{got}");
     assert!(other.events.try_recv().is_err());
 
     let dead = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let error = join(&invitation(vec![dead.clone()], wanted), &key(2)).await.unwrap_err();
+    let error = join(&invitation(vec![dead.clone()], wanted), &key(2), None).await.unwrap_err();
     assert!(matches!(&error, JoinError::NoAnswer(tried) if tried[0].contains(&dead)), "{error}");
 }
 
@@ -542,7 +544,7 @@ async fn an_ipv6_port_serves_ipv4_as_ipv4() {
         return; // a host without IPv6
     };
     let (net, mut events, mut rtc) = Net::open(NetConfig {
-        socket,
+        port: UdpPort::Open(socket),
         keypair,
         boot: Boot(1),
         name: "six".into(),

@@ -161,6 +161,12 @@ pub fn client_endpoint() -> io::Result<quinn::Endpoint> {
     quinn::Endpoint::new(endpoint_config(), None, socket, Arc::new(quinn::TokioRuntime))
 }
 
+/// An endpoint that only dials, from this socket.
+pub fn client_endpoint_on(socket: Arc<dyn quinn::AsyncUdpSocket>) -> io::Result<quinn::Endpoint> {
+    let runtime = Arc::new(quinn::TokioRuntime);
+    quinn::Endpoint::new_with_abstract_socket(endpoint_config(), None, socket, runtime)
+}
+
 /// A bound UDP socket; one on an IPv6 wildcard takes IPv4 as well, whatever the host's default.
 pub fn udp_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};

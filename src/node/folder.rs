@@ -109,9 +109,10 @@ impl Folder {
     pub(super) async fn enter(
         &mut self,
         wanted: Option<Join>,
+        socket: Option<Arc<dyn quinn::AsyncUdpSocket>>,
     ) -> Result<(Roster, Vec<String>), NodeError> {
         match (wanted, self.roster.take()) {
-            (Some(Join::Invitation(invitation)), None) => self.join(invitation).await,
+            (Some(Join::Invitation(invitation)), None) => self.join(invitation, socket).await,
             (Some(Join::Invitation(invitation)), Some(roster)) => {
                 if roster.mesh() != invitation.mesh {
                     return Err(other_mesh(&self.path, roster.mesh(), invitation.mesh));
@@ -135,11 +136,15 @@ impl Folder {
         founding::unfinished(&self.path, self.admin.as_deref())
     }
 
-    async fn join(&mut self, invitation: Invitation) -> Result<(Roster, Vec<String>), NodeError> {
+    async fn join(
+        &mut self,
+        invitation: Invitation,
+        socket: Option<Arc<dyn quinn::AsyncUdpSocket>>,
+    ) -> Result<(Roster, Vec<String>), NodeError> {
         identity::is_in(invitation.mesh);
         self.entry = Entry::Newcomer;
         let (seed, admitted) =
-            join(&invitation, &self.keypair).await.map_err(|error| not_joined(&error))?;
+            join(&invitation, &self.keypair, socket).await.map_err(|error| not_joined(&error))?;
         tracing::info!(event = "node.joined", peer = %seed, "admitted to the mesh");
         founding::abandon(&self.path)?;
         let joined = Roster::from_statements(invitation.mesh, admitted.statements.0);
@@ -267,7 +272,7 @@ mod tests {
             // Starts, writes something if told, and says what was there before.
             let start = async |write: Option<u8>| {
                 let mut folder = Folder::open(dir.path().into(), None).await.unwrap();
-                let (roster, _) = folder.enter(None).await.unwrap();
+                let (roster, _) = folder.enter(None, None).await.unwrap();
                 let folder = folder.open_ledger(&roster).await.unwrap();
                 let records = write.map(some_record).into_iter().collect();
                 let batch = Batch { records, ..Batch::default() };

@@ -89,6 +89,8 @@ pub struct NodeConfig {
     pub data: PathBuf,
     /// Address and port, UDP and TCP.
     pub listen: SocketAddr,
+    /// What its datagrams pass through instead of UDP.
+    pub sockets: Option<Sockets>,
     /// How others reach it, `host:port`, best first; empty: as it listens.
     pub advertise: Vec<String>,
     /// How it finds its mesh.
@@ -107,6 +109,16 @@ pub struct NodeConfig {
     pub reload: Option<mpsc::Receiver<Option<(PathBuf, PathBuf)>>>,
     /// Told the bound address once all listeners are open.
     pub ready: Option<oneshot::Sender<SocketAddr>>,
+}
+
+/// Sockets that are not the system's: nodes and native clients are reached through them, browsers'
+/// pictures are not.
+#[derive(Debug, Clone)]
+pub struct Sockets {
+    /// In the place of the UDP port.
+    pub port: Arc<dyn quinn::AsyncUdpSocket>,
+    /// From which a newcomer asks to be let in.
+    pub join: Arc<dyn quinn::AsyncUdpSocket>,
 }
 
 /// Why a node does not start or stops.
@@ -194,11 +206,12 @@ impl Node {
             )));
         }
         let mut folder = Folder::open(config.data.clone(), config.admin_password).await?;
+        let (port, join) = config.sockets.map(|it| (it.port, it.join)).unzip();
         // After the folder: whoever holds that has these as well, and lets go of them first.
-        let Ports { udp, tcp, addr } = Ports::open(config.listen)?;
+        let Ports { udp, tcp, addr } = Ports::open(config.listen, port)?;
         let tcp = TcpListener::from_std(tcp).map_err(failed)?;
         identity::is_node(folder.keypair.node());
-        let (roster, seeds) = folder.enter(config.join).await?;
+        let (roster, seeds) = folder.enter(config.join, join).await?;
         identity::is_in(roster.mesh());
         let founding = folder.unfinished()?;
         let folder = folder.open_ledger(&roster).await?;
@@ -208,7 +221,7 @@ impl Node {
         let addrs = addresses::of(config.advertise, addr);
         let shared_roster = Arc::new(ArcSwap::from_pointee(roster.clone()));
         let (net, net_events, rtc) = Net::open(NetConfig {
-            socket: udp,
+            port: udp,
             keypair: keypair.clone(),
             boot,
             name: name.clone(),

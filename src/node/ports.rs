@@ -1,9 +1,11 @@
 //! The node's two ports, one number: both are open before anything is joined or founded.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use super::NodeError;
+use crate::net::UdpPort;
 use crate::net::transport::udp_socket;
 
 /// Ports tried when any will do: each is free with a chance of far more than a half.
@@ -14,23 +16,30 @@ const BACKLOG: i32 = 1024;
 
 /// Both ports, open.
 pub(super) struct Ports {
-    pub(super) udp: UdpSocket,
+    pub(super) udp: UdpPort,
     pub(super) tcp: TcpListener,
     /// The address of both.
     pub(super) addr: SocketAddr,
 }
 
 impl Ports {
-    /// Opens both at `listen`; for port 0, at one that is free for both.
-    pub(super) fn open(listen: SocketAddr) -> Result<Self, NodeError> {
+    /// Opens both at `listen`, or TCP alone if there is a `socket` already; for port 0, at one that
+    /// is free for both.
+    pub(super) fn open(
+        listen: SocketAddr,
+        socket: Option<Arc<dyn quinn::AsyncUdpSocket>>,
+    ) -> Result<Self, NodeError> {
         let mut tries = if listen.port() == 0 { PORT_TRIES } else { 1 };
         loop {
             let refused = |which, error: io::Error| refusal(which, listen, &error);
             let tcp = tcp_listener(listen).map_err(|error| refused("TCP", error))?;
             let addr = tcp.local_addr().map_err(|error| refused("TCP", error))?;
+            if let Some(socket) = socket {
+                return Ok(Self { udp: UdpPort::Other(socket), tcp, addr });
+            }
             tries -= 1;
             match udp_socket(addr) {
-                Ok(udp) => return Ok(Self { udp, tcp, addr }),
+                Ok(udp) => return Ok(Self { udp: UdpPort::Open(udp), tcp, addr }),
                 Err(error) if tries == 0 || error.kind() != ErrorKind::AddrInUse => {
                     return Err(refused("UDP", error));
                 }
@@ -91,13 +100,16 @@ mod tests {
 
     #[test]
     fn any_port_is_one_that_is_free_for_both() {
-        let ports = Ports::open("127.0.0.1:0".parse().unwrap()).unwrap();
-        assert_eq!(ports.udp.local_addr().unwrap(), ports.addr);
+        let ports = Ports::open("127.0.0.1:0".parse().unwrap(), None).unwrap();
+        let UdpPort::Open(udp) = &ports.udp else { panic!("the system's") };
+        assert_eq!(udp.local_addr().unwrap(), ports.addr);
         assert_eq!(ports.tcp.local_addr().unwrap(), ports.addr);
-        assert!(matches!(Ports::open(ports.addr), Err(NodeError::InUse(_))));
+        assert!(matches!(Ports::open(ports.addr, None), Err(NodeError::InUse(_))));
         let Ports { udp, tcp, addr } = ports;
         drop(tcp);
-        assert!(matches!(Ports::open(addr), Err(NodeError::InUse(words)) if words.contains("UDP")));
+        assert!(
+            matches!(Ports::open(addr, None), Err(NodeError::InUse(words)) if words.contains("UDP"))
+        );
         drop(udp);
     }
 }

@@ -1,14 +1,17 @@
-//! Writes to the store on a thread of its own: the control loop never waits for a disk.
+//! Writes to the store, one after the other and off the async threads: the control loop never waits
+//! for a disk.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::accounts::Batch;
 use crate::admission::Statement;
@@ -26,7 +29,7 @@ type Answer = oneshot::Sender<Result<wire::Admitted, String>>;
 type Told = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 pub(super) struct Writer {
-    jobs: Sender<Job>,
+    jobs: mpsc::UnboundedSender<Job>,
     size: Arc<AtomicU64>,
     trouble: Arc<ArcSwapOption<String>>,
 }
@@ -82,20 +85,12 @@ impl Writer {
         events: mpsc::Sender<Event>,
         write: impl FnMut(Piece<'_>) -> Result<(), StoreError> + Send + 'static,
     ) -> (Self, watch::Receiver<()>) {
-        let mut write = guarded(write);
-        let (jobs, queue) = channel();
+        let (jobs, queue) = mpsc::unbounded_channel();
         let (unfinished, finished) = watch::channel(());
         let trouble = Arc::new(ArcSwapOption::empty());
-        let told = trouble.clone();
-        std::thread::Builder::new()
-            .name("store".into())
-            .spawn(move || {
-                run(&queue, &told, &events, &mut write);
-                // With it the database, which is whole on disk then.
-                drop(write);
-                drop(unfinished);
-            })
-            .expect("a thread can be started");
+        let (write, unsaved) = (guarded(write), Unsaved::default());
+        let desk = Desk { queue, trouble: trouble.clone(), events, write, unsaved };
+        tokio::spawn(run(desk, unfinished));
         (Self { jobs, size, trouble }, finished)
     }
 
@@ -181,48 +176,94 @@ fn guarded(
     }
 }
 
-fn run(
-    queue: &Receiver<Job>,
-    trouble: &ArcSwapOption<String>,
-    events: &mpsc::Sender<Event>,
-    mut write: impl FnMut(Piece<'_>) -> Result<(), StoreError>,
-) {
-    let mut unsaved = Unsaved::default();
-    let mut last = false;
-    while !last {
-        let job = match unsaved.is_empty() && trouble.load().is_none() {
-            true => queue.recv().map_err(|_gone| RecvTimeoutError::Disconnected),
-            false => queue.recv_timeout(RETRY),
+/// What the writing needs, on whichever thread it is done.
+struct Desk<W> {
+    queue: mpsc::UnboundedReceiver<Job>,
+    trouble: Arc<ArcSwapOption<String>>,
+    events: mpsc::Sender<Event>,
+    write: W,
+    unsaved: Unsaved,
+}
+
+/// What there is to do.
+enum Task {
+    Job(Job),
+    /// What was refused is tried again.
+    Again,
+    /// Nothing more will come.
+    End,
+}
+
+/// Waits for something to write, and has it written by one blocking call at a time, so that
+/// tokio's clock knows of it. Keeps `_unfinished` until all is on disk.
+async fn run<W>(mut desk: Desk<W>, _unfinished: watch::Sender<()>)
+where
+    W: FnMut(Piece<'_>) -> Result<(), StoreError> + Send + 'static,
+{
+    loop {
+        let next = async |desk: &mut Desk<W>| desk.queue.recv().await.map_or(Task::End, Task::Job);
+        let task = match desk.is_calm() {
+            true => next(&mut desk).await,
+            false => timeout(RETRY, next(&mut desk)).await.unwrap_or(Task::Again),
         };
+        // Dropped at the end, and with it the database, which is whole on disk then.
+        let worked = spawn_blocking(move || desk.work(task).then_some(desk)).await;
+        let Ok(Some(back)) = worked else { return };
+        desk = back;
+    }
+}
+
+impl<W: FnMut(Piece<'_>) -> Result<(), StoreError>> Desk<W> {
+    fn is_calm(&self) -> bool {
+        self.unsaved.is_empty() && self.trouble.load().is_none()
+    }
+
+    /// Does this and whatever else waits. False once there is nothing left to do, ever.
+    fn work(&mut self, mut task: Task) -> bool {
+        loop {
+            if !self.step(task) {
+                return false;
+            }
+            task = match self.queue.try_recv() {
+                Ok(job) => Task::Job(job),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => Task::End,
+            };
+        }
+    }
+
+    fn step(&mut self, task: Task) -> bool {
+        let Self { trouble, events, write, unsaved, .. } = self;
         let mut batch = None;
-        match job {
-            Ok(Job::Statements(number, new)) => {
+        let mut last = false;
+        match task {
+            Task::Job(Job::Statements(number, new)) => {
                 unsaved.statements.extend(new);
                 unsaved.number = number;
             }
-            Ok(Job::Remember(members)) => unsaved.members.extend(members),
-            Ok(Job::Name(node, name)) => drop(unsaved.names.insert(node, name)),
-            Ok(Job::Boot(boot)) => unsaved.boot = Some(boot),
-            Ok(Job::Ledger(new)) => batch = Some(new),
-            Ok(Job::Tell(told)) => {
+            Task::Job(Job::Remember(members)) => unsaved.members.extend(members),
+            Task::Job(Job::Name(node, name)) => drop(unsaved.names.insert(node, name)),
+            Task::Job(Job::Boot(boot)) => unsaved.boot = Some(boot),
+            Task::Job(Job::Ledger(new)) => batch = Some(new),
+            Task::Job(Job::Tell(told)) => {
                 // A change of the ledger that was refused is no concern of these.
                 let trouble = trouble.load_full().filter(|_| !unsaved.is_empty());
                 told(trouble.map_or(Ok(()), |trouble| Err(trouble.to_string())));
-                continue;
+                return true;
             }
             // Only a change of the ledger was refused, and that is not tried again: an empty one
             // tells whether the disk takes writes now.
-            Err(RecvTimeoutError::Timeout) if unsaved.is_empty() => {
+            Task::Again if unsaved.is_empty() => {
                 note(trouble, write(Piece::Ledger(&Batch::default())).err());
-                continue;
+                return true;
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) if unsaved.is_empty() => return,
+            Task::Again => {}
+            Task::End if unsaved.is_empty() => return false,
             // The last chance of what was refused before.
-            Err(RecvTimeoutError::Disconnected) => last = true,
+            Task::End => last = true,
         }
         if batch.is_none() && unsaved.is_empty() {
-            continue;
+            return true;
         }
         let mut failed = None;
         if let Some(batch) = batch {
@@ -233,9 +274,9 @@ fn run(
             let _ = events.blocking_send(Event::Persisted(said));
         }
         if !unsaved.is_empty() {
-            match write(Piece::Unsaved(&unsaved)) {
+            match write(Piece::Unsaved(unsaved)) {
                 Ok(()) => {
-                    let written = std::mem::take(&mut unsaved);
+                    let written = std::mem::take(unsaved);
                     if !written.statements.is_empty() {
                         let _ = events.blocking_send(Event::Recorded(written.number));
                     }
@@ -244,6 +285,7 @@ fn run(
             }
         }
         note(trouble, failed);
+        !last
     }
 }
 
@@ -274,8 +316,8 @@ mod tests {
     use crate::admission::Statements;
     use crate::id::ActorId;
 
-    #[test]
-    fn what_a_full_disk_refuses_is_said_and_written_once_there_is_room() {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn what_a_full_disk_refuses_is_said_and_written_once_there_is_room() {
         let full = Arc::new(AtomicBool::new(true));
         let written = Arc::new(Mutex::new(None));
         let (disk, noted) = (full.clone(), written.clone());
@@ -305,7 +347,7 @@ mod tests {
                 names: Vec::new(),
             },
         );
-        let refused = answered.blocking_recv().unwrap().unwrap_err();
+        let refused = answered.await.unwrap().unwrap_err();
         assert!(refused.contains("full"), "{refused}");
         assert!(writer.trouble().is_some(), "an answer changes nothing");
         full.store(false, Ordering::Relaxed);
@@ -313,8 +355,8 @@ mod tests {
         wait("all is well", &|| writer.trouble().is_none());
     }
 
-    #[test]
-    fn a_change_of_the_ledger_that_the_disk_refuses_is_answered_and_not_written_later() {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_change_of_the_ledger_that_the_disk_refuses_is_answered_and_not_written_later() {
         let full = Arc::new(AtomicBool::new(true));
         let written = Arc::new(Mutex::new(Vec::new()));
         let (disk, noted) = (full.clone(), written.clone());
@@ -331,7 +373,7 @@ mod tests {
         let batch =
             |n| Batch { actors: vec![(ActorId([n; 16]), Row::default())], ..Batch::default() };
         writer.ledger(batch(1));
-        let refused = said.blocking_recv().unwrap();
+        let refused = said.recv().await.unwrap();
         assert!(
             matches!(&refused, Event::Persisted(Err(why)) if why.contains("full")),
             "{refused:?}"
@@ -353,17 +395,17 @@ mod tests {
                 names: Vec::new(),
             },
         );
-        assert!(answered.blocking_recv().unwrap().is_ok(), "a newcomer gets in");
+        assert!(answered.await.unwrap().is_ok(), "a newcomer gets in");
         full.store(false, Ordering::Relaxed);
         wait("all is well though nothing else changes", &|| writer.trouble().is_none());
         writer.ledger(batch(2));
-        assert!(matches!(said.blocking_recv().unwrap(), Event::Persisted(Ok(()))));
+        assert!(matches!(said.recv().await.unwrap(), Event::Persisted(Ok(()))));
         assert_eq!(*written.lock().unwrap(), [Batch::default(), batch(2)]);
         assert!(said.try_recv().is_err(), "each is answered once");
     }
 
-    #[test]
-    fn whoever_waits_for_a_store_that_has_a_defect_is_answered() {
+    #[tokio::test]
+    async fn whoever_waits_for_a_store_that_has_a_defect_is_answered() {
         let (events, mut said) = mpsc::channel(8);
         let mut first = true;
         let (writer, _) = Writer::with(Arc::default(), events, move |_| {
@@ -372,7 +414,7 @@ mod tests {
         });
         for _ in 0..3 {
             writer.ledger(Batch::default());
-            let answer = said.blocking_recv().unwrap();
+            let answer = said.recv().await.unwrap();
             assert!(
                 matches!(&answer, Event::Persisted(Err(why)) if why.contains("defect")),
                 "{answer:?}"
@@ -388,14 +430,14 @@ mod tests {
                 names: Vec::new(),
             },
         );
-        assert!(answered.blocking_recv().unwrap().is_err(), "a newcomer, too");
+        assert!(answered.await.unwrap().is_err(), "a newcomer, too");
         assert!(writer.trouble().is_some_and(|why| why.contains("defect")), "and it is told");
     }
 
     #[tokio::test]
     async fn what_was_to_be_stored_when_the_node_stops_is_on_disk_before_it_is_over() {
         let written = Arc::new(Mutex::new(Vec::new()));
-        let (noted, (go, may_go)) = (written.clone(), channel());
+        let (noted, (go, may_go)) = (written.clone(), std::sync::mpsc::channel());
         let (events, gone) = mpsc::channel(1);
         let (writer, mut finished) = Writer::with(Arc::default(), events, move |piece| {
             // A slow disk.
@@ -411,9 +453,9 @@ mod tests {
         writer.boot(Boot(2));
         drop((writer, gone));
         let wait = Duration::from_millis(50);
-        assert!(tokio::time::timeout(wait, finished.changed()).await.is_err(), "it is not over");
+        assert!(timeout(wait, finished.changed()).await.is_err(), "it is not over");
         (0..4).for_each(|_| go.send(()).unwrap());
-        let over = tokio::time::timeout(Duration::from_secs(20), finished.changed()).await;
+        let over = timeout(Duration::from_secs(20), finished.changed()).await;
         assert!(over.is_ok_and(|sender| sender.is_err()), "it is over");
         assert_eq!(*written.lock().unwrap(), [Some(Boot(1)), None, None, Some(Boot(2))]);
     }

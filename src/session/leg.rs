@@ -330,6 +330,7 @@ mod tests {
             name: format!("n{node}"),
             addrs: vec![format!("n{node}:1")],
             up: true,
+            draining: false,
             later: crate::grow::Later::default(),
         };
         let all = PeerList { nodes: vec![peer(1), peer(2), peer(3)] };
