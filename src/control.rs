@@ -11,10 +11,12 @@ use crate::accounts::{self, Ledger};
 use crate::admission::{Keypair, Roster, Statement, Statements};
 use crate::cluster::NodeReport;
 use crate::directory::{self, Directory};
-use crate::id::{Boot, NodeId};
+use crate::id::{Boot, EncoderId, NodeId};
 use crate::membership::{self, Membership};
 use crate::peering::{self, Peering};
 use crate::placement::Candidate;
+use crate::placement::balance::{self as evening, Balance};
+use crate::placement::plan::Seat;
 use crate::session::SILENCE_WATCHED;
 use crate::session::host::Host;
 use crate::time::{Mono, Now, earlier};
@@ -22,9 +24,11 @@ use crate::wire::{self, LinkMessage, Message, PeerList, WireError};
 
 mod admit;
 mod alive;
+mod balance;
 mod clients;
 mod clock;
 mod demand;
+mod entries;
 mod leave;
 mod ledger;
 mod losses;
@@ -70,6 +74,13 @@ pub struct Control {
     /// Its next wake-up has to be asked for again.
     host_called: bool,
     host_due: Option<Mono>,
+    balance: Balance,
+    /// Live nodes as a plan sees them.
+    seats: Vec<Seat>,
+    /// Encoders changed: there may be something to plan.
+    encoders_changed: bool,
+    /// What became of moves that evening out wanted.
+    went: Vec<(EncoderId, bool)>,
     /// What nodes were called last.
     names: BTreeMap<NodeId, String>,
     reports: BTreeMap<NodeId, NodeReport>,
@@ -147,6 +158,10 @@ impl Control {
             rights_changed: false,
             host_called: false,
             host_due: None,
+            balance: Balance::new(now.mono),
+            seats: Vec::new(),
+            encoders_changed: false,
+            went: Vec::new(),
             names: config.names.into_iter().collect(),
             reports: BTreeMap::new(),
             clocks: Clocks::default(),
@@ -183,6 +198,7 @@ impl Control {
         control.tell_cuts(now, effects);
         control.index_rights();
         control.heed_wishes();
+        control.heed_period(now, effects);
         control.member_effects(now, member_effects, effects);
         control.start_out(now, effects);
         control.tell_members(now, effects);
@@ -347,6 +363,11 @@ impl Control {
         &self.host
     }
 
+    /// This node's share in evening out.
+    pub fn balancing(&self) -> &Balance {
+        &self.balance
+    }
+
     /// Nodes believed alive, this one included.
     pub fn alive(&self) -> &BTreeSet<NodeId> {
         &self.alive
@@ -417,6 +438,9 @@ impl Control {
         if due(self.host_due) {
             self.host(now, effects, |host, world, out| host.wake(world, out));
         }
+        if due(self.balance.next_wake()) {
+            self.balance(now, evening::Event::Wake, effects);
+        }
         if due(self.remember_at) {
             self.remember(now.mono, effects);
         }
@@ -486,46 +510,18 @@ impl Control {
                 self.known_by(now, from, &known, effects);
             }
             Ok(LinkMessage::Goodbye(_)) => {}
+            Ok(LinkMessage::BalanceAsk(ask)) => {
+                self.balance(now, evening::Event::Asked(from, ask), effects);
+            }
+            Ok(LinkMessage::BalanceAnswer(answer)) => {
+                self.balance(now, evening::Event::Answered(from, answer), effects);
+            }
+            Ok(LinkMessage::BalanceRelease(release)) => {
+                self.balance(now, evening::Event::Released(from, release), effects);
+            }
             Ok(message) => self.ledger_message(now, from, message, effects),
             Err(WireError::UnknownTag(_)) => self.counters.unknown_tags += 1,
             Err(_) => self.counters.malformed += 1,
-        }
-    }
-
-    fn entries(&mut self, now: Now, event: directory::Event, effects: &mut Vec<Effect>) {
-        let mut out = Vec::new();
-        self.directory.handle(now, event, &mut out);
-        self.directory_effects(now, out, effects);
-    }
-
-    fn directory_effects(
-        &mut self,
-        now: Now,
-        out: Vec<directory::Effect>,
-        effects: &mut Vec<Effect>,
-    ) {
-        let mut changed = Vec::new();
-        for effect in out {
-            match effect {
-                directory::Effect::Digest { to, digest } => {
-                    let message = LinkMessage::DirectoryDigest(digest);
-                    effects.push(Effect::Send(to, message.encode()));
-                }
-                directory::Effect::Delta { to, delta } => {
-                    let bytes = LinkMessage::DirectoryDelta(delta).encode();
-                    effects.extend(to.into_iter().map(|to| Effect::Send(to, bytes.clone())));
-                }
-                directory::Effect::Changed(encoder) => changed.push(encoder),
-                directory::Effect::HeaderChanged(_) => self.nodes_dirty = true,
-                directory::Effect::LinksChanged(_) => self.links_dirty = true,
-            }
-        }
-        if !changed.is_empty() {
-            effects.push(Effect::ViewChanged);
-            self.recount();
-        }
-        for encoder in changed {
-            self.host(now, effects, |host, world, out| host.encoder_changed(world, encoder, out));
         }
     }
 
@@ -560,6 +556,8 @@ impl Control {
             });
             effects.push(Effect::ViewChanged);
             self.remember_soon(now.mono, effects);
+            self.seats = self.demand_seats();
+            self.balance(now, evening::Event::Nodes, effects);
         } else if links_dirty {
             self.host(now, effects, |host, world, out| host.links_changed(world, out));
         }
@@ -572,6 +570,12 @@ impl Control {
             effects.push(Effect::ViewChanged);
         }
         self.proceed_leaving(now, effects);
+        for (encoder, done) in std::mem::take(&mut self.went) {
+            self.balance(now, evening::Event::Moved { encoder, done }, effects);
+        }
+        if std::mem::take(&mut self.encoders_changed) {
+            self.balance(now, evening::Event::Changed, effects);
+        }
         if std::mem::take(&mut self.host_called) {
             // It looks at every client.
             self.host_due = self.host.next_wake();
@@ -581,6 +585,7 @@ impl Control {
             self.peering.next_wake(),
             self.directory.next_wake(),
             self.host_due,
+            self.balance.next_wake(),
             self.ledger.next_wake(),
             self.remember_at,
             self.links_due,

@@ -55,6 +55,7 @@ pub(crate) struct Encoder {
 pub(crate) struct Viewer {
     pub(crate) watches: usize,
     pub(crate) machine: Option<Machine>,
+    pub(crate) peers: PeerList,
     pub(crate) legs: BTreeMap<LegId, Leg>,
     pub(crate) target: usize,
     pub(crate) seen: Seen,
@@ -140,7 +141,14 @@ impl Encoder {
 impl Viewer {
     pub(crate) fn new(seed: u64, host: usize, watches: usize, nodes: usize) -> Self {
         let target = stream(seed, For::Birth(host)).random_range(0..nodes);
-        Self { watches, machine: None, legs: BTreeMap::new(), target, seen: Seen::default() }
+        Self {
+            watches,
+            machine: None,
+            peers: PeerList::default(),
+            legs: BTreeMap::new(),
+            target,
+            seen: Seen::default(),
+        }
     }
 }
 
@@ -205,7 +213,11 @@ impl World {
             self.agent_event(ix, agent::Event::Wake);
             self.agent_event(ix, agent::Event::Source(SourceState::Ready));
             let end = self.end_of(host);
-            self.queue.push(self.now + FRAME_MS * MS, Ev::Tick { end });
+            // A camera that nobody ever watches takes no pictures.
+            let watchers = self.plan.viewers.max(self.plan.browsers);
+            if ix % self.plan.encoders < watchers {
+                self.queue.push(self.now + FRAME_MS * MS, Ev::Tick { end });
+            }
         } else if let Some(ix) = self.viewer_at(host) {
             let viewer = &mut self.viewers[ix];
             let config = viewer::Config {
@@ -231,6 +243,7 @@ impl World {
             encoder.sending.clear();
         } else if let Some(ix) = self.viewer_at(host) {
             self.viewers[ix].machine = None;
+            self.viewers[ix].peers = PeerList::default();
         }
     }
 
@@ -290,7 +303,7 @@ impl World {
                 viewer::Effect::Datagram(leg, bytes) => {
                     self.leg_send(host, leg, Cargo::Datagram(bytes));
                 }
-                viewer::Effect::Peers(_) => {}
+                viewer::Effect::Peers(peers) => self.viewers[ix].peers = peers,
                 viewer::Effect::Note(note) => {
                     self.trace.say(self.now, || format!("viewer{ix} {note:?}"));
                 }

@@ -128,6 +128,12 @@ pub(crate) fn words(world: &World, befell: &Befell) -> String {
         Fault::Twin(e) => format!("a second agent of cam{e}"),
         Fault::Drain(..) => format!("{who} drained"),
         Fault::Cordon(..) => format!("{who} cordoned"),
+        Fault::Capacity(_, _, to) => format!("{who} of capacity {to}"),
+        Fault::Liar(_) => format!("{who} lets nobody know its load"),
+        Fault::Pool(_, only) => {
+            format!("a pool is preferred{}", if *only { ", and nowhere else will do" } else { "" })
+        }
+        Fault::Label(..) => format!("{who} labelled into the pool"),
         Fault::Send(e, node) => format!("cam{e} sent to {}", world.host_name(*node)),
         Fault::Leave(_) => format!("{who} told to stop"),
         Fault::Cut { one_way, .. } => {

@@ -4,6 +4,7 @@
 mod check;
 mod client;
 mod conn;
+mod even;
 mod explain;
 mod faults;
 mod ledger;
@@ -28,7 +29,8 @@ mod trace;
 mod trust;
 mod world;
 
-pub use check::{MARKS, Measure, Violation};
+pub use check::{Evened, MARKS, Measure, Violation};
+pub use even::{CHANGES, Evenly, even};
 pub use explain::{Explained, explain};
 pub use run::{Outcome, Watch, run};
 pub use scale::{Scaled, Sent, scale};

@@ -5,6 +5,7 @@ use roost::admission::{Roster, Statement};
 use roost::control::{Control, Event};
 use roost::id::{Boot, NodeId};
 use roost::peering::tie::{self, Existing, Verdict};
+use roost::wire::{LinkMessage, Message as _};
 
 use crate::conn::{Cargo, ConnId, End, Kind, LinkHello};
 use crate::net::{MS, SEC};
@@ -287,6 +288,12 @@ impl World {
 
     pub(crate) fn link_send(&mut self, ix: usize, node: NodeId, cargo: Cargo) {
         let Some(&peer) = self.index.get(&node) else { return };
+        if let (true, Cargo::Message(bytes)) = (self.liars.contains(&ix), &cargo)
+            && let Ok(LinkMessage::DirectoryDelta(delta)) = LinkMessage::decode(bytes)
+            && Some(delta.origin) == self.nodes[ix].control.as_ref().map(|it| it.me())
+        {
+            return;
+        }
         let Some(record) = self.nodes[ix].links.get(&peer).copied() else { return };
         self.send(record.conn, usize::from(!record.dialled_here), cargo);
     }

@@ -71,6 +71,23 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// How loads become even in meshes of many encoders whose nodes join, leave, die and return.
+    Even {
+        /// Numbers of nodes.
+        #[arg(default_values_t = [4, 16, 64])]
+        nodes: Vec<usize>,
+        /// Encoders of each.
+        #[arg(long, default_value_t = 1_000)]
+        encoders: usize,
+        /// Viewers that come, some while encoders move.
+        #[arg(long, default_value_t = 20)]
+        viewers: usize,
+        /// How long nothing may move at the end, in seconds.
+        #[arg(long, default_value_t = 3_600)]
+        rest: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// The same seed in two fresh processes gives the same trace.
     Meta(Pick),
 }
@@ -109,6 +126,8 @@ enum Drawn {
     Trust,
     /// Nodes are drained and cordoned, and encoders are sent elsewhere.
     Steer,
+    /// Many encoders, whose number at each node becomes even.
+    Even,
 }
 
 impl Drawn {
@@ -119,6 +138,7 @@ impl Drawn {
             Self::Storm => "storm",
             Self::Trust => "trust",
             Self::Steer => "steer",
+            Self::Even => "even",
         }
     }
 }
@@ -132,6 +152,7 @@ impl Size {
             Some(Drawn::Storm) => Plan::draw_storm,
             Some(Drawn::Trust) => Plan::draw_trust,
             Some(Drawn::Steer) => Plan::draw_steer,
+            Some(Drawn::Even) => Plan::draw_even,
         };
         draw(seed, self.nodes, self.encoders)
     }
@@ -192,6 +213,9 @@ fn act(task: Task) -> Result<ExitCode, String> {
         Task::Scale { nodes, encoders, seed } => {
             scaled(&nodes, encoders, seed);
             Ok(ExitCode::SUCCESS)
+        }
+        Task::Even { nodes, encoders, viewers, rest, seed } => {
+            Ok(evenly(&nodes, (encoders, viewers), rest, seed))
         }
         Task::Meta(pick) => meta(&pick),
     }
@@ -379,6 +403,37 @@ fn exponent(points: &[(f64, f64)]) -> Option<f64> {
     let both = logs.iter().map(|(n, b)| (n - mean_n) * (b - mean_b)).sum::<f64>();
     let square = logs.iter().map(|(n, _)| (n - mean_n).powi(2)).sum::<f64>();
     (logs.len() > 1 && square > 0.0).then(|| both / square)
+}
+
+fn evenly(nodes: &[usize], (encoders, viewers): (usize, usize), rest: u64, seed: u64) -> ExitCode {
+    let mut passed = true;
+    for &nodes in nodes {
+        let started = std::time::Instant::now();
+        let evenly = roost_sim::even(nodes, encoders, viewers, seed, rest);
+        println!("{nodes} nodes, {encoders} encoders, {viewers} viewers:");
+        for (what, it) in roost_sim::CHANGES.iter().zip(&evenly.changes) {
+            let took = it.took.map_or("never".into(), |ns| format!("{:.1} s", ns as f64 / 1e9));
+            println!(
+                "  {what}: {} moves where {} do, even {took} after the change, {} to {} at a node; \
+                 before, the fullest had {:.3} of the mean",
+                it.moves,
+                it.needed,
+                it.counts.1,
+                it.counts.0,
+                it.fullest as f64 / 1e3
+            );
+        }
+        println!(
+            "  in {rest} s more: {} moves; {:.1} s of computing",
+            evenly.rest,
+            started.elapsed().as_secs_f64()
+        );
+        if let Some(violation) = evenly.violation {
+            println!("  FAILED: {violation}");
+            passed = false;
+        }
+    }
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The last word of `run`'s output is the trace's hash.

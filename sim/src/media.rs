@@ -16,6 +16,8 @@ const FRESH: u64 = 2_000_000_000;
 
 /// Pictures that come after a longer time than this are another flow of them.
 const PAUSE: u64 = 500_000_000;
+/// A feed that brought nothing for this long hides no seam.
+const SEAMLESS: u64 = 250_000_000;
 
 /// One picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,21 +107,62 @@ struct Place {
 pub(crate) struct Hub {
     pub(crate) feed: u64,
     pub(crate) timeline: u64,
+    /// The feed that takes over once it has what the one in force has, and its group so far.
+    coming: Option<(u64, Group)>,
     group: Group,
     pushed: u64,
     /// Since when pictures of one feed come without a pause.
     flowing_since: u64,
+    /// No picture came since the feed was set.
+    begins: bool,
     places: BTreeMap<Receiver, Place>,
 }
 
 impl Hub {
     pub(crate) fn set_feed(&mut self, feed: u64, timeline: u64) {
+        self.coming = None;
         if self.feed != feed {
             self.feed = feed;
             self.timeline = timeline;
             self.group.frames.clear();
-            self.pushed = 0;
+            self.begins = true;
         }
+    }
+
+    /// Pictures of the feed in force are taken until this one has the same.
+    pub(crate) fn next_feed(&mut self, now: u64, feed: u64, timeline: u64) {
+        let flows = self.pushed > 0 && now <= self.pushed + SEAMLESS;
+        if self.feed == feed {
+            self.coming = None;
+        } else if self.feed != 0 && self.timeline == timeline && flows {
+            self.coming = Some((feed, Group::default()));
+        } else {
+            self.set_feed(feed, timeline);
+        }
+    }
+
+    /// Whether pictures of this feed are of use.
+    pub(crate) fn takes(&self, feed: u64) -> bool {
+        feed != 0 && (self.feed == feed || self.coming.as_ref().is_some_and(|(of, _)| *of == feed))
+    }
+
+    /// Keeps a picture of the coming feed until one is there that the feed in force has not
+    /// brought, or that one falls silent.
+    fn catching_up(&mut self, now: u64, feed: u64, frame: Frame) -> bool {
+        let Some((_, group)) = self.coming.as_mut().filter(|(of, _)| *of == feed) else {
+            return false;
+        };
+        let silent = now > self.pushed + SEAMLESS;
+        let newer = self.group.frames.last().is_none_or(|newest| frame.taken > newest.taken);
+        let starts = frame.key || !group.frames.is_empty();
+        if silent || (newer && starts) {
+            self.feed = feed;
+            self.group = std::mem::take(group);
+            self.coming = None;
+            return false;
+        }
+        group.push(frame);
+        true
     }
 
     /// Since when a receiver waits for a keyframe while pictures come.
@@ -158,12 +201,17 @@ impl Hub {
 
     /// Who gets this frame, and whether a keyframe is wanted.
     pub(crate) fn push(&mut self, now: u64, feed: u64, frame: Frame) -> (Vec<Receiver>, bool) {
+        if self.catching_up(now, feed, frame) {
+            let wants = self.coming.as_ref().is_some_and(|(_, group)| group.frames.is_empty());
+            return (Vec::new(), wants);
+        }
         if self.feed != feed || feed == 0 {
             return (Vec::new(), false);
         }
-        if now > self.pushed + PAUSE {
+        if self.begins || now > self.pushed + PAUSE {
             self.flowing_since = now;
         }
+        self.begins = false;
         self.pushed = now;
         self.group.push(frame);
         let mut wants = self.group.frames.is_empty() && !self.places.is_empty();

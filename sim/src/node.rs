@@ -265,6 +265,7 @@ impl World {
             return;
         }
         let now = self.clock(ix);
+        let changes = !matches!(event, Event::ClientDatagram(..));
         let node = &mut self.nodes[ix];
         let Some(control) = &mut node.control else { return };
         let mut effects = Vec::new();
@@ -273,7 +274,9 @@ impl World {
         node.turned = self.now;
         self.carry_out(ix, effects);
         self.arm(ix, wake);
-        self.check_node(ix);
+        if changes {
+            self.check_node(ix);
+        }
     }
 
     fn carry_out(&mut self, ix: usize, effects: Vec<Effect>) {
@@ -312,6 +315,7 @@ impl World {
                 Effect::Boot(Boot(boot)) => self.nodes[ix].disk.outgrown = boot,
                 Effect::GossipWith(_) | Effect::ViewChanged | Effect::ClientWelcomed(..) => {}
                 Effect::ClientSend(session, bytes) => {
+                    self.observe_order(ix, session, &bytes);
                     if self.is_request(&bytes) {
                         self.check_request_of(ix, session);
                         if self.net.request_lost(ix, ix) {
@@ -372,6 +376,7 @@ impl World {
             Note::Ledger(note) => format!("ledger: {note:?}"),
             Note::Stalled(late) => format!("stalled {} ms", late.as_millis()),
             Note::Outgrown(boot) => format!("outgrown {}", boot.0),
+            Note::Balancing(count) => format!("is to give away {count}"),
             Note::Losses { .. } | Note::Encoder(..) => return,
         };
         self.trace.add(self.now, ix, ix, text.as_bytes());

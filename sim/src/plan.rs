@@ -149,6 +149,16 @@ pub enum Fault {
     Drain(usize, Who),
     /// Somebody at the first node wants no new encoders at the other, until the fault is over.
     Cordon(usize, Who),
+    /// Somebody at the first node gives the other one a capacity, in hundredths, until the fault is
+    /// over: then it has that of any other.
+    Capacity(usize, Who, u32),
+    /// These nodes let nobody know any more what is at home there.
+    Liar(Vec<Who>),
+    /// Somebody at the first node has every encoder prefer the pool of the nodes that are labelled,
+    /// or be nowhere else, until the fault is over.
+    Pool(usize, bool),
+    /// Somebody at the first node gives the other one that label, until the fault is over.
+    Label(usize, Who),
     /// An encoder is sent to a node.
     Send(usize, usize),
     /// No packet passes between the two sides.
@@ -346,8 +356,8 @@ impl Plan {
         plan
     }
 
-    /// The same with nodes that are drained and cordoned, also all of them, and encoders that are
-    /// sent elsewhere.
+    /// The same with nodes that are drained and cordoned, also all of them, encoders that are sent
+    /// elsewhere, and a pool that they prefer or are bound to, of nodes that come and go.
     pub fn draw_steer(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
         let mut plan = Self::draw(seed, nodes, encoders);
         let mut rng = stream(seed, For::Steer);
@@ -356,7 +366,10 @@ impl Plan {
             let until_ms = Some(at_ms + log_uniform(&mut rng, 1_000.0, 40_000.0));
             let (a, b) = (rng.random_range(0..plan.nodes), rng.random_range(0..plan.nodes));
             let e = rng.random_range(0..plan.encoders.max(1));
-            let (until_ms, fault) = match rng.random_range(0..8) {
+            let (until_ms, fault) = match rng.random_range(0..12) {
+                8 | 9 => (until_ms, Fault::Label(a, Who::Node(b))),
+                10 => (until_ms, Fault::Pool(a, false)),
+                11 => (until_ms, Fault::Pool(a, true)),
                 0 | 1 => (until_ms, Fault::Drain(a, Who::Home(e))),
                 2 => (until_ms, Fault::Drain(a, Who::Node(b))),
                 3 => (until_ms, Fault::Drain(a, Who::Nodes)),
@@ -364,6 +377,14 @@ impl Plan {
                 5 => (until_ms, Fault::Cordon(a, Who::NotNode(b))),
                 _ => (None, Fault::Send(e, b)),
             };
+            if matches!(fault, Fault::Pool(..)) {
+                // It has a node, and somebody comes anew while it counts.
+                let label = Fault::Label(a, Who::Node(b));
+                plan.faults.push(Item { at_ms, until_ms, fault: label });
+                let (at_ms, until_ms) = (at_ms + 2_000, Some(at_ms + 3_000));
+                let crash = Fault::Crash(vec![Who::Encoder(e), Who::Home(e)]);
+                plan.faults.push(Item { at_ms, until_ms, fault: crash });
+            }
             plan.faults.push(Item { at_ms, until_ms, fault });
         }
         plan
@@ -371,8 +392,12 @@ impl Plan {
 
     /// Whether nothing happens but what people want of nodes and encoders.
     pub(crate) fn is_steered_only(&self) -> bool {
-        let steered =
-            |fault: &Fault| matches!(fault, Fault::Drain(..) | Fault::Cordon(..) | Fault::Send(..));
+        let steered = |fault: &Fault| {
+            matches!(
+                fault,
+                Fault::Drain(..) | Fault::Cordon(..) | Fault::Capacity(..) | Fault::Send(..)
+            )
+        };
         self.net.loss == 0.0 && self.faults.iter().all(|item| steered(&item.fault))
     }
 

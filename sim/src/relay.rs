@@ -16,6 +16,8 @@ use crate::world::{Ev, World};
 const RETRY: u64 = 100 * MS;
 /// A stream that the other side ended is asked for again after this long.
 const SUBSCRIBE_AGAIN: u64 = 500 * MS;
+/// A stream that comes from elsewhere now is taken from the node before for this long as well.
+const LET_GO: u64 = 1000 * MS;
 
 /// Where a stream is relayed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,17 +51,27 @@ impl Via {
 }
 
 impl World {
-    pub(crate) fn relay_route(&mut self, ix: usize, encoder: EncoderId, source: Option<Source>) {
-        let relay = &mut self.nodes[ix].relay;
-        if let Some(before) = relay.sources.remove(&encoder)
-            && let Some(via) = relay.vias.get_mut(&before.via)
-            && let Some(flow) = via.flow_of(encoder)
-        {
-            via.flows.remove(&flow);
-            self.tell_via(ix, before.via, MediaMessage::Unsubscribe(Unsubscribe { flow }));
+    /// One that is still `watched` here, since it comes from elsewhere now, is taken from where it
+    /// came for a moment.
+    pub(crate) fn relay_route(
+        &mut self,
+        ix: usize,
+        encoder: EncoderId,
+        source: Option<Source>,
+        watched: bool,
+    ) {
+        let from = self.end_of(ix);
+        let before = self.nodes[ix].relay.sources.remove(&encoder).map(|before| before.via);
+        if let Some(before) = before.filter(|before| source.is_none_or(|s| s.via != *before)) {
+            if watched {
+                let event = Ev::LetGo { end: from, encoder, via: before };
+                self.queue.push(self.now + LET_GO, event);
+            } else {
+                self.drop_flow(ix, encoder, before);
+            }
         }
         let Some(source) = source else { return };
-        let from = self.end_of(ix);
+        self.drop_flow(ix, encoder, source.via);
         let relay = &mut self.nodes[ix].relay;
         relay.sources.insert(encoder, source);
         relay.last_flow += 1;
@@ -71,6 +83,22 @@ impl World {
         } else if !via.dialling {
             via.dialling = true;
             self.media_dial(from, source.via);
+        }
+    }
+
+    /// A node that a stream was taken from is let go, if it is not taken from there again.
+    pub(crate) fn let_go(&mut self, ix: usize, encoder: EncoderId, via: usize) {
+        if self.nodes[ix].relay.sources.get(&encoder).is_none_or(|source| source.via != via) {
+            self.drop_flow(ix, encoder, via);
+        }
+    }
+
+    fn drop_flow(&mut self, ix: usize, encoder: EncoderId, from: usize) {
+        if let Some(via) = self.nodes[ix].relay.vias.get_mut(&from)
+            && let Some(flow) = via.flow_of(encoder)
+        {
+            via.flows.remove(&flow);
+            self.tell_via(ix, from, MediaMessage::Unsubscribe(Unsubscribe { flow }));
         }
     }
 

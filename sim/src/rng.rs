@@ -23,6 +23,8 @@ pub(crate) enum For {
     Trust,
     /// What people want of nodes and encoders.
     Steer,
+    /// Meshes whose loads become even.
+    Even,
     /// A change that somebody makes.
     Edit(usize),
     /// Keys and names that last for a run.
@@ -40,6 +42,7 @@ pub(crate) fn stream(seed: u64, purpose: For) -> ChaCha8Rng {
         For::Birth(host) => (5, host as u64, 0),
         For::Trust => (8, 0, 0),
         For::Steer => (9, 0, 0),
+        For::Even => (17, 0, 0),
         For::Rare => (6, 0, 0),
         For::Storm => (16, 0, 0),
     };

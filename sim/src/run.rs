@@ -136,6 +136,8 @@ impl World {
             full: std::collections::BTreeSet::new(),
             traffic: None,
             unchecked: false,
+            lenient: false,
+            liars: std::collections::BTreeSet::new(),
             story: None,
             plan: plan.clone(),
         };

@@ -65,6 +65,7 @@ impl Traffic {
                 Some(1) => "liveness, whole state",
                 Some(2 | 3) => "directory",
                 Some(4 | 5 | 7) => "statements",
+                Some(8..=10) => "balance",
                 Some(16..) => "ledger",
                 _ => "other",
             },

@@ -28,9 +28,13 @@ impl World {
             Route::Local { session, .. } => Some(*session),
             Route::None | Route::Relay { .. } => None,
         };
+        // An agent that has moved sends here until what it sends comes from its new home as well.
+        let relayed = matches!(route, Route::Relay { .. });
+        let now = self.now;
         let node = &mut self.nodes[ix];
         if let Some(before) = node.attached.remove(&encoder)
             && Some(before) != session
+            && !relayed
             && let Some(before) = node.sessions.get_mut(&before)
         {
             before.ingest = Ingest::default();
@@ -39,27 +43,27 @@ impl World {
         match route {
             Route::None => {
                 hub.set_feed(0, 0);
-                self.relay_route(ix, encoder, None);
+                self.relay_route(ix, encoder, None, false);
             }
             Route::Local { session, feed, timeline } => {
                 let Some(at) = node.sessions.get_mut(session) else {
-                    self.relay_route(ix, encoder, None);
+                    self.relay_route(ix, encoder, None, true);
                     return;
                 };
-                hub.set_feed(*feed, *timeline);
+                hub.next_feed(now, *feed, *timeline);
                 node.attached.insert(encoder, *session);
                 let early = std::mem::take(&mut at.ingest.early);
                 at.ingest.target = Some((encoder, *feed));
-                self.relay_route(ix, encoder, None);
+                self.relay_route(ix, encoder, None, true);
                 for frame in early.frames {
                     self.push_frame(ix, *feed, frame);
                 }
             }
             Route::Relay { via, feed, timeline } => {
-                hub.set_feed(*feed, *timeline);
+                hub.next_feed(now, *feed, *timeline);
                 let Some(&via) = self.index.get(via) else { return };
                 let source = Source { via, feed: *feed, timeline: *timeline };
-                self.relay_route(ix, encoder, Some(source));
+                self.relay_route(ix, encoder, Some(source), true);
             }
         }
     }
@@ -70,8 +74,10 @@ impl World {
         }
         let Some(at) = self.nodes[ix].sessions.get_mut(&session) else { return };
         match at.ingest.target {
-            Some((_, feed)) => {
-                self.check_serving(ix, frame);
+            Some((encoder, feed)) => {
+                if self.nodes[ix].hubs.get(&encoder).is_some_and(|hub| hub.takes(feed)) {
+                    self.check_serving(ix, frame);
+                }
                 self.push_frame(ix, feed, frame);
             }
             None => at.ingest.early.push(frame),

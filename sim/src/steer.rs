@@ -1,5 +1,6 @@
 //! People who want nodes empty, and encoders elsewhere.
 
+use roost::access::{PLACEMENT_SETTING, POOLS_SETTING};
 use roost::accounts::{Change, Expect, Key, Kind, Write};
 use roost::control::Event;
 use roost::id::{AccountId, EncoderId, RecordId};
@@ -11,22 +12,88 @@ use crate::world::World;
 /// Fields of a node's record.
 pub(crate) const DRAIN: u16 = 3;
 pub(crate) const CORDON: u16 = 4;
+const CAPACITY: u16 = 5;
+
+/// The pool, and the label of its nodes.
+const POOL: &str = "pool";
+
+/// A number as records hold it: signed, seven bits a byte.
+fn number(of: u32) -> Vec<u8> {
+    let (mut left, mut bytes) = (u64::from(of) << 1, Vec::new());
+    while left > 0x7f {
+        bytes.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    bytes.push(left as u8);
+    bytes
+}
 
 impl World {
     /// Somebody says the same of several nodes, at this node or another that runs.
     pub(crate) fn wish_all(&mut self, by: usize, of: &[usize], field: u16, on: bool) {
         for &node in of {
-            self.wish(by, node, field, on);
+            self.wish(by, node, Change::Set(field, vec![u8::from(on)]));
         }
     }
 
-    fn wish(&mut self, by: usize, node: usize, field: u16, on: bool) {
+    /// Somebody says what several nodes are good for, or takes it back.
+    pub(crate) fn size_all(&mut self, by: usize, of: &[usize], capacity: Option<u32>) {
+        let bytes = capacity.map(number);
+        for &node in of {
+            let clear = Change::Clear(CAPACITY);
+            let set = bytes.clone().map(|bytes| Change::Set(CAPACITY, bytes));
+            self.wish(by, node, set.unwrap_or(clear));
+        }
+    }
+
+    fn wish(&mut self, by: usize, node: usize, change: Change) {
+        let Some(at) = self.teller(by) else { return };
+        self.trace.say(self.now, || format!("n{at} is told of n{node}: {change:?}"));
+        let key = Key { kind: Kind::NODE, id: RecordId(self.nodes[node].id.0) };
+        self.tell(at, key, vec![change]);
+    }
+
+    /// Somebody has every encoder prefer the pool, or be nowhere else, or wherever it likes again.
+    pub(crate) fn pool(&mut self, by: usize, on: bool, only: bool) {
+        let Some(at) = self.teller(by) else { return };
+        let text = |field: u16, text: &str| Change::Set(field, text.as_bytes().to_vec());
+        let key = |kind: Kind, id: u8| Key { kind, id: RecordId([id; 16]) };
+        let (pool, pools, placement) =
+            (key(Kind::POOL, 0x91), key(Kind::SETTING, 0x92), key(Kind::SETTING, 0x93));
+        if on {
+            let label = Change::Add(3, POOL.as_bytes().to_vec());
+            self.tell(at, pool, vec![text(1, POOL), label]);
+        }
+        let value = |said: &str| if on { text(2, said) } else { Change::Clear(2) };
+        self.tell(
+            at,
+            placement,
+            vec![text(1, PLACEMENT_SETTING), value(if only { "only" } else { "prefer" })],
+        );
+        self.tell(at, pools, vec![text(1, POOLS_SETTING), value(POOL)]);
+    }
+
+    /// Somebody gives nodes the label of the pool, or takes it from them.
+    pub(crate) fn label_all(&mut self, by: usize, of: &[usize], on: bool) {
+        let Some(at) = self.teller(by) else { return };
+        for &node in of {
+            let label = POOL.as_bytes().to_vec();
+            let change = if on { Change::Add(4, label) } else { Change::Remove(4, label) };
+            let key = Key { kind: Kind::NODE, id: RecordId(self.nodes[node].id.0) };
+            self.tell(at, key, vec![change]);
+        }
+    }
+
+    /// Who is told what this node would be, if it ran.
+    fn teller(&self, by: usize) -> Option<usize> {
         let mut choices = std::iter::once(by).chain(0..self.plan.nodes);
-        let at = choices.find(|ix| self.runs(*ix) && self.nodes[*ix].control.is_some());
-        let Some(at) = at else { return };
+        choices.find(|ix| self.runs(*ix) && self.nodes[*ix].control.is_some())
+    }
+
+    fn tell(&mut self, at: usize, key: Key, changes: Vec<Change>) {
         let write = Write {
-            key: Key { kind: Kind::NODE, id: RecordId(self.nodes[node].id.0) },
-            changes: vec![Change::Set(field, vec![u8::from(on)])],
+            key,
+            changes,
             account: AccountId([1; 16]),
             expect: Expect::Any,
             wait: 0,
@@ -34,7 +101,6 @@ impl World {
         };
         self.last_wish += 1;
         let ticket = u64::MAX - self.last_wish;
-        self.trace.say(self.now, || format!("n{at} is told field {field} of n{node}: {on}"));
         self.node_event(at, Event::Write { ticket, write });
     }
 
@@ -53,6 +119,7 @@ impl World {
 
     /// What became of a move.
     pub(crate) fn moved(&mut self, encoder: EncoderId, outcome: &Outcome) {
+        self.observe_moved(encoder);
         if *outcome != Outcome::Done {
             self.mark("a move comes to nothing");
             return;

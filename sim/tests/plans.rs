@@ -38,12 +38,29 @@ macro_rules! plans {
 }
 
 plans! {
+    a_next_that_home_does_not_see_stands_by = "next-cut-from-home",
+    a_newcomer_that_keeps_its_load_secret_gets_no_more_than_its_share =
+        "even-newcomer-keeps-its-load-secret",
+    who_becomes_watched_while_others_move_is_not_moved = "even-watched-meanwhile",
+    a_node_of_capacity_0_is_emptied_and_comes_back = "even-capacity-zero-and-back",
+    where_no_node_has_any_capacity_all_are_equal = "even-no-capacity-anywhere",
+    what_two_drain_wholly_at_once_is_served_and_even_in_the_end = "even-all-drained-by-two",
+    a_last_node_that_is_drained_goes_on_with_all = "even-last-node-drained",
+    halves_are_even_again_once_they_meet = "even-halves",
+    loss_keeps_nobody_from_being_even = "even-in-loss",
     a_drained_home_is_empty_soon_and_nobody_sees_it = "home-drained",
+    a_home_that_took_over_from_a_drained_one_and_is_not_heard_is_left_at_once =
+        "home-drained-then-mute-twice",
+    a_home_that_took_over_from_a_drained_one_and_hears_nothing_is_left_at_once =
+        "home-drained-then-deaf-twice",
     a_drained_home_may_die_before_it_is_empty = "home-drained-and-killed-meanwhile",
     nodes_are_emptied_one_after_the_other = "one-after-the-other-drained",
     nodes_that_are_all_drained_go_on = "all-drained-at-once",
     a_node_hears_that_it_is_drained_once_it_is_not_cut_off = "drained-in-the-other-half",
     cordoned_nodes_take_what_has_no_other_home = "cordoned-but-for-one-that-dies",
+    who_may_be_nowhere_waits_for_its_pool_and_what_runs_goes_on = "pool-without-nodes",
+    a_pool_that_all_prefer_takes_all_and_the_others_do_when_it_dies = "pool-that-all-prefer",
+    labels_that_change_under_way_count_for_who_comes = "labels-change-under-way",
     encoders_that_are_sent_around_are_never_dark = "encoders-sent-around",
     a_revoked_node_is_dropped_by_all_and_comes_back_only_when_it_is_readmitted = "trust-revoked",
     homes_that_are_revoked_are_left = "trust-home-revoked",
@@ -57,6 +74,8 @@ plans! {
     nodes_that_were_alone_merge_what_people_changed = "ledger-alone",
     nobody_watches_who_may_not_once_two_halves_have_met = "rights-in-halves",
     nobody_watches_who_may_not_whoever_crashes = "rights-and-crashes",
+    a_viewer_heeds_the_node_that_knows_of_its_stream =
+        "viewer-allowed-while-its-nodes-disagree",
     an_old_backup_that_is_put_back_takes_nothing_from_anybody = "ledger-old-backup",
     records_that_cannot_be_read_come_again = "ledger-unreadable",
     a_viewer_hardly_notices_that_home_is_killed = "home-killed",

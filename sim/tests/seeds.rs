@@ -66,3 +66,13 @@ fn steered_seeds_1_to_8_hold() {
 fn steered_seeds_9_to_16_hold() {
     play_all((9..17).map(|seed| Plan::draw_steer(seed, None, None)));
 }
+
+#[test]
+fn even_seeds_1_to_8_hold() {
+    play_all((1..9).map(|seed| Plan::draw_even(seed, None, None)));
+}
+
+#[test]
+fn even_seeds_9_to_16_hold() {
+    play_all((9..17).map(|seed| Plan::draw_even(seed, None, None)));
+}

@@ -1,7 +1,7 @@
 //! Calls to the clients' side of the node, and what it wants done.
 
 use super::{Control, Effect, Note};
-use crate::session::host::{self, Host, World};
+use crate::session::host::{self, Cause, Host, World};
 use crate::time::Now;
 use crate::wire::{Message, NodeMessage};
 
@@ -41,7 +41,12 @@ impl Control {
                 host::Effect::Serve(session, encoder) => Effect::Serve(session, encoder),
                 host::Effect::Unserve(session, encoder) => Effect::Unserve(session, encoder),
                 host::Effect::RelayKeyframe(encoder) => Effect::RelayKeyframe(encoder),
-                host::Effect::Moved(order, outcome) => Effect::Moved(order, outcome),
+                host::Effect::Moved(order, outcome) => {
+                    if matches!(order.cause, Cause::Balance | Cause::Preference) {
+                        self.went.push((order.encoder, outcome == host::Outcome::Done));
+                    }
+                    Effect::Moved(order, outcome)
+                }
                 host::Effect::Note(encoder, name, note) => {
                     Effect::Note(Note::Encoder(encoder, name, note))
                 }

@@ -13,7 +13,7 @@ use crate::session::host::AGENT_GONE;
 impl Control {
     /// What this node believes that there is to plan with.
     pub fn demand(&self) -> Demand {
-        let seats = self.alive.iter().map(|node| self.seat(*node)).collect();
+        let seats = self.demand_seats();
         let alive = |node: NodeId| self.alive.contains(&node);
         let held: BTreeSet<EncoderId> = self.host.held().collect();
         let rights = self.rights.read();
@@ -43,6 +43,11 @@ impl Control {
         let mute = |node: &NodeId| *node != self.me && self.directory.header(*node).is_none();
         let unknown = self.alive.iter().copied().filter(mute).collect();
         Demand { seats, units, wishes, stays, unknown }
+    }
+
+    /// Nodes that live, in order of id.
+    pub(super) fn demand_seats(&self) -> Vec<Seat> {
+        self.alive.iter().map(|node| self.seat(*node)).collect()
     }
 
     fn seat(&self, node: NodeId) -> Seat {

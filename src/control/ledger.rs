@@ -23,7 +23,7 @@ impl Control {
         *self.rights.write() = rights;
     }
 
-    fn record_changed(&mut self, key: Key, effects: &mut Vec<Effect>) {
+    fn record_changed(&mut self, now: Now, key: Key, effects: &mut Vec<Effect>) {
         let rights = Rights::KINDS.contains(&key.kind) && {
             let record = self.ledger.get(key);
             let mut rights = self.rights.write();
@@ -37,6 +37,7 @@ impl Control {
         if key == self.own_record() {
             self.heed_wishes();
         }
+        self.heed_steering(now, key, effects);
         effects.push(Effect::RecordChanged(Changed { key, rights }));
     }
 
@@ -101,7 +102,7 @@ impl Control {
                     continue;
                 }
                 accounts::Effect::Changed(key) => {
-                    self.record_changed(key, effects);
+                    self.record_changed(now, key, effects);
                     continue;
                 }
                 accounts::Effect::Note(note) => {

@@ -286,6 +286,8 @@ pub enum Note {
         /// How many should be, if that is more.
         low: Option<u32>,
     },
+    /// So many encoders are to leave this node, so that loads are even or somebody's wish is met.
+    Balancing(usize),
     /// This node stood still for this long.
     Stalled(Duration),
     /// Something happened to the ledger.

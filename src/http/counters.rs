@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::backend::CounterSample;
 use crate::node::Node;
+use crate::placement::balance::Refusal;
 use crate::session::host::Cause;
 
 /// What is counted where HTTP meets the node.
@@ -108,6 +109,21 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
     add("moves", "Encoders that went elsewhere because this node asked them to.", "reason", &moved);
     let failed = [("moves", host.moves_failed)];
     add("moves_failed", "Moves that were refused or came to nothing.", "what", &failed);
+    let of = &totals.balance;
+    let rows = [
+        ("asked", of.asked),
+        ("granted", of.granted),
+        ("unanswered", of.unanswered),
+        ("skipped", of.skipped),
+        ("promised", of.promised),
+        ("declined", of.declined),
+        ("arrived", of.arrived),
+    ];
+    let help = "Encoders that nodes asked each other to take, by what became of that.";
+    add("balance_asks", help, "what", &rows);
+    let refused: Vec<(&str, u64)> =
+        Refusal::ALL.into_iter().zip(of.refused).map(|(why, count)| (why.label(), count)).collect();
+    add("balance_refusals", "Encoders that another node did not take.", "reason", &refused);
     add("registrations", "What became of encoders' claims.", "result", &registrations);
     add("stalls", "Times that this process stood still.", "where", &[("control", host.stalls)]);
     add("keyframe_requests", "Keyframe requests passed on.", "to", &[("encoder", host.keyframes)]);

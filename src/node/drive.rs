@@ -25,6 +25,7 @@ use crate::directory::SourceState;
 use crate::hub::{HubEvent, Hubs};
 use crate::id::{EncoderId, NodeId, SessionId};
 use crate::net::{Net, NetEvent};
+use crate::placement::balance;
 use crate::session::host::{self, Route};
 use crate::wire::{self, Message};
 use crate::{directory, membership, session};
@@ -47,6 +48,8 @@ pub struct Totals {
     pub directory: directory::Counters,
     /// Of the ledger.
     pub ledger: accounts::Counters,
+    /// Of evening out.
+    pub balance: balance::Counters,
     /// Of membership.
     pub membership: membership::Counters,
     /// Of the reports' gossip, by name.
@@ -366,6 +369,7 @@ impl Driver {
             host: self.control.clients().counters,
             directory: self.control.directory().counters(),
             ledger: self.control.ledger().counters(),
+            balance: *self.control.balancing().counters(),
             membership: *self.control.membership().counters(),
             gossip: self.reports.counters(),
             sessions: self.control.clients().sessions(),
@@ -448,6 +452,11 @@ impl Driver {
                 event = "mesh.losses_right",
                 losses,
                 "as many nodes can be lost again as the setting wants"
+            ),
+            Note::Balancing(encoders) => tracing::info!(
+                event = "balance.planned",
+                encoders,
+                "encoders are to go to other nodes, so that loads are even or wishes are met"
             ),
             Note::Ledger(note) => ledger::tell(note),
             Note::Stalled(late) => {

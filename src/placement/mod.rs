@@ -1,6 +1,7 @@
 //! Which node should be an encoder's home, and which comes next. Placement only proposes: the
 //! directory says who is home.
 
+pub mod balance;
 mod demand;
 mod losses;
 pub mod plan;

@@ -235,6 +235,9 @@ impl Host {
             stream.watched_until = Some(world.now.mono + LINGER);
         }
         stream.viewers = viewers;
+        if viewers > 0 {
+            self.abandon_move(world, encoder, effects);
+        }
         self.settle(world, encoder, effects);
     }
 

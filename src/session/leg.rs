@@ -103,14 +103,24 @@ impl Pulse {
         (slowest * 3 / 2 + PING_WATCHED).clamp(SILENCE_WATCHED, SILENCE_WATCHED_MAX)
     }
 
+    /// How long it was silent although it was asked: what is asked seldom is not silent yet when
+    /// it begins to be asked often.
+    pub fn silence(&self, now: Mono) -> Duration {
+        now.since(self.silent_since())
+    }
+
     /// Silent for longer than the limit.
     pub fn silent(&self, now: Mono) -> bool {
-        now.since(self.heard.max(self.fast_since.unwrap_or_default())) >= self.limit()
+        self.silence(now) >= self.limit()
     }
 
     /// When to look again.
     pub fn next_wake(&self) -> Mono {
-        self.ping_due().min(self.heard.max(self.fast_since.unwrap_or_default()) + self.limit())
+        self.ping_due().min(self.silent_since() + self.limit())
+    }
+
+    fn silent_since(&self) -> Mono {
+        self.heard.max(self.fast_since.unwrap_or_default())
     }
 
     fn ping_due(&self) -> Mono {
@@ -128,6 +138,8 @@ impl Pulse {
 pub struct Book {
     targets: Vec<String>,
     peers: PeerList,
+    /// What the node of each leg said last, oldest first.
+    said: Vec<(LegId, PeerList)>,
     tries: BTreeMap<String, Try>,
     rng: ChaCha8Rng,
 }
@@ -141,7 +153,7 @@ struct Try {
 impl Book {
     /// `targets` from the command line, `peers` from an earlier run.
     pub fn new(targets: Vec<String>, peers: PeerList, rng: ChaCha8Rng) -> Self {
-        Self { targets, peers, tries: BTreeMap::new(), rng }
+        Self { targets, peers, said: Vec::new(), tries: BTreeMap::new(), rng }
     }
 
     /// The peer list in force.
@@ -149,21 +161,37 @@ impl Book {
         &self.peers
     }
 
-    /// A newer peer list; true if it differs.
-    pub fn set_peers(&mut self, peers: PeerList) -> bool {
-        let changed = peers != self.peers;
-        if changed {
-            for peer in peers.nodes.iter().filter(|peer| peer.up) {
-                let was_up = self.peers.nodes.iter().any(|p| p.node == peer.node && p.up);
-                if !was_up {
-                    for addr in &peer.addrs {
-                        self.tries.remove(addr);
-                    }
+    /// The peer list that the node of this leg says now; true if it differs.
+    pub fn set_peers(&mut self, leg: LegId, peers: PeerList) -> bool {
+        self.said.retain(|(other, _)| *other != leg);
+        self.said.push((leg, peers));
+        self.newest_counts()
+    }
+
+    /// Forgets what was said on legs that are no more: a node says its list once, so that of one
+    /// that stands must not be lost to that of one that is gone. True if another list counts now.
+    pub fn keep_of(&mut self, stands: impl Fn(LegId) -> bool) -> bool {
+        let before = self.said.len();
+        self.said.retain(|(leg, _)| stands(*leg));
+        before != self.said.len() && self.newest_counts()
+    }
+
+    /// Without a word, the last list stays.
+    fn newest_counts(&mut self) -> bool {
+        let Some((_, peers)) = self.said.last() else { return false };
+        if *peers == self.peers {
+            return false;
+        }
+        for peer in peers.nodes.iter().filter(|peer| peer.up) {
+            let was_up = self.peers.nodes.iter().any(|p| p.node == peer.node && p.up);
+            if !was_up {
+                for addr in &peer.addrs {
+                    self.tries.remove(addr);
                 }
             }
-            self.peers = peers;
         }
-        changed
+        self.peers = peers.clone();
+        true
     }
 
     /// Whether the last list called this node alive; a node that is not on it counts as dead.
@@ -293,6 +321,29 @@ mod tests {
         assert_eq!(pings[..3], [0, 3_000, 6_000]);
         // The last answer came at three seconds.
         assert_eq!(pings[3..], [7_000, 7_500, 8_000, 8_500, 9_000, 9_500, 10_000, 10_500]);
+    }
+
+    #[test]
+    fn the_list_of_a_node_that_stands_counts_again_when_another_is_gone() {
+        let peer = |node| crate::wire::Peer {
+            node: NodeId([node; 16]),
+            name: format!("n{node}"),
+            addrs: vec![format!("n{node}:1")],
+            up: true,
+            later: crate::grow::Later::default(),
+        };
+        let all = PeerList { nodes: vec![peer(1), peer(2), peer(3)] };
+        let few = PeerList { nodes: vec![peer(2)] };
+        let rng = rand::SeedableRng::seed_from_u64(1);
+        let mut book = Book::new(Vec::new(), PeerList::default(), rng);
+        assert!(book.set_peers(LegId(1), all.clone()));
+        assert!(book.set_peers(LegId(2), few.clone()));
+        assert!(!book.keep_of(|_| true));
+        assert_eq!(book.peers(), &few);
+        assert!(book.keep_of(|leg| leg == LegId(1)));
+        assert_eq!(book.peers(), &all);
+        assert!(!book.keep_of(|_| false), "without a word the last list stays");
+        assert_eq!(book.peers(), &all);
     }
 
     #[test]

@@ -44,6 +44,8 @@ struct Leg {
     welcomed: bool,
     /// Asked for the stream at that time, with `stay` or without.
     watching: Option<(Mono, bool)>,
+    /// Where its node said last that the stream is, and the number of that word.
+    said: Option<(u64, StreamPlace)>,
     pulse: Pulse,
 }
 
@@ -54,6 +56,7 @@ pub struct Viewer {
     book: Book,
     legs: BTreeMap<LegId, Leg>,
     last_leg: u32,
+    words: u64,
     place: Option<StreamPlace>,
     /// Where the last fresh frame came from, and when.
     via: Option<LegId>,
@@ -82,6 +85,7 @@ impl Viewer {
             book,
             legs: BTreeMap::new(),
             last_leg: 0,
+            words: 0,
             place: None,
             via: None,
             fresh: None,
@@ -192,10 +196,13 @@ impl Viewer {
                 self.book.worked(&leg.addr);
                 let name = self.config.name.clone();
                 send(id, ClientMessage::Follow(wire::Follow { name }), effects);
-                self.peers_came(welcome.peers, effects);
+                self.peers_came(id, welcome.peers, effects);
             }
-            NodeMessage::Peers(peers) => self.peers_came(peers, effects),
-            NodeMessage::Stream(place) => self.place_came(id, place, effects),
+            NodeMessage::Peers(peers) => self.peers_came(id, peers, effects),
+            NodeMessage::Stream(place) => {
+                self.words += 1;
+                leg.said = Some((self.words, place));
+            }
             // One node may know this viewer as a neighbour, and another not: it relays.
             NodeMessage::Failed(_) if self.legs.values().any(|leg| leg.welcomed) => {
                 effects.push(Effect::Close(id));
@@ -209,29 +216,34 @@ impl Viewer {
         }
     }
 
-    fn peers_came(&mut self, peers: PeerList, effects: &mut Vec<Effect>) {
-        if self.book.set_peers(peers) {
+    fn peers_came(&mut self, id: LegId, peers: PeerList, effects: &mut Vec<Effect>) {
+        if self.book.set_peers(id, peers) {
             effects.push(Effect::Peers(self.book.peers().clone()));
         }
     }
 
-    /// The highest epoch wins; a node that knows no home says nothing new.
-    fn place_came(&mut self, id: LegId, place: StreamPlace, effects: &mut Vec<Effect>) {
-        let newer = match &self.place {
-            None => true,
-            Some(old) if old.encoder != place.encoder => {
-                place.home.is_some() || old.home.is_none() || self.via.is_none_or(|v| v == id)
-            }
-            Some(old) => {
-                place.epoch > old.epoch
-                    || (place.epoch == old.epoch && (place.home.is_some() || old.home.is_none()))
-            }
-        };
-        if newer && self.place.as_ref() != Some(&place) {
-            self.meanwhile.place(&place);
-            self.place = Some(place.clone());
-            effects.push(Effect::Note(Note::Place(place)));
+    /// What counts is the best of what the nodes said last: each says it once, so the word of one
+    /// must not be lost to that of another that goes. Without a word, what was known holds.
+    fn settle(&mut self, effects: &mut Vec<Effect>) {
+        if self.book.keep_of(|leg| self.legs.contains_key(&leg)) {
+            effects.push(Effect::Peers(self.book.peers().clone()));
         }
+        let mut words: Vec<_> = self.legs.values().filter_map(|leg| leg.said.as_ref()).collect();
+        words.sort_by_key(|(number, _)| *number);
+        let best = words
+            .into_iter()
+            .map(|(_, place)| place)
+            .reduce(|best, place| if place.overrides(best) { place } else { best });
+        let Some(best) = best.filter(|best| self.place.as_ref() != Some(best)) else { return };
+        // A node that knows no home of an encoder that had one says nothing new.
+        let known = self.place.as_ref().is_some_and(|old| old.encoder == best.encoder);
+        if self.place.as_ref().is_some_and(|old| known && !best.overrides(old)) {
+            return;
+        }
+        let place = best.clone();
+        self.meanwhile.place(&place);
+        self.place = Some(place.clone());
+        effects.push(Effect::Note(Note::Place(place)));
     }
 
     fn fresh(&mut self, now: Mono, id: LegId, effects: &mut Vec<Effect>) {
@@ -284,16 +296,20 @@ impl Viewer {
     }
 
     fn proceed(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let late: Vec<LegId> = self
-            .legs
-            .iter()
-            .filter(|(_, leg)| !leg.welcomed && leg.opened + DIAL_DEADLINE <= now)
-            .map(|(&id, _)| id)
-            .collect();
-        for id in late {
+        let over = |leg: &Leg| match leg.welcomed {
+            false => (leg.opened + DIAL_DEADLINE <= now).then_some("no answer"),
+            true => {
+                let limit = Duration::from_secs(3).max(leg.pulse.limit());
+                (leg.pulse.silence(now) > limit).then_some(SILENT)
+            }
+        };
+        let over: Vec<(LegId, &str)> =
+            self.legs.iter().filter_map(|(&id, leg)| Some((id, over(leg)?))).collect();
+        for (id, reason) in over {
             effects.push(Effect::Close(id));
-            self.closed(now, id, "no answer");
+            self.closed(now, id, reason);
         }
+        self.settle(effects);
         self.keep_legs(now, effects);
         self.explain(now, effects);
         self.watch(now, effects);
@@ -434,19 +450,11 @@ impl Viewer {
     }
 
     fn pace(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let mut dead = Vec::new();
         for (&id, leg) in self.legs.iter_mut().filter(|(_, leg)| leg.welcomed) {
             leg.pulse.set_fast(now, leg.watching.is_some());
             if let Some(number) = leg.pulse.ping(now) {
                 effects.push(Effect::Datagram(id, Heartbeat::Ping(number).encode()));
             }
-            if now.since(leg.pulse.heard) > Duration::from_secs(3).max(leg.pulse.limit()) {
-                dead.push(id);
-            }
-        }
-        for id in dead {
-            effects.push(Effect::Close(id));
-            self.closed(now, id, SILENT);
         }
     }
 
@@ -466,6 +474,7 @@ impl Viewer {
             opened: now,
             welcomed: false,
             watching: None,
+            said: None,
             pulse: Pulse::new(now),
         };
         self.legs.insert(id, leg);

@@ -308,6 +308,19 @@ pub struct StreamPlace {
     pub source: Option<directory::SourceState>,
 }
 
+impl StreamPlace {
+    /// Whether this counts and not `other`, which was said before: of one encoder the higher
+    /// epoch, then whoever knows a home; of two encoders the one that has a home; and any encoder
+    /// instead of none.
+    pub fn overrides(&self, other: &Self) -> bool {
+        if self.encoder == other.encoder {
+            return (self.epoch, self.home.is_some()) >= (other.epoch, other.home.is_some());
+        }
+        let worth = |place: &Self| (place.encoder.is_some(), place.home.is_some());
+        worth(self) >= worth(other)
+    }
+}
+
 messages! {
     /// A native client's request to the HTTP API, on a stream of its own: the same routes, the
     /// same fields, without a web certificate.

@@ -8,6 +8,7 @@ use crate::accounts;
 use crate::admission::{StatementDigest, Statements};
 use crate::directory;
 use crate::id::{EncoderId, NodeId, StatementId};
+use crate::placement::balance;
 
 messages! {
     /// What members say on the ordered stream of a link.
@@ -26,6 +27,12 @@ messages! {
         6 = Goodbye(Goodbye),
         /// Which of the statements that were just received, other than admissions, the sender knows.
         7 = StatementsKnown(StatementsKnown),
+        /// Wants the receiver to take encoders of the sender.
+        8 = BalanceAsk(balance::Ask),
+        /// Whether the sender takes them.
+        9 = BalanceAnswer(balance::Answer),
+        /// They do not come.
+        10 = BalanceRelease(balance::Release),
         /// What the sender has of the ledger, in a few bytes.
         16 = LedgerDigest(accounts::Digest),
         /// Asks for what the sender lacks of it.

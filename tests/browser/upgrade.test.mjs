@@ -96,7 +96,8 @@ test("every node is restarted in turn, and who watches sees each picture", async
   const steps = clocks.slice(1).map((ms, at) => (ms - clocks[at]) | 0);
   const widest = Math.max(...steps);
   t.diagnostic(`${clocks.length} pictures, ${swaps.length} swaps, the widest step ${widest} ms, the narrowest ${Math.min(...steps)} ms`);
-  assert.ok(steps.every((step) => step > 0), "the picture never goes back in time");
+  // The same picture may be read twice: a callback can be so late that the next one is drawn.
+  assert.ok(steps.every((step) => step >= 0), "the picture never goes back in time");
   assert.ok(widest <= SEAM_MS + 1000 / FPS + 1, `${widest} ms between two pictures, by their clock`);
   assert.ok(swaps.length >= 1 && swaps.length <= 3, `${swaps.length} changes of node: ${JSON.stringify(swaps)}`);
   assert.ok(swaps.every(({ broken }) => !broken), JSON.stringify(swaps));

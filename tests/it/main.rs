@@ -5,6 +5,7 @@ mod backup;
 mod bad_input;
 mod cli;
 mod demo;
+mod even;
 mod harness;
 mod health;
 mod lan;

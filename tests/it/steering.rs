@@ -222,3 +222,101 @@ fn as_many_nodes_as_the_mesh_says_can_be_lost_and_all_encoders_have_a_home() {
     wait_until(PATIENCE, "no more can be lost", || losses(mesh.node(&left[0])) == Some(0.0));
     wait_until(PATIENCE, "that is told", || mesh.node(&left[0]).log().contains("mesh.losses_low"));
 }
+
+#[test]
+fn a_node_that_is_told_to_stop_gives_everything_away_and_nobody_who_watches_sees_it() {
+    let mut mesh = Mesh::start(3);
+    let _watched = Encoder::start(&mesh, "gate", &["--fps", "30"]);
+    let names = ["cam-1", "cam-2", "cam-3"];
+    let _idle = names.map(|name| Encoder::start(&mesh, name, &[]));
+    let left = home(&mesh, "gate").expect("all agree");
+    let staying = mesh.others(&left).next().expect("three").addr().to_string();
+    // One that was given another node's address alone goes to home, and has to leave it in time.
+    let witness = Witness::start_at(&mesh, "gate", &staying);
+    std::thread::sleep(Duration::from_secs(3));
+    // Idle ones go first, so what is watched is asked only later.
+    for name in names.into_iter().filter(|name| home(&mesh, name).as_ref() != Some(&left)) {
+        assert_eq!(roost(&mesh, &format!("encoder move {name} {left}")).code, Some(0));
+    }
+    let begun = Instant::now();
+    assert!(mesh.node(&left).process().terminate().success());
+    let took = begun.elapsed();
+    println!("{took:?} to stop");
+    assert!(took < Duration::from_secs(10), "it took {took:?}");
+    // Moved by the node, not gone on their own after a goodbye.
+    let moved = mesh.node(&left).log().matches("encoder.moved").count();
+    assert_eq!(moved, 4, "{}", mesh.node(&left).log());
+    wait_until(PATIENCE, "all are at home elsewhere", || {
+        let at = |name: &str| mesh.others(&left).map(|node| node.home_of(name)).collect::<Vec<_>>();
+        names
+            .iter()
+            .chain([&"gate"])
+            .all(|name| at(name).iter().all(|home| home.as_ref().is_some_and(|home| *home != left)))
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    let report = witness.end();
+    assert_eq!((&report["backwards"], &report["gaps"]), (&0.into(), &serde_json::json!([])));
+}
+
+#[test]
+fn encoders_come_to_the_pools_that_they_prefer_and_are_refused_by_name_where_they_are_bound() {
+    let mut mesh = Mesh::start(4);
+    for args in [
+        "node set n3 +labels=edge",
+        "node set n4 limit=1",
+        "pool add north +nodes=n4",
+        "pool add edge +labels=edge",
+        "encoder add gate --pools north,edge",
+        "encoder add dock --pools north --placement only",
+    ] {
+        let done = roost(&mesh, args);
+        assert_eq!(done.code, Some(0), "{args}: {done:?}");
+    }
+    let key = |name: &str| {
+        let made = roost(&mesh, &format!("encoder key {name}"));
+        assert_eq!(made.code, Some(0), "{made:?}");
+        let file = mesh.folder().path().join(format!("{name}.key"));
+        std::fs::write(&file, made.stdout.trim()).expect("it can be written");
+        file.display().to_string()
+    };
+    let keys = ["gate", "dock"].map(key);
+    wait_until(PATIENCE, "the limit is known", || {
+        mesh.nodes().iter().all(|node| {
+            let view = node.view().unwrap_or_default();
+            let mut nodes = view["nodes"].as_array().into_iter().flatten();
+            nodes.any(|of| of["name"] == "n4" && of["limit"] == 1)
+        })
+    });
+    let _gate = Encoder::start(&mesh, "gate", &["--key-file", &keys[0]]);
+    wait_until(PATIENCE, "it is in the first pool", || {
+        home(&mesh, "gate").as_deref() == Some("n4")
+    });
+    let why = roost(&mesh, "encoder why gate").stdout;
+    for words in ["pool north, ", "its record prefers north, edge; it is in north", "next is n3"] {
+        assert!(why.contains(words), "{why} lacks {words}");
+    }
+    let plan = roost(&mesh, "plan --drain n4 --add n9 --json").stdout;
+    let plan: Value = serde_json::from_str(&plan).expect("JSON");
+    let moves = (&plan["moving"], &plan["moves"][0]["to_name"], &plan["moves"][0]["reason"]);
+    assert_eq!(moves, (&1.into(), &"n3".into(), &"n4 is drained".into()), "{plan}");
+    assert_eq!(home(&mesh, "gate").as_deref(), Some("n4"), "nothing was done");
+    let table = roost(&mesh, "plan --lose 1").stdout;
+    assert!(table.contains("lost: ") && table.contains("then: "), "{table}");
+    // Its only pool is full: it is told so, and comes once there is room.
+    let dock = Encoder::begin(&mesh, "dock", &["--key-file", &keys[1]]);
+    wait_until(PATIENCE, "it is refused by the name of the pool", || {
+        dock.log().contains("pool north only")
+    });
+    assert!(mesh.nodes().iter().all(|node| node.home_of("dock").is_none()));
+    assert_eq!(home(&mesh, "gate").as_deref(), Some("n4"), "what runs is untouched");
+    assert_eq!(roost(&mesh, "node set n4 limit=2").code, Some(0));
+    wait_until(PATIENCE, "it comes", || home(&mesh, "dock").as_deref() == Some("n4"));
+    // The pool dies: who prefers it goes on, who is bound to it waits for it.
+    mesh.node("n4").kill();
+    wait_until(PATIENCE, "it is in the second pool", || {
+        mesh.others("n4").all(|node| node.home_of("gate").as_deref() == Some("n3"))
+    });
+    assert!(mesh.others("n4").all(|node| node.home_of("dock").is_none()));
+    mesh.node("n4").restart();
+    wait_until(PATIENCE, "it is back in its pool", || home(&mesh, "dock").as_deref() == Some("n4"));
+}

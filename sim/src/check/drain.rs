@@ -75,7 +75,11 @@ impl World {
         let runs = |ix: &usize| self.runs(*ix) && self.is_member(*ix);
         let taker = nodes.clone().filter(runs).any(|ix| !self.is_wished_away(ix));
         let full = |e: usize| self.home_of(e).filter(|home| self.is_drained(*home));
-        let stays = (0..self.plan.encoders).find_map(|e| Some((e, full(e)?)));
+        let goes = |e: &usize| {
+            let mut others = nodes.clone().filter(runs).filter(|ix| !self.is_wished_away(*ix));
+            others.any(|ix| self.pool_takes(ix, *e))
+        };
+        let stays = (0..self.plan.encoders).filter(goes).find_map(|e| Some((e, full(e)?)));
         if let (Some((e, home)), true) = (stays, taker) {
             let text = format!("cam{e} is at home at n{home}, which is drained for long");
             self.fail("drain", text);

@@ -34,6 +34,7 @@ impl World {
         for (encoder, epoch) in changed {
             self.checks.claimed.insert((ix, encoder), epoch);
             let first = *self.checks.claims.entry((encoder, epoch)).or_insert(ix);
+            self.check_pool(ix, encoder);
             let name = encoder.short();
             self.trace.say(self.now, || format!("n{ix} claims {name} under epoch {epoch}"));
             if first != ix {

@@ -30,6 +30,15 @@ pub const MARKS: &[&str] = &[
     "fault: drained",
     "fault: cordoned",
     "fault: encoder sent elsewhere",
+    "fault: another capacity",
+    "fault: loads kept secret",
+    "an encoder is moved to even out",
+    "a move is called off",
+    "fault: pool preferred",
+    "fault: bound to a pool",
+    "fault: label given",
+    "an encoder comes to the pool that it prefers",
+    "an encoder comes to a node outside of its pool",
     "an encoder moves on request",
     "a move comes to nothing",
     "all nodes are down at once",
@@ -80,6 +89,11 @@ impl World {
             Fault::Clock(..) => "fault: clock that jumps",
             Fault::Drain(..) => "fault: drained",
             Fault::Cordon(..) => "fault: cordoned",
+            Fault::Capacity(..) => "fault: another capacity",
+            Fault::Liar(_) => "fault: loads kept secret",
+            Fault::Pool(_, false) => "fault: pool preferred",
+            Fault::Pool(_, true) => "fault: bound to a pool",
+            Fault::Label(..) => "fault: label given",
             Fault::Send(..) => "fault: encoder sent elsewhere",
         };
         self.mark(name);
@@ -91,7 +105,8 @@ impl World {
         if self.now > 10 * crate::net::SEC && nodes.clone().all(|ix| !self.hosts[ix].up) {
             self.mark("all nodes are down at once");
         }
-        for e in 0..self.plan.encoders {
+        // With many encoders that would be all that is done.
+        for e in 0..self.plan.encoders.min(50) {
             let (id, agent) = (self.encoders[e].id, self.host_of_encoder(e));
             let claimers: Vec<usize> =
                 nodes.clone().filter(|ix| self.hosts[*ix].up && self.claims(*ix, id)).collect();

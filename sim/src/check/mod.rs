@@ -1,6 +1,7 @@
 //! What must hold: at every step, within a bound after a fault, and at the end.
 
 mod drain;
+mod even;
 mod failover;
 mod home;
 mod keyframes;
@@ -9,6 +10,7 @@ mod marks;
 mod members;
 mod next;
 mod peers;
+mod pools;
 mod rights;
 mod served;
 mod spread;
@@ -17,6 +19,7 @@ mod steady;
 mod trust;
 mod twins;
 
+pub use even::Evened;
 pub use marks::MARKS;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +59,7 @@ pub(crate) struct Checks {
     pub(crate) downs: Vec<members::Expected>,
     pub(crate) pictures: Vec<failover::Expected>,
     pub(crate) seams: Vec<drain::Seam>,
+    pub(crate) even: even::Even,
     /// Since when a client and a node reach each other.
     pub(crate) reached: BTreeMap<(usize, usize), u64>,
     /// Since when a client is not served.
@@ -66,6 +70,8 @@ pub(crate) struct Checks {
     pub(crate) nextless: BTreeMap<usize, next::Lack>,
     /// Who stood by for an encoder last.
     pub(crate) last_next: BTreeMap<usize, usize>,
+    /// When a node was home of an encoder or stood by for it last.
+    pub(crate) known: BTreeMap<(usize, EncoderId), u64>,
     /// The epoch of each agent.
     pub(crate) epochs: BTreeMap<usize, Epoch>,
     /// What each node asked upstream for keyframes of a stream.
@@ -135,7 +141,7 @@ impl World {
 
     /// After every step of a node.
     pub(crate) fn check_node(&mut self, ix: usize) {
-        if self.violation.is_none() && !self.unchecked {
+        if self.violation.is_none() && !self.unchecked && !self.lenient {
             self.check_claims(ix);
         }
     }
@@ -156,6 +162,8 @@ impl World {
         self.check_rights();
         self.mark_states();
         self.check_spread();
+        self.note_known();
+        self.check_standby();
     }
 
     /// When everything had time to recover.

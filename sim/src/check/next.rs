@@ -66,6 +66,8 @@ impl World {
             x != home
                 && control.is_some_and(|c| !c.leaving())
                 && !self.is_wished_away(x)
+                && self.pool_takes(x, e)
+                && self.pool_takes_by(home, x, e)
                 && self.is_member(x)
                 && self.reach(agent, x)
         };

@@ -26,7 +26,10 @@ impl World {
                     self.checks.reached.remove(&(host, node));
                 }
             }
-            if !self.runs(host) || self.is_served(host) || self.knows_nobody(host) {
+            let e = host - self.plan.nodes;
+            let barred = e < self.plan.encoders && self.is_barred(e);
+            let excused = barred || self.knows_nobody(host) || self.watches_nothing(host);
+            if !self.runs(host) || self.is_served(host) || excused {
                 self.checks.unserved.remove(&host);
                 continue;
             }
@@ -51,19 +54,35 @@ impl World {
         }
     }
 
-    /// It was given one address, where no member ever was, and was told no other yet.
+    /// It was given one address, where no member ever was or for a viewer none is, and was told no
+    /// other yet.
     fn knows_nobody(&self, host: usize) -> bool {
         let e = host - self.plan.nodes;
         let target = match e.checked_sub(self.plan.encoders) {
             None if self.encoders[e].peers.nodes.is_empty() => self.encoders[e].target,
-            Some(v) if self.viewers[v].seen.newest.is_none() => self.viewers[v].target,
+            Some(v) if self.viewers[v].seen.newest.is_none() => {
+                let target = self.viewers[v].target;
+                if !self.reach(host, target) {
+                    return true;
+                }
+                target
+            }
             _ => return false,
         };
         self.nodes[target].disk.statements.is_empty()
     }
 
+    /// A viewer waits for its encoder's home before it can be served.
+    fn watches_nothing(&self, host: usize) -> bool {
+        let viewer = host.checked_sub(self.plan.nodes + self.plan.encoders);
+        viewer.is_some_and(|v| {
+            let watches = self.viewers[v].watches;
+            self.home_of(watches).is_none() && self.next_of(watches).is_none()
+        })
+    }
+
     /// An agent is served when it has a home that runs and that it reaches; a viewer when it has
-    /// a recent picture, or its encoder is not served.
+    /// a recent picture.
     fn is_served(&self, host: usize) -> bool {
         let e = host - self.plan.nodes;
         if e < self.plan.encoders {
@@ -88,7 +107,7 @@ impl World {
             since.is_some_and(|since| self.now >= since + limit)
         };
         if e < self.plan.encoders {
-            return true;
+            return self.pool_takes(node, e);
         }
         let watches = self.viewers[e - self.plan.encoders].watches;
         let encoder = self.host_of_encoder(watches);

@@ -1,7 +1,8 @@
 //! No survivor is stampeded by the encoders of a node that died.
 
+use crate::check::even::FILLED;
 use crate::net::SEC;
-use crate::world::World;
+use crate::world::{BEGIN, World};
 
 /// By then everyone is at home somewhere.
 const PLACED: u64 = 5 * SEC;
@@ -11,13 +12,21 @@ const MANY: usize = 50;
 const FULLEST: usize = 1_250;
 
 impl World {
-    /// In a large mesh, some seconds after anything happened, counts are nearly even.
+    /// In a large mesh, some seconds after anything happened, counts are nearly even. A node that
+    /// came lately is filled later.
     pub(super) fn check_spread(&mut self) {
-        let loads = self.nodes.iter().filter_map(|node| node.control.as_ref());
+        let settled = |touched: u64| touched == BEGIN || self.now >= touched + FILLED;
+        let nodes = self.nodes.iter().zip(&self.hosts).filter(|(_, host)| settled(host.touched));
+        let loads = nodes.filter_map(|(node, _)| node.control.as_ref());
         let loads: Vec<usize> =
             loads.map(|control| control.directory().count(control.me())).collect();
         let (total, most) = (loads.iter().sum::<usize>(), loads.iter().max().copied());
-        if total < MANY * loads.len() || total == 0 || !self.whole() || !self.calm_for(PLACED) {
+        if total < MANY * loads.len()
+            || total == 0
+            || self.is_pooled()
+            || !self.whole()
+            || !self.calm_for(PLACED)
+        {
             return;
         }
         let share = most.unwrap_or_default() * loads.len() * 1_000 / total;

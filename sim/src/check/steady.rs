@@ -19,7 +19,7 @@ impl World {
             let (epoch, home) = (agent.epoch(), agent.home());
             let before = self.checks.epochs.insert(ix, epoch);
             let calm = self.active.is_empty() && self.calm_for(AFTERMATH + SLACK);
-            if before.is_some_and(|before| before != epoch) && calm {
+            if before.is_some_and(|before| before != epoch) && calm && !self.is_sent(encoder.id) {
                 let home = home.map_or_else(|| "nowhere".into(), |node| self.name_of(node));
                 let name = self.host_name(self.host_of_encoder(ix));
                 self.fail("steady", format!("{name} moved to {home} for no reason"));

@@ -26,6 +26,7 @@ const FIRST_FRAME = 4000; // ms a connected leg has to show a frame
 const LOOK = 500; // ms between looks for a silent leg, while there is none
 const SETTLE = 300; // ms a new home must stand before a healthy picture moves there
 const CATCH_UP = 400; // ms a leg plays unseen before a healthy picture moves there: it begins in the past
+const BEHIND = 2000; // ms it plays unseen at most while it is behind what is shown
 const SHUN = 3000; // ms that a node that just failed is not turned to
 const HEDGE = 700; // ms until the next node is asked, too, while one has not answered
 const ANNOUNCE = 8000; // ms that a healed failure is shown
@@ -209,7 +210,7 @@ export class Player extends EventTarget {
       else if (leg.hasNewFrame()) {
         leg.playsSince ??= now;
         const healthy = this.active && !this.active.closed && this.stalledAt === null;
-        if (!healthy || now - leg.playsSince >= CATCH_UP) return this.#swap(leg);
+        if (!healthy || this.#caughtUp(leg, now - leg.playsSince)) return this.#swap(leg);
       }
     }
     // The timers of a hidden page are slow: that is no sleep.
@@ -233,6 +234,14 @@ export class Player extends EventTarget {
       this.#reconcile();
     }
     this.#move(now);
+  }
+
+  /** Whether a leg that played unseen for so many ms shows what is not older than what is shown. */
+  #caughtUp(leg, played) {
+    if (played < CATCH_UP) return false;
+    const ahead = this.stamp === null ? Infinity : ((leg.lastFrame - this.stamp) | 0) / 90;
+    // Legs have the encoder's own timestamps, unless it started anew since the older one began.
+    return ahead > 0 || ahead < -LONGEST || played >= BEHIND;
   }
 
   #contend(leg) {

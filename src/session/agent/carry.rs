@@ -24,7 +24,7 @@ impl Agent {
                 effects.push(Effect::Datagram(id, Heartbeat::Ping(number).encode()));
             }
             let spare = self.home != Some(id);
-            if spare && now.since(leg.pulse.heard) > BOTH_SILENT.max(leg.pulse.limit()) {
+            if spare && leg.pulse.silence(now) > BOTH_SILENT.max(leg.pulse.limit()) {
                 dead.push(id);
             }
         }

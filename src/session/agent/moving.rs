@@ -37,7 +37,8 @@ impl Agent {
         let Some(from) = home.filter(|leg| leg.registered).and_then(|leg| leg.node) else { return };
         let (to, reason, until) = (order.to, order.reason, now + MOVE_DEADLINE);
         if to == from {
-            return;
+            // It was to go elsewhere, and is not any more.
+            return self.stay(now, &reason, effects);
         }
         self.moving = Some(Moving { to, from, reason, until });
         if self.book.peers().nodes.iter().all(|peer| peer.node != to) {

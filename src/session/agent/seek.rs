@@ -29,7 +29,7 @@ impl Agent {
         if !leg.pulse.silent(now) {
             return;
         }
-        let silence = now.since(leg.pulse.heard);
+        let silence = leg.pulse.silence(now);
         let next_stands = self
             .legs
             .values()

@@ -312,6 +312,44 @@ fn who_is_not_taken_elsewhere_stays_and_is_never_interrupted() {
 }
 
 #[test]
+fn legs_that_are_asked_seldom_are_not_silent_when_they_begin_to_be_asked_often() {
+    let mut trial = Trial::new();
+    for phase in 0..40 {
+        trial.pass(3_000 + 100 * phase);
+        trial.watch(NEXT, true);
+        assert_eq!((trial.agent.home(), trial.agent.next()), (Some(HOME), Some(NEXT)));
+        trial.watch(NEXT, false);
+    }
+    let closes = |effect: &Effect| matches!(effect, Effect::Close(_));
+    assert!(!trial.sent.iter().any(closes), "nobody was let go");
+}
+
+#[test]
+fn who_is_called_back_before_it_has_gone_stays_and_later_does_not_go_back() {
+    let mut trial = Trial::with_far();
+    let epoch = trial.agent.epoch();
+    let leg = trial.leg(HOME);
+    let order = |to| {
+        let order = wire::Move { to, reason: "somebody watches it now".into() };
+        Event::Message(leg, NodeMessage::Move(order).encode())
+    };
+    for event in [order(FAR), order(HOME)] {
+        let now = trial.now();
+        let mut effects = Vec::new();
+        trial.agent.handle(now, event, &mut effects);
+        trial.sent.extend(effects);
+    }
+    trial.pass(5_000);
+    assert_eq!((trial.agent.home(), trial.agent.epoch()), (Some(HOME), epoch), "as it was");
+    trial.event(order(HOME));
+    trial.send_away(FAR);
+    assert_eq!(trial.agent.home(), Some(FAR));
+    trial.event(order(HOME));
+    trial.pass(1_000);
+    assert_eq!(trial.agent.home(), Some(FAR), "who has gone has gone");
+}
+
+#[test]
 fn who_is_sent_to_a_node_that_it_does_not_know_or_reach_stays() {
     let mut trial = Trial::new();
     let epoch = trial.agent.epoch();

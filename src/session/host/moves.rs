@@ -18,6 +18,9 @@ const MOVE_DEADLINE: Duration = Duration::from_secs(7);
 pub(super) const PUBLISHER: &str =
     "it publishes by WHIP and cannot be asked to move: it goes elsewhere when it starts anew";
 
+/// Why an encoder stays that could have gone.
+const WATCHED: &str = "somebody watches it now";
+
 /// On whose behalf an encoder is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -79,6 +82,8 @@ pub(super) struct Moving {
     pub(super) order: Order,
     /// Its epoch here.
     epoch: Epoch,
+    /// Somebody watches it now, so it is to stay if it has not gone yet.
+    abandoned: bool,
     pub(super) until: Mono,
 }
 
@@ -100,7 +105,7 @@ impl Host {
         effects.push(Effect::Send(session, NodeMessage::Move(wish)));
         self.send_to(world.now.mono, order.encoder, order.to);
         let until = world.now.mono + MOVE_DEADLINE;
-        self.moves.insert(order.encoder, Moving { order, epoch, until });
+        self.moves.insert(order.encoder, Moving { order, epoch, abandoned: false, until });
     }
 
     /// Encoders on their way from here to another node.
@@ -113,6 +118,38 @@ impl Host {
     pub fn held(&self) -> impl Iterator<Item = EncoderId> {
         let held = |it: &&EncoderId| self.moves.contains_key(it) || self.is_publisher(**it);
         self.streams.keys().filter(held).copied()
+    }
+
+    /// Whether an encoder can be moved for no need of its own: it is at home here, nobody watches
+    /// it or did a moment ago, and its agent can be asked.
+    pub fn may_go(&self, encoder: EncoderId) -> bool {
+        self.streams.get(&encoder).is_some_and(|stream| {
+            let claim = stream.home.as_ref();
+            claim.is_some_and(|claim| claim.session.is_some() && claim.unconfirmed.is_none())
+                && stream.viewers == 0
+                && stream.watched_until.is_none()
+        }) && !self.moves.contains_key(&encoder)
+            && !self.is_publisher(encoder)
+    }
+
+    /// Somebody begins to watch an encoder: unless it has to go, it stays if it is still here.
+    pub(super) fn abandon_move(
+        &mut self,
+        world: &World<'_>,
+        encoder: EncoderId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(moving) = self.moves.get_mut(&encoder) else { return };
+        let needless = matches!(moving.order.cause, Cause::Balance | Cause::Preference);
+        if !needless || moving.abandoned {
+            return;
+        }
+        moving.abandoned = true;
+        let claim = self.streams.get(&encoder).and_then(|stream| stream.home.as_ref());
+        if let Some(session) = claim.and_then(|claim| claim.session) {
+            let stay = wire::Move { to: world.me, reason: WATCHED.into() };
+            effects.push(Effect::Send(session, NodeMessage::Move(stay)));
+        }
     }
 
     /// Whether what speaks for an encoder here is no agent.
@@ -188,9 +225,12 @@ impl Host {
         let Some((encoder, _)) = self.sessions.get(&session).and_then(|s| s.agent_of) else {
             return;
         };
-        if self.moves.get(&encoder).is_some_and(|moving| moving.order.to == stayed.to) {
-            let to = label(world, stayed.to);
-            let why = format!("{to} did not take it: {}", super::register::plain(&stayed.reason));
+        if let Some(moving) = self.moves.get(&encoder).filter(|it| it.order.to == stayed.to) {
+            let (to, reason) = (label(world, stayed.to), super::register::plain(&stayed.reason));
+            let why = match moving.abandoned {
+                true => WATCHED.to_owned(),
+                false => format!("{to} did not take it: {reason}"),
+            };
             self.end_move(world.now.mono, encoder, Outcome::Failed(why), effects);
         }
     }

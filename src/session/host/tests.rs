@@ -697,6 +697,41 @@ fn a_move_is_done_once_the_directory_shows_it() {
 }
 
 #[test]
+fn who_becomes_watched_is_called_back_unless_it_has_to_go() {
+    for (cause, called_back) in
+        [(Cause::Balance, true), (Cause::Preference, true), (Cause::Drain, false)]
+    {
+        let mut trial = Trial::new(3);
+        trial.home(1, epoch(1));
+        assert!(trial.host.may_go(CAM));
+        let reason = "balance: n1 had 2, n2 0".to_owned();
+        let order = Order { encoder: CAM, to: node(2), cause, reason, ticket: 3 };
+        trial.call(|host, world, out| host.move_away(world, order, out));
+        assert!(!trial.host.may_go(CAM), "it goes already");
+        let effects = trial.call(|host, world, out| host.viewers(world, CAM, 1, out));
+        let back = |effect: &Effect| matches!(effect, Effect::Send(SessionId(1), NodeMessage::Move(it)) if it.to == node(1));
+        assert_eq!(effects.iter().any(back), called_back, "{cause:?}: {effects:?}");
+        let again = trial.call(|host, world, out| host.viewers(world, CAM, 2, out));
+        assert!(!again.iter().any(back), "once is enough");
+        // It may have gone before it heard.
+        let (mut gone, epoch) = (trial, epoch(2));
+        let effects = gone.claimed_by(node(2), epoch);
+        assert_eq!(outcome(&effects), Some(Outcome::Done));
+    }
+    let mut trial = Trial::new(3);
+    trial.home(1, epoch(1));
+    let reason = String::new();
+    let order = Order { encoder: CAM, to: node(2), cause: Cause::Balance, reason, ticket: 3 };
+    trial.call(|host, world, out| host.move_away(world, order, out));
+    trial.call(|host, world, out| host.viewers(world, CAM, 1, out));
+    let stayed = wire::Stayed { to: node(2), reason: "somebody watches it now".into() };
+    let effects = trial.say(1, ClientMessage::Stayed(stayed));
+    assert_eq!(outcome(&effects), Some(Outcome::Failed("somebody watches it now".into())));
+    trial.call(|host, world, out| host.viewers(world, CAM, 0, out));
+    assert!(!trial.host.may_go(CAM), "somebody watched a moment ago");
+}
+
+#[test]
 fn a_move_that_fails_says_why_and_may_be_tried_again() {
     let mut trial = Trial::new(3);
     trial.home(1, epoch(1));

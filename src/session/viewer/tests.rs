@@ -239,3 +239,46 @@ fn an_idle_leg_that_lost_a_ping_is_not_dead_when_it_is_needed() {
     assert!(trial.watches.contains(&NEXT));
     assert!(!trial.closed.contains(&NEXT));
 }
+
+/// What a node says that knows no such encoder.
+fn nobody() -> NodeMessage {
+    let none =
+        StreamPlace { encoder: None, home: None, next: None, source: None, ..place(HOME, 1) };
+    NodeMessage::Stream(StreamPlace { epoch: Epoch::default(), ..none })
+}
+
+#[test]
+fn a_node_that_knows_no_such_encoder_does_not_outweigh_one_that_does() {
+    let mut trial = Trial::new();
+    trial.tell(HOME, &nobody());
+    trial.tell(NEXT, &nobody());
+    assert_eq!(trial.viewer.lacks(), Lacks::Encoder, "all say so");
+    trial.tell(HOME, &NodeMessage::Stream(place(HOME, 1)));
+    trial.tell(NEXT, &nobody());
+    assert_eq!(trial.viewer.place(), Some(&place(HOME, 1)));
+}
+
+#[test]
+fn what_a_node_said_counts_again_when_whoever_said_better_is_gone() {
+    let mut trial = Trial::new();
+    let other = StreamPlace { encoder: Some(EncoderId([8; 16])), ..place(HOME, 9) };
+    trial.tell(NEXT, &NodeMessage::Stream(other.clone()));
+    assert_eq!(trial.viewer.place(), Some(&other));
+    let leg = trial.leg(NEXT).expect("a leg");
+    trial.legs.remove(&leg);
+    trial.silent = Some(NEXT);
+    trial.event(Event::Closed { leg, reason: "reset".into() });
+    assert_eq!(trial.viewer.place(), Some(&place(HOME, 1)));
+}
+
+#[test]
+fn a_home_is_not_forgotten_because_another_node_sees_none() {
+    let mut trial = Trial::new();
+    let leg = trial.leg(HOME).expect("a leg");
+    trial.legs.remove(&leg);
+    trial.silent = Some(HOME);
+    trial.event(Event::Closed { leg, reason: "reset".into() });
+    let none = StreamPlace { home: None, next: None, source: None, ..place(HOME, 1) };
+    trial.tell(NEXT, &NodeMessage::Stream(none));
+    assert_eq!(trial.viewer.place(), Some(&place(HOME, 1)));
+}

@@ -8,6 +8,7 @@ use roost::directory::{Delta, Digest, Entry, Header, SourceState};
 use roost::grow::Later;
 use roost::id::{AccountId, ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
 use roost::media::Packet;
+use roost::placement::balance;
 use roost::wire::{
     self, Answer, ApiMessage, ApiRequest, Ask, AskViewers, ClientHello, ClientMessage, Demand,
     Failed, FlowRef, Follow, Handshake, Heartbeat, Keep, LinkMessage, MediaMessage, MemberState,
@@ -43,6 +44,25 @@ pub(crate) fn all() -> Vec<(&'static str, String)> {
     framed("LinkMessage LedgerDigest: 5, 6, actor 11..", LinkMessage::LedgerDigest(digest).frame());
     let have = accounts::Have { upto: vec![(actor, 300)] };
     framed("LinkMessage LedgerHave: 11.. up to 300", LinkMessage::LedgerHave(have).frame());
+    let ask = balance::Ask {
+        ticket: 7,
+        encoders: vec![ENCODER],
+        count: 300,
+        weight: 1_000,
+        to_even: true,
+    };
+    framed(
+        "LinkMessage BalanceAsk: 7, 33.., has 300, weight 1000, to even",
+        LinkMessage::BalanceAsk(ask).frame(),
+    );
+    let refused = Some(balance::Refusal::Full);
+    let answer = balance::Answer { ticket: 7, refused, count: 299 };
+    framed(
+        "LinkMessage BalanceAnswer: 7, full, has 299",
+        LinkMessage::BalanceAnswer(answer).frame(),
+    );
+    let release = balance::Release { ticket: 7, encoders: vec![ENCODER] };
+    framed("LinkMessage BalanceRelease: 7, 33..", LinkMessage::BalanceRelease(release).frame());
     let mut record = accounts::Record::default();
     let dot = accounts::Dot { actor, seq: 2, nonce: [1, 2, 3, 4] };
     let by = accounts::Stamp { account: AccountId(ENCODER.0), node: NEXT, wall: 1000 };

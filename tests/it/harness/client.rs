@@ -15,22 +15,32 @@ use super::{PATIENCE, wait_until};
 /// `roost encode NAME --test`, which ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Encoder {
-    _process: Process,
+    process: Process,
 }
 
 impl Encoder {
     /// Starts a test picture with further arguments, and returns when every node knows its home.
     #[track_caller]
     pub(crate) fn start(mesh: &Mesh, name: &str, more: &[&str]) -> Self {
+        let encoder = Self::begin(mesh, name, more);
+        wait_until(PATIENCE, &format!("every node knows the home of {name}"), || {
+            mesh.nodes().iter().all(|node| node.home_of(name).is_some())
+        });
+        encoder
+    }
+
+    /// The same, and returns at once.
+    pub(crate) fn begin(mesh: &Mesh, name: &str, more: &[&str]) -> Self {
         let state = mesh.folder().path().join(name).display().to_string();
         let addrs = mesh.addrs();
         let fixed = ["encode", name, "--test", "--addr", &addrs, "--state", &state];
         let args: Vec<String> = fixed.iter().chain(more).map(|arg| (*arg).to_owned()).collect();
-        let process = Process::start(name, mesh.folder().path(), &args);
-        wait_until(PATIENCE, &format!("every node knows the home of {name}"), || {
-            mesh.nodes().iter().all(|node| node.home_of(name).is_some())
-        });
-        Self { _process: process }
+        Self { process: Process::start(name, mesh.folder().path(), &args) }
+    }
+
+    /// Everything it logged.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
     }
 }
 
@@ -115,8 +125,13 @@ impl Witness {
     /// Starts watching, and returns when it told of a second with a picture.
     #[track_caller]
     pub(crate) fn start(mesh: &Mesh, name: &str) -> Self {
-        let addrs = mesh.addrs();
-        let args = ["view", name, "--addr", &addrs, "--json"].map(str::to_owned);
+        Self::start_at(mesh, name, &mesh.addrs())
+    }
+
+    /// The same, given these addresses.
+    #[track_caller]
+    pub(crate) fn start_at(mesh: &Mesh, name: &str, addrs: &str) -> Self {
+        let args = ["view", name, "--addr", addrs, "--json"].map(str::to_owned);
         let label = format!("witness-{name}");
         let mut process = Process::start_with(&label, mesh.folder().path(), &args, Stdio::piped());
         let told = Said::of(process.stdout().expect("it is a pipe"));

@@ -1,0 +1,50 @@
+//! Calls to the directory, and what it wants done.
+
+use super::{Control, Effect};
+use crate::directory;
+use crate::placement::balance::Event;
+use crate::time::Now;
+use crate::wire::{LinkMessage, Message};
+
+impl Control {
+    pub(super) fn entries(&mut self, now: Now, event: directory::Event, effects: &mut Vec<Effect>) {
+        let mut out = Vec::new();
+        self.directory.handle(now, event, &mut out);
+        self.directory_effects(now, out, effects);
+    }
+
+    pub(super) fn directory_effects(
+        &mut self,
+        now: Now,
+        out: Vec<directory::Effect>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut changed = Vec::new();
+        for effect in out {
+            match effect {
+                directory::Effect::Digest { to, digest } => {
+                    let message = LinkMessage::DirectoryDigest(digest);
+                    effects.push(Effect::Send(to, message.encode()));
+                }
+                directory::Effect::Delta { to, delta } => {
+                    let bytes = LinkMessage::DirectoryDelta(delta).encode();
+                    effects.extend(to.into_iter().map(|to| Effect::Send(to, bytes.clone())));
+                }
+                directory::Effect::Changed(encoder) => changed.push(encoder),
+                directory::Effect::HeaderChanged(_) => self.nodes_dirty = true,
+                directory::Effect::LinksChanged(_) => self.links_dirty = true,
+            }
+        }
+        if !changed.is_empty() {
+            effects.push(Effect::ViewChanged);
+            self.recount();
+        }
+        for encoder in changed {
+            self.encoders_changed = true;
+            if self.balance.expects(encoder) && self.directory.entry(self.me, encoder).is_some() {
+                self.balance(now, Event::Home(encoder), effects);
+            }
+            self.host(now, effects, |host, world, out| host.encoder_changed(world, encoder, out));
+        }
+    }
+}
