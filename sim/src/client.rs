@@ -45,17 +45,18 @@ pub(crate) struct Encoder {
     lease: u64,
     pub(crate) peers: PeerList,
     pub(crate) target: usize,
-    camera: Camera,
-    group: Group,
+    pub(crate) camera: Camera,
+    /// When it took the last picture, or would have, if nobody wants any.
+    pub(crate) resting: Option<u64>,
+    pub(crate) group: Group,
     /// Legs that get pictures; true while one waits for a keyframe.
-    sending: BTreeMap<LegId, bool>,
+    pub(crate) sending: BTreeMap<LegId, bool>,
 }
 
 /// A native viewer with its driver.
 pub(crate) struct Viewer {
     pub(crate) watches: usize,
     pub(crate) machine: Option<Machine>,
-    pub(crate) peers: PeerList,
     pub(crate) legs: BTreeMap<LegId, Leg>,
     pub(crate) target: usize,
     pub(crate) seen: Seen,
@@ -132,23 +133,21 @@ impl Encoder {
             peers: PeerList::default(),
             target: rng.random_range(0..plan.nodes),
             camera: Camera::new(plan.camera),
+            resting: None,
             group: Group::default(),
             sending: BTreeMap::new(),
         }
+    }
+
+    pub(crate) fn watched(&self) -> bool {
+        self.agent.as_ref().is_some_and(|agent| !agent.media().is_empty())
     }
 }
 
 impl Viewer {
     pub(crate) fn new(seed: u64, host: usize, watches: usize, nodes: usize) -> Self {
         let target = stream(seed, For::Birth(host)).random_range(0..nodes);
-        Self {
-            watches,
-            machine: None,
-            peers: PeerList::default(),
-            legs: BTreeMap::new(),
-            target,
-            seen: Seen::default(),
-        }
+        Self { watches, machine: None, legs: BTreeMap::new(), target, seen: Seen::default() }
     }
 }
 
@@ -198,6 +197,7 @@ impl World {
             let encoder = &mut self.encoders[ix];
             encoder.instance = instance;
             encoder.camera = Camera::new(self.plan.camera);
+            encoder.resting = None;
             let config = agent::Config {
                 encoder: encoder.id,
                 name: encoder.name.clone(),
@@ -243,7 +243,6 @@ impl World {
             encoder.sending.clear();
         } else if let Some(ix) = self.viewer_at(host) {
             self.viewers[ix].machine = None;
-            self.viewers[ix].peers = PeerList::default();
         }
     }
 
@@ -275,6 +274,7 @@ impl World {
         let wake = agent.next_wake();
         self.agent_effects(ix, effects);
         self.arm(host, wake);
+        self.camera_resumes(ix);
     }
 
     fn viewer_event(&mut self, ix: usize, event: viewer::Event) {
@@ -303,7 +303,7 @@ impl World {
                 viewer::Effect::Datagram(leg, bytes) => {
                     self.leg_send(host, leg, Cargo::Datagram(bytes));
                 }
-                viewer::Effect::Peers(peers) => self.viewers[ix].peers = peers,
+                viewer::Effect::Peers(_) => {}
                 viewer::Effect::Note(note) => {
                     self.trace.say(self.now, || format!("viewer{ix} {note:?}"));
                 }
@@ -368,33 +368,6 @@ impl World {
             self.encoders[ix].group = Group::default();
             // The source stops, and begins with a keyframe.
             self.encoders[ix].camera.key_wanted = true;
-        }
-    }
-
-    /// The camera takes a picture; it is sent if anyone wants it.
-    pub(crate) fn tick(&mut self, end: End) {
-        if !self.lives(end) {
-            return;
-        }
-        self.queue.push(self.now + FRAME_MS * MS, Ev::Tick { end });
-        let Some(ix) = self.encoder_at(end.host) else { return };
-        let now = self.now;
-        let encoder = &mut self.encoders[ix];
-        let watched = encoder.agent.as_ref().is_some_and(|agent| !agent.media().is_empty());
-        if self.hosts[end.host].frozen || !watched {
-            return;
-        }
-        let frame = encoder.camera.take(encoder.id, encoder.instance, now);
-        encoder.group.push(frame);
-        let mut legs = Vec::new();
-        for (leg, skipping) in &mut encoder.sending {
-            *skipping &= !frame.key;
-            if !*skipping {
-                legs.push(*leg);
-            }
-        }
-        for leg in legs {
-            self.leg_send(end.host, leg, Cargo::Picture(FLOW_VIDEO, frame));
         }
     }
 
@@ -517,7 +490,7 @@ impl World {
         }
     }
 
-    fn leg_send(&mut self, host: usize, leg: LegId, cargo: Cargo) {
+    pub(crate) fn leg_send(&mut self, host: usize, leg: LegId, cargo: Cargo) {
         if let Some(conn) = self.legs(host).get(&leg).and_then(|leg| leg.conn) {
             self.send(conn, 0, cargo);
         }
