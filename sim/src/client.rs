@@ -45,10 +45,12 @@ pub(crate) struct Encoder {
     lease: u64,
     pub(crate) peers: PeerList,
     pub(crate) target: usize,
-    camera: Camera,
-    group: Group,
+    pub(crate) camera: Camera,
+    /// When it took the last picture, or would have, if nobody wants any.
+    pub(crate) resting: Option<u64>,
+    pub(crate) group: Group,
     /// Legs that get pictures; true while one waits for a keyframe.
-    sending: BTreeMap<LegId, bool>,
+    pub(crate) sending: BTreeMap<LegId, bool>,
 }
 
 /// A native viewer with its driver.
@@ -132,9 +134,14 @@ impl Encoder {
             peers: PeerList::default(),
             target: rng.random_range(0..plan.nodes),
             camera: Camera::new(plan.camera),
+            resting: None,
             group: Group::default(),
             sending: BTreeMap::new(),
         }
+    }
+
+    pub(crate) fn watched(&self) -> bool {
+        self.agent.as_ref().is_some_and(|agent| !agent.media().is_empty())
     }
 }
 
@@ -198,6 +205,7 @@ impl World {
             let encoder = &mut self.encoders[ix];
             encoder.instance = instance;
             encoder.camera = Camera::new(self.plan.camera);
+            encoder.resting = None;
             let config = agent::Config {
                 encoder: encoder.id,
                 name: encoder.name.clone(),
@@ -275,6 +283,7 @@ impl World {
         let wake = agent.next_wake();
         self.agent_effects(ix, effects);
         self.arm(host, wake);
+        self.camera_resumes(ix);
     }
 
     fn viewer_event(&mut self, ix: usize, event: viewer::Event) {
@@ -368,33 +377,6 @@ impl World {
             self.encoders[ix].group = Group::default();
             // The source stops, and begins with a keyframe.
             self.encoders[ix].camera.key_wanted = true;
-        }
-    }
-
-    /// The camera takes a picture; it is sent if anyone wants it.
-    pub(crate) fn tick(&mut self, end: End) {
-        if !self.lives(end) {
-            return;
-        }
-        self.queue.push(self.now + FRAME_MS * MS, Ev::Tick { end });
-        let Some(ix) = self.encoder_at(end.host) else { return };
-        let now = self.now;
-        let encoder = &mut self.encoders[ix];
-        let watched = encoder.agent.as_ref().is_some_and(|agent| !agent.media().is_empty());
-        if self.hosts[end.host].frozen || !watched {
-            return;
-        }
-        let frame = encoder.camera.take(encoder.id, encoder.instance, now);
-        encoder.group.push(frame);
-        let mut legs = Vec::new();
-        for (leg, skipping) in &mut encoder.sending {
-            *skipping &= !frame.key;
-            if !*skipping {
-                legs.push(*leg);
-            }
-        }
-        for leg in legs {
-            self.leg_send(end.host, leg, Cargo::Picture(FLOW_VIDEO, frame));
         }
     }
 
@@ -517,7 +499,7 @@ impl World {
         }
     }
 
-    fn leg_send(&mut self, host: usize, leg: LegId, cargo: Cargo) {
+    pub(crate) fn leg_send(&mut self, host: usize, leg: LegId, cargo: Cargo) {
         if let Some(conn) = self.legs(host).get(&leg).and_then(|leg| leg.conn) {
             self.send(conn, 0, cargo);
         }

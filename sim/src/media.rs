@@ -4,8 +4,12 @@
 use std::collections::BTreeMap;
 
 use roost::id::{EncoderId, SessionId};
+use roost::wire::FLOW_VIDEO;
 
+use crate::conn::{Cargo, End};
+use crate::net::MS;
 use crate::plan;
+use crate::world::{Ev, World};
 
 /// From one picture to the next, in milliseconds.
 pub(crate) const FRAME_MS: u64 = 66;
@@ -241,4 +245,47 @@ impl Hub {
 pub(crate) struct Ingest {
     pub(crate) early: Group,
     pub(crate) target: Option<(EncoderId, u64)>,
+}
+
+impl World {
+    /// The camera takes a picture; it is sent if anyone wants it.
+    pub(crate) fn tick(&mut self, end: End) {
+        if !self.lives(end) {
+            return;
+        }
+        let Some(ix) = self.encoder_at(end.host) else { return };
+        let now = self.now;
+        let encoder = &mut self.encoders[ix];
+        if !encoder.watched() {
+            encoder.resting = Some(now);
+            return;
+        }
+        self.queue.push(now + FRAME_MS * MS, Ev::Tick { end });
+        if self.hosts[end.host].frozen {
+            return;
+        }
+        let frame = encoder.camera.take(encoder.id, encoder.instance, now);
+        encoder.group.push(frame);
+        let mut legs = Vec::new();
+        for (leg, skipping) in &mut encoder.sending {
+            *skipping &= !frame.key;
+            if !*skipping {
+                legs.push(*leg);
+            }
+        }
+        for leg in legs {
+            self.leg_send(end.host, leg, Cargo::Picture(FLOW_VIDEO, frame));
+        }
+    }
+
+    /// A camera that rested, because nobody wanted its pictures, takes the next when it would have.
+    pub(crate) fn camera_resumes(&mut self, ix: usize) {
+        let end = self.end_of(self.host_of_encoder(ix));
+        let encoder = &mut self.encoders[ix];
+        if let Some(last) = encoder.resting.filter(|_| encoder.watched()) {
+            encoder.resting = None;
+            let pictures = (self.now - last) / (FRAME_MS * MS) + 1;
+            self.queue.push(last + pictures * FRAME_MS * MS, Ev::Tick { end });
+        }
+    }
 }
