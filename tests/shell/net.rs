@@ -60,9 +60,12 @@ struct State {
     count: u64,
 }
 
+/// Who sent what.
+type Packet = (SocketAddr, Vec<u8>);
+
 #[derive(Default)]
 struct Inbox {
-    waiting: Mutex<(VecDeque<(SocketAddr, Vec<u8>)>, Option<Waker>)>,
+    waiting: Mutex<(VecDeque<Packet>, Option<Waker>)>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -145,7 +148,7 @@ impl State {
     }
 
     /// What arrives now, and when the next does.
-    fn arrived(&mut self) -> (Vec<(Arc<Inbox>, SocketAddr, Vec<u8>)>, Option<Instant>) {
+    fn arrived(&mut self) -> (Vec<(Arc<Inbox>, Packet)>, Option<Instant>) {
         let mut arrived = Vec::new();
         while let Some(Reverse((at, ..))) = self.flying.peek() {
             if *at > Instant::now() {
@@ -153,7 +156,7 @@ impl State {
             }
             let Some(Reverse((_, _, from, to, bytes))) = self.flying.pop() else { break };
             if let Some(inbox) = self.sockets.get(&to) {
-                arrived.push((inbox.clone(), from, bytes));
+                arrived.push((inbox.clone(), (from, bytes)));
             }
         }
         (arrived, None)
@@ -164,9 +167,9 @@ impl State {
 async fn carry(shared: Arc<Shared>) {
     loop {
         let (arrived, next) = locked(&shared.state).arrived();
-        for (inbox, from, bytes) in arrived {
+        for (inbox, packet) in arrived {
             let mut waiting = locked(&inbox.waiting);
-            waiting.0.push_back((from, bytes));
+            waiting.0.push_back(packet);
             waiting.1.take().into_iter().for_each(Waker::wake);
         }
         let due = async {
