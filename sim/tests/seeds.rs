@@ -1,14 +1,10 @@
-//! Drawn plans: each test plays a few seeds, so that they run side by side.
+//! Two hundred drawn plans of all kinds, in lots that run side by side.
 
 use roost_sim::plan::Plan;
 use roost_sim::{Watch, run};
 
 fn play(seeds: std::ops::Range<u64>) {
-    play_all(seeds.map(|seed| Plan::draw(seed, None, None)));
-}
-
-fn play_all(plans: impl Iterator<Item = Plan>) {
-    for plan in plans {
+    for plan in seeds.map(|seed| Plan::draw_any(seed, None, None)) {
         let seed = plan.seed;
         if let Some(violation) = run(&plan, Watch::Nobody).violation {
             let text = serde_json::to_string(&plan).expect("a plan can be written");
@@ -17,62 +13,19 @@ fn play_all(plans: impl Iterator<Item = Plan>) {
     }
 }
 
-#[test]
-fn seeds_1_to_8_hold() {
-    play(1..9);
+macro_rules! lots {
+    ($($name:ident = $seeds:expr,)*) => {
+        $(#[test] fn $name() { play($seeds) })*
+    };
 }
 
-#[test]
-fn seeds_9_to_16_hold() {
-    play(9..17);
-}
-
-#[test]
-fn seeds_17_to_24_hold() {
-    play(17..25);
-}
-
-#[test]
-fn seeds_25_to_32_hold() {
-    play(25..33);
-}
-
-#[test]
-fn rare_seeds_1_to_8_hold() {
-    play_all((1..9).map(|seed| Plan::draw_rare(seed, None, None)));
-}
-
-#[test]
-fn rare_seeds_9_to_16_hold() {
-    play_all((9..17).map(|seed| Plan::draw_rare(seed, None, None)));
-}
-
-#[test]
-fn trust_seeds_1_to_8_hold() {
-    play_all((1..9).map(|seed| Plan::draw_trust(seed, None, None)));
-}
-
-#[test]
-fn trust_seeds_9_to_16_hold() {
-    play_all((9..17).map(|seed| Plan::draw_trust(seed, None, None)));
-}
-
-#[test]
-fn steered_seeds_1_to_8_hold() {
-    play_all((1..9).map(|seed| Plan::draw_steer(seed, None, None)));
-}
-
-#[test]
-fn steered_seeds_9_to_16_hold() {
-    play_all((9..17).map(|seed| Plan::draw_steer(seed, None, None)));
-}
-
-#[test]
-fn even_seeds_1_to_8_hold() {
-    play_all((1..9).map(|seed| Plan::draw_even(seed, None, None)));
-}
-
-#[test]
-fn even_seeds_9_to_16_hold() {
-    play_all((9..17).map(|seed| Plan::draw_even(seed, None, None)));
+lots! {
+    seeds_from_0_hold = 0..25,
+    seeds_from_25_hold = 25..50,
+    seeds_from_50_hold = 50..75,
+    seeds_from_75_hold = 75..100,
+    seeds_from_100_hold = 100..125,
+    seeds_from_125_hold = 125..150,
+    seeds_from_150_hold = 150..175,
+    seeds_from_175_hold = 175..200,
 }
