@@ -496,6 +496,7 @@ impl Control {
                     self.entries(now, directory::Event::Delta { from, delta }, effects);
                 }
             }
+            Ok(LinkMessage::DirectoryFloor(floor)) => self.floor_told(now, &floor, effects),
             Ok(LinkMessage::Statements(Statements(list))) => {
                 self.statements(now, from, list, effects);
             }

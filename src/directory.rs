@@ -12,7 +12,7 @@ mod types;
 
 pub use types::{
     ADDR_MAX, ADDRS_MAX, Counters, DELTA_ENTRIES, Delta, Digest, ENTRIES_MAX, Effect, Entry, Event,
-    FLOORS_MAX, Header, ORIGINS_MAX, REASON_MAX, SourceState, TOMBSTONES_MAX, WHY_MAX,
+    FLOORS_MAX, Floor, Header, ORIGINS_MAX, REASON_MAX, SourceState, TOMBSTONES_MAX, WHY_MAX,
 };
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -434,9 +434,28 @@ impl Directory {
         for (encoder, old, new) in changed {
             self.reindex(origin, encoder, old.as_ref(), new.as_ref());
             effects.push(Effect::Changed(encoder));
+            if let Some(claim) = new.filter(|_| from == origin) {
+                self.tell_floor(origin, encoder, claim.epoch, effects);
+            }
         }
         self.counters.applied += 1;
         self.forward(from, delta, effects);
+    }
+
+    /// Tells a node that claims an encoder under an epoch that is over. While the claim that
+    /// superseded it stands, its node hears of that one.
+    fn tell_floor(
+        &mut self,
+        to: NodeId,
+        encoder: EncoderId,
+        claimed: Epoch,
+        effects: &mut Vec<Effect>,
+    ) {
+        let epoch = self.floor(encoder);
+        if claimed < epoch && self.claims(encoder).all(|(_, claim)| claim.epoch < epoch) {
+            self.counters.floors_told += 1;
+            effects.push(Effect::Floor { to, floor: Floor { encoder, epoch } });
+        }
     }
 
     /// Hands a new delta to those of our links that its origin has no link to.

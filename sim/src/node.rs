@@ -415,7 +415,8 @@ impl World {
 
     fn admit(&mut self, ix: usize, ticket: u64, admitted: wire::Admitted) {
         let Some(from) = self.nodes[ix].joins.remove(&ticket) else { return };
-        let at = self.now + DISK + self.net.delay_reliable(ix, from.host);
+        // No round trip was measured yet that would tell when to send it again.
+        let at = self.now + DISK + self.net.flight(ix, from.host, 2);
         let wire::Admitted { statements, members, names } = admitted;
         self.queue.push(at, Ev::JoinAnswer { from, statements: statements.0, members, names });
     }

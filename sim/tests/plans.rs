@@ -38,6 +38,8 @@ macro_rules! plans {
 }
 
 plans! {
+    an_encoder_whose_claim_only_one_node_knows_to_be_void_is_found_again =
+        "home-below-a-floor-that-one-node-knows",
     a_next_that_home_does_not_see_stands_by = "next-cut-from-home",
     a_newcomer_that_keeps_its_load_secret_gets_no_more_than_its_share =
         "even-newcomer-keeps-its-load-secret",

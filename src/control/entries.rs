@@ -1,7 +1,7 @@
 //! Calls to the directory, and what it wants done.
 
 use super::{Control, Effect};
-use crate::directory;
+use crate::directory::{self, Floor};
 use crate::placement::balance::Event;
 use crate::time::Now;
 use crate::wire::{LinkMessage, Message};
@@ -30,6 +30,9 @@ impl Control {
                     let bytes = LinkMessage::DirectoryDelta(delta).encode();
                     effects.extend(to.into_iter().map(|to| Effect::Send(to, bytes.clone())));
                 }
+                directory::Effect::Floor { to, floor } => {
+                    effects.push(Effect::Send(to, LinkMessage::DirectoryFloor(floor).encode()));
+                }
                 directory::Effect::Changed(encoder) => changed.push(encoder),
                 directory::Effect::HeaderChanged(_) => self.nodes_dirty = true,
                 directory::Effect::LinksChanged(_) => self.links_dirty = true,
@@ -44,6 +47,17 @@ impl Control {
             if self.balance.expects(encoder) && self.directory.entry(self.me, encoder).is_some() {
                 self.balance(now, Event::Home(encoder), effects);
             }
+            self.host(now, effects, |host, world, out| host.encoder_changed(world, encoder, out));
+        }
+    }
+
+    /// Another node knows that this one's claim is void: the encoder is to register under a higher
+    /// epoch.
+    pub(super) fn floor_told(&mut self, now: Now, floor: &Floor, effects: &mut Vec<Effect>) {
+        let claim = self.directory.entry(self.me, floor.encoder);
+        if floor.epoch.plausible() && claim.is_some_and(|claim| claim.epoch < floor.epoch) {
+            self.directory.raise_floor(floor.encoder, floor.epoch);
+            let encoder = floor.encoder;
             self.host(now, effects, |host, world, out| host.encoder_changed(world, encoder, out));
         }
     }

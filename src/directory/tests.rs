@@ -210,6 +210,37 @@ impl Net {
 }
 
 #[test]
+fn who_claims_what_is_over_is_told_so_unless_whoever_superseded_it_still_stands() {
+    let mut net = Net::new(3, &[(0, 1), (1, 2), (0, 2)], Limits::default());
+    let told = |net: &mut Net| {
+        net.put(2, 1, Some(entry("cam", 4)));
+        let mut sent = Vec::new();
+        net.at(2).flush(&mut sent);
+        let deltas = sent.into_iter().filter_map(|effect| match effect {
+            Effect::Delta { delta, .. } => Some(Event::Delta { from: node(2), delta }),
+            _ => None,
+        });
+        let answers: Vec<Effect> = deltas.flat_map(|event| net.handle(node(0), event)).collect();
+        net.put(2, 1, None);
+        net.settle(1);
+        answers.into_iter().any(|effect| {
+            effect
+                == Effect::Floor {
+                    to: node(2),
+                    floor: Floor { encoder: encoder(1), epoch: epoch(5) },
+                }
+        })
+    };
+    net.put(1, 1, Some(entry("cam", 5)));
+    net.settle(1);
+    assert!(!told(&mut net), "it hears of the other claim");
+    net.put(1, 1, None);
+    net.settle(1);
+    assert!(told(&mut net), "nobody else can tell it");
+    assert_eq!(net.at(0).counters().floors_told, 1);
+}
+
+#[test]
 fn a_change_crosses_nodes_without_a_direct_link_at_once() {
     let mut net = Net::line(4);
     net.settle(3);

@@ -125,6 +125,15 @@ pub struct Delta {
     pub entries: Vec<(EncoderId, Option<Entry>)>,
 }
 
+/// The highest epoch that a node has seen for an encoder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Floor {
+    /// Which.
+    pub encoder: EncoderId,
+    /// Claims below it are void.
+    pub epoch: Epoch,
+}
+
 /// What happens to a [`Directory`](super::Directory).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -167,6 +176,14 @@ pub enum Effect {
         /// The change.
         delta: Delta,
     },
+    /// Tell a linked node that its claim is void, which nobody else can: whoever superseded it is
+    /// gone.
+    Floor {
+        /// Whose claim it is.
+        to: NodeId,
+        /// What is known here.
+        floor: Floor,
+    },
     /// Some node's claim to this encoder changed or went, this node's own included.
     Changed(EncoderId),
     /// This node's header changed, this node's own included.
@@ -196,6 +213,8 @@ pub struct Counters {
     pub digests: u64,
     /// Times that a later self was heard of: this node's folder was put back.
     pub overtaken: u64,
+    /// Times that a node was told that its claim is void.
+    pub floors_told: u64,
     /// Epoch floors dropped to stay below [`FLOORS_MAX`].
     pub floors_dropped: u64,
 }

@@ -156,6 +156,7 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
         ("forwarded", of.forwarded),
         ("digests", of.digests),
         ("overtaken", of.overtaken),
+        ("floors_told", of.floors_told),
         ("floors_dropped", of.floors_dropped),
     ];
     add("directory_events", "Deltas and digests by what became of them.", "what", &rows);

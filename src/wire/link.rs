@@ -33,6 +33,8 @@ messages! {
         9 = BalanceAnswer(balance::Answer),
         /// They do not come.
         10 = BalanceRelease(balance::Release),
+        /// An encoder that the receiver claims was at home elsewhere under a higher epoch.
+        11 = DirectoryFloor(directory::Floor),
         /// What the sender has of the ledger, in a few bytes.
         16 = LedgerDigest(accounts::Digest),
         /// Asks for what the sender lacks of it.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roost::accounts;
 use roost::admission::{Invitation, Keypair, Roster, StatementDigest, mesh_id};
-use roost::directory::{Delta, Digest, Entry, Header, SourceState};
+use roost::directory::{Delta, Digest, Entry, Floor, Header, SourceState};
 use roost::grow::Later;
 use roost::id::{AccountId, ActorId, Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
 use roost::media::Packet;
@@ -63,6 +63,8 @@ pub(crate) fn all() -> Vec<(&'static str, String)> {
     );
     let release = balance::Release { ticket: 7, encoders: vec![ENCODER] };
     framed("LinkMessage BalanceRelease: 7, 33..", LinkMessage::BalanceRelease(release).frame());
+    let floor = Floor { encoder: ENCODER, epoch: EPOCH };
+    framed("LinkMessage DirectoryFloor", LinkMessage::DirectoryFloor(floor).frame());
     let mut record = accounts::Record::default();
     let dot = accounts::Dot { actor, seq: 2, nonce: [1, 2, 3, 4] };
     let by = accounts::Stamp { account: AccountId(ENCODER.0), node: NEXT, wall: 1000 };
