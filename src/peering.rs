@@ -196,6 +196,11 @@ impl Peering {
         earlier(targets.min(), seeds.min())
     }
 
+    /// Where a node was last known to be, if it ever was.
+    pub fn addresses_of(&self, node: NodeId) -> Option<&[String]> {
+        self.targets.get(&node).map(|target| target.addrs.as_slice())
+    }
+
     fn known(&mut self, now: Mono, node: NodeId, mut addrs: Vec<String>, up: bool) {
         if node == self.me || !self.has_room_for(node) {
             return;

@@ -38,6 +38,8 @@ macro_rules! plans {
 }
 
 plans! {
+    a_node_that_starts_anew_and_reaches_nobody_tells_where_the_others_were =
+        "started-anew-alone-and-asked-for-the-others",
     an_encoder_whose_claim_only_one_node_knows_to_be_void_is_found_again =
         "home-below-a-floor-that-one-node-knows",
     a_next_that_home_does_not_see_stands_by = "next-cut-from-home",

@@ -140,7 +140,10 @@ impl Control {
         let linked = self.links.get(&node).map(|link| link.addrs.clone());
         let known = self.membership.peers().find(|(peer, _)| peer.node == node);
         let known = known.map(|(peer, _)| peer.addrs.clone());
-        [header, linked, known].into_iter().flatten().find(|a| !a.is_empty()).unwrap_or_default()
+        // Who starts anew and does not reach the others remembers where they were: clients may.
+        let before = self.peering.addresses_of(node).map(<[String]>::to_vec);
+        let mut all = [header, linked, known, before].into_iter().flatten();
+        all.find(|addrs| !addrs.is_empty()).unwrap_or_default()
     }
 }
 
