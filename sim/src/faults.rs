@@ -198,7 +198,10 @@ impl World {
             | Fault::Unreadable(_) => {
                 for host in active.hosts {
                     match fault {
-                        Fault::OldFolder(_) => self.nodes[host].disk.put_back(),
+                        Fault::OldFolder(_) => {
+                            self.nodes[host].disk.put_back();
+                            self.checks.set_back = true;
+                        }
                         Fault::OldBackup(_) => self.restore(index, host),
                         Fault::Unreadable(_) => self.spoil(host),
                         _ => {}

@@ -38,6 +38,7 @@ macro_rules! plans {
 }
 
 plans! {
+    what_a_node_wrote_twice_under_one_number_is_found_on_contact = "ledger-folder-put-back-twice",
     a_node_that_starts_anew_and_reaches_nobody_tells_where_the_others_were =
         "started-anew-alone-and-asked-for-the-others",
     an_encoder_whose_claim_only_one_node_knows_to_be_void_is_found_again =

@@ -5,6 +5,7 @@ use roost::accounts::{Change, Key, Receipt};
 use roost::control::Control;
 use roost::id::ActorId;
 
+use crate::net::SEC;
 use crate::world::World;
 
 /// A change that was acknowledged.
@@ -20,6 +21,9 @@ pub(crate) struct Acked {
     /// Nobody else had it when a disk that had was set back.
     lost: bool,
 }
+
+/// Two nodes with different writes under one number know it this long after they met.
+const CONTACT: u64 = 2 * SEC;
 
 impl World {
     pub(crate) fn acked(&mut self, ix: usize, ticket: u64, receipt: Receipt) {
@@ -48,6 +52,7 @@ impl World {
 
     /// A disk was set back: nobody need have any longer what is on no disk now.
     pub(crate) fn lose_changes(&mut self) {
+        self.checks.set_back = true;
         for acked in &mut self.checks.acked {
             let mut disks = self.nodes.iter().map(|node| &node.disk.books);
             acked.lost |= !disks.any(|books| books.has(acked.version));
@@ -75,7 +80,13 @@ impl World {
         let others = self.nodes.iter().filter_map(|node| node.control.as_ref());
         let (mine, cuts) = mine;
         let mut others = others.map(digest).filter(|(_, theirs)| *theirs == cuts);
-        if others.any(|(theirs, _)| theirs.clock == mine.clock && theirs.state != mine.state) {
+        if !others.any(|(theirs, _)| theirs.clock == mine.clock && theirs.state != mine.state) {
+            self.checks.unlike.remove(&ix);
+            return;
+        }
+        // A folder that was put back may have given a number twice, which is found on contact.
+        let found = if self.checks.set_back { CONTACT } else { 0 };
+        if self.now >= *self.checks.unlike.entry(ix).or_insert(self.now) + found {
             self.fail("law", format!("n{ix} and another have equal writes and other records"));
         }
     }

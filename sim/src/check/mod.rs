@@ -84,6 +84,10 @@ pub(crate) struct Checks {
     pub(crate) edits: BTreeMap<u64, (usize, u64, Key, Change)>,
     /// Changes that were acknowledged.
     pub(crate) acked: Vec<ledger::Acked>,
+    /// Nodes whose records are unlike those of another with equal writes, and since when.
+    pub(crate) unlike: BTreeMap<usize, u64>,
+    /// A disk was set back.
+    pub(crate) set_back: bool,
     /// Records that somebody may have enabled or not.
     pub(crate) unsure: BTreeSet<Key>,
     /// When rights were changed last.
