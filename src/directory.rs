@@ -5,6 +5,7 @@
 //! digests find and repair whatever was missed. Nothing is stored on disk.
 
 mod claims;
+mod floors;
 mod part;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
-use crate::id::{Boot, EncoderId, Epoch, NodeId};
+use crate::id::{Boot, EncoderId, NodeId};
 use crate::time::{Mono, Now, earlier};
 
 use self::claims::{Claims, Floors};
@@ -442,22 +443,6 @@ impl Directory {
         self.forward(from, delta, effects);
     }
 
-    /// Tells a node that claims an encoder under an epoch that is over. While the claim that
-    /// superseded it stands, its node hears of that one.
-    fn tell_floor(
-        &mut self,
-        to: NodeId,
-        encoder: EncoderId,
-        claimed: Epoch,
-        effects: &mut Vec<Effect>,
-    ) {
-        let epoch = self.floor(encoder);
-        if claimed < epoch && self.claims(encoder).all(|(_, claim)| claim.epoch < epoch) {
-            self.counters.floors_told += 1;
-            effects.push(Effect::Floor { to, floor: Floor { encoder, epoch } });
-        }
-    }
-
     /// Hands a new delta to those of our links that its origin has no link to.
     fn forward(&mut self, from: NodeId, delta: Delta, effects: &mut Vec<Effect>) {
         let reached = self.header(delta.origin).map(|header| &header.links);
@@ -556,17 +541,6 @@ impl Directory {
     /// How many encoders a node claims.
     pub fn count(&self, node: NodeId) -> usize {
         self.parts.get(&node).map_or(0, Part::count)
-    }
-
-    /// The highest epoch seen for an encoder, also after every claim to it is gone.
-    pub fn floor(&self, encoder: EncoderId) -> Epoch {
-        let claimed = self.claims(encoder).map(|(_, entry)| entry.epoch).max();
-        self.floors.get(encoder).max(claimed.unwrap_or_default())
-    }
-
-    /// Notes an epoch that was seen elsewhere than in the directory.
-    pub fn raise_floor(&mut self, encoder: EncoderId, epoch: Epoch) {
-        self.counters.floors_dropped += self.floors.raise(encoder, epoch, self.limits.floors);
     }
 
     /// How far everything is known here.

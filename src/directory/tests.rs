@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::grow::{LATER_MAX, Later};
-use crate::id::NAME_MAX;
+use crate::id::{Epoch, NAME_MAX};
 use crate::wire::{LinkMessage, MAX_MESSAGE, Message};
 
 fn node(n: u8) -> NodeId {
