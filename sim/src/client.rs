@@ -42,7 +42,7 @@ pub(crate) struct Encoder {
     pub(crate) agent: Option<Agent>,
     pub(crate) legs: BTreeMap<LegId, Leg>,
     pub(crate) instance: u64,
-    lease: u64,
+    pub(crate) lease: u64,
     pub(crate) peers: PeerList,
     pub(crate) target: usize,
     pub(crate) camera: Camera,
@@ -330,7 +330,10 @@ impl World {
                     self.encoders[ix].sending.remove(&leg);
                     self.close_leg(host, leg);
                 }
-                agent::Effect::Send(leg, bytes) => self.leg_send(host, leg, Cargo::Message(bytes)),
+                agent::Effect::Send(leg, bytes) => {
+                    self.check_epoch(ix, &bytes);
+                    self.leg_send(host, leg, Cargo::Message(bytes));
+                }
                 agent::Effect::Datagram(leg, bytes) => {
                     self.leg_send(host, leg, Cargo::Datagram(bytes));
                 }

@@ -200,9 +200,9 @@ impl World {
                     match fault {
                         Fault::OldFolder(_) => {
                             self.nodes[host].disk.put_back();
-                            self.checks.set_back = true;
+                            self.restore(index, host, false);
                         }
-                        Fault::OldBackup(_) => self.restore(index, host),
+                        Fault::OldBackup(_) => self.restore(index, host, true),
                         Fault::Unreadable(_) => self.spoil(host),
                         _ => {}
                     }
@@ -289,6 +289,8 @@ impl World {
         if !state.up {
             return;
         }
+        self.note_woken(host);
+        let state = &mut self.hosts[host];
         let long = self.now - state.frozen_at >= LOOP_LATE;
         for (.., cargo) in &mut state.inbox {
             if let (Cargo::Picture(_, frame), true) = (cargo, long) {

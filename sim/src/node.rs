@@ -7,7 +7,7 @@ use rand::RngExt as _;
 use roost::accounts::Batch;
 use roost::admission::{Invitation, Keypair, Roster, Statement};
 use roost::control::{Config, Control, Effect, Event, Note};
-use roost::id::{Boot, EncoderId, InviteId, NodeId, SessionId};
+use roost::id::{Boot, EncoderId, Epoch, InviteId, NodeId, SessionId};
 use roost::wire::{self, Message as _, NodeMessage, join_statement, take_varint};
 
 use crate::conn::{Cargo, ConnId, End};
@@ -41,7 +41,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// The folder of the first start: only admissions and addresses are as they are now.
+    /// The boot of the first start; the ledger is put back as well.
     pub(crate) fn put_back(&mut self) {
         (self.boot, self.outgrown) = (self.boot.min(1), 0);
     }
@@ -84,6 +84,9 @@ pub(crate) struct Node {
     pub(crate) confirmed: BTreeMap<EncoderId, u64>,
     /// When each encoder last said that it is at home here.
     pub(crate) sworn: BTreeMap<EncoderId, u64>,
+    /// The epoch that was over when an agent asked to be at home here, and whether it was already
+    /// under the one that it said.
+    pub(crate) asked: BTreeMap<SessionId, (Epoch, bool)>,
 }
 
 pub(crate) fn addr_of(ix: usize) -> String {
@@ -123,6 +126,7 @@ impl Node {
             woke: 0,
             confirmed: BTreeMap::new(),
             sworn: BTreeMap::new(),
+            asked: BTreeMap::new(),
         }
     }
 
@@ -143,6 +147,7 @@ impl Node {
         self.woke = 0;
         self.confirmed.clear();
         self.sworn.clear();
+        self.asked.clear();
     }
 }
 
@@ -319,6 +324,7 @@ impl World {
                 Effect::GossipWith(_) | Effect::ViewChanged | Effect::ClientWelcomed(..) => {}
                 Effect::ClientSend(session, bytes) => {
                     self.observe_order(ix, session, &bytes);
+                    self.check_taken(ix, session, &bytes);
                     if self.is_request(&bytes) {
                         self.check_request_of(ix, session);
                         if self.net.request_lost(ix, ix) {
@@ -518,6 +524,7 @@ impl World {
         }
         let swears = match message {
             Ok(ClientMessage::Register(register)) if register.role == Role::Home => {
+                self.note_asked(ix, session, &register);
                 Some(register.encoder)
             }
             // An agent that stands by may be asked for pictures, too. What waited in a connection

@@ -132,7 +132,8 @@ pub enum Fault {
     Crash(Vec<Who>),
     /// Stands still; what comes meanwhile waits.
     Freeze(Vec<Who>),
-    /// Killed, and started again when the fault is over with the folder of its first start.
+    /// Killed, and started again when the fault is over as if it had started once only, with the
+    /// ledger of half of the time before the fault.
     OldFolder(Vec<Who>),
     /// Killed, and started again when the fault is over, with a backup of the ledger put back that
     /// was made at half of the time before the fault.

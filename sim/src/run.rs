@@ -189,7 +189,7 @@ impl World {
         }
         for (index, item) in self.plan.faults.iter().enumerate() {
             self.queue.push_first(BEGIN + item.at_ms * MS, Ev::FaultBegins(index));
-            if matches!(item.fault, Fault::OldBackup(_)) {
+            if matches!(item.fault, Fault::OldBackup(_) | Fault::OldFolder(_)) {
                 self.queue.push_first(BEGIN + item.at_ms / 2 * MS, Ev::Backup(index));
             }
         }

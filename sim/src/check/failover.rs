@@ -13,6 +13,7 @@ const HEALED: u64 = SEC;
 pub(crate) struct Expected {
     viewer: usize,
     encoder: usize,
+    home: usize,
     next: usize,
     at: u64,
     by: u64,
@@ -45,7 +46,7 @@ impl World {
                 && viewer.seen.fresh_at + 500 * MS > self.now;
             if fine {
                 let (at, by) = (self.now, self.now + limit);
-                self.checks.pictures.push(Expected { viewer: v, encoder: e, next, at, by });
+                self.checks.pictures.push(Expected { viewer: v, encoder: e, home, next, at, by });
             }
         }
     }
@@ -54,21 +55,19 @@ impl World {
         let mut waiting = std::mem::take(&mut self.checks.pictures);
         let mut late = None;
         let mut healed = Vec::new();
+        let mut passed_over = None;
         waiting.retain(|expected| {
             let seen = self.viewers[expected.viewer].seen;
             if seen.taken > expected.at {
                 healed.push(seen.longest_gap);
+                let home = self.home_of(expected.encoder);
+                let other = |home| home != expected.next && home != expected.home;
+                if home.is_some_and(other) && self.is_quiet_since(expected) {
+                    passed_over = Some(expected.encoder);
+                }
                 return false;
             }
-            let hosts = [
-                expected.next,
-                self.host_of_encoder(expected.encoder),
-                self.host_of_viewer(expected.viewer),
-            ];
-            let disturbed = hosts.iter().any(|host| self.hosts[*host].touched > expected.at)
-                || !self.net.loss.is_empty()
-                || !self.net.latency.is_empty();
-            if disturbed {
+            if !self.is_quiet_since(expected) {
                 return false;
             }
             if self.now > expected.by + SLACK {
@@ -88,7 +87,21 @@ impl World {
         }
         if let Some(text) = late {
             self.fail("failover", text);
+        } else if let Some(e) = passed_over {
+            self.fail("failover", format!("home of cam{e} ended, and next was passed over"));
         }
+    }
+
+    /// Nothing befell next and whoever sends to it or watches there.
+    fn is_quiet_since(&self, expected: &Expected) -> bool {
+        let hosts = [
+            expected.next,
+            self.host_of_encoder(expected.encoder),
+            self.host_of_viewer(expected.viewer),
+        ];
+        hosts.iter().all(|host| self.hosts[*host].touched <= expected.at)
+            && self.net.loss.is_empty()
+            && self.net.latency.is_empty()
     }
 
     /// Everyone who watches sees something.

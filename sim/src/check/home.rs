@@ -1,6 +1,7 @@
 //! One home for each encoder.
 
-use roost::id::EncoderId;
+use roost::id::{EncoderId, SessionId};
+use roost::wire::{ClientMessage, Message as _, NodeMessage, Register, Role};
 
 use super::SLACK;
 use crate::media::Frame;
@@ -11,6 +12,38 @@ use crate::world::World;
 const SETTLED: u64 = 3 * SEC;
 
 impl World {
+    /// An agent says something: an epoch under which it wants to be at home is on its disk.
+    pub(crate) fn check_epoch(&mut self, agent: usize, bytes: &[u8]) {
+        let Ok(ClientMessage::Register(register)) = ClientMessage::decode(bytes) else { return };
+        let lease = self.encoders[agent].lease;
+        if register.role == Role::Home && register.epoch.counter > lease {
+            let name = self.host_name(self.host_of_encoder(agent));
+            let text = format!("{name} claims epoch {}, and has {lease} on disk", register.epoch);
+            self.fail("fencing", text);
+        }
+    }
+
+    /// A node takes an encoder in: not under an epoch that it knew to be over.
+    pub(crate) fn check_taken(&mut self, ix: usize, session: SessionId, bytes: &[u8]) {
+        let Ok(NodeMessage::Registered(registered)) = NodeMessage::decode(bytes) else { return };
+        let Some((floor, held)) = self.nodes[ix].asked.remove(&session) else { return };
+        let epoch = registered.epoch;
+        if registered.role == Role::Home && (epoch < floor || (epoch == floor && !held)) {
+            let text = format!("n{ix} takes an encoder in under {epoch}, though it knew {floor}");
+            self.fail("fencing", text);
+        }
+    }
+
+    /// An agent wants to be at home at a node: what does that know of its epochs?
+    pub(crate) fn note_asked(&mut self, ix: usize, session: SessionId, register: &Register) {
+        let Some(control) = &self.nodes[ix].control else { return };
+        let directory = control.directory();
+        let held = directory.entry(control.me(), register.encoder);
+        let held = held.is_some_and(|entry| entry.epoch == register.epoch);
+        let known = (directory.floor(register.encoder), held);
+        self.nodes[ix].asked.insert(session, known);
+    }
+
     /// No two nodes claim an encoder under the same epoch, ever; and no node holds a claim
     /// below an epoch that it knows of.
     pub(super) fn check_claims(&mut self, ix: usize) {

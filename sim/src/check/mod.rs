@@ -11,6 +11,8 @@ mod members;
 mod next;
 mod peers;
 mod pools;
+mod prompt;
+mod relayed;
 mod rights;
 mod served;
 mod spread;
@@ -64,6 +66,16 @@ pub(crate) struct Checks {
     pub(crate) reached: BTreeMap<(usize, usize), u64>,
     /// Since when a client is not served.
     pub(crate) unserved: BTreeMap<usize, u64>,
+    /// Since when two nodes are linked.
+    pub(crate) linked: BTreeMap<(usize, usize), u64>,
+    /// Since when two nodes that could be linked are not.
+    pub(crate) unlinked: BTreeMap<(usize, usize), u64>,
+    /// Since when a node does not know what another, linked one says of itself.
+    pub(crate) untold: BTreeMap<(usize, usize), u64>,
+    /// Since when a page is dark, though there is a way for its pictures.
+    pub(crate) dark: BTreeMap<usize, u64>,
+    /// Agents that stood still a moment ago.
+    pub(crate) woken: Vec<steady::Woken>,
     /// Since when two nodes that are linked both claim an encoder.
     pub(crate) rivals: BTreeMap<(usize, usize, EncoderId), u64>,
     /// Encoders without a next.
@@ -86,6 +98,10 @@ pub(crate) struct Checks {
     pub(crate) acked: Vec<ledger::Acked>,
     /// Nodes whose records are unlike those of another with equal writes, and since when.
     pub(crate) unlike: BTreeMap<usize, u64>,
+    /// Nodes whose folder was put back, and who knows more of their numbers.
+    pub(crate) behind: BTreeMap<usize, ledger::Behind>,
+    /// Actors whose numbers may be given twice.
+    pub(crate) reused: BTreeSet<roost::id::ActorId>,
     /// A disk was set back.
     pub(crate) set_back: bool,
     /// Records that somebody may have enabled or not.
@@ -152,6 +168,8 @@ impl World {
 
     /// Regularly.
     pub(crate) fn check_probe(&mut self) {
+        self.check_prompt();
+        self.check_relayed();
         self.check_downs();
         self.check_rivals();
         self.check_pictures();

@@ -1,0 +1,67 @@
+//! Who can be linked is, soon; and what a node says of itself is known at once to whom it is linked
+//! with.
+
+use super::SLACK;
+use crate::net::SEC;
+use crate::world::World;
+
+/// Two nodes that run and reach each other are linked within this time: a dial that nobody answers
+/// takes three seconds, and the next may begin four later.
+const LINKED: u64 = 8 * SEC;
+/// What changed at a node is known to whoever is linked with it within this time.
+const TOLD: u64 = SEC;
+/// What was lost while packets did not pass is sent again within this time after they do.
+const SENT_AGAIN: u64 = 3 * SEC;
+/// In larger meshes pairs are too many to look at each so often.
+const NODES_MAX: usize = 16;
+
+impl World {
+    pub(super) fn check_prompt(&mut self) {
+        if self.plan.nodes > NODES_MAX {
+            return;
+        }
+        let disturbed = !self.net.loss.is_empty() || !self.net.latency.is_empty();
+        let pairs = (0..self.plan.nodes).flat_map(|a| (0..self.plan.nodes).map(move |b| (a, b)));
+        let mut late = None;
+        for (a, b) in pairs.filter(|(a, b)| a != b) {
+            let linked =
+                self.nodes[a].links.contains_key(&b) && self.nodes[b].links.contains_key(&a);
+            if linked {
+                self.checks.linked.entry((a, b)).or_insert(self.now);
+            } else {
+                self.checks.linked.remove(&(a, b));
+            }
+            let quiet = self.hosts[a].touched.max(self.hosts[b].touched);
+            let could = !disturbed && self.reach(a, b) && self.is_member(a) && self.is_member(b);
+            if !could || linked {
+                self.checks.unlinked.remove(&(a, b));
+            } else {
+                let since = *self.checks.unlinked.entry((a, b)).or_insert(self.now);
+                if self.now > since.max(quiet) + LINKED * self.patience() + SLACK {
+                    late = Some(("links", format!("n{a} and n{b} could be linked, and are not")));
+                }
+            }
+            if !could || !linked || self.liars.contains(&a) || self.knows(b, a) {
+                self.checks.untold.remove(&(a, b));
+            } else {
+                let since = *self.checks.untold.entry((a, b)).or_insert(self.now);
+                if self.now > since.max(quiet + SENT_AGAIN) + TOLD * self.patience() + SLACK {
+                    late = Some(("news", format!("n{b} does not know what n{a} says of itself")));
+                }
+            }
+        }
+        if let Some((checker, text)) = late {
+            self.fail(checker, text);
+        }
+    }
+
+    /// Whether a node knows all that another says of itself.
+    fn knows(&self, who: usize, origin: usize) -> bool {
+        let id = self.nodes[origin].id;
+        let version = |ix: usize| {
+            let control = self.nodes[ix].control.as_ref()?;
+            control.directory().digest().0.get(&id).copied()
+        };
+        version(origin).is_none() || version(origin) == version(who)
+    }
+}
