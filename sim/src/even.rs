@@ -67,7 +67,9 @@ impl Plan {
         let nodes = nodes.unwrap_or_else(|| rng.random_range(2..=6)).max(1);
         let encoders = encoders.unwrap_or_else(|| rng.random_range(8..=40)).max(1);
         let mut plan = Self::calm(seed, nodes, encoders);
-        plan.viewers = rng.random_range(0..=encoders.min(6));
+        // Many, so that some come at the very moment at which what they watch is on its way.
+        let viewers = if rng.random_bool(0.5) { 6 } else { 24 };
+        plan.viewers = rng.random_range(0..=encoders.min(viewers));
         plan.settle_ms = 60_000;
         if rng.random_bool(0.2) {
             plan.net = crate::plan::Net { delay_us: (2_000, 60_000), loss: 0.005, spikes: 0.01 };
@@ -79,7 +81,12 @@ impl Plan {
             let (a, b) = (rng.random_range(0..nodes), rng.random_range(0..nodes));
             let until_ms = Some(at_ms + rng.random_range(1_000..50_000));
             let share = rng.random_range(1..=20) as f64 / 100.0;
-            let fault = match rng.random_range(0..10) {
+            let some = rng.random_range(2..=6);
+            let fault = match rng.random_range(0..13) {
+                // Counts change, and no node does: nobody waits for long.
+                10.. => Fault::Crash(
+                    (0..encoders).filter(|e| e % some == a % some).map(Who::Encoder).collect(),
+                ),
                 0 | 1 => Fault::Crash(vec![Who::Node(a)]),
                 2 => Fault::Leave(Who::Node(a)),
                 3 => Fault::Freeze(vec![Who::Node(a)]),
@@ -96,9 +103,12 @@ impl Plan {
             };
             plan.faults.push(Item { at_ms, until_ms, fault });
         }
+        let ends = plan.faults.iter().flat_map(|item| [Some(item.at_ms), item.until_ms]);
+        let changes: Vec<u64> = ends.flatten().chain([0]).collect();
         for viewer in 0..plan.viewers {
             if rng.random_bool(0.7) {
-                let come = CALM_MS + 28_000 + rng.random_range(0..60_000);
+                let change = changes[rng.random_range(0..changes.len())];
+                let come = CALM_MS.max(change + 30_000 + rng.random_range(0..4_000));
                 plan.faults.push(Item {
                     at_ms: 0,
                     until_ms: Some(come),

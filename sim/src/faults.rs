@@ -291,6 +291,7 @@ impl World {
         }
         self.note_woken(host);
         let state = &mut self.hosts[host];
+        state.thawed = self.now;
         let long = self.now - state.frozen_at >= LOOP_LATE;
         for (.., cargo) in &mut state.inbox {
             if let (Cargo::Picture(_, frame), true) = (cargo, long) {

@@ -84,6 +84,7 @@ impl World {
                 life: 0,
                 frozen: false,
                 frozen_at: BEGIN,
+                thawed: 0,
                 holds: 0,
                 inbox: VecDeque::new(),
                 draining: false,

@@ -192,6 +192,8 @@ pub(crate) struct Host {
     pub(crate) life: u64,
     pub(crate) frozen: bool,
     pub(crate) frozen_at: u64,
+    /// When it last went on.
+    pub(crate) thawed: u64,
     /// How many faults hold it frozen.
     pub(crate) holds: u32,
     /// What waits in its socket, while it stands still and until it has read all of it.

@@ -140,12 +140,16 @@ impl World {
             let text = format!("{name} is moved again after {} s", (self.now - at) / SEC);
             return self.fail("fro", text);
         }
+        if let Some(node) = self.changed_lately(ix) {
+            let text = format!("{name} is moved from n{ix} so soon after n{node} came or went");
+            return self.fail("even", text);
+        }
         let loads = self.loads();
         let load = |of: usize| loads.iter().find(|(ix, ..)| *ix == of).map(|(_, c, w)| (*c, *w));
         if let (Some(from), Some(there)) = (load(ix), load(to))
             && from.1 > 0
             && self.whole()
-            && self.calm_for(PERIOD)
+            && self.now >= self.changed_at() + PERIOD / 2
             && let Ok(coming) = u32::try_from(others)
             && !evens(from, (there.0 + coming, there.1), 1)
         {
@@ -155,6 +159,25 @@ impl World {
             );
             self.fail("even", text);
         }
+    }
+
+    /// When nodes or agents changed last.
+    fn changed_at(&self) -> u64 {
+        let clients = self.plan.nodes + self.plan.encoders;
+        self.hosts[..clients].iter().map(|host| host.touched).max().unwrap_or(0)
+    }
+
+    /// A node that came or went within the period, as another must know.
+    fn changed_lately(&self, by: usize) -> Option<usize> {
+        let control = self.nodes[by].control.as_ref()?;
+        let since = (self.now + SEC).saturating_sub(PERIOD);
+        (0..self.plan.nodes).find(|ix| {
+            let host = &self.hosts[*ix];
+            match control.alive().contains(&self.nodes[*ix].id) {
+                true => host.up && host.started > since,
+                false => !host.up && host.life > 0 && host.touched > since,
+            }
+        })
     }
 
     /// How often encoders were sent elsewhere so far to even out.
@@ -179,8 +202,7 @@ impl World {
     }
 
     pub(crate) fn check_even(&mut self) {
-        let clients = self.plan.nodes + self.plan.encoders;
-        let since = self.hosts[..clients].iter().map(|host| host.touched).max().unwrap_or(0);
+        let since = self.changed_at();
         let loads = self.loads();
         let counts: Vec<u32> = loads.iter().map(|(_, count, _)| *count).collect();
         let (most, least) = (counts.iter().max(), counts.iter().min());

@@ -15,7 +15,7 @@ const FOUND: u64 = 2_500 * MS;
 /// The same where they are far apart.
 const FOUND_FAR: u64 = 20 * SEC;
 /// How long after a fault a wrong verdict may still come of it.
-const AFTERMATH: u64 = 30 * SEC;
+const AFTERMATH: u64 = 5 * SEC;
 
 /// A node is down by then for another.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl World {
         let innocent = self.runs(judged)
             && self.is_member(judged)
             && quiet(judged)
-            && quiet(observer)
+            && (quiet(observer) || self.stood_still(observer))
             && self.reach(judged, observer)
             && self.active.is_empty();
         if innocent {
@@ -112,6 +112,12 @@ impl World {
             let took = self.now.saturating_sub(self.hosts[judged].touched) / MS;
             self.measure("ms from a node's end to a verdict", took);
         }
+    }
+
+    /// A node goes on after it stood still, which is no reason to judge others.
+    fn stood_still(&self, ix: usize) -> bool {
+        let host = &self.hosts[ix];
+        host.thawed == host.touched && self.now < host.touched + AFTERMATH
     }
 
     pub(super) fn check_members(&mut self) {

@@ -70,6 +70,8 @@ pub(crate) struct Checks {
     pub(crate) linked: BTreeMap<(usize, usize), u64>,
     /// Since when two nodes that could be linked are not.
     pub(crate) unlinked: BTreeMap<(usize, usize), u64>,
+    /// Since when a node believes that another, linked one is down.
+    pub(crate) unseen: BTreeMap<(usize, usize), u64>,
     /// Since when a node does not know what another, linked one says of itself.
     pub(crate) untold: BTreeMap<(usize, usize), u64>,
     /// Since when a page is dark, though there is a way for its pictures.

@@ -10,6 +10,8 @@ use crate::world::World;
 const LINKED: u64 = 8 * SEC;
 /// What changed at a node is known to whoever is linked with it within this time.
 const TOLD: u64 = SEC;
+/// Who is linked and reached is believed to live within this time.
+const SEEN: u64 = 3 * SEC;
 /// What was lost while packets did not pass is sent again within this time after they do.
 const SENT_AGAIN: u64 = 3 * SEC;
 /// In larger meshes pairs are too many to look at each so often.
@@ -41,6 +43,16 @@ impl World {
                     late = Some(("links", format!("n{a} and n{b} could be linked, and are not")));
                 }
             }
+            let seen = self.sees(a, b);
+            if !could || !linked || seen {
+                self.checks.unseen.remove(&(a, b));
+            } else {
+                let since = *self.checks.unseen.entry((a, b)).or_insert(self.now);
+                if self.now > since.max(quiet) + SEEN * self.patience() + SLACK {
+                    late =
+                        Some(("members", format!("n{a} calls n{b} down, which it is linked with")));
+                }
+            }
             if !could || !linked || self.liars.contains(&a) || self.knows(b, a) {
                 self.checks.untold.remove(&(a, b));
             } else {
@@ -53,6 +65,11 @@ impl World {
         if let Some((checker, text)) = late {
             self.fail(checker, text);
         }
+    }
+
+    fn sees(&self, who: usize, other: usize) -> bool {
+        let control = self.nodes[who].control.as_ref();
+        control.is_none_or(|control| control.alive().contains(&self.nodes[other].id))
     }
 
     /// Whether a node knows all that another says of itself.

@@ -273,7 +273,6 @@ impl Host {
             self.counters.adopted += 1;
         }
         let from = register.home.filter(|home| *home != world.me).or(elsewhere);
-        world.directory.raise_floor(encoder, register.epoch);
         let name = register.name.clone();
         let stream = self.streams.entry(encoder).or_insert_with(|| Stream::new(name));
         stream.name = register.name;
