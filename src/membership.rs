@@ -230,7 +230,7 @@ pub struct Membership {
     listening_since: Mono,
     doubted: BTreeMap<NodeId, Mono>,
     /// Members that went down lately.
-    losses: Vec<Mono>,
+    losses: Vec<(NodeId, Mono)>,
     beat_at: Mono,
     pulled: BTreeMap<NodeId, Mono>,
     hold: Option<Mono>,
@@ -383,6 +383,8 @@ impl Membership {
             // Who probes it no more must not be told by others that it is there.
             self.carry_over(now, vec![foca::Member::down(id)], effects);
         }
+        // Nor is it cut off from here.
+        self.losses.retain(|(lost, _)| *lost != node);
         self.seen.remove(&node);
         self.reported = None;
         self.heard.remove(&node);

@@ -91,7 +91,7 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Whether a frame is new, and whether pictures are missing before it.
+    /// Whether a frame is new, and whether a keyframe is needed to make the picture whole.
     fn take(&mut self, frame: &Frame, now: u64) -> (bool, bool) {
         let same = self.newest.is_some_and(|(line, _)| line == frame.timeline);
         if same && self.newest.is_some_and(|(_, newest)| frame.taken <= newest) {
@@ -116,7 +116,7 @@ impl Seen {
         self.number = frame.number;
         self.fresh_at = now;
         self.taken = frame.taken;
-        (true, lost)
+        (true, self.lacks_since.is_some())
     }
 }
 
@@ -519,14 +519,14 @@ impl World {
     fn viewer_sees(&mut self, ix: usize, leg: LegId, frame: Frame) {
         let now = self.now;
         let before = self.viewers[ix].seen;
-        let (fresh, lost) = self.viewers[ix].seen.take(&frame, now);
+        let (fresh, lacks) = self.viewers[ix].seen.take(&frame, now);
         if fresh {
             let who = format!("viewer{ix}");
             self.check_shown(&who, before, frame);
             self.check_damage(&who, self.viewers[ix].seen.lacks_since);
             self.viewer_event(ix, viewer::Event::Fresh(leg));
         }
-        if lost {
+        if lacks {
             self.viewer_event(ix, viewer::Event::KeyframeWanted);
         }
     }
@@ -534,13 +534,13 @@ impl World {
     pub(crate) fn browser_sees(&mut self, ix: usize, frame: Frame) {
         let now = self.now;
         let before = self.browsers[ix].seen;
-        let (fresh, lost) = self.browsers[ix].seen.take(&frame, now);
+        let (fresh, lacks) = self.browsers[ix].seen.take(&frame, now);
         if fresh {
             let who = format!("page{ix}");
             self.check_shown(&who, before, frame);
             self.check_damage(&who, self.browsers[ix].seen.lacks_since);
         }
-        if let (true, Some(at)) = (lost, self.browsers[ix].at) {
+        if let (true, Some(at)) = (lacks, self.browsers[ix].at) {
             let event = Ev::KeyframeWanted { end: self.end_of(at), encoder: frame.encoder };
             self.hub_event(at, event);
         }

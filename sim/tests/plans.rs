@@ -38,6 +38,14 @@ macro_rules! plans {
 }
 
 plans! {
+    a_keyframe_is_asked_for_again_where_the_picture_comes_from_now =
+        "viewer-moves-while-it-wants-a-keyframe",
+    who_is_refused_by_a_node_that_is_shut_out_tries_those_that_were_dead =
+        "shut-out-alone-and-the-others-return",
+    nodes_that_were_shut_out_delay_no_verdict = "frozen-after-two-were-shut-out",
+    who_came_back_stands_by_for_its_share = "even-next-dies-after-another-came-back",
+    a_next_that_stood_still_and_that_home_does_not_see_need_not_stand_by =
+        "next-wakes-cut-off-from-home",
     what_a_node_wrote_twice_under_one_number_is_found_on_contact = "ledger-folder-put-back-twice",
     a_node_that_starts_anew_and_reaches_nobody_tells_where_the_others_were =
         "started-anew-alone-and-asked-for-the-others",

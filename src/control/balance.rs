@@ -34,6 +34,10 @@ impl Control {
                     let demand = self.demand();
                     let look = Event::Look { units: demand.units, wishes: demand.wishes };
                     self.balance(now, look, effects);
+                    // What moves is given another next anyway.
+                    if !self.balance.moves() {
+                        self.host(now, effects, |host, world, out| host.spread_nexts(world, out));
+                    }
                 }
                 Out::Planned(encoders) => effects.push(Effect::Note(Note::Balancing(encoders))),
                 Out::Ask(to, ask) => {

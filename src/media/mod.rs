@@ -16,7 +16,7 @@ pub mod rewrite;
 pub mod rtp;
 
 pub use assemble::{Assembled, Assembler};
-pub use gate::{GateEvent, KeyframeGate};
+pub use gate::{GateEvent, KeyframeGate, REQUEST_INTERVAL};
 pub use gop::GopCache;
 pub use h264::{AccessUnit, AccessUnits};
 pub use nack::Nack;

@@ -128,7 +128,7 @@ impl Membership {
         let rng = rng_from(&mut self.rng);
         self.swim = Foca::new(self.me.clone(), self.pace.config(), rng, LeanCodec);
         self.forget_reported();
-        self.timers.clear();
+        let timers = std::mem::take(&mut self.timers);
         self.hold = None;
         self.losses.clear();
         self.listening_since = now;
@@ -154,6 +154,13 @@ impl Membership {
                 self.counters.reborn_split += 1;
                 let here = members.into_iter().filter(|member| member.state() != State::Down);
                 self.carry_over(now, here.collect(), effects);
+                // Whoever was suspected before has no more time for it.
+                for ((at, ..), due) in timers {
+                    let verdict = due.verdict().map(|(id, age)| Task::Verdict(id.clone(), age));
+                    if let Some(task) = verdict {
+                        self.schedule(at, Due { task, first: due.first });
+                    }
+                }
             }
             Rebirth::Retimed => {
                 self.counters.reborn_retimed += 1;
@@ -307,7 +314,7 @@ impl Membership {
                     effects.push(Effect::Suspect(id.node));
                 }
                 Liveness::Down => {
-                    self.losses.push(now);
+                    self.losses.push((id.node, now));
                     effects.push(Effect::Down(id.node));
                 }
                 Liveness::Left => effects.push(Effect::Left(id.node)),
@@ -406,8 +413,8 @@ impl Membership {
 
     pub(super) fn notice_split(&mut self, now: Mono, effects: &mut Vec<Effect>) {
         let window = SPLIT_WINDOW + self.pace.timing().suspect * 2;
-        self.losses.retain(|lost| now.since(*lost) < window);
-        let settled = self.losses.last().is_some_and(|lost| now.since(*lost) >= SPLIT_SETTLED);
+        self.losses.retain(|(_, lost)| now.since(*lost) < window);
+        let settled = self.losses.last().is_some_and(|(_, lost)| now.since(*lost) >= SPLIT_SETTLED);
         if settled && self.losses.len() >= 2 && self.losses.len() >= self.swim.num_members() {
             self.rebirth(now, Rebirth::Split, effects);
         }

@@ -184,6 +184,11 @@ impl Balance {
         self.promised.contains_key(&encoder)
     }
 
+    /// Whether anything is to go from here, or on its way.
+    pub fn moves(&self) -> bool {
+        !self.wants.is_empty() || self.leaving() > 0
+    }
+
     /// What happened so far.
     pub fn counters(&self) -> &Counters {
         &self.counters

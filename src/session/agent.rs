@@ -22,7 +22,8 @@ mod types;
 
 pub use types::{Config, Effect, Event, Note};
 
-/// After a hint that home may be dead, it is pinged at the watched pace for this long.
+/// After a hint that home may be dead, it is pinged at the watched pace until it answers, and for
+/// this long at most.
 const NUDGE: Duration = Duration::from_secs(2);
 /// A registration that is not answered within this time is as good as refused.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(2);
@@ -89,6 +90,8 @@ pub struct Agent {
     /// When the lost home was heard last.
     lost_at: Option<Mono>,
     nudged_until: Option<Mono>,
+    /// An answer to a later ping than this proves that home is there.
+    nudged_at: u64,
     /// A new home has no viewers before those of the old one have found it; until then media
     /// flows as before.
     carry_until: Option<Mono>,
@@ -129,6 +132,7 @@ impl Agent {
             let_go_at: None,
             lost_at: None,
             nudged_until: None,
+            nudged_at: 0,
             carry_until: None,
             dialled_at: None,
             wait_until: None,
@@ -153,10 +157,14 @@ impl Agent {
             Event::Closed { leg, reason } => self.closed(now, leg, &reason, effects),
             Event::Message(leg, bytes) => self.message(now, leg, &bytes, effects),
             Event::Datagram(leg, body) => {
-                if let (Some(Heartbeat::Pong(_)), Some(leg)) =
-                    (Heartbeat::decode(&body), self.legs.get_mut(&leg))
+                if let (Some(Heartbeat::Pong(number)), Some(pulse)) =
+                    (Heartbeat::decode(&body), self.legs.get_mut(&leg).map(|leg| &mut leg.pulse))
                 {
-                    leg.pulse.hear(now);
+                    pulse.hear(now);
+                    // All agents of a home that one node does not see are told of it at once.
+                    if self.home == Some(leg) && number > self.nudged_at {
+                        self.nudged_until = None;
+                    }
                 }
             }
             Event::Source(source) => {
@@ -306,7 +314,7 @@ impl Agent {
             NodeMessage::Rejected(rejected) => self.rejected(now, id, rejected, effects),
             NodeMessage::Demand(demand) => {
                 if demand.watched && leg.purpose == Purpose::Next {
-                    self.nudged_until = Some(now + NUDGE);
+                    self.nudge(now);
                 }
                 if let Some(leg) = self.legs.get_mut(&id) {
                     leg.demand = demand;
@@ -324,7 +332,11 @@ impl Agent {
             NodeMessage::Failed(failed) => {
                 effects.push(Effect::Note(Note::Refused(failed.reason)));
                 if leg.purpose != Purpose::Next {
-                    self.wait_until = Some(now + NAME_TAKEN_WAIT);
+                    // A node that is shut out lets nobody in, and what it said last of others is old.
+                    self.lost_home = leg.node;
+                    if matches!(failed.status, 401 | 403) {
+                        self.wait_until = Some(now + NAME_TAKEN_WAIT);
+                    }
                 }
             }
             NodeMessage::Hello(_) | NodeMessage::Stream(_) => {}
@@ -342,8 +354,15 @@ impl Agent {
             && let Some(node) = self.legs.get(&home).and_then(|leg| leg.node)
             && self.book.dead(node)
         {
-            self.nudged_until = Some(now + NUDGE);
+            self.nudge(now);
         }
+    }
+
+    /// Looks at home closely until it answers.
+    fn nudge(&mut self, now: Mono) {
+        let home = self.home.and_then(|home| self.legs.get(&home));
+        self.nudged_at = home.map_or(0, |leg| leg.pulse.pings());
+        self.nudged_until = Some(now + NUDGE);
     }
 
     fn assign(&mut self, now: Mono, id: LegId, assign: &wire::Assign, effects: &mut Vec<Effect>) {

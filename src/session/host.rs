@@ -19,6 +19,7 @@ mod publish;
 mod register;
 mod rights;
 mod settle;
+mod spread;
 #[cfg(test)]
 mod tests;
 mod timers;

@@ -93,6 +93,11 @@ impl Pulse {
         })
     }
 
+    /// How many pings there were: the number of the last.
+    pub fn pings(&self) -> u64 {
+        self.number
+    }
+
     /// How long the leg may be silent before it counts as dead: at the watched pace a multiple
     /// of the slowest answer lately, so that a jittery path or a busy machine stretches it.
     pub fn limit(&self) -> Duration {

@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::directory::SourceState;
 use crate::id::NodeId;
+use crate::media::REQUEST_INTERVAL;
 use crate::session::SILENCE_WATCHED;
 use crate::session::leg::{Book, DIAL_DEADLINE, DIAL_STAGGER, DIALS_MAX, LegId, Pulse};
 use crate::time::{Mono, earlier};
@@ -62,6 +63,8 @@ pub struct Viewer {
     /// Where the last fresh frame came from, and when.
     via: Option<LegId>,
     fresh: Option<Mono>,
+    /// Who was asked for a keyframe last, and when.
+    wished: Option<(LegId, Mono)>,
     /// Since when frames come without standing still.
     flowing_since: Mono,
     /// When the stream was first asked for.
@@ -91,6 +94,7 @@ impl Viewer {
             place: None,
             via: None,
             fresh: None,
+            wished: None,
             flowing_since: Mono(0),
             asked_at: None,
             interval: Duration::from_millis(66),
@@ -118,14 +122,7 @@ impl Viewer {
                 }
             }
             Event::Fresh(leg) => self.fresh(now, leg, effects),
-            Event::KeyframeWanted => {
-                if let (Some(via), Some(encoder)) =
-                    (self.via, self.place.as_ref().and_then(|place| place.encoder))
-                {
-                    let request = wire::KeyframeRequest { encoder };
-                    send(via, ClientMessage::Keyframe(request), effects);
-                }
-            }
+            Event::KeyframeWanted => self.ask_for_keyframe(now, effects),
         }
         self.proceed(now, effects);
         self.due = self.compute_wake(now);
@@ -275,6 +272,18 @@ impl Viewer {
             }
         }
         self.meanwhile = Meanwhile::since(self.label(self.via()), self.place.as_ref());
+    }
+
+    /// The node that was asked may not be the one that the picture comes from by now.
+    fn ask_for_keyframe(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let encoder = self.place.as_ref().and_then(|place| place.encoder);
+        let (Some(via), Some(encoder)) = (self.via, encoder) else { return };
+        let lately = |(leg, at): (LegId, Mono)| leg == via && now < at + REQUEST_INTERVAL;
+        if self.wished.is_some_and(lately) {
+            return;
+        }
+        self.wished = Some((via, now));
+        send(via, ClientMessage::Keyframe(wire::KeyframeRequest { encoder }), effects);
     }
 
     fn hear(&mut self, now: Mono, id: LegId) {

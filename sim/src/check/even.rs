@@ -210,7 +210,8 @@ impl World {
         let equal = loads.windows(2).all(|pair| pair[0].2 == pair[1].2);
         let even = &mut self.checks.even;
         if since > even.since {
-            let was_even = even.even_at.is_some();
+            // Who stands by is spread once all are even.
+            let was_even = even.even_at.is_some_and(|at| since >= at + DONE);
             let ran = even.ran;
             even.since = since;
             (even.was_even, even.ran) = (was_even && equal, counts.len().max(ran));

@@ -31,6 +31,9 @@ impl World {
             let lack = self.lacks_next(e);
             if let Some(next) = self.next_of(e) {
                 self.checks.last_next.insert(e, (next, self.hosts[next].life));
+            } else if self.checks.last_next.get(&e).is_some_and(|(next, _)| !self.runs(*next)) {
+                // Its agent let it go, and only home can name it again.
+                self.checks.last_next.remove(&e);
             }
             let Some((home, candidates)) = lack else { continue };
             let same = before.filter(|l| l.home == home && l.candidates == candidates);

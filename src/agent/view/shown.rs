@@ -131,7 +131,7 @@ impl Shown {
         self.report.bytes += frame.size() as u64;
         self.second.frames += 1;
         self.newest = Some(Newest { ssrc, timestamp: frame.timestamp(), at: now, from });
-        (gap, (lost > 0 || !assembled.complete) && !whole_keyframe)
+        (gap, self.damaged_since.is_some())
     }
 
     /// What is told of the second that is over; `None` if there is nothing to tell.

@@ -44,7 +44,7 @@ pub enum Event {
     Datagram(LegId, Vec<u8>),
     /// A frame came that no other leg had brought before.
     Fresh(LegId),
-    /// The decoder needs a keyframe.
+    /// What is shown lacks something: said with each frame until a keyframe makes it whole.
     KeyframeWanted,
 }
 
