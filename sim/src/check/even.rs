@@ -167,17 +167,25 @@ impl World {
         self.hosts[..clients].iter().map(|host| host.touched).max().unwrap_or(0)
     }
 
-    /// A node that came or went within the period, as another must know.
+    /// Another that a node began or ceased to believe alive within the period.
     fn changed_lately(&self, by: usize) -> Option<usize> {
-        let control = self.nodes[by].control.as_ref()?;
         let since = (self.now + SEC).saturating_sub(PERIOD);
-        (0..self.plan.nodes).find(|ix| {
-            let host = &self.hosts[*ix];
-            match control.alive().contains(&self.nodes[*ix].id) {
-                true => host.up && host.started > since,
-                false => !host.up && host.life > 0 && host.touched > since,
+        let mut others = (0..self.plan.nodes).filter(|other| *other != by);
+        others.find(|other| self.checks.minds.get(&(by, *other)).is_some_and(|(_, at)| *at > since))
+    }
+
+    /// Whom each node believes alive, and since when.
+    pub(super) fn note_minds(&mut self) {
+        for by in 0..self.plan.nodes {
+            let Some(control) = &self.nodes[by].control else { continue };
+            for (other, node) in self.nodes.iter().enumerate().filter(|(other, _)| *other != by) {
+                let alive = control.alive().contains(&node.id);
+                let mind = self.checks.minds.entry((by, other)).or_insert((alive, self.now));
+                if mind.0 != alive {
+                    *mind = (alive, self.now);
+                }
             }
-        })
+        }
     }
 
     /// How often encoders were sent elsewhere so far to even out.

@@ -66,6 +66,8 @@ pub(crate) struct Checks {
     pub(crate) reached: BTreeMap<(usize, usize), u64>,
     /// Since when a client is not served.
     pub(crate) unserved: BTreeMap<usize, u64>,
+    /// Whether a node believes another alive, and since when.
+    pub(crate) minds: BTreeMap<(usize, usize), (bool, u64)>,
     /// Since when two nodes are linked.
     pub(crate) linked: BTreeMap<(usize, usize), u64>,
     /// Since when two nodes that could be linked are not.
@@ -172,6 +174,7 @@ impl World {
     pub(crate) fn check_probe(&mut self) {
         self.check_prompt();
         self.check_relayed();
+        self.note_minds();
         self.check_downs();
         self.check_rivals();
         self.check_pictures();
