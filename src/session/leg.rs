@@ -1,7 +1,7 @@
 //! What the client's machines share: one connection to one node, with its heartbeat, and the
 //! choice of where to dial next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::RngExt;
@@ -182,9 +182,10 @@ impl Book {
         if *peers == self.peers {
             return false;
         }
+        let up = self.peers.nodes.iter().filter(|peer| peer.up);
+        let were_up: BTreeSet<NodeId> = up.map(|peer| peer.node).collect();
         for peer in peers.nodes.iter().filter(|peer| peer.up) {
-            let was_up = self.peers.nodes.iter().any(|p| p.node == peer.node && p.up);
-            if !was_up {
+            if !were_up.contains(&peer.node) {
                 for addr in &peer.addrs {
                     self.tries.remove(addr);
                 }
