@@ -116,6 +116,9 @@ impl Control {
             return;
         }
         self.linked.remove(&node);
+        if self.alive.contains(&node) {
+            self.lacking.lost(now.mono, node);
+        }
         self.nodes_dirty = true;
         self.peer(now, peering::Event::LinkDown { node }, effects);
         self.member(now, membership::Event::Unlinked(node), effects);
