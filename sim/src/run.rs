@@ -13,6 +13,7 @@ use crate::node::Node;
 use crate::plan::{Fault, Join, Plan};
 use crate::queue::Queue;
 use crate::rng::{For, stream};
+use crate::tables::Conns;
 use crate::trace::Trace;
 use crate::world::{BEGIN, Ev, Host, PROBE, World};
 
@@ -119,7 +120,7 @@ impl World {
             encoders,
             viewers,
             browsers,
-            conns: BTreeMap::new(),
+            conns: Conns::default(),
             last_conn: 0,
             odd: std::collections::BTreeSet::new(),
             index,
@@ -134,6 +135,7 @@ impl World {
             clocks_off: BTreeMap::new(),
             drifts: BTreeMap::new(),
             full: std::collections::BTreeSet::new(),
+            stirred: true,
             traffic: None,
             unchecked: false,
             lenient: false,
