@@ -84,6 +84,7 @@ impl Control {
         let refusal = Refusal::out(node, why);
         effects.push(Effect::Note(Note::Expelled(node, refusal.clone())));
         self.expelled.insert(node);
+        self.rest.hurry();
         if node == self.me {
             let reason = refusal.to_string();
             self.host(now, effects, |host, world, out| host.expel(world, &reason, out));

@@ -35,9 +35,9 @@ impl Rest {
         self.nodes <= now
     }
 
-    /// This change does not wait.
+    /// This change does not wait: what was decided holds at once.
     pub(super) fn hurry(&mut self) {
-        self.nodes = Mono::default();
+        (self.nodes, self.peers) = Default::default();
     }
 
     /// Whether clients are to be told now; there are so many members.
