@@ -17,9 +17,9 @@ const REMEMBER_INTERVAL: Duration = Duration::from_secs(2);
 /// What follows from a change of nodes is worked out at once, then after as long a rest as this
 /// for each member: all of them are looked at each time, and a mesh that starts or heals changes
 /// once for every member and link.
-const REST_EACH: Duration = Duration::from_micros(200);
+const REST_EACH: Duration = Duration::from_micros(500);
 /// The same for telling clients, who are told of every member each time.
-const TELL_EACH: Duration = Duration::from_millis(1);
+const TELL_EACH: Duration = Duration::from_millis(2);
 
 /// When what follows from nodes may be worked out, and clients be told of them, again.
 #[derive(Debug, Default)]
