@@ -29,6 +29,7 @@ mod clients;
 mod clock;
 mod demand;
 mod entries;
+mod lacking;
 mod leave;
 mod ledger;
 mod losses;
@@ -113,11 +114,10 @@ pub struct Control {
     /// When anything was handled last: at least every [`TICK`], unless the process stood still.
     handled: Mono,
     nodes_dirty: bool,
-    /// Somebody has other links: only routes may follow from that.
+    rest: nodes::Rest,
+    /// Somebody lacks other links: only routes may follow from that.
     links_dirty: bool,
-    /// When links may be told of again, and when they must be because they are not what was told.
-    links_rested: Mono,
-    links_due: Option<Mono>,
+    lacking: lacking::Lacking,
     remember_at: Option<Mono>,
     remembered: Option<Mono>,
     /// How often it was outgrown by a later self as far as told, and when that was told last.
@@ -186,9 +186,9 @@ impl Control {
             due: None,
             handled: now.mono,
             nodes_dirty: true,
+            rest: nodes::Rest::default(),
             links_dirty: false,
-            links_rested: now.mono,
-            links_due: None,
+            lacking: lacking::Lacking::default(),
             remember_at: None,
             remembered: None,
             outgrown: (0, None),
@@ -247,8 +247,10 @@ impl Control {
                 self.member(now, membership::Event::Datagram { from, bytes }, effects);
             }
             Event::Rtt(rtts) => {
+                let mut links = self.links.iter_mut().peekable();
                 for (node, rtt) in &rtts {
-                    if let Some(link) = self.links.get_mut(node) {
+                    while links.next_if(|(id, _)| *id < node).is_some() {}
+                    if let Some((_, link)) = links.next_if(|(id, _)| *id == node) {
                         link.rtt = Some(*rtt);
                     }
                 }
@@ -545,27 +547,19 @@ impl Control {
             effects.push(Effect::ViewChanged);
         }
         let links_dirty = std::mem::take(&mut self.links_dirty);
-        if std::mem::take(&mut self.nodes_dirty) {
-            let peers_changed = self.refresh_nodes(now.mono);
-            let drain = self.wishes.drain || self.leaving.is_some();
-            self.host(now, effects, |host, world, out| {
-                host.nodes_changed(world, out);
-                host.drain(world, drain, out);
-                if peers_changed {
-                    host.tell_peers(world, out);
-                }
-            });
-            effects.push(Effect::ViewChanged);
-            self.remember_soon(now.mono, effects);
-            self.seats = self.demand_seats();
-            self.balance(now, evening::Event::Nodes, effects);
+        if self.nodes_dirty && self.rest.nodes_rested(now.mono) {
+            self.nodes_dirty = false;
+            self.nodes_changed(now, effects);
         } else if links_dirty {
             self.host(now, effects, |host, world, out| host.links_changed(world, out));
         }
-        self.tell_links(now.mono);
+        if self.rest.tells_peers(now.mono, self.peers.nodes.len()) {
+            self.host(now, effects, |host, world, out| host.tell_peers(world, out));
+        }
+        self.tell_lacking(now.mono);
         let mut out = Vec::new();
         self.directory.flush(&mut out);
-        self.directory_effects(now, out, effects);
+        self.directory_effects(now, self.me, out, effects);
         for note in self.news_of_wishes() {
             effects.push(Effect::Note(note));
             effects.push(Effect::ViewChanged);
@@ -589,7 +583,8 @@ impl Control {
             self.balance.next_wake(),
             self.ledger.next_wake(),
             self.remember_at,
-            self.links_due,
+            self.lacking.due(),
+            self.rest.due(self.nodes_dirty),
         ];
         self.due = machines.into_iter().fold(Some(now.mono + TICK), earlier);
     }

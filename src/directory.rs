@@ -62,7 +62,7 @@ impl Default for Limits {
 enum HeaderChange {
     #[default]
     None,
-    /// In its links, which change most often and matter to the fewest.
+    /// In the links that it lacks, which change most often and matter to the fewest.
     Links,
     Other,
 }
@@ -82,24 +82,15 @@ fn header_change(old: Option<&Header>, new: Option<&Header>) -> HeaderChange {
         return if old == new { HeaderChange::None } else { HeaderChange::Other };
     };
     // All fields are named, so that a new one is thought of.
-    let Header { name, addrs, links, draining, cordoned, capacity, limit, later } = new;
+    let Header { name, addrs, lacking, draining, cordoned, capacity, limit, later } = new;
     let same = (name, addrs, draining) == (&old.name, &old.addrs, &old.draining)
         && (cordoned, capacity, limit) == (&old.cordoned, &old.capacity, &old.limit)
         && *later == old.later;
     match same {
         false => HeaderChange::Other,
-        true if *links == old.links => HeaderChange::None,
+        true if *lacking == old.lacking => HeaderChange::None,
         true => HeaderChange::Links,
     }
-}
-
-/// A link as the directory sees it.
-#[derive(Debug, Clone, Copy, Default)]
-struct Link {
-    /// When the last digest went out.
-    asked: Option<Mono>,
-    /// When to send one that had to wait for [`DIGEST_SPACING`].
-    due: Option<Mono>,
 }
 
 /// Everyone's headers and entries, and the machine that keeps them equal on all nodes.
@@ -109,7 +100,10 @@ pub struct Directory {
     parts: BTreeMap<NodeId, Part>,
     claims: Claims,
     floors: Floors,
-    links: BTreeMap<NodeId, Link>,
+    /// Links, and when the last digest went out over each.
+    links: BTreeMap<NodeId, Option<Mono>>,
+    /// When to send those that had to wait for [`DIGEST_SPACING`].
+    asks: BTreeMap<NodeId, Mono>,
     forgotten: BTreeMap<NodeId, Boot>,
     /// How far the own part was pushed.
     pushed: (Boot, u64),
@@ -135,6 +129,7 @@ impl Directory {
             claims: Claims::default(),
             floors: Floors::default(),
             links: BTreeMap::new(),
+            asks: BTreeMap::new(),
             forgotten: BTreeMap::new(),
             pushed: (boot, 0),
             told: 0,
@@ -224,7 +219,7 @@ impl Directory {
     pub fn handle(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Linked(node) => {
-                self.links.insert(node, Link::default());
+                self.links.insert(node, None);
                 if self.repair_at.is_none() {
                     self.repair_at = Some(now.mono + self.repair_after());
                 }
@@ -232,6 +227,7 @@ impl Directory {
             }
             Event::Unlinked(node) => {
                 self.links.remove(&node);
+                self.asks.remove(&node);
                 if self.links.is_empty() {
                     self.repair_at = None;
                 }
@@ -240,7 +236,7 @@ impl Directory {
             Event::Delta { from, delta } => self.on_delta(now.mono, from, delta, effects),
             Event::Wake => self.on_wake(now.mono, effects),
         }
-        self.due = self.links.values().fold(self.repair_at, |at, link| earlier(at, link.due));
+        self.due = self.asks.values().fold(self.repair_at, |at, ask| earlier(at, Some(*ask)));
     }
 
     /// When to call [`Directory::handle`] with [`Event::Wake`].
@@ -249,7 +245,7 @@ impl Directory {
     }
 
     fn on_wake(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let due = self.links.iter().filter(|(_, link)| link.due.is_some_and(|due| due <= now));
+        let due = self.asks.iter().filter(|(_, due)| **due <= now);
         for node in due.map(|(node, _)| *node).collect::<Vec<_>>() {
             self.send_digest(now, node, effects);
         }
@@ -277,18 +273,19 @@ impl Directory {
     }
 
     fn send_digest(&mut self, now: Mono, to: NodeId, effects: &mut Vec<Effect>) {
+        let Some(asked) = self.links.get_mut(&to) else { return };
+        *asked = Some(now);
+        self.asks.remove(&to);
         let digest = self.digest();
-        let Some(link) = self.links.get_mut(&to) else { return };
-        *link = Link { asked: Some(now), due: None };
         self.counters.digests += 1;
         effects.push(Effect::Digest { to, digest });
     }
 
     /// A digest now, or when the link has rested.
     fn ask(&mut self, now: Mono, to: NodeId, effects: &mut Vec<Effect>) {
-        let Some(link) = self.links.get_mut(&to) else { return };
-        match link.asked.map(|asked| asked + DIGEST_SPACING) {
-            Some(rested) if rested > now => link.due = Some(rested),
+        let Some(asked) = self.links.get(&to) else { return };
+        match asked.map(|asked| asked + DIGEST_SPACING) {
+            Some(rested) if rested > now => drop(self.asks.insert(to, rested)),
             _ => self.send_digest(now, to, effects),
         }
     }
@@ -443,15 +440,14 @@ impl Directory {
         self.forward(from, delta, effects);
     }
 
-    /// Hands a new delta to those of our links that its origin has no link to.
+    /// Hands a new delta to those of our links that its origin says it has no link to.
     fn forward(&mut self, from: NodeId, delta: Delta, effects: &mut Vec<Effect>) {
-        let reached = self.header(delta.origin).map(|header| &header.links);
-        let lacking = self.links.keys().filter(|to| {
-            **to != from
-                && **to != delta.origin
-                && reached.is_none_or(|reached| !reached.contains(*to))
-        });
-        let to: Vec<NodeId> = lacking.copied().collect();
+        let lacking = self.header(delta.origin).map(|header| &header.lacking);
+        let takes = |to: &NodeId| *to != from && *to != delta.origin && self.links.contains_key(to);
+        let to: Vec<NodeId> = match lacking {
+            Some(lacking) => lacking.iter().copied().filter(takes).collect(),
+            None => self.links.keys().copied().filter(takes).collect(),
+        };
         self.counters.forwarded += to.len() as u64;
         if !to.is_empty() {
             effects.push(Effect::Delta { to, delta });
@@ -503,10 +499,11 @@ impl Directory {
     ) -> Option<(NodeId, &Entry)> {
         // A claim below the floor was superseded, also if whoever superseded it is gone: its node
         // does not get the encoder back by outliving the other.
-        let floor = self.floor(encoder);
-        let claims = self.claims(encoder);
-        let standing = claims.filter(|(node, entry)| alive(*node) && entry.epoch >= floor);
-        standing.max_by_key(|(node, entry)| (entry.epoch, std::cmp::Reverse(*node)))
+        let mut floor = self.floors.get(encoder);
+        let claims = self.claims(encoder).inspect(|(_, entry)| floor = floor.max(entry.epoch));
+        let living = claims.filter(|(node, _)| alive(*node));
+        let best = living.max_by_key(|(node, entry)| (entry.epoch, std::cmp::Reverse(*node)));
+        best.filter(|(_, entry)| entry.epoch >= floor)
     }
 
     /// The encoder of this name: of those that a node that is `alive` claims under it, the lowest

@@ -33,7 +33,7 @@ use rand_chacha::ChaCha8Rng;
 pub use crate::cluster::Liveness;
 use crate::id::{Boot, NodeId};
 use crate::time::{Mono, Now, earlier};
-use identity::{Identity, LeanCodec, digest_packet};
+use identity::{Identity, LeanCodec, Written, digest_packet};
 use swim::{Due, Rebirth};
 use timing::{Pace, Trips};
 
@@ -116,7 +116,7 @@ pub enum Event {
     Linked(NodeId),
     /// A link is gone.
     Unlinked(NodeId),
-    /// The smoothed round trip of every link, about once a second.
+    /// The smoothed round trip of every link, in order of node, about once a second.
     Rtt(Vec<(NodeId, Duration)>),
     /// No member of the mesh any more: as if it had never been heard of.
     Forget(NodeId),
@@ -220,6 +220,13 @@ pub struct Membership {
     active: Option<BTreeSet<NodeId>>,
     /// The linked nodes that are not among them, likewise.
     apart: Option<Vec<NodeId>>,
+    /// What the members that are not down add to a digest, likewise.
+    summed: Option<u64>,
+    written: Written,
+    /// The next round of gossip.
+    gossip: Option<(Mono, Due)>,
+    /// When the first of those recalled may be down.
+    recall_at: Option<Mono>,
     /// Identities that said goodbye.
     left: BTreeMap<NodeId, (Boot, u32)>,
     /// Since when.
@@ -250,7 +257,9 @@ impl Membership {
         let me = Identity::new(&me);
         let mut rng = ChaCha8Rng::from_seed(seed);
         let pace = Pace::new();
-        let swim = Foca::new(me.clone(), pace.config(), rng_from(&mut rng), LeanCodec);
+        let written = Written::default();
+        let swim =
+            Foca::new(me.clone(), pace.config(), rng_from(&mut rng), LeanCodec(written.clone()));
         let now = now.mono;
         Self {
             me,
@@ -264,6 +273,10 @@ impl Membership {
             reported: None,
             active: None,
             apart: None,
+            summed: None,
+            written,
+            gossip: None,
+            recall_at: None,
             left: BTreeMap::new(),
             linked: BTreeMap::new(),
             heard: BTreeMap::new(),
@@ -338,7 +351,12 @@ impl Membership {
             Some(0) => None,
             Some(_) => Some(self.tick_at),
             None if self.hold.is_some() => self.hold,
-            None => earlier(self.timers.keys().next().map(|key| key.0), Some(self.tick_at)),
+            None => {
+                let backlog = self.swim.updates_backlog() > 0;
+                let gossip = self.gossip.as_ref().filter(|_| backlog).map(|(at, _)| *at);
+                let timer = self.timers.first_key_value().map(|(key, _)| key.0);
+                earlier(earlier(timer, gossip), Some(self.tick_at))
+            }
         }
     }
 
@@ -354,6 +372,11 @@ impl Membership {
     /// All nodes ever heard of, without this one.
     pub fn peers(&self) -> impl Iterator<Item = (&Peer, Liveness)> {
         self.seen.values().map(|seen| (&seen.peer, seen.liveness))
+    }
+
+    /// A node as it was heard of last, unless it is this one.
+    pub fn peer(&self, node: NodeId) -> Option<&Peer> {
+        self.seen.get(&node).map(|seen| &seen.peer)
     }
 
     /// Whether a node is up; a suspect is until it is declared down. True of this one.
@@ -392,7 +415,10 @@ impl Membership {
     }
 
     fn is_active(&self, node: NodeId) -> bool {
-        self.swim.iter_members().any(|member| member.id().node == node)
+        match &self.active {
+            Some(active) => active.contains(&node),
+            None => self.swim.iter_members().any(|member| member.id().node == node),
+        }
     }
 }
 

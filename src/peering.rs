@@ -170,9 +170,15 @@ impl Peering {
             Event::DialFailed { node: None, addr } => self.seed_failed(now, &addr),
             Event::Wake => {}
         }
-        self.give_up_late_dials(now);
-        self.dial(now, effects);
+        // Nothing is late before it is due, and each look at all targets counts in a large mesh.
+        if self.due.is_none_or(|due| due <= now) {
+            self.give_up_late_dials(now);
+        }
         self.due = self.first_due();
+        if self.due.is_some_and(|due| due <= now) {
+            self.dial(now, effects);
+            self.due = self.first_due();
+        }
     }
 
     /// When to call again with [`Event::Wake`].

@@ -152,20 +152,20 @@ impl World {
         if let Some(traffic) = &mut self.traffic {
             traffic.count(self.now, &conn.kind, &cargo);
         }
-        let Some(conn) = self.conns.get_mut(&id) else { return };
         self.trace.add(self.now, from, to, &cargo.trace());
         let Some(waits) = self.net.waits(self.now, from, cargo.bytes(), cargo.loose()) else {
             return;
         };
         if cargo.loose() {
-            let delays = self.net.datagram(from, to);
-            let Some((last, others)) = delays.split_last() else { return };
-            for delay in others {
+            let (first, second) = self.net.datagram(from, to);
+            let at = |delay| self.now + waits + delay;
+            if let (Some(delay), Some(_)) = (first, second) {
                 let cargo = cargo.clone();
-                self.queue
-                    .push(self.now + waits + delay, Ev::Deliver { conn: id, to: 1 - side, cargo });
+                self.queue.push(at(delay), Ev::Deliver { conn: id, to: 1 - side, cargo });
             }
-            self.queue.push(self.now + waits + last, Ev::Deliver { conn: id, to: 1 - side, cargo });
+            if let Some(delay) = second.or(first) {
+                self.queue.push(at(delay), Ev::Deliver { conn: id, to: 1 - side, cargo });
+            }
             return;
         }
         if !conn.pending[side].is_empty() || self.net.blocked(from, to) {
@@ -396,11 +396,11 @@ impl World {
 
     pub(crate) fn conns_of(&self, host: usize) -> Vec<ConnId> {
         let ends = |conn: &Conn| conn.ends.iter().any(|end| end.host == host);
-        self.conns.iter().filter(|(_, conn)| ends(conn)).map(|(&id, _)| id).collect()
+        self.conns.iter().filter(|(_, conn)| ends(conn)).map(|(id, _)| id).collect()
     }
 
     pub(crate) fn recompute_all(&mut self) {
-        for id in self.conns.keys().copied().collect::<Vec<_>>() {
+        for id in self.conns.iter().map(|(id, _)| id).collect::<Vec<_>>() {
             self.recompute(id);
         }
     }

@@ -26,6 +26,7 @@ mod steer;
 mod storm;
 mod story;
 mod svg;
+mod tables;
 mod trace;
 mod trust;
 mod world;

@@ -336,30 +336,39 @@ const LIVENESS_GROWTH: f64 = 1.5;
 
 fn scaled(all: &[usize], encoders: Option<usize>, seed: u64) {
     let mut done: Vec<(f64, roost_sim::Scaled)> = Vec::new();
+    let time = |time: Option<f64>| time.map_or("never".into(), |s| format!("{s:.2} s"));
     for &nodes in all {
         let nodes = nodes.max(3);
-        let scaled = scale(nodes, encoders.unwrap_or(nodes * 10), seed);
-        let time = |time: Option<f64>| time.map_or("never".into(), |s| format!("{s:.2} s"));
+        let encoders = encoders.unwrap_or(nodes * 10);
+        println!("{nodes} nodes, {encoders} encoders:");
+        let each = |sum: u64| sum as f64 / nodes as f64;
+        let mut last = roost_sim::Scaled::default();
+        // The larger ones take long: each part is told when it is over.
+        scale(nodes, encoders, seed, &mut |scaled: &roost_sim::Scaled| {
+            if let Some((part, seconds, cost)) = scaled.parts.last() {
+                println!("  {part}: {seconds:.0} s in {cost:.2} s of one core");
+            }
+            if last.planes.is_empty() {
+                for (plane, sent) in &scaled.planes {
+                    let (bytes, packets) = (each(sent.bytes), each(sent.packets));
+                    println!(
+                        "  {plane}: {bytes:.0} B and {packets:.2} packets per node and second"
+                    );
+                }
+            }
+            last = scaled.clone();
+        });
         println!(
-            "{nodes} nodes, {} encoders: converged {}, death known {}, halves whole {}; moves {} at \
-             rest, {} after; at most {:.2} MB for each node",
-            encoders.unwrap_or(nodes * 10),
-            time(scaled.converged),
-            time(scaled.detected),
-            time(scaled.healed),
-            scaled.moves.0,
-            scaled.moves.1,
+            "  converged {}, death known {}, halves whole {}; moves {} at rest, {} after; at most \
+             {:.2} MB for each node",
+            time(last.converged),
+            time(last.detected),
+            time(last.healed),
+            last.moves.0,
+            last.moves.1,
             peak_mb() / nodes as f64
         );
-        for (part, seconds, cost) in &scaled.parts {
-            println!("  {part}: {seconds:.0} s in {cost:.2} s of one core");
-        }
-        let each = |sum: u64| sum as f64 / nodes as f64;
-        for (plane, sent) in &scaled.planes {
-            let (bytes, packets) = (each(sent.bytes), each(sent.packets));
-            println!("  {plane}: {bytes:.0} B and {packets:.2} packets per node and second");
-        }
-        done.push((nodes as f64, scaled));
+        done.push((nodes as f64, last));
     }
     laws(&done);
 }

@@ -23,7 +23,8 @@ const QUEUE: u64 = 200 * MS;
 pub(crate) struct Net {
     seed: u64,
     plan: plan::Net,
-    paths: BTreeMap<(usize, usize), ChaCha8Rng>,
+    /// By sender, then by receiver.
+    paths: Vec<BTreeMap<usize, Box<ChaCha8Rng>>>,
     cuts: BTreeMap<(usize, usize), u32>,
     /// Packets of a path that are still lost in a run.
     bursting: BTreeMap<(usize, usize), u32>,
@@ -40,12 +41,17 @@ pub(crate) struct Net {
     pub(crate) slow: Vec<(usize, u64)>,
 }
 
+fn jittered(base: u64, spikes: f64, rng: &mut ChaCha8Rng) -> u64 {
+    let spike = if rng.random_bool(spikes) { rng.random_range(0..50 * MS) } else { 0 };
+    base + rng.random_range(0..=base / 8) + spike
+}
+
 impl Net {
     pub(crate) fn new(seed: u64, plan: plan::Net) -> Self {
         Self {
             seed,
             plan,
-            paths: BTreeMap::new(),
+            paths: Vec::new(),
             cuts: BTreeMap::new(),
             bursting: BTreeMap::new(),
             sent_by: BTreeMap::new(),
@@ -94,7 +100,10 @@ impl Net {
 
     fn path(&mut self, from: usize, to: usize) -> &mut ChaCha8Rng {
         let seed = self.seed;
-        self.paths.entry((from, to)).or_insert_with(|| stream(seed, For::Path(from, to)))
+        if self.paths.len() <= from {
+            self.paths.resize_with(from + 1, BTreeMap::new);
+        }
+        self.paths[from].entry(to).or_insert_with(|| Box::new(stream(seed, For::Path(from, to))))
     }
 
     fn loss_share(&self) -> f64 {
@@ -104,11 +113,8 @@ impl Net {
 
     /// One way, with jitter.
     pub(crate) fn delay(&mut self, from: usize, to: usize) -> u64 {
-        let base = self.base(from, to);
-        let spikes = self.plan.spikes;
-        let rng = self.path(from, to);
-        let spike = if rng.random_bool(spikes) { rng.random_range(0..50 * MS) } else { 0 };
-        base + rng.random_range(0..=base / 8) + spike
+        let (base, spikes) = (self.base(from, to), self.plan.spikes);
+        jittered(base, spikes, self.path(from, to))
     }
 
     /// The same for what is sent again until it arrives.
@@ -189,29 +195,26 @@ impl Net {
         Some(sent.min(now + 10 * QUEUE) - now)
     }
 
-    /// Delays of the copies of a datagram that arrive.
-    pub(crate) fn datagram(&mut self, from: usize, to: usize) -> Vec<u64> {
+    /// Delays of the copies of a datagram that arrive, two at most.
+    pub(crate) fn datagram(&mut self, from: usize, to: usize) -> (Option<u64>, Option<u64>) {
         if self.blocked(from, to) {
-            return Vec::new();
+            return (None, None);
         }
         let burst = self.bursts(from, to);
         let loss = if burst { 1.0 } else { self.loss_share() };
         let twice = self.duplicate.iter().sum::<f64>().min(1.0);
         let late = self.reorder.iter().sum::<f64>().min(1.0);
-        let copies = {
-            let rng = self.path(from, to);
-            let lost = rng.random_bool(loss);
-            let copies = if rng.random_bool(twice) { 2 } else { 1 };
-            if lost { copies - 1 } else { copies }
+        let (base, spikes) = (self.base(from, to), self.plan.spikes);
+        let rng = self.path(from, to);
+        let lost = rng.random_bool(loss);
+        let twice = rng.random_bool(twice);
+        let mut delay = || {
+            let delay = jittered(base, spikes, rng);
+            let extra = if rng.random_bool(late) { rng.random_range(0..50 * MS) } else { 0 };
+            delay + extra
         };
-        (0..copies)
-            .map(|_| {
-                let delay = self.delay(from, to);
-                let rng = self.path(from, to);
-                let extra = if rng.random_bool(late) { rng.random_range(0..50 * MS) } else { 0 };
-                delay + extra
-            })
-            .collect()
+        let first = (!lost || twice).then(&mut delay);
+        (first, (!lost && twice).then(&mut delay))
     }
 
     /// A request for a keyframe gets lost.

@@ -17,6 +17,7 @@ use crate::media::{Hub, Ingest, Receiver};
 use crate::net::{MS, SEC};
 use crate::relay::Relay;
 use crate::rng::{For, stream};
+use crate::tables::Slots;
 use crate::world::{Ev, World};
 
 /// Frames are not believed while the control loop has not turned for this long.
@@ -64,10 +65,11 @@ pub(crate) struct Node {
     /// What is being written.
     pub(crate) writing: Option<Batch>,
     pub(crate) control: Option<Control>,
-    pub(crate) links: BTreeMap<usize, LinkRecord>,
+    pub(crate) links: Slots<LinkRecord>,
     pub(crate) decisions: u64,
     pub(crate) dialling: BTreeSet<String>,
-    pub(crate) rtts: BTreeMap<usize, u64>,
+    /// Round trips of links, smoothed.
+    pub(crate) rtts: Slots<u64>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     last_session: u64,
     pub(crate) hubs: BTreeMap<EncoderId, Hub>,
@@ -110,10 +112,10 @@ impl Node {
             disk: Disk::default(),
             writing: None,
             control: None,
-            links: BTreeMap::new(),
+            links: Slots::default(),
             decisions: 0,
             dialling: BTreeSet::new(),
-            rtts: BTreeMap::new(),
+            rtts: Slots::default(),
             sessions: BTreeMap::new(),
             last_session: 0,
             hubs: BTreeMap::new(),
@@ -209,6 +211,7 @@ impl World {
                 Some(Invitation::make(keys, self.mesh, addrs, id, secret, expires, uses));
         }
         let wake = control.next_wake();
+        self.stirred = true;
         self.nodes[ix].control = Some(control);
         self.nodes[ix].turned = self.now;
         self.carry_out(ix, effects);
@@ -393,6 +396,7 @@ impl World {
         if matches!(note, Note::Up(_)) {
             self.checks.even.heard = self.now;
         }
+        self.stirred = true;
         if let Note::Up(node) = note
             && let Some(&up) = self.index.get(node)
             && self.hosts[up].life > 1
@@ -439,6 +443,7 @@ impl World {
 
     /// The process is gone.
     pub(crate) fn kill(&mut self, ix: usize) {
+        self.stirred = true;
         if ix < self.plan.nodes {
             self.tear(ix);
             self.edits_lost(ix);
@@ -463,16 +468,20 @@ impl World {
         if self.hosts[ix].frozen {
             return;
         }
-        let peers: Vec<usize> = self.nodes[ix].links.keys().copied().collect();
         let mut rtts = Vec::new();
-        for peer in peers {
+        for peer in self.index.hosts() {
+            if !self.nodes[ix].links.contains_key(&peer) {
+                continue;
+            }
+            let mut rtt = self.nodes[ix].rtts.get(&peer).copied();
             if self.reach(ix, peer) {
                 let sample = 2 * self.net.base(ix, peer) + MS / 2;
-                let smooth = self.nodes[ix].rtts.entry(peer).or_insert(sample);
-                *smooth = (*smooth * 3 + sample) / 4;
+                let smooth = (rtt.unwrap_or(sample) * 3 + sample) / 4;
+                self.nodes[ix].rtts.insert(peer, smooth);
+                rtt = Some(smooth);
             }
-            let rtt = self.nodes[ix].rtts.get(&peer).copied().unwrap_or(100 * MS);
-            rtts.push((self.nodes[peer].id, Duration::from_nanos(rtt)));
+            let rtt = Duration::from_nanos(rtt.unwrap_or(100 * MS));
+            rtts.push((self.nodes[peer].id, rtt));
         }
         self.node_event(ix, Event::Rtt(rtts));
     }

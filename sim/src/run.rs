@@ -13,6 +13,7 @@ use crate::node::Node;
 use crate::plan::{Fault, Join, Plan};
 use crate::queue::Queue;
 use crate::rng::{For, stream};
+use crate::tables::Conns;
 use crate::trace::Trace;
 use crate::world::{BEGIN, Ev, Host, PROBE, World};
 
@@ -120,7 +121,7 @@ impl World {
             encoders,
             viewers,
             browsers,
-            conns: BTreeMap::new(),
+            conns: Conns::default(),
             last_conn: 0,
             odd: std::collections::BTreeSet::new(),
             index,
@@ -135,6 +136,7 @@ impl World {
             clocks_off: BTreeMap::new(),
             drifts: BTreeMap::new(),
             full: std::collections::BTreeSet::new(),
+            stirred: true,
             traffic: None,
             unchecked: false,
             lenient: false,

@@ -96,6 +96,7 @@ impl World {
     fn play_until(&mut self, end: u64) -> Option<u64> {
         let mut agreed = None;
         let mut look = self.now;
+        self.stirred = true;
         loop {
             let Some((at, event)) = self.queue.pop() else { return agreed };
             if at > end {
@@ -107,15 +108,17 @@ impl World {
             self.step(event);
             if self.now >= look {
                 look = self.now + 50 * MS;
-                agreed = if self.agrees() { agreed.or(Some(self.now)) } else { None };
+                if std::mem::take(&mut self.stirred) {
+                    agreed = if self.agrees() { agreed.or(Some(self.now)) } else { None };
+                }
             }
         }
     }
 }
 
 /// Plays `nodes` that start within a second, lose one for good, are cut into halves, and are whole
-/// again.
-pub fn scale(nodes: usize, encoders: usize, seed: u64) -> Scaled {
+/// again. What is known so far is `told` after each part.
+pub fn scale(nodes: usize, encoders: usize, seed: u64, told: &mut dyn FnMut(&Scaled)) {
     let mut plan = Plan::calm(seed, nodes, encoders);
     plan.viewers = 0;
     plan.burst_ms = 1000;
@@ -132,38 +135,39 @@ pub fn scale(nodes: usize, encoders: usize, seed: u64) -> Scaled {
     let mut world = World::new(&plan, Watch::Nobody);
     world.unchecked = true;
     world.traffic = Some(Traffic::default());
-    let mut parts = Vec::new();
+    let mut scaled = Scaled::default();
     let (mut spent, mut until) = (cpu_seconds(), 0);
-    let mut part = |name, end: u64| {
+    let mut part = |scaled: &mut Scaled, name, end: u64| {
         let (now, then) = (cpu_seconds(), std::mem::replace(&mut until, end));
         let cost = now - std::mem::replace(&mut spent, now);
-        parts.push((name, (end - then) as f64 / 1e9, cost));
+        scaled.parts.push((name, (end - then) as f64 / 1e9, cost));
+        told(scaled);
     };
     let changed = |before: &[Option<usize>], after: &[Option<usize>]| {
         before.iter().zip(after).filter(|(before, after)| before != after).count() as u64
     };
     let since = |at: Option<u64>, from: u64| at.map(|at| at.saturating_sub(from) as f64 / 1e9);
     let settled = world.play_until(QUIET.0 - 1);
-    part("start", QUIET.0);
+    part(&mut scaled, "start", QUIET.0);
     let homes = world.homes();
     let still = world.play_until(KILLED - 1);
-    part("rest", KILLED);
     // What was agreed on before must hold until the end of the rest.
-    let converged = since(still.and(settled), SEC);
+    scaled.converged = since(still.and(settled), SEC);
     let quiet = world.homes();
-    let detected = since(world.play_until(CUT - 1), KILLED);
-    part("a death", CUT);
-    world.play_until(WHOLE - 1);
-    part("a cut into halves", WHOLE);
-    let healed = since(world.play_until(END), WHOLE);
-    part("whole again", END);
-    let moves = (changed(&homes, &quiet), changed(&quiet, &world.homes()));
-    let mut planes = world.traffic.take().unwrap_or_default().planes;
-    for sent in planes.values_mut() {
+    scaled.moves.0 = changed(&homes, &quiet);
+    scaled.planes = world.traffic.take().unwrap_or_default().planes;
+    for sent in scaled.planes.values_mut() {
         sent.packets = sent.packets * SEC / QUIET.1;
         sent.bytes = sent.bytes * SEC / QUIET.1;
     }
-    Scaled { converged, detected, healed, planes, moves, parts }
+    part(&mut scaled, "rest", KILLED);
+    scaled.detected = since(world.play_until(CUT - 1), KILLED);
+    part(&mut scaled, "a death", CUT);
+    world.play_until(WHOLE - 1);
+    part(&mut scaled, "a cut into halves", WHOLE);
+    scaled.healed = since(world.play_until(END), WHOLE);
+    scaled.moves.1 = changed(&quiet, &world.homes());
+    part(&mut scaled, "whole again", END);
 }
 
 /// What this thread took of a core so far; zero where `/proc` is not there.

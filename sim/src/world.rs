@@ -10,7 +10,7 @@ use roost::time::{Mono, Now};
 
 use crate::check::{Checks, Violation};
 use crate::client::{Browser, Encoder, Viewer};
-use crate::conn::{Cargo, Conn, ConnId, End};
+use crate::conn::{Cargo, ConnId, End};
 use crate::faults::Active;
 use crate::ledger::Books;
 use crate::net::{MS, Net, SEC};
@@ -20,6 +20,7 @@ use crate::queue::Queue;
 use crate::rng::{For, stream};
 use crate::scale::Traffic;
 use crate::story::Story;
+use crate::tables::{Conns, Index};
 use crate::trace::Trace;
 
 /// The moment at which a run begins, so that no machine sees zero.
@@ -219,11 +220,11 @@ pub(crate) struct World {
     pub(crate) encoders: Vec<Encoder>,
     pub(crate) viewers: Vec<Viewer>,
     pub(crate) browsers: Vec<Browser>,
-    pub(crate) conns: BTreeMap<ConnId, Conn>,
+    pub(crate) conns: Conns,
     pub(crate) last_conn: ConnId,
     /// Connections of which a side hears nothing, is closed, or waits with something to say.
     pub(crate) odd: BTreeSet<ConnId>,
-    pub(crate) index: BTreeMap<NodeId, usize>,
+    pub(crate) index: Index,
     pub(crate) mesh: MeshId,
     pub(crate) invitation: Option<Invitation>,
     pub(crate) active: BTreeMap<usize, Active>,
@@ -240,6 +241,8 @@ pub(crate) struct World {
     pub(crate) drifts: BTreeMap<usize, (u64, i64)>,
     /// Nodes whose disks are full.
     pub(crate) full: BTreeSet<usize>,
+    /// Somebody came or went in somebody's eyes.
+    pub(crate) stirred: bool,
     /// What links carry, if somebody counts.
     pub(crate) traffic: Option<Traffic>,
     /// Nothing is checked: only times and costs are of interest.

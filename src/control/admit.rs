@@ -84,6 +84,7 @@ impl Control {
         let refusal = Refusal::out(node, why);
         effects.push(Effect::Note(Note::Expelled(node, refusal.clone())));
         self.expelled.insert(node);
+        self.rest.hurry();
         if node == self.me {
             let reason = refusal.to_string();
             self.host(now, effects, |host, world, out| host.expel(world, &reason, out));
@@ -116,6 +117,9 @@ impl Control {
             return;
         }
         self.linked.remove(&node);
+        if self.alive.contains(&node) {
+            self.lacking.lost(now.mono, node);
+        }
         self.nodes_dirty = true;
         self.peer(now, peering::Event::LinkDown { node }, effects);
         self.member(now, membership::Event::Unlinked(node), effects);

@@ -19,6 +19,7 @@ impl Control {
         out: Vec<membership::Effect>,
         effects: &mut Vec<Effect>,
     ) {
+        let mut risen = false;
         for effect in out {
             match effect {
                 membership::Effect::Datagram { to, bytes } => {
@@ -38,8 +39,7 @@ impl Control {
                         effects.push(Effect::Note(Note::Up(node)));
                     }
                     self.nodes_dirty = true;
-                    // From now on its clock counts.
-                    self.tell_time(now, effects);
+                    risen = true;
                     effects.push(Effect::GossipWith(node));
                     self.peer(now, peering::Event::Known { node, addrs, up: true }, effects);
                 }
@@ -58,6 +58,10 @@ impl Control {
                 membership::Effect::Left(node) => self.gone(now, node, true, effects),
                 membership::Effect::Stalled(_) => {}
             }
+        }
+        if risen {
+            // From now on their clocks count.
+            self.tell_time(now, effects);
         }
     }
 

@@ -32,6 +32,12 @@ impl Control {
         self.host_called = true;
         for effect in out {
             effects.push(match effect {
+                host::Effect::Tell(sessions, message) => {
+                    let bytes = NodeMessage::encode(&message);
+                    let send = |session| Effect::ClientSend(session, bytes.clone());
+                    effects.extend(sessions.into_iter().map(send));
+                    continue;
+                }
                 host::Effect::Send(session, message) => {
                     Effect::ClientSend(session, NodeMessage::encode(&message))
                 }

@@ -71,9 +71,9 @@ impl Clocks {
             return;
         }
         walls.push(now.wall);
-        walls.sort_unstable();
-        let middle = walls.get((walls.len() - 1) / 2).copied().unwrap_or(now.wall);
-        self.base = Some((now.mono, middle));
+        let middle = (walls.len() - 1) / 2;
+        let (_, middle, _) = walls.select_nth_unstable(middle);
+        self.base = Some((now.mono, *middle));
     }
 
     /// What time it is in the mesh, in milliseconds since 1970: carried on by the monotonic clock.

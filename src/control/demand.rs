@@ -27,16 +27,15 @@ impl Control {
             })
         };
         let mut stays = BTreeSet::new();
-        let home = |encoder: EncoderId| {
-            let (at, entry) = self.directory.home(encoder, &alive)?;
+        let unit = |(encoder, at, entry): (EncoderId, NodeId, &Entry)| {
             if entry.stays {
                 stays.insert(encoder);
             }
             let free = is_idle(entry) && !(at == self.me && held.contains(&encoder));
             let (room, wish) = (rights.room(encoder), wish(encoder));
-            Some(Unit { encoder, room, at, next: entry.next, free, wish })
+            Unit { encoder, room, at, next: entry.next, free, wish }
         };
-        let units = self.directory.encoders().filter_map(home).collect();
+        let units = self.directory.homes(&alive).into_iter().map(unit).collect();
         let mut wishes: Vec<(Wish, usize)> = wishes.into_iter().collect();
         wishes.sort_by_key(|(_, number)| *number);
         let wishes = wishes.into_iter().map(|(wish, _)| wish).collect();

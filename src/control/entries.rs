@@ -2,6 +2,7 @@
 
 use super::{Control, Effect};
 use crate::directory::{self, Floor};
+use crate::id::NodeId;
 use crate::placement::balance::Event;
 use crate::time::Now;
 use crate::wire::{LinkMessage, Message};
@@ -9,13 +10,19 @@ use crate::wire::{LinkMessage, Message};
 impl Control {
     pub(super) fn entries(&mut self, now: Now, event: directory::Event, effects: &mut Vec<Effect>) {
         let mut out = Vec::new();
+        let origin = match &event {
+            directory::Event::Delta { delta, .. } => delta.origin,
+            _ => self.me,
+        };
         self.directory.handle(now, event, &mut out);
-        self.directory_effects(now, out, effects);
+        self.directory_effects(now, origin, out, effects);
     }
 
+    /// What the directory wants done after entries of `origin` may have changed.
     pub(super) fn directory_effects(
         &mut self,
         now: Now,
+        origin: NodeId,
         out: Vec<directory::Effect>,
         effects: &mut Vec<Effect>,
     ) {
@@ -40,7 +47,7 @@ impl Control {
         }
         if !changed.is_empty() {
             effects.push(Effect::ViewChanged);
-            self.recount();
+            self.recount_at(origin);
         }
         for encoder in changed {
             self.encoders_changed = true;

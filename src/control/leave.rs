@@ -41,6 +41,7 @@ impl Control {
             Some(Leaving { deadline, told: false, empty_since: None, said_at: None, done: false });
         // What follows from it is the drain.
         self.nodes_dirty = true;
+        self.rest.hurry();
         effects.push(Effect::ViewChanged);
     }
 
@@ -57,7 +58,7 @@ impl Control {
             // What the directory is to say of it.
             let mut out = Vec::new();
             self.directory.flush(&mut out);
-            self.directory_effects(now, out, effects);
+            self.directory_effects(now, self.me, out, effects);
         }
         if leaving.told && self.host.homes() == 0 && leaving.empty_since.is_none() {
             leaving.empty_since = Some(now.mono);

@@ -86,9 +86,9 @@ impl Control {
                     continue;
                 }
                 accounts::Effect::Forward(from, records) => {
-                    let reached = self.directory.header(from).map(|header| header.links.clone());
+                    let lacking = self.directory.header(from).map(|header| header.lacking.clone());
                     let lacks = |node| {
-                        node != from && reached.as_ref().is_none_or(|set| !set.contains(&node))
+                        node != from && lacking.as_ref().is_none_or(|set| set.contains(&node))
                     };
                     self.push_records(records, lacks, effects);
                     continue;

@@ -1,41 +1,83 @@
 //! What follows from membership, links and headers: this node's own header, the peer list that
 //! clients keep, and the candidates for new encoders.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Control, Effect};
 use crate::directory::{ENTRIES_MAX, Header};
 use crate::grow::Later;
 use crate::id::NodeId;
-use crate::placement::Candidate;
-use crate::time::Mono;
+use crate::placement::{Candidate, balance};
+use crate::time::{Mono, Now, earlier};
 use crate::wire::{Peer, PeerList};
 
 /// Live members are written down for the next start at most this often.
 const REMEMBER_INTERVAL: Duration = Duration::from_secs(2);
-/// Links that come and go by the dozen, as when a mesh starts or heals, are told to everybody at
-/// most this often: each time all of them are named to all.
-const LINKS_SPACING: Duration = Duration::from_millis(200);
+
+/// What follows from a change of nodes is worked out at once, then after as long a rest as this
+/// for each member: all of them are looked at each time, and a mesh that starts or heals changes
+/// once for every member and link.
+const REST_EACH: Duration = Duration::from_micros(500);
+/// The same for telling clients, who are told of every member each time.
+const TELL_EACH: Duration = Duration::from_millis(2);
+
+/// When what follows from nodes may be worked out, and clients be told of them, again.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    nodes: Mono,
+    peers: Mono,
+    /// Clients do not know yet.
+    untold: bool,
+}
+
+impl Rest {
+    pub(super) fn nodes_rested(&self, now: Mono) -> bool {
+        self.nodes <= now
+    }
+
+    /// This change does not wait: what was decided holds at once.
+    pub(super) fn hurry(&mut self) {
+        (self.nodes, self.peers) = Default::default();
+    }
+
+    /// Whether clients are to be told now; there are so many members.
+    pub(super) fn tells_peers(&mut self, now: Mono, members: usize) -> bool {
+        let tells = self.untold && self.peers <= now;
+        if tells {
+            self.untold = false;
+            self.peers = now + TELL_EACH * u32::try_from(members).unwrap_or(u32::MAX);
+        }
+        tells
+    }
+
+    pub(super) fn due(&self, nodes_dirty: bool) -> Option<Mono> {
+        let nodes = nodes_dirty.then_some(self.nodes);
+        earlier(nodes, self.untold.then_some(self.peers))
+    }
+}
 
 impl Control {
+    /// Works out what follows from changes of membership, links and headers.
+    pub(super) fn nodes_changed(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let peers_changed = self.refresh_nodes(now.mono);
+        let drain = self.wishes.drain || self.leaving.is_some();
+        self.host(now, effects, |host, world, out| {
+            host.nodes_changed(world, out);
+            host.drain(world, drain, out);
+        });
+        let members = u32::try_from(self.peers.nodes.len()).unwrap_or(u32::MAX);
+        self.rest.nodes = now.mono + REST_EACH * members;
+        self.rest.untold |= peers_changed;
+        effects.push(Effect::ViewChanged);
+        self.remember_soon(now.mono, effects);
+        self.seats = self.demand_seats();
+        self.balance(now, balance::Event::Nodes, effects);
+    }
+
     /// Recomputes what follows from membership, links and headers; true if clients see a change.
-    pub(super) fn refresh_nodes(&mut self, now: Mono) -> bool {
-        let told = self.directory.header(self.me).map(|header| &header.links);
-        let links = match told {
-            Some(told) if *told != self.linked && now < self.links_rested => {
-                self.links_due = Some(self.links_rested);
-                told.clone()
-            }
-            told => {
-                if told != Some(&self.linked) {
-                    self.links_rested = now + LINKS_SPACING;
-                }
-                self.links_due = None;
-                self.linked.clone()
-            }
-        };
-        self.put_header(links);
+    fn refresh_nodes(&mut self, now: Mono) -> bool {
+        self.await_links(now);
+        self.put_header();
         self.recount();
         let mut nodes: Vec<Peer> = self
             .roster
@@ -57,22 +99,11 @@ impl Control {
         changed
     }
 
-    /// Tells of links what had to wait, if it is time, or if a change of an entry goes out anyway:
-    /// whoever gets that would otherwise hand it on to nodes that have it.
-    pub(super) fn tell_links(&mut self, now: Mono) {
-        let Some(due) = self.links_due else { return };
-        if due <= now || self.directory.has_changes() {
-            self.links_due = None;
-            self.links_rested = now + LINKS_SPACING;
-            self.put_header(self.linked.clone());
-        }
-    }
-
-    fn put_header(&mut self, links: BTreeSet<NodeId>) {
+    pub(super) fn put_header(&mut self) {
         self.directory.put_header(Header {
             name: self.name.clone(),
             addrs: self.addrs.clone(),
-            links,
+            lacking: self.told_lacking(),
             draining: self.draining(self.me),
             cordoned: self.wishes.cordon,
             capacity: self.wishes.capacity,
@@ -137,6 +168,16 @@ impl Control {
         let (takers, reluctant): (Vec<NodeId>, Vec<NodeId>) = there.partition(takes);
         self.candidates = takers.into_iter().map(|node| self.candidate(node)).collect();
         self.reluctant = reluctant.into_iter().map(|node| self.candidate(node)).collect();
+    }
+
+    /// A node has more encoders, or fewer.
+    pub(super) fn recount_at(&mut self, node: NodeId) {
+        let candidate = self.candidate(node);
+        for list in [&mut self.candidates, &mut self.reluctant] {
+            if let Ok(at) = list.binary_search_by_key(&node, |it| it.node) {
+                list[at] = candidate.clone();
+            }
+        }
     }
 
     pub(super) fn candidate(&self, node: NodeId) -> Candidate {

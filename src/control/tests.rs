@@ -127,3 +127,130 @@ fn a_revocation_goes_out_before_the_link_ends_and_nothing_is_heard_of_the_node_a
     assert!(one.control.linked().is_empty(), "a handshake judged by an older roster");
     assert!(one.effects.iter().any(|it| matches!(it, Effect::Expel(of, _) if *of == node)));
 }
+
+/// Members that hear each other at once where there is a link.
+struct Mesh {
+    now: Now,
+    sides: Vec<Side>,
+    links: BTreeSet<(usize, usize)>,
+}
+
+impl Mesh {
+    fn new(count: u8) -> Self {
+        let keys: Vec<Keypair> = (1..=count).map(|n| Keypair::from_seed([n; 32])).collect();
+        let mut roster = Roster::found(&keys[0], [3; 16]);
+        let (id, mesh) = (InviteId([4; 16]), roster.mesh());
+        let invitation = Invitation::make(&keys[0], mesh, vec![], id, [8; 32], u64::MAX, 9);
+        let others = keys[1..].iter();
+        let admit = |key: &Keypair| roster.admit(&keys[0], key.public(), &invitation.invite);
+        let admissions: Vec<_> = others.map(admit).collect();
+        roster.adopt(admissions);
+        let now = Now { mono: Mono(1_000_000_000), wall: 0 };
+        let starts = keys.iter().zip(1..).map(|(key, n)| Side::start(key, n, &roster, now));
+        Self { now, sides: starts.collect(), links: BTreeSet::new() }
+    }
+
+    fn id(&self, ix: usize) -> NodeId {
+        self.sides[ix].control.me()
+    }
+
+    fn link(&mut self, a: usize, b: usize) {
+        for (from, to) in [(a, b), (b, a)] {
+            self.links.insert((from, to));
+            let (now, node) = (self.now, self.id(to));
+            self.sides[from].link(now, node);
+        }
+    }
+
+    fn unlink(&mut self, a: usize, b: usize) {
+        for (from, to) in [(a, b), (b, a)] {
+            self.links.remove(&(from, to));
+            let (now, node) = (self.now, self.id(to));
+            self.sides[from].handle(now, Event::LinkDown(node));
+        }
+    }
+
+    fn run(&mut self, ms: u64) {
+        for _ in 0..ms / 5 {
+            self.now.mono = self.now.mono + Duration::from_millis(5);
+            for side in &mut self.sides {
+                side.handle(self.now, Event::Wake);
+            }
+            for from in 0..self.sides.len() {
+                let me = self.id(from);
+                for effect in std::mem::take(&mut self.sides[from].effects) {
+                    let (to, event) = match effect {
+                        Effect::Send(to, bytes) => (to, Event::Message(me, bytes)),
+                        Effect::Datagram(to, bytes) => (to, Event::Datagram(me, bytes)),
+                        _ => continue,
+                    };
+                    let to = (0..self.sides.len()).find(|ix| self.id(*ix) == to).unwrap();
+                    if self.links.contains(&(from, to)) {
+                        self.sides[to].handle(self.now, event);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whom `of` lacks as `at` knows.
+    fn lacking(&self, at: usize, of: usize) -> Vec<usize> {
+        let header = self.sides[at].control.directory().header(self.id(of)).unwrap();
+        (0..self.sides.len()).filter(|ix| header.lacking.contains(&self.id(*ix))).collect()
+    }
+
+    /// How often `of` has said anything.
+    fn said(&self, of: usize) -> u64 {
+        let digest = self.sides[of].control.directory().digest();
+        digest.0[&self.id(of)].1
+    }
+}
+
+#[test]
+fn links_that_come_up_are_not_told_one_that_is_lost_is_and_one_that_does_not_come_up_is() {
+    let mut mesh = Mesh::new(4);
+    for (a, b) in [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3)] {
+        mesh.link(a, b);
+        mesh.run(50);
+    }
+    assert!((0..4).all(|of| mesh.said(of) == 1 && mesh.lacking(0, of).is_empty()));
+    mesh.run(1500);
+    assert_eq!((mesh.lacking(0, 2), mesh.lacking(0, 3)), (vec![3], vec![2]));
+    assert_eq!(mesh.lacking(3, 2), [3], "it is passed on to whom it is about");
+    mesh.link(2, 3);
+    mesh.run(300);
+    assert!((0..4).all(|of| mesh.lacking(0, of).is_empty()));
+    let before = mesh.said(0);
+    mesh.unlink(0, 1);
+    mesh.link(0, 1);
+    mesh.run(1000);
+    assert_eq!(mesh.said(0), before, "another link took its place");
+    mesh.unlink(0, 1);
+    mesh.run(100);
+    assert_eq!(mesh.said(0), before);
+    mesh.run(200);
+    assert_eq!((mesh.lacking(2, 0), mesh.lacking(1, 0)), (vec![1], vec![1]));
+}
+
+#[test]
+fn a_death_is_not_told_by_headers_and_whoever_was_named_before_stays() {
+    let mut mesh = Mesh::new(3);
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        mesh.link(a, b);
+    }
+    mesh.run(1000);
+    let before = mesh.said(0);
+    mesh.unlink(1, 2);
+    mesh.run(400);
+    assert_eq!(mesh.lacking(0, 1), [2]);
+    // The process is gone; the link breaks later.
+    mesh.links.retain(|(a, b)| *a != 2 && *b != 2);
+    mesh.run(2500);
+    let dead = mesh.id(2);
+    assert!(!mesh.sides[0].control.alive().contains(&dead));
+    let now = mesh.now;
+    mesh.sides[0].handle(now, Event::LinkDown(dead));
+    mesh.run(2000);
+    assert_eq!(mesh.said(0), before);
+    assert_eq!(mesh.lacking(0, 1), [2]);
+}

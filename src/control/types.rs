@@ -100,7 +100,7 @@ pub enum Event {
     Message(NodeId, Vec<u8>),
     /// In a datagram of a link.
     Datagram(NodeId, Vec<u8>),
-    /// Smoothed round trips of the links, refreshed now and then.
+    /// Smoothed round trips of the links, in order of node, refreshed now and then.
     Rtt(Vec<(NodeId, Duration)>),
     /// A newcomer holds an invitation.
     Join {

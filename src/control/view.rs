@@ -136,14 +136,15 @@ impl Control {
         if node == self.me {
             return self.addrs.clone();
         }
-        let header = self.directory.header(node).map(|header| header.addrs.clone());
-        let linked = self.links.get(&node).map(|link| link.addrs.clone());
-        let known = self.membership.peers().find(|(peer, _)| peer.node == node);
-        let known = known.map(|(peer, _)| peer.addrs.clone());
+        let header = || self.directory.header(node).map(|header| &header.addrs[..]);
+        let linked = || self.links.get(&node).map(|link| &link.addrs[..]);
+        let known = || self.membership.peer(node).map(|peer| &peer.addrs[..]);
         // Who starts anew and does not reach the others remembers where they were: clients may.
-        let before = self.peering.addresses_of(node).map(<[String]>::to_vec);
-        let mut all = [header, linked, known, before].into_iter().flatten();
-        all.find(|addrs| !addrs.is_empty()).unwrap_or_default()
+        let before = || self.peering.addresses_of(node);
+        let some = |addrs: &&[String]| !addrs.is_empty();
+        let first = header().filter(some).or_else(|| linked().filter(some));
+        let first = first.or_else(|| known().filter(some)).or_else(|| before().filter(some));
+        first.map(<[String]>::to_vec).unwrap_or_default()
     }
 }
 

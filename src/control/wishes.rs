@@ -52,6 +52,7 @@ impl Control {
         if wishes != self.wishes {
             self.wishes = wishes;
             self.nodes_dirty = true;
+            self.rest.hurry();
         }
     }
 

@@ -1,6 +1,8 @@
 //! Epochs that are over: the highest of each encoder counts, also after its claims are gone.
 
-use super::{Directory, Effect, Floor};
+use std::cmp::Reverse;
+
+use super::{Directory, Effect, Entry, Floor};
 use crate::id::{EncoderId, Epoch, NodeId};
 
 impl Directory {
@@ -8,6 +10,25 @@ impl Directory {
     pub fn floor(&self, encoder: EncoderId) -> Epoch {
         let claimed = self.claims(encoder).map(|(_, entry)| entry.epoch).max();
         self.floors.get(encoder).max(claimed.unwrap_or_default())
+    }
+
+    /// Everything that is at home at nodes that are `alive`, in order of encoder: what
+    /// [`Directory::home`] says of each, found by going through all parts once.
+    pub fn homes(&self, alive: &dyn Fn(NodeId) -> bool) -> Vec<(EncoderId, NodeId, &Entry)> {
+        let mut claims = Vec::new();
+        for (&node, part) in &self.parts {
+            let lives = alive(node);
+            let of_it = part.entries();
+            claims.extend(of_it.map(|(encoder, entry)| (encoder, entry, Reverse(node), lives)));
+        }
+        claims.sort_unstable_by_key(|(encoder, entry, node, _)| (*encoder, entry.epoch, *node));
+        let homes = claims.chunk_by(|a, b| a.0 == b.0).filter_map(|claims| {
+            let (encoder, highest, ..) = claims.last()?;
+            let floor = self.floors.get(*encoder).max(highest.epoch);
+            let (_, entry, node, _) = claims.iter().rev().find(|(.., lives)| *lives)?;
+            (entry.epoch >= floor).then_some((*encoder, node.0, *entry))
+        });
+        homes.collect()
     }
 
     /// Notes an epoch that was seen elsewhere than in the directory.

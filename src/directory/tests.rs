@@ -122,8 +122,9 @@ impl Net {
 
     fn put_headers(&mut self) {
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
-            let links = self.links.iter().filter(|(a, _)| *a == id).map(|(_, b)| *b).collect();
-            let header = Header { name: id.short(), links, ..Header::default() };
+            let lacks = |other: &NodeId| *other != id && !self.links.contains(&(id, *other));
+            let lacking = self.nodes.keys().copied().filter(lacks).collect();
+            let header = Header { name: id.short(), lacking, ..Header::default() };
             self.nodes.get_mut(&id).unwrap().put_header(header);
             self.flush(id);
         }
@@ -508,7 +509,7 @@ fn the_largest_delta_fits_into_one_message() {
     let header = Header {
         name: "x".repeat(NAME_MAX),
         addrs: vec!["z".repeat(ADDR_MAX); ADDRS_MAX],
-        links: (0..ORIGINS_MAX as u16).map(|n| NodeId(encoder(n).0)).collect(),
+        lacking: (0..ORIGINS_MAX as u16).map(|n| NodeId(encoder(n).0)).collect(),
         draining: true,
         cordoned: true,
         capacity: None,
@@ -598,6 +599,12 @@ proptest! {
         let mut net = Net::new(NODES, &links, small());
         let acts = acts.into_iter().filter(|act| !matches!(act, Act::Restore(_))).collect();
         run(&mut net, acts);
+        for directory in net.nodes.values() {
+            let alive = |node: NodeId| node.0[0] % 2 == 0;
+            let home = |id| directory.home(id, &alive).map(|(node, entry)| (id, node, entry));
+            let homes: Vec<_> = directory.encoders().filter_map(home).collect();
+            prop_assert_eq!(directory.homes(&alive), homes);
+        }
         for n in 1..NODES {
             net.link(n - 1, n);
         }

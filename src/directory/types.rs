@@ -37,8 +37,9 @@ growing! {
         pub name: String,
         /// `host:port` under which clients and nodes reach it, best first.
         pub addrs: Vec<String>,
-        /// Nodes it has a working link to.
-        pub links: BTreeSet<NodeId>,
+        /// Members it has no link to though they live, as far as it has said so: what it says is
+        /// handed on to them. Those that it does not name it is taken to be linked to.
+        pub lacking: BTreeSet<NodeId>,
         /// Hands over what it serves, and takes no new encoders.
         pub draining: bool,
         /// Takes no new encoders.
@@ -188,7 +189,7 @@ pub enum Effect {
     Changed(EncoderId),
     /// This node's header changed, this node's own included.
     HeaderChanged(NodeId),
-    /// Nothing of this node's header but its links changed.
+    /// Nothing of this node's header changed but the links that it lacks.
     LinksChanged(NodeId),
 }
 
@@ -224,7 +225,7 @@ pub(super) fn header_fits(header: &Header) -> bool {
     header.name.len() <= NAME_MAX
         && header.addrs.len() <= ADDRS_MAX
         && header.addrs.iter().all(|addr| addr.len() <= ADDR_MAX)
-        && header.links.len() <= ORIGINS_MAX
+        && header.lacking.len() <= ORIGINS_MAX
 }
 
 /// Whether an entry is within its limits.

@@ -15,6 +15,18 @@ use super::{
 use crate::id::NodeId;
 use crate::time::Mono;
 
+/// How often a linked member is drawn before all are looked at.
+const DRAWS: usize = 4;
+
+/// What a member adds to a digest, by FNV-1a: a sum needs well-mixed terms, not secrecy.
+fn term(id: &Identity) -> u64 {
+    let age = [id.boot.0.to_le_bytes(), u64::from(id.generation).to_le_bytes()];
+    let bytes = id.node.0.iter().chain(age.iter().flatten());
+    bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 impl Membership {
     pub(super) fn on_datagram(
         &mut self,
@@ -157,11 +169,12 @@ impl Membership {
                 self.pull(now, to, PULL_SOON, effects);
             }
         }
-        for seen in self.seen.values_mut() {
-            if seen.recall.is_some_and(|recall| recall <= now) {
-                seen.recall = None;
-                seen.liveness = Liveness::Down;
-                effects.push(Effect::Down(seen.peer.node));
+        if self.recall_at.take_if(|at| *at <= now).is_some() {
+            for seen in self.seen.values_mut() {
+                if seen.recall.take_if(|recall| *recall <= now).is_some() {
+                    seen.liveness = Liveness::Down;
+                    effects.push(Effect::Down(seen.peer.node));
+                }
             }
         }
     }
@@ -217,6 +230,14 @@ impl Membership {
     }
 
     pub(super) fn random_linked_member(&mut self) -> Option<NodeId> {
+        // In a mesh that is whole the first that is drawn will do.
+        for _ in 0..DRAWS {
+            let drawn = self.rng.random_range(0..self.linked.len().max(1));
+            let node = self.linked.keys().nth(drawn).copied()?;
+            if self.is_active(node) {
+                return Some(node);
+            }
+        }
         let linked = &self.linked;
         let members = self.swim.iter_members().map(|member| member.id().node);
         members.filter(|node| linked.contains_key(node)).choose(&mut self.rng)
@@ -277,23 +298,17 @@ impl Membership {
     }
 
     /// Equal for equal sets of live members, whatever is suspected of them.
-    pub(super) fn digest(&self) -> u64 {
-        let ids = self.swim.iter_members().map(Member::id).chain([&self.me]);
-        ids.map(|id| {
-            // FNV-1a: the sum over members needs well-mixed terms, not secrecy.
-            let age = [id.boot.0.to_le_bytes(), u64::from(id.generation).to_le_bytes()];
-            let bytes = id.node.0.iter().chain(age.iter().flatten());
-            bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-            })
-        })
-        .fold(0, u64::wrapping_add)
+    pub(super) fn digest(&mut self) -> u64 {
+        let swim = &self.swim;
+        let sum = || swim.iter_members().map(|it| term(it.id())).fold(0, u64::wrapping_add);
+        self.summed.get_or_insert_with(sum).wrapping_add(term(&self.me))
     }
 
     pub(super) fn leave(&mut self, now: Mono, effects: &mut Vec<Effect>) {
         self.farewells = Some(FAREWELLS);
         self.tick_at = now + FAREWELL_EVERY;
         self.timers.clear();
+        self.gossip = None;
         let mut asked = Asked::default();
         let left = self.swim.leave_cluster(&mut asked);
         self.count(left);

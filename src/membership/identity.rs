@@ -1,5 +1,8 @@
 //! What nodes are called in gossip, and how gossip is written.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::{Buf, BufMut};
 use foca::{Codec, Header, Member, Message};
 use serde::{Deserialize, Serialize};
@@ -134,8 +137,20 @@ fn convert<A, B>(message: Message<A>, convert: impl Fn(A) -> B) -> Message<B> {
 }
 
 /// Postcard, with only the sender in full.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LeanCodec;
+#[derive(Debug, Clone, Default)]
+pub(super) struct LeanCodec(pub(super) Written);
+
+/// Whether foca wrote a member down. It does so for whatever it changes in its list, to tell
+/// others: while it has written none, the list is as it was.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Written(Arc<AtomicBool>);
+
+impl Written {
+    /// Whether it did since this was asked last.
+    pub(super) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
 
 fn put(bytes: &[u8], mut buf: impl BufMut) -> Result<(), postcard::Error> {
     if buf.remaining_mut() < bytes.len() {
@@ -152,6 +167,12 @@ fn take<T: for<'a> Deserialize<'a>>(mut buf: impl Buf) -> Result<T, postcard::Er
     Ok(value)
 }
 
+fn take_header(buf: impl Buf) -> Result<Header<Identity>, postcard::Error> {
+    let (src, src_incarnation, dst, message): (Identity, u16, Lean, Message<Lean>) = take(buf)?;
+    let message = convert(message, Identity::from);
+    Ok(Header { src, src_incarnation, dst: dst.into(), message })
+}
+
 impl Codec<Identity> for LeanCodec {
     type Error = postcard::Error;
 
@@ -166,9 +187,7 @@ impl Codec<Identity> for LeanCodec {
     }
 
     fn decode_header(&mut self, buf: impl Buf) -> Result<Header<Identity>, postcard::Error> {
-        let (src, src_incarnation, dst, message): (Identity, u16, Lean, Message<Lean>) = take(buf)?;
-        let message = convert(message, Identity::from);
-        Ok(Header { src, src_incarnation, dst: dst.into(), message })
+        take_header(buf)
     }
 
     fn encode_member(
@@ -176,6 +195,7 @@ impl Codec<Identity> for LeanCodec {
         member: &Member<Identity>,
         buf: impl BufMut,
     ) -> Result<(), postcard::Error> {
+        self.0.0.store(true, Ordering::Relaxed);
         put(&postcard::to_stdvec(member)?, buf)
     }
 
@@ -235,11 +255,11 @@ fn parse_packet(bytes: &[u8]) -> Option<Packet<'_>> {
         (&KIND_BEAT, []) => Some(Packet::Beat),
         (&KIND_SWIM, raw) => {
             let mut rest = raw;
-            let header = LeanCodec.decode_header(&mut rest).ok()?;
+            let header = take_header(&mut rest).ok()?;
             let mut news = Vec::new();
             if rest.len() >= 2 {
                 for _ in 0..rest.get_u16() {
-                    news.push(LeanCodec.decode_member(&mut rest).ok()?);
+                    news.push(take(&mut rest).ok()?);
                 }
             }
             rest.is_empty().then_some(Packet::Swim { header: Box::new(header), news, raw })

@@ -126,9 +126,11 @@ impl Membership {
             self.me.generation = generation.saturating_add(1);
         }
         let rng = rng_from(&mut self.rng);
-        self.swim = Foca::new(self.me.clone(), self.pace.config(), rng, LeanCodec);
+        let codec = LeanCodec(self.written.clone());
+        self.swim = Foca::new(self.me.clone(), self.pace.config(), rng, codec);
         self.forget_reported();
         let timers = std::mem::take(&mut self.timers);
+        self.gossip = None;
         self.hold = None;
         self.losses.clear();
         self.listening_since = now;
@@ -137,6 +139,7 @@ impl Membership {
             Rebirth::Stalled => {
                 self.counters.reborn_stalled += 1;
                 let recall = now + self.pace.timing().suspect + RECALL;
+                self.recall_at = Some(recall);
                 for seen in self.seen.values_mut().filter(|seen| is_up(seen.liveness)) {
                     seen.recall = Some(recall);
                 }
@@ -232,6 +235,7 @@ impl Membership {
         self.reported = None;
         self.active = None;
         self.apart = None;
+        self.summed = None;
     }
 
     /// A hash of all that is told of foca's list, in whatever order it is.
@@ -252,13 +256,17 @@ impl Membership {
     }
 
     /// Tells the program what changed in foca's list. Most datagrams change nothing, and to find
-    /// that out by looking up each member would be most of what a large mesh costs.
+    /// that out by looking at each member would be most of what a large mesh costs.
     pub(super) fn report(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let hash = Some(self.list_hash());
-        if hash != self.reported {
-            self.forget_reported();
-            self.reported = hash;
-            self.report_members(now, effects);
+        if self.written.take() || self.reported.is_none() {
+            let hash = Some(self.list_hash());
+            if hash != self.reported {
+                self.forget_reported();
+                self.reported = hash;
+                self.report_members(now, effects);
+            }
+        } else {
+            debug_assert_eq!(self.reported, Some(self.list_hash()), "foca changes what it tells");
         }
         if self.unrest_until > now {
             self.digest_at = self.digest_at.min(now + DIGEST_SOON);
@@ -323,6 +331,10 @@ impl Membership {
     }
 
     pub(super) fn schedule(&mut self, at: Mono, due: Due) {
+        if matches!(due.task, Task::Swim(Timer::PeriodicGossip(_))) {
+            self.gossip = Some((at, due));
+            return;
+        }
         // At the same instant, foca wants the end of one probe before the start of the next.
         let order = match due.task {
             Task::Swim(Timer::SendIndirectProbe { .. }) => 0,
@@ -346,9 +358,23 @@ impl Membership {
             let due = entry.remove();
             self.deliver(now, due, effects);
         }
+        self.gossip_in_turn(now, effects);
         if self.tick_at <= now {
             self.tick(now, effects);
         }
+    }
+
+    /// Gossip keeps its pace, but foca is asked only while it has something to tell.
+    fn gossip_in_turn(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let Some((at, due)) = self.gossip.take_if(|(at, _)| *at <= now) else { return };
+        if self.swim.updates_backlog() > 0 {
+            self.deliver(now, due, effects);
+            return;
+        }
+        let period = self.pace.timing().gossip;
+        let missed = now.since(at).as_nanos() / period.as_nanos();
+        let missed = u32::try_from(missed).unwrap_or(u32::MAX - 1);
+        self.gossip = Some((at + period.saturating_mul(missed + 1), due));
     }
 
     pub(super) fn deliver(&mut self, now: Mono, due: Due, effects: &mut Vec<Effect>) {

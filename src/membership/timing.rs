@@ -1,6 +1,6 @@
 //! How fast members are probed, by how far apart they are.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
@@ -70,23 +70,31 @@ const TRIPS_KEPT: usize = 5;
 /// like a mesh whose members are far apart.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trips {
-    of: BTreeMap<NodeId, VecDeque<Duration>>,
+    /// The latest of each come first.
+    of: BTreeMap<NodeId, [Duration; TRIPS_KEPT]>,
 }
 
 impl Trips {
     /// Takes in the smoothed round trip of every link that there is; the longest of their
-    /// shortest, if there is any link.
+    /// shortest, if there is any link. Quick if the links are those of before, in order.
     pub(super) fn observe(&mut self, trips: &[(NodeId, Duration)]) -> Option<Duration> {
-        for &(node, trip) in trips {
-            let kept = self.of.entry(node).or_default();
-            kept.truncate(TRIPS_KEPT - 1);
-            kept.push_front(trip);
+        let note = |kept: &mut [Duration; TRIPS_KEPT], trip: &Duration| {
+            kept.rotate_right(1);
+            kept[0] = *trip;
+            kept.iter().min().copied()
+        };
+        if self.of.keys().eq(trips.iter().map(|(node, _)| node)) {
+            let both = self.of.values_mut().zip(trips);
+            return both.filter_map(|(kept, (_, trip))| note(kept, trip)).max();
         }
-        if self.of.len() > trips.len() {
-            let there: BTreeSet<NodeId> = trips.iter().map(|(node, _)| *node).collect();
-            self.of.retain(|node, _| there.contains(node));
+        let mut before = std::mem::take(&mut self.of);
+        let mut longest = None;
+        for (node, trip) in trips {
+            let mut kept = before.remove(node).unwrap_or([Duration::MAX; TRIPS_KEPT]);
+            longest = longest.max(note(&mut kept, trip));
+            self.of.insert(*node, kept);
         }
-        self.of.values().filter_map(|kept| kept.iter().min().copied()).max()
+        longest
     }
 }
 

@@ -324,8 +324,10 @@ impl Host {
 
     /// Tells every client the new peer list.
     pub fn tell_peers(&self, world: &World<'_>, effects: &mut Vec<Effect>) {
-        for (&id, _) in self.sessions.iter().filter(|(_, it)| it.principal.is_some()) {
-            effects.push(Effect::Send(id, NodeMessage::Peers(world.peers.clone())));
+        let known = self.sessions.iter().filter(|(_, it)| it.principal.is_some());
+        let sessions: Vec<SessionId> = known.map(|(id, _)| *id).collect();
+        if !sessions.is_empty() {
+            effects.push(Effect::Tell(sessions, NodeMessage::Peers(world.peers.clone())));
         }
     }
 

@@ -1,7 +1,8 @@
 //! What the client's machines share: one connection to one node, with its heartbeat, and the
 //! choice of where to dial next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -142,9 +143,10 @@ impl Pulse {
 #[derive(Debug)]
 pub struct Book {
     targets: Vec<String>,
-    peers: PeerList,
-    /// What the node of each leg said last, oldest first.
-    said: Vec<(LegId, PeerList)>,
+    peers: Arc<PeerList>,
+    /// What the node of each leg said last, oldest first. Equal lists are one: of a large mesh each
+    /// is large.
+    said: Vec<(LegId, Arc<PeerList>)>,
     tries: BTreeMap<String, Try>,
     rng: ChaCha8Rng,
 }
@@ -158,6 +160,7 @@ struct Try {
 impl Book {
     /// `targets` from the command line, `peers` from an earlier run.
     pub fn new(targets: Vec<String>, peers: PeerList, rng: ChaCha8Rng) -> Self {
+        let peers = Arc::new(peers);
         Self { targets, peers, said: Vec::new(), tries: BTreeMap::new(), rng }
     }
 
@@ -169,7 +172,8 @@ impl Book {
     /// The peer list that the node of this leg says now; true if it differs.
     pub fn set_peers(&mut self, leg: LegId, peers: PeerList) -> bool {
         self.said.retain(|(other, _)| *other != leg);
-        self.said.push((leg, peers));
+        let same = peers == *self.peers;
+        self.said.push((leg, if same { Arc::clone(&self.peers) } else { Arc::new(peers) }));
         self.newest_counts()
     }
 
@@ -184,18 +188,19 @@ impl Book {
     /// Without a word, the last list stays.
     fn newest_counts(&mut self) -> bool {
         let Some((_, peers)) = self.said.last() else { return false };
-        if *peers == self.peers {
+        if Arc::ptr_eq(peers, &self.peers) || *peers == self.peers {
             return false;
         }
+        let up = self.peers.nodes.iter().filter(|peer| peer.up);
+        let were_up: BTreeSet<NodeId> = up.map(|peer| peer.node).collect();
         for peer in peers.nodes.iter().filter(|peer| peer.up) {
-            let was_up = self.peers.nodes.iter().any(|p| p.node == peer.node && p.up);
-            if !was_up {
+            if !were_up.contains(&peer.node) {
                 for addr in &peer.addrs {
                     self.tries.remove(addr);
                 }
             }
         }
-        self.peers = peers.clone();
+        self.peers = Arc::clone(peers);
         true
     }
 

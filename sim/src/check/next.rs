@@ -57,6 +57,11 @@ impl World {
         }
     }
 
+    /// For how long an encoder has had no next at its home.
+    pub(super) fn lacks_next_for(&self, e: usize) -> u64 {
+        self.checks.nextless.get(&e).map_or(0, |lack| self.now - lack.since)
+    }
+
     /// Home of an encoder without a next that serves, and who could be next.
     fn lacks_next(&self, e: usize) -> Option<(usize, BTreeSet<usize>)> {
         let agent = self.host_of_encoder(e);

@@ -1,7 +1,7 @@
 //! Evening out: whatever is too much at one node goes to another, over a third if need be, until
 //! no move makes anything more even.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::seats::{NO_TIER, Seats};
 use super::{Block, Duty};
@@ -166,6 +166,10 @@ enum Step {
 /// A round trip that leaves everything as even as it is and needs fewer moves, if there is one:
 /// a cycle of negative cost. There is one only where pools overlap or weights tie.
 fn saving(seats: &Seats<'_>, counts: &Counts) -> Option<Vec<(usize, usize, Step)>> {
+    // While nobody moves, no step costs less than nothing.
+    if counts.now == counts.first {
+        return None;
+    }
     let nodes = seats.seats.len();
     let mut steps = Vec::new();
     for from in 0..nodes {
@@ -247,20 +251,18 @@ fn by_load(seats: &Seats<'_>) -> Vec<usize> {
 }
 
 fn singles(seats: &mut Seats<'_>, counts: &mut Counts) -> bool {
-    let mut done = BTreeSet::new();
+    let mut done = vec![false; seats.seats.len()];
     let (mut moved, mut stepped) = (false, false);
     loop {
         let givers = (0..seats.seats.len()).filter(|seat| {
-            !done.contains(seat)
-                && may_give(seats, *seat)
-                && counts.now.values().any(|now| now[*seat] > 0)
+            !done[*seat] && may_give(seats, *seat) && counts.now.values().any(|now| now[*seat] > 0)
         });
         let from = givers.max_by(|a, b| seats.fuller(*a, *b, 0).then(b.cmp(a)));
         match from {
             Some(from) if step(seats, counts, from) => (moved, stepped) = (true, true),
-            Some(from) => drop(done.insert(from)),
+            Some(from) => done[from] = true,
             // What went on elsewhere may have opened a way.
-            None if std::mem::take(&mut moved) => done.clear(),
+            None if std::mem::take(&mut moved) => done.fill(false),
             None => return stepped,
         }
     }

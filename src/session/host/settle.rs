@@ -192,7 +192,7 @@ impl Stream {
             let timeline = entry.epoch.instance;
             let reaches = |via: &&NodeId| {
                 world.alive.contains(*via)
-                    && world.directory.header(**via).is_some_and(|h| h.links.contains(&node))
+                    && world.directory.header(**via).is_some_and(|h| !h.lacking.contains(&node))
             };
             let via = if world.linked.contains(&node) {
                 Some(node)

@@ -305,7 +305,7 @@ fn a_node_that_stood_still_asks_for_what_it_relays_anew() {
     other.put_header(Header {
         name: "n2".into(),
         addrs: Vec::new(),
-        links: BTreeSet::from([node(1)]),
+        lacking: BTreeSet::new(),
         draining: false,
         cordoned: false,
         capacity: None,

@@ -72,6 +72,8 @@ pub enum Effect {
     Welcomed(SessionId, Principal),
     /// On the session's ordered stream.
     Send(SessionId, NodeMessage),
+    /// The same on the ordered streams of several.
+    Tell(Vec<SessionId>, NodeMessage),
     /// End the session.
     Close(SessionId, String),
     /// A stream's frames come from here now.

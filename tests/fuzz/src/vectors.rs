@@ -153,7 +153,7 @@ fn delta() -> Delta {
     let header = Header {
         name: "n1".into(),
         addrs: vec!["a:1".into()],
-        links: BTreeSet::from([NEXT]),
+        lacking: BTreeSet::from([NEXT]),
         draining: false,
         cordoned: false,
         capacity: None,
