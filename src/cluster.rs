@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::directory::{ENTRIES_MAX, PROCESSOR, size};
 use crate::id::{Boot, EncoderId, Epoch, InviteId, MeshId, NodeId};
-use crate::placement::Survivability;
+use crate::placement::{Candidate, Media, Survivability};
 
 /// What a node says of itself, carried by chitchat: slow facts, each under a key of its own.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct NodeReport {
     /// Software version.
     pub version: String,
-    /// Relative capacity; load is divided by it. 1.0 unless declared.
-    pub capacity: f64,
     /// Encoders at home here.
     pub encoders: u32,
-    /// Viewers served here.
+    /// Streams that somebody takes from here.
+    pub streams: u32,
+    /// Who takes them: viewers, and other nodes for theirs.
     pub viewers: u32,
     /// Media sent, bits per second, averaged over a report.
     pub egress_bps: u64,
@@ -24,6 +25,14 @@ pub struct NodeReport {
     pub cpu: f64,
     /// Milliseconds of this node's wall clock when the report was made.
     pub wall: u64,
+}
+
+impl NodeReport {
+    /// The media that it says it carries.
+    pub fn media(&self) -> Media {
+        let Self { streams, viewers, egress_bps, .. } = *self;
+        Media { streams, viewers, egress_bps }
+    }
 }
 
 /// Whether a node is there, as foca sees it.
@@ -96,9 +105,12 @@ pub struct NodeView {
     /// Takes no new encoders.
     #[serde(default)]
     pub cordoned: bool,
-    /// Its declared capacity, in hundredths of an ordinary node's.
+    /// Its declared capacity, in hundredths of a processor.
     #[serde(default)]
     pub capacity: Option<u32>,
+    /// Its capacity as it measures it, which counts if none is declared.
+    #[serde(default)]
+    pub measured: Option<u32>,
     /// Takes so many encoders at most.
     #[serde(default)]
     pub limit: Option<u32>,
@@ -120,6 +132,25 @@ pub struct NodeView {
     /// How far its clock is ahead of the mesh's, in milliseconds.
     #[serde(default)]
     pub clock_offset_ms: Option<i64>,
+}
+
+impl NodeView {
+    /// Its capacity, in hundredths of a processor: as declared, or else as measured.
+    pub fn size(&self) -> u32 {
+        size(self.capacity, self.measured.unwrap_or_default())
+    }
+
+    /// As a taker of encoders.
+    pub fn candidate(&self) -> Candidate {
+        let most = ENTRIES_MAX as u32;
+        Candidate {
+            node: self.node,
+            weight: f64::from(self.size()) / f64::from(PROCESSOR),
+            load: self.encoders,
+            media: self.report.as_ref().map(NodeReport::media).unwrap_or_default(),
+            limit: self.limit.unwrap_or(most).min(most),
+        }
+    }
 }
 
 /// A node that was admitted and is no member.

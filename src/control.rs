@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use crate::access::{Rights, SharedRights};
 use crate::accounts::{self, Ledger};
-use crate::admission::{Keypair, Roster, Statement, Statements};
+use crate::admission::{Keypair, Roster, Statements};
 use crate::cluster::NodeReport;
 use crate::directory::{self, Directory};
 use crate::id::{Boot, EncoderId, NodeId};
 use crate::membership::{self, Membership};
 use crate::peering::{self, Peering};
-use crate::placement::Candidate;
 use crate::placement::balance::{self as evening, Balance};
 use crate::placement::plan::Seat;
+use crate::placement::{Candidate, Media};
 use crate::session::SILENCE_WATCHED;
 use crate::session::host::Host;
 use crate::time::{Mono, Now, earlier};
@@ -85,6 +85,12 @@ pub struct Control {
     /// What nodes were called last.
     names: BTreeMap<NodeId, String>,
     reports: BTreeMap<NodeId, NodeReport>,
+    /// When each last said anything new.
+    heard: BTreeMap<NodeId, Mono>,
+    /// The media that this node carries.
+    carries: Media,
+    /// Its capacity as it measures it.
+    measured: u32,
     clocks: Clocks,
     /// Whether this node's clock is told to be off, how far it is, and when that was found.
     skewed: bool,
@@ -164,6 +170,9 @@ impl Control {
             went: Vec::new(),
             names: config.names.into_iter().collect(),
             reports: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            carries: Media::default(),
+            measured: config.measured,
             clocks: Clocks::default(),
             skewed: false,
             skew: None,
@@ -259,15 +268,10 @@ impl Control {
             Event::Join { ticket, newcomer, join, statement } => {
                 self.join(now, ticket, newcomer, &join, &statement, effects);
             }
-            Event::Reports(mut reports) => {
-                reports.retain(|node, _| self.roster.contains(*node));
-                for (node, report) in &reports {
-                    self.clocks.observe(now, *node, report.wall);
-                }
-                self.reports = reports;
-                self.tell_time(now, effects);
+            Event::Reports(reports) => self.heed_reports(now, reports, effects),
+            Event::Carries(media) => {
+                self.carries = media;
                 self.recount();
-                effects.push(Effect::ViewChanged);
             }
             Event::ClientOpened { session, local } => {
                 self.host(now, effects, |host, world, out| {
@@ -446,36 +450,6 @@ impl Control {
         if due(self.remember_at) {
             self.remember(now.mono, effects);
         }
-    }
-
-    fn link_up(
-        &mut self,
-        now: Now,
-        node: NodeId,
-        addrs: Vec<String>,
-        learned: Vec<Statement>,
-        wall: u64,
-        effects: &mut Vec<Effect>,
-    ) {
-        self.adopt(now, learned, Some(node), effects);
-        // It was judged by another moment's roster.
-        if !self.roster.contains(node) || self.roster.outcast(self.me).is_some() {
-            let reason = "one of the two nodes is no member any more".to_owned();
-            effects.push(Effect::Expel(node, reason));
-            return;
-        }
-        self.clocks.observe(now, node, wall);
-        self.tell_time(now, effects);
-        self.links.insert(node, Link { addrs, rtt: None });
-        self.linked.insert(node);
-        self.nodes_dirty = true;
-        let digest = self.roster.digest();
-        effects.push(Effect::Send(node, LinkMessage::StatementDigest(digest).encode()));
-        self.announce_to(node, effects);
-        self.peer(now, peering::Event::LinkUp { node }, effects);
-        self.member(now, membership::Event::Linked(node), effects);
-        self.entries(now, directory::Event::Linked(node), effects);
-        self.account(now, accounts::Event::Linked(node), effects);
     }
 
     fn message(&mut self, now: Now, from: NodeId, bytes: &[u8], effects: &mut Vec<Effect>) {

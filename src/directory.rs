@@ -13,7 +13,8 @@ mod types;
 
 pub use types::{
     ADDR_MAX, ADDRS_MAX, Counters, DELTA_ENTRIES, Delta, Digest, ENTRIES_MAX, Effect, Entry, Event,
-    FLOORS_MAX, Floor, Header, ORIGINS_MAX, REASON_MAX, SourceState, TOMBSTONES_MAX, WHY_MAX,
+    FLOORS_MAX, Floor, Header, MEASURED_MAX, ORIGINS_MAX, PROCESSOR, REASON_MAX, SourceState,
+    TOMBSTONES_MAX, WHY_MAX, size,
 };
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,9 +83,10 @@ fn header_change(old: Option<&Header>, new: Option<&Header>) -> HeaderChange {
         return if old == new { HeaderChange::None } else { HeaderChange::Other };
     };
     // All fields are named, so that a new one is thought of.
-    let Header { name, addrs, lacking, draining, cordoned, capacity, limit, later } = new;
+    let Header { name, addrs, lacking, draining, cordoned, capacity, limit, measured, later } = new;
     let same = (name, addrs, draining) == (&old.name, &old.addrs, &old.draining)
         && (cordoned, capacity, limit) == (&old.cordoned, &old.capacity, &old.limit)
+        && *measured == old.measured
         && *later == old.later;
     match same {
         false => HeaderChange::Other,

@@ -172,6 +172,15 @@ impl Hubs {
         });
     }
 
+    /// How many streams are taken from here, and by how many: viewers, and other nodes for theirs.
+    pub fn taken(&self) -> (u32, u32) {
+        let hubs = lock(&self.shared.hubs);
+        let each = hubs.values().map(|hub| lock(&hub.inner).receivers.len());
+        let taken = each.filter(|receivers| *receivers > 0);
+        let (streams, receivers) = taken.fold((0, 0), |(s, all), some| (s + 1, all + some));
+        (streams, u32::try_from(receivers).unwrap_or(u32::MAX))
+    }
+
     /// Totals.
     pub fn counters(&self) -> &HubCounters {
         &self.shared.counters

@@ -195,6 +195,7 @@ impl World {
             ledger: node.disk.books.load(),
             // Whatever may be forgotten is, at once: the harder case.
             removed_kept: 0,
+            measured: 100,
             seeds: if ix == 0 { Vec::new() } else { vec![addr_of(0)] },
             seed,
         };

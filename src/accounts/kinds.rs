@@ -378,7 +378,7 @@ static SCHEMAS: &[Schema] = &[
                 5,
                 "capacity",
                 Number,
-                "in hundredths of an ordinary node's, 100 if not said",
+                "in hundredths of a processor; as measured if not said",
             ),
             Part::new(6, "limit", Number, "takes so many encoders at most"),
         ],

@@ -24,7 +24,7 @@ pub(crate) struct Plan {
     /// This node is drained (may be given again)
     #[arg(long, value_name = "NODE")]
     drain: Vec<String>,
-    /// This node takes encoders again, or is a new one of ordinary capacity (may be given again)
+    /// This node takes encoders again, or is a new one, as large as the middle one (may be given again)
     #[arg(long, value_name = "NODE")]
     add: Vec<String>,
     /// List every move
@@ -74,6 +74,8 @@ struct Load {
     before: u32,
     after: u32,
     limit: u32,
+    capacity: u64,
+    capacity_is: String,
 }
 
 /// Asks any node, and prints what would follow.
@@ -146,10 +148,11 @@ fn render(answer: &Answer, most: usize) -> String {
             before.to_string(),
             after.to_string(),
             limit.to_string(),
+            format!("{} {}", it.capacity, table::plain(&it.capacity_is)),
         ]
     });
     line(String::new());
-    line(grid(&["node", "state", "before", "after", "limit"], rows.collect()));
+    line(grid(&["node", "state", "before", "after", "limit", "capacity"], rows.collect()));
     line(format!("\nthen: {}", losses(answer)));
     text.trim_end().to_owned()
 }
@@ -205,10 +208,12 @@ mod tests {
             "stuck": [{ "encoder": n2, "name": "cam-3", "at": n1, "at_name": "n1",
                         "reason": "n1 is lost; no node takes encoders that has room" }],
             "nodes": [
-                { "node": n1, "name": "n1", "state": "lost", "before": 3, "after": 0, "limit": 9 },
-                { "node": n2, "name": "n2", "state": "open", "before": 0, "after": 1, "limit": 1 },
+                { "node": n1, "name": "n1", "state": "lost", "before": 3, "after": 0, "limit": 9,
+                  "capacity": 200, "capacity_is": "declared" },
+                { "node": n2, "name": "n2", "state": "open", "before": 0, "after": 1, "limit": 1,
+                  "capacity": 400, "capacity_is": "measured" },
                 { "node": null, "name": "n9", "state": "open", "before": 0, "after": 1,
-                  "limit": 1 },
+                  "limit": 1, "capacity": 400, "capacity_is": "assumed" },
             ],
             "survivability": { "losses": 0, "exact": true, "worst": [n2], "unplaced": 2 },
         });
@@ -222,10 +227,10 @@ mod tests {
             1 should move and cannot:\n\
             encoder  at  why\n\
             cam-3    n1  n1 is lost; no node takes encoders that has room\n\n\
-            node  state  before  after  limit\n\
-            n1    lost   3       0      9\n\
-            n2    open   0       1      1\n\
-            n9    new    0       1      1\n\n\
+            node  state  before  after  limit  capacity\n\
+            n1    lost   3       0      9      200 declared\n\
+            n2    open   0       1      1      400 measured\n\
+            n9    new    0       1      1      400 assumed\n\n\
             then: no node can be lost; without n2 2 encoders would have no place";
         assert_eq!(text, expected);
     }

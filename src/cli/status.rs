@@ -222,6 +222,7 @@ mod tests {
             draining: false,
             cordoned: false,
             capacity: None,
+            measured: Some(100),
             limit: None,
             encoders: 1,
             viewers: 2,

@@ -96,6 +96,7 @@ impl Control {
         self.unlink(now, node, &refusal.to_string(), effects);
         self.alive.remove(&node);
         self.reports.remove(&node);
+        self.heard.remove(&node);
         self.clocks.forget(node);
         self.member(now, membership::Event::Forget(node), effects);
         self.peer(now, peering::Event::Forget(node), effects);

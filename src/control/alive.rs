@@ -1,12 +1,43 @@
-//! What membership and peering say.
+//! What membership and peering say, and links that come up.
 
-use super::{Control, Effect, Note};
+use super::{Control, Effect, Link, Note};
+use crate::admission::Statement;
 use crate::id::NodeId;
 use crate::time::Now;
 use crate::wire::{self, LinkMessage, Message};
-use crate::{membership, peering};
+use crate::{accounts, directory, membership, peering};
 
 impl Control {
+    pub(super) fn link_up(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        addrs: Vec<String>,
+        learned: Vec<Statement>,
+        wall: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.adopt(now, learned, Some(node), effects);
+        // It was judged by another moment's roster.
+        if !self.roster.contains(node) || self.roster.outcast(self.me).is_some() {
+            let reason = "one of the two nodes is no member any more".to_owned();
+            effects.push(Effect::Expel(node, reason));
+            return;
+        }
+        self.clocks.observe(now, node, wall);
+        self.tell_time(now, effects);
+        self.links.insert(node, Link { addrs, rtt: None });
+        self.linked.insert(node);
+        self.nodes_dirty = true;
+        let digest = self.roster.digest();
+        effects.push(Effect::Send(node, LinkMessage::StatementDigest(digest).encode()));
+        self.announce_to(node, effects);
+        self.peer(now, peering::Event::LinkUp { node }, effects);
+        self.member(now, membership::Event::Linked(node), effects);
+        self.entries(now, directory::Event::Linked(node), effects);
+        self.account(now, accounts::Event::Linked(node), effects);
+    }
+
     pub(super) fn member(&mut self, now: Now, event: membership::Event, effects: &mut Vec<Effect>) {
         let mut out = Vec::new();
         self.membership.handle(now, event, &mut out);

@@ -1,18 +1,23 @@
 //! What follows from membership, links and headers: this node's own header, the peer list that
 //! clients keep, and the candidates for new encoders.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Control, Effect};
-use crate::directory::{ENTRIES_MAX, Header};
+use crate::cluster::NodeReport;
+use crate::directory::{ENTRIES_MAX, Header, PROCESSOR, size};
 use crate::grow::Later;
 use crate::id::NodeId;
-use crate::placement::{Candidate, balance};
+use crate::placement::{Candidate, Media, balance};
 use crate::time::{Mono, Now, earlier};
 use crate::wire::{Peer, PeerList};
 
 /// Live members are written down for the next start at most this often.
 const REMEMBER_INTERVAL: Duration = Duration::from_secs(2);
+/// What a node said of its media counts for so long: many rounds of gossip, since a report is made
+/// every second. Older words are none, and whoever carries the media may be anyone by now.
+const REPORT_KEEP: Duration = Duration::from_secs(30);
 
 /// What follows from a change of nodes is worked out at once, then after as long a rest as this
 /// for each member: all of them are looked at each time, and a mesh that starts or heals changes
@@ -108,6 +113,7 @@ impl Control {
             cordoned: self.wishes.cordon,
             capacity: self.wishes.capacity,
             limit: self.wishes.limit,
+            measured: self.measured,
             later: Later::default(),
         });
     }
@@ -181,16 +187,48 @@ impl Control {
     }
 
     pub(super) fn candidate(&self, node: NodeId) -> Candidate {
-        let (capacity, limit) = match self.directory.header(node) {
-            _ if node == self.me => (self.wishes.capacity, self.wishes.limit),
-            header => header.map_or((None, None), |header| (header.capacity, header.limit)),
+        let (size, limit) = match self.directory.header(node) {
+            _ if node == self.me => (size(self.wishes.capacity, self.measured), self.wishes.limit),
+            header => header.map_or((PROCESSOR, None), |header| (header.size(), header.limit)),
         };
         let most = ENTRIES_MAX as u32;
         Candidate {
             node,
-            weight: f64::from(capacity.unwrap_or(100)) / 100.0,
+            weight: f64::from(size) / f64::from(PROCESSOR),
             load: u32::try_from(self.directory.count(node)).unwrap_or(u32::MAX),
+            media: self.media_of(node),
             limit: limit.unwrap_or(most).min(most),
         }
+    }
+
+    /// The media that a node carries: its own as it counts it, that of others by their last word,
+    /// unless that is old.
+    fn media_of(&self, node: NodeId) -> Media {
+        if node == self.me {
+            return self.carries;
+        }
+        let fresh = |at: &Mono| self.handled.since(*at) < REPORT_KEEP;
+        let heard = self.heard.get(&node).filter(|at| fresh(at));
+        let report = self.reports.get(&node).filter(|_| heard.is_some());
+        report.map(NodeReport::media).unwrap_or_default()
+    }
+
+    pub(super) fn heed_reports(
+        &mut self,
+        now: Now,
+        mut reports: BTreeMap<NodeId, NodeReport>,
+        effects: &mut Vec<Effect>,
+    ) {
+        reports.retain(|node, _| self.roster.contains(*node));
+        for (node, report) in &reports {
+            self.clocks.observe(now, *node, report.wall);
+            if self.reports.get(node) != Some(report) {
+                self.heard.insert(*node, now.mono);
+            }
+        }
+        self.reports = reports;
+        self.tell_time(now, effects);
+        self.recount();
+        effects.push(Effect::ViewChanged);
     }
 }

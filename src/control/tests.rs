@@ -1,5 +1,5 @@
 use super::*;
-use crate::admission::Invitation;
+use crate::admission::{Invitation, Statement};
 use crate::id::InviteId;
 
 /// A control and what it still has to say to the other one.
@@ -20,6 +20,7 @@ impl Side {
             remembered: Vec::new(),
             names: Vec::new(),
             removed_kept: 0,
+            measured: 100,
             seeds: Vec::new(),
             ledger: accounts::Loaded::default(),
             seed: [u8::try_from(boot).unwrap(); 32],
@@ -253,4 +254,54 @@ fn a_death_is_not_told_by_headers_and_whoever_was_named_before_stays() {
     mesh.run(2000);
     assert_eq!(mesh.said(0), before);
     assert_eq!(mesh.lacking(0, 1), [2]);
+}
+
+#[test]
+fn what_a_node_says_of_its_media_counts_while_it_is_fresh_and_its_size_as_far_as_it_is_possible() {
+    let (founder, member) = (Keypair::from_seed([1; 32]), Keypair::from_seed([2; 32]));
+    let mut roster = Roster::found(&founder, [3; 16]);
+    let (id, mesh) = (InviteId([4; 16]), roster.mesh());
+    let invitation = Invitation::make(&founder, mesh, vec![], id, [8; 32], u64::MAX, 9);
+    let admission = roster.admit(&founder, member.public(), &invitation.invite);
+    roster.adopt(vec![admission]);
+    let mut now = Now { mono: Mono(1_000_000_000), wall: 0 };
+    let (mut one, node) = (Side::start(&founder, 1, &roster, now), member.node());
+    let report = NodeReport { viewers: 7, egress_bps: 5_000_000, wall: 1, ..Default::default() };
+    let hear = |one: &mut Side, now, wall| {
+        let report = NodeReport { wall, ..report.clone() };
+        one.handle(now, Event::Reports(BTreeMap::from([(node, report)])));
+        one.control.candidate(node).media.units()
+    };
+    assert_eq!(hear(&mut one, now, 1), 12);
+    now.mono = now.mono + Duration::from_secs(29);
+    assert_eq!(hear(&mut one, now, 1), 12);
+    now.mono = now.mono + Duration::from_secs(1);
+    assert_eq!(hear(&mut one, now, 1), 0, "it has not said anything since");
+    assert_eq!(hear(&mut one, now, 2), 12);
+    let own = Media { streams: 1, viewers: 2, egress_bps: 3_000_000 };
+    one.handle(now, Event::Carries(own));
+    assert_eq!(one.control.candidate(founder.node()).media, own);
+
+    for (declared, measured, weight) in
+        [(None, 400, 4.0), (Some(50), 400, 0.5), (None, 0, 1.0), (None, u32::MAX, 1_024.0)]
+    {
+        let header = directory::Header { capacity: declared, measured, ..Default::default() };
+        let mut other = Directory::new(node, Boot(2));
+        let mut told = Vec::new();
+        other.handle(now, directory::Event::Linked(founder.node()), &mut told);
+        other.put_header(header);
+        other.flush(&mut told);
+        one.link(now, node);
+        for effect in told {
+            if let directory::Effect::Delta { delta, .. } = effect {
+                let message = LinkMessage::DirectoryDelta(delta).encode();
+                one.handle(now, Event::Message(node, message));
+            }
+        }
+        let found = one.control.candidate(node).weight;
+        assert!((found - weight).abs() < 1e-9, "{declared:?}, {measured}: {found}");
+        one.handle(now, Event::LinkDown(node));
+        now.mono = now.mono + Duration::from_secs(1);
+        one = Side::start(&founder, 1, &roster, now);
+    }
 }

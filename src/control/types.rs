@@ -8,6 +8,7 @@ use crate::accounts;
 use crate::admission::{Keypair, PublicKey, Refusal, Roster, Statement};
 use crate::cluster::NodeReport;
 use crate::id::{Boot, EncoderId, NodeId, SessionId};
+use crate::placement::Media;
 use crate::session::host::{self, Route};
 use crate::time::Mono;
 use crate::wire;
@@ -36,6 +37,8 @@ pub struct Config {
     pub ledger: accounts::Loaded,
     /// Removed records that stay for what they remember: see [`accounts::REMOVED_KEPT`].
     pub removed_kept: usize,
+    /// Its capacity, if people declare none: a hundred for each processor that it may use.
+    pub measured: u32,
     /// Seed of this start's randomness.
     pub seed: [u8; 32],
 }
@@ -113,8 +116,10 @@ pub enum Event {
         /// What the proof signs.
         statement: Vec<u8>,
     },
-    /// Everyone's reports, some of them new.
+    /// Everyone else's reports, some of them new.
     Reports(BTreeMap<NodeId, NodeReport>),
+    /// The media that this node carries, as it counts it.
+    Carries(Media),
     /// A client connected.
     ClientOpened {
         /// Its session.

@@ -105,6 +105,7 @@ impl Control {
             draining: self.draining(node),
             cordoned: self.cordoned(node),
             capacity: self.directory.header(node).and_then(|header| header.capacity),
+            measured: self.directory.header(node).map(|header| header.measured),
             limit: self.directory.header(node).and_then(|header| header.limit),
             encoders: u32::try_from(entries().count()).unwrap_or(u32::MAX),
             viewers,

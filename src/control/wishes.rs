@@ -19,7 +19,7 @@ pub(super) struct Wishes {
     pub(super) drain: bool,
     /// Takes nothing new.
     pub(super) cordon: bool,
-    /// Of its capacity, in hundredths of an ordinary node's.
+    /// Its capacity, in hundredths of a processor, if people declare one.
     pub(super) capacity: Option<u32>,
     /// It takes so many encoders at most.
     pub(super) limit: Option<u32>,

@@ -514,6 +514,7 @@ fn the_largest_delta_fits_into_one_message() {
         cordoned: true,
         capacity: None,
         limit: None,
+        measured: u32::MAX,
         later: Later::default(),
     };
     assert!(header_fits(&header) && entry_fits(&largest));

@@ -25,6 +25,11 @@ pub const ADDR_MAX: usize = 259;
 pub const WHY_MAX: usize = 160;
 /// Longest reason in a [`SourceState`] in bytes: one line for people.
 pub const REASON_MAX: usize = 256;
+/// The capacity of one processor: that of a node that measures none.
+pub const PROCESSOR: u32 = 100;
+/// The most that counts of a measured capacity: 1,024 processors, more than any machine has that
+/// relays video. A false number draws no more than that.
+pub const MEASURED_MAX: u32 = 1_024 * PROCESSOR;
 /// Encoders whose highest epoch is remembered after nobody claims them: the entries of a full
 /// mesh and a half, at some 5 MB.
 pub const FLOORS_MAX: usize = 65_536;
@@ -44,11 +49,26 @@ growing! {
         pub draining: bool,
         /// Takes no new encoders.
         pub cordoned: bool,
-        /// Its declared capacity, in hundredths of an ordinary node's.
+        /// Its declared capacity, in hundredths of a processor.
         pub capacity: Option<u32>,
         /// Takes so many encoders at most.
         pub limit: Option<u32>,
+        /// Its capacity as it measures it, which counts if none is declared: a hundred for each
+        /// processor that it may use.
+        pub measured: u32,
     }
+}
+
+impl Header {
+    /// Its capacity, in hundredths of a processor.
+    pub fn size(&self) -> u32 {
+        size(self.capacity, self.measured)
+    }
+}
+
+/// A node's capacity, in hundredths of a processor: as declared, or else as measured.
+pub fn size(declared: Option<u32>, measured: u32) -> u32 {
+    declared.unwrap_or_else(|| measured.clamp(PROCESSOR, MEASURED_MAX))
 }
 
 /// What state an encoder's source is in. Written as a number and words: a state of a newer version

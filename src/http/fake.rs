@@ -155,6 +155,7 @@ impl FakeMesh {
             draining: false,
             cordoned: false,
             capacity: None,
+            measured: Some(100),
             limit: None,
             encoders: 0,
             viewers: 0,

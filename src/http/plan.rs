@@ -15,7 +15,7 @@ use super::problem::Problem;
 use crate::access::{Right, Scope};
 use crate::accounts::{Key, Kind};
 use crate::cluster::{ClusterView, Liveness};
-use crate::directory::ENTRIES_MAX;
+use crate::directory::{ENTRIES_MAX, PROCESSOR};
 use crate::id::{EncoderId, NodeId, valid_name};
 use crate::placement::plan::{Duty, Seat, WEIGHT_ONE, Why, weight_of};
 use crate::placement::{Demand, Survivability, WhatIf};
@@ -81,6 +81,10 @@ struct Load {
     before: u32,
     after: u32,
     limit: u32,
+    /// In hundredths of a processor.
+    capacity: u64,
+    /// `declared`, `measured`, or `assumed` of a node that does not exist yet.
+    capacity_is: &'static str,
 }
 
 /// Answers with what would follow.
@@ -138,10 +142,9 @@ fn asked(
         let seat = match known {
             true => {
                 let known = node(view, text)?;
-                let capacity = known.capacity.unwrap_or(100);
                 Seat {
                     node: known.node,
-                    weight: weight_of(f64::from(capacity) / 100.0),
+                    weight: weight_of(f64::from(known.size()) / f64::from(PROCESSOR)),
                     limit: known.limit.unwrap_or(u32::MAX).min(ENTRIES_MAX as u32),
                     duty: Duty::Open,
                 }
@@ -151,7 +154,7 @@ fn asked(
                 let mut id = [0xff; 16];
                 id[8..].copy_from_slice(&(names.len() as u64).to_be_bytes());
                 names.insert(NodeId(id), text.clone());
-                let (weight, limit) = (WEIGHT_ONE, ENTRIES_MAX as u32);
+                let (weight, limit) = (ordinary(&demand.seats), ENTRIES_MAX as u32);
                 Seat { node: NodeId(id), weight, limit, duty: Duty::Open }
             }
             false => {
@@ -178,6 +181,13 @@ fn asked(
     Ok((what, names))
 }
 
+/// What a node is taken to be good for that does not exist yet: as the middle one of those that do.
+fn ordinary(seats: &[Seat]) -> u64 {
+    let mut weights: Vec<u64> = seats.iter().map(|seat| seat.weight).collect();
+    weights.sort_unstable();
+    weights.get(weights.len() / 2).copied().unwrap_or(WEIGHT_ONE)
+}
+
 /// What things are called.
 struct Names<'a> {
     view: &'a ClusterView,
@@ -189,6 +199,15 @@ impl Names<'_> {
     fn node(&self, node: NodeId) -> String {
         let known = self.view.nodes.iter().find(|it| it.node == node).map(|it| &it.name);
         known.or_else(|| self.added.get(&node)).cloned().unwrap_or_else(|| node.short())
+    }
+
+    /// How its capacity is known.
+    fn capacity_is(&self, node: NodeId) -> &'static str {
+        match self.view.nodes.iter().find(|it| it.node == node) {
+            Some(known) if known.capacity.is_some() => "declared",
+            Some(_) => "measured",
+            None => "assumed",
+        }
     }
 
     fn exists(&self, node: NodeId) -> Option<NodeId> {
@@ -257,13 +276,15 @@ fn shown(names: &Names<'_>, demand: &Demand, what: &WhatIf) -> Plan {
         reason: names.why(&it.why, it.from, Some(it.to)),
     });
     let moves = moves.collect();
-    let load = |node: NodeId, before, after, state, limit| Load {
+    let load = |node: NodeId, before, after, state, (limit, weight): (u32, u64)| Load {
         node: names.exists(node),
         name: names.node(node),
         state,
         before,
         after,
         limit,
+        capacity: weight * u64::from(PROCESSOR) / WEIGHT_ONE,
+        capacity_is: names.capacity_is(node),
     };
     let mut nodes: Vec<Load> = Vec::new();
     for seat in &then.seats {
@@ -274,14 +295,14 @@ fn shown(names: &Names<'_>, demand: &Demand, what: &WhatIf) -> Plan {
             Duty::Cordoned => "cordoned",
             Duty::Draining => "draining",
         };
-        nodes.push(load(seat.node, before, after, state, seat.limit));
+        nodes.push(load(seat.node, before, after, state, (seat.limit, seat.weight)));
     }
     for node in &then.lost {
         let before = demand.units.iter().filter(|unit| unit.at == *node).count();
         let all = demand.seats.iter().chain(&what.add);
-        let limit = all.filter(|seat| seat.node == *node).map(|seat| seat.limit).next();
+        let size = all.filter(|seat| seat.node == *node).map(|it| (it.limit, it.weight)).next();
         let before = u32::try_from(before).unwrap_or(u32::MAX);
-        nodes.push(load(*node, before, 0, "lost", limit.unwrap_or(0)));
+        nodes.push(load(*node, before, 0, "lost", size.unwrap_or_default()));
     }
     nodes.sort_by(|a, b| (&a.name, a.node).cmp(&(&b.name, b.node)));
     let named = |node: &NodeId| Named { node: *node, name: names.node(*node) };
@@ -330,9 +351,15 @@ pub(super) fn schema() -> Value {
                     "properties": {
                         "node": maybe, "name": text, "before": number, "after": number,
                         "limit": number,
+                        "capacity": { "type": "integer", "minimum": 0,
+                            "description": "in hundredths of a processor" },
+                        "capacity_is": { "enum": ["declared", "measured", "assumed"] },
                         "state": { "enum": ["open", "cordoned", "draining", "lost"] },
                     },
-                    "required": ["node", "name", "state", "before", "after", "limit"],
+                    "required": [
+                        "node", "name", "state", "before", "after", "limit", "capacity",
+                        "capacity_is",
+                    ],
                 },
             },
             "survivability": { "type": "object", "description": "after it" },

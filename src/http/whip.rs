@@ -88,12 +88,12 @@ pub(super) async fn post(
         let takes = |node: &&NodeView| node.node != view.node && roomy(node);
         let takers = view.nodes.iter().filter(takes);
         let mut takers: Vec<_> =
-            takers.filter_map(|node| Some((liked(node)?, node.node))).collect();
+            takers.filter_map(|node| Some((liked(node)?, node.candidate()))).collect();
         takers.retain(|(tier, _)| must || Some(*tier) == best);
-        takers.sort_by_key(|(tier, _)| *tier);
+        takers.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.fuller(&b.1)));
         // Redirected or not: whoever followed a redirect here would be sent on only once more.
         let mut takers = takers.into_iter().filter(|_| token.is_none());
-        takers.find_map(|(_, node)| Some((node, redirect_url(&view, node, peer)?)))
+        takers.find_map(|(_, to)| Some((to.node, redirect_url(&view, to.node, peer)?)))
     });
     let elsewhere = elsewhere.flatten();
     if must && elsewhere.is_none() {
@@ -134,7 +134,7 @@ pub(super) async fn post(
 
 /// How many encoders a node takes.
 fn limit(node: &NodeView) -> usize {
-    node.limit.map_or(ENTRIES_MAX, |limit| ENTRIES_MAX.min(limit as usize))
+    node.candidate().limit as usize
 }
 
 fn no_room(own: Option<&NodeView>) -> Failed {
@@ -160,14 +160,7 @@ fn apart(view: &ClusterView, wish: &Wish, roomy: impl Fn(&NodeView) -> bool) -> 
         None => {
             let candidates = view.nodes.iter().filter(|it| it.state == Liveness::Up);
             let open = candidates.filter(|node| !node.draining && !node.cordoned);
-            let candidates: Vec<Candidate> = open
-                .map(|it| Candidate {
-                    node: it.node,
-                    weight: 1.0,
-                    load: it.encoders,
-                    limit: u32::try_from(limit(it)).unwrap_or(u32::MAX),
-                })
-                .collect();
+            let candidates: Vec<Candidate> = open.map(NodeView::candidate).collect();
             refusal(&candidates, wish)
         }
     };

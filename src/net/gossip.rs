@@ -501,8 +501,8 @@ impl Keeper {
 fn keys(report: &NodeReport) -> [(&'static str, String); 7] {
     [
         ("version", report.version.chars().take(VERSION_MAX / 4).collect()),
-        ("capacity", report.capacity.to_string()),
         ("encoders", report.encoders.to_string()),
+        ("streams", report.streams.to_string()),
         ("viewers", report.viewers.to_string()),
         ("egress_bps", report.egress_bps.to_string()),
         ("cpu", report.cpu.to_string()),
@@ -519,8 +519,8 @@ fn read(state: &NodeState) -> NodeReport {
     let version = state.get("version").filter(|version| version.len() <= VERSION_MAX);
     NodeReport {
         version: version.unwrap_or_default().into(),
-        capacity: real("capacity").unwrap_or(1.0),
         encoders: number(state, "encoders").unwrap_or_default(),
+        streams: number(state, "streams").unwrap_or_default(),
         viewers: number(state, "viewers").unwrap_or_default(),
         egress_bps: number(state, "egress_bps").unwrap_or_default(),
         cpu: real("cpu").unwrap_or_default(),
@@ -545,8 +545,8 @@ mod tests {
     fn report(encoders: u32) -> NodeReport {
         NodeReport {
             version: "1.2.3".into(),
-            capacity: 2.5,
             encoders,
+            streams: 3,
             viewers: 7,
             egress_bps: 8_000_000,
             cpu: 0.25,

@@ -385,11 +385,9 @@ impl Driver {
             self.note(&note);
         }
         let me = self.control.me();
-        let mine = self.control.directory().entries(me);
-        let (encoders, viewers) = mine.fold((0, 0u32), |(count, sum), (_, entry)| {
-            (count + 1, sum.saturating_add(entry.viewers))
-        });
-        self.reports.publish(encoders, viewers, self.hubs.counters());
+        let encoders = u32::try_from(self.control.directory().count(me)).unwrap_or(u32::MAX);
+        let carried = self.reports.publish(encoders, &self.hubs);
+        self.handle(Event::Carries(carried));
         self.view_dirty = true;
     }
 

@@ -257,6 +257,7 @@ impl Node {
             seeds,
             ledger,
             removed_kept: REMOVED_KEPT,
+            measured: report::capacity(),
             seed,
         };
         let mut effects = Vec::new();

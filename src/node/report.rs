@@ -8,10 +8,12 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
 use crate::cluster::NodeReport;
-use crate::hub::HubCounters;
+use crate::directory::PROCESSOR;
+use crate::hub::Hubs;
 use crate::id::{Boot, MeshId, NodeId};
 use crate::net::Net;
 use crate::net::gossip::Gossip;
+use crate::placement::Media;
 
 /// Gossip messages that wait for links.
 const OUT_QUEUE: usize = 1024;
@@ -30,11 +32,8 @@ impl Reports {
                 net.gossip(node, bytes);
             }
         });
-        let first = NodeReport {
-            version: env!("CARGO_PKG_VERSION").into(),
-            capacity: 1.0,
-            ..NodeReport::default()
-        };
+        let first =
+            NodeReport { version: env!("CARGO_PKG_VERSION").into(), ..NodeReport::default() };
         let gossip = Gossip::spawn(me, boot, mesh, first, out);
         let incoming = gossip.reports();
         Self { gossip, incoming, last: None }
@@ -60,9 +59,10 @@ impl Reports {
     }
 
     /// Says what this node carries at present; called about once a second.
-    pub(super) fn publish(&mut self, encoders: u32, viewers: u32, hubs: &HubCounters) {
+    pub(super) fn publish(&mut self, encoders: u32, hubs: &Hubs) -> Media {
         let now = Instant::now();
-        let sent = hubs.bytes_out.load(Ordering::Relaxed);
+        let sent = hubs.counters().bytes_out.load(Ordering::Relaxed);
+        let (streams, viewers) = hubs.taken();
         let ticks = cpu_ticks().unwrap_or(0);
         let (egress_bps, cpu) = match self.last.replace((now, sent, ticks)) {
             None => (0, 0.0),
@@ -73,16 +73,26 @@ impl Reports {
                 (bits as u64, ticks.saturating_sub(ticks_then) as f64 / 100.0 / span)
             }
         };
-        self.gossip.publish(NodeReport {
+        let report = NodeReport {
             version: env!("CARGO_PKG_VERSION").into(),
-            capacity: 1.0,
             encoders,
+            streams,
             viewers,
             egress_bps,
             cpu,
             wall: super::wall_ms(),
-        });
+        };
+        let media = report.media();
+        self.gossip.publish(report);
+        media
     }
+}
+
+/// What this node is good for, as far as can be told beforehand: a hundred for each processor that
+/// it may use.
+pub(super) fn capacity() -> u32 {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(processors).unwrap_or(u32::MAX).saturating_mul(PROCESSOR)
 }
 
 /// User and system time of this process (proc(5), fields 14 and 15 of `stat`).

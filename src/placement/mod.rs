@@ -4,16 +4,20 @@
 pub mod balance;
 mod demand;
 mod losses;
+mod media;
 pub mod plan;
 mod rank;
 
 pub use demand::{Demand, Outlook, WhatIf};
 pub use losses::{Share, Survivability, survivability};
+pub use media::Media;
 pub use rank::rank;
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use crate::id::{EncoderId, NodeId};
+use media::STAND_BY_MARGIN;
 use plan::Wish;
 
 /// A node that may take encoders: alive, not draining, not cordoned.
@@ -26,6 +30,8 @@ pub struct Candidate {
     pub weight: f64,
     /// Encoders at home there and assignments in flight.
     pub load: u32,
+    /// What it carries besides, by its own word of some seconds ago.
+    pub media: Media,
     /// With so many it is full: no more are assigned to it.
     pub limit: u32,
 }
@@ -60,7 +66,27 @@ impl Candidate {
     /// What the load would be per weight with one more encoder. Counting that one makes an empty
     /// large node win over an empty small one.
     fn fullness(&self) -> f64 {
-        (f64::from(self.load) + 1.0) / self.usable_weight()
+        (f64::from(self.load) + f64::from(self.media.units()) + 1.0) / self.usable_weight()
+    }
+
+    /// Orders by what each would have per weight with one more encoder.
+    pub fn fuller(&self, other: &Self) -> Ordering {
+        self.fullness().total_cmp(&other.fullness())
+    }
+
+    /// How busy media keeps it, by its weight.
+    fn strain(&self) -> f64 {
+        f64::from(self.media.units()) / self.usable_weight()
+    }
+
+    /// Its load in words.
+    fn words(&self) -> String {
+        let Media { viewers, .. } = self.media;
+        let encoders = format!("{} encoders", self.load);
+        match (viewers, self.media.mbits()) {
+            (0, 0) => encoders,
+            (viewers, mbits) => format!("{encoders}, {viewers} viewers, {mbits} Mbit/s"),
+        }
     }
 }
 
@@ -89,11 +115,7 @@ pub fn assign(
     let tier = wish.tier(first)?;
     let liked: Vec<NodeId> =
         contenders.iter().copied().filter(|node| wish.tier(*node) == Some(tier)).collect();
-    let fullness = |node: NodeId| {
-        // Of a node given twice the fuller one, so that the order of candidates is irrelevant.
-        let same = candidates.iter().filter(|candidate| candidate.node == node);
-        same.map(Candidate::fullness).fold(0.0, f64::max)
-    };
+    let fullness = |node: NodeId| most(candidates, node, Candidate::fullness);
     let best = liked.iter().take(CHOICES);
     let home = *best.min_by(|a, b| fullness(**a).total_cmp(&fullness(**b)))?;
     let best = ranked.iter().find(|node| wish.tier(**node) == Some(tier));
@@ -103,7 +125,12 @@ pub fn assign(
         (1, 0, _) => "the only node with room".into(),
         (1, ..) => "the only node that did not just fail".into(),
         (.., 1) => "the only node with room there".into(),
-        _ if home != first => format!("ranked second, less loaded than {}", first.short()),
+        _ if home != first => {
+            let same = candidates.iter().filter(|candidate| candidate.node == first);
+            let fuller = same.max_by(|a, b| a.fuller(b));
+            let load = fuller.map(Candidate::words).unwrap_or_default();
+            format!("ranked second, less loaded than {}: {load}", first.short())
+        }
         _ => match best.filter(|best| full.contains(best)) {
             Some(best) => format!("ranked first of those with room: {} is full", best.short()),
             None => "ranked first".into(),
@@ -115,19 +142,50 @@ pub fn assign(
         Some(pool) => format!("pool {}, as no pool before has room; {reason}", pool.name),
         None => format!("no room in {}; {reason}", wish.words()),
     };
-    // One that is full may have room by the time that it is needed.
-    let others = willing.iter().chain(&avoided).chain(&ranked);
-    let next = others.copied().find(|node| *node != home);
+    let next = stand_by(key, home, candidates, avoid, wish);
     Some(Choice { home, next, reason })
 }
 
 /// The node to stand by for an encoder at `home`: another one where it may be, rather one with
-/// room, rather one that it likes, the first ranked of those.
+/// room, rather one that it likes; of the two best ranked of those the first, unless media keeps it
+/// much busier than the second.
 pub fn next(key: EncoderId, home: NodeId, candidates: &[Candidate], wish: &Wish) -> Option<NodeId> {
+    stand_by(key, home, candidates, &[], wish)
+}
+
+fn stand_by(
+    key: EncoderId,
+    home: NodeId,
+    candidates: &[Candidate],
+    avoid: &[NodeId],
+    wish: &Wish,
+) -> Option<NodeId> {
     let full = full(candidates);
     let others = rank(key, candidates).into_iter().filter(|node| *node != home);
-    let tiers = others.filter_map(|node| Some((full.contains(&node), wish.tier(node)?, node)));
-    tiers.min_by_key(|(full, tier, _)| (*full, *tier)).map(|(.., node)| node)
+    let mut others: Vec<((bool, bool, usize), NodeId)> = others
+        .filter_map(|node| {
+            // One that is full may have room by the time that it is needed.
+            let full = full.contains(&node);
+            Some(((full, !full && avoid.contains(&node), wish.tier(node)?), node))
+        })
+        .collect();
+    others.sort_by_key(|(class, _)| *class);
+    let &(class, first) = others.first()?;
+    let second = others.get(1).filter(|(other, _)| *other == class).map(|(_, node)| *node);
+    Some(second.filter(|second| much_busier(candidates, first, *second)).unwrap_or(first))
+}
+
+/// Whether media keeps one node so much busier than another that a session that waits at the first
+/// is no reason to go there.
+pub fn much_busier(candidates: &[Candidate], one: NodeId, other: NodeId) -> bool {
+    let strain = |node: NodeId| most(candidates, node, Candidate::strain);
+    strain(one) > strain(other) + f64::from(STAND_BY_MARGIN)
+}
+
+/// Of a node given twice the greater number, so that the order of candidates is irrelevant.
+fn most(candidates: &[Candidate], node: NodeId, number: impl Fn(&Candidate) -> f64) -> f64 {
+    let same = candidates.iter().filter(|candidate| candidate.node == node);
+    same.map(number).fold(0.0, f64::max)
 }
 
 /// Why [`assign`] finds no home, in words, and what to do.

@@ -65,7 +65,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::plan::{Pool, Wish};
-    use super::super::{Choice, assign, next, refusal};
+    use super::super::{Choice, Media, assign, much_busier, next, refusal};
     use super::*;
 
     const ANY: Wish = Wish { pools: Vec::new(), only: false };
@@ -78,20 +78,34 @@ mod tests {
 
     fn candidates(count: u8) -> Vec<Candidate> {
         (0..count)
-            .map(|n| Candidate { node: NodeId([n; 16]), weight: 1.0, load: 0, limit: u32::MAX })
+            .map(|n| Candidate {
+                node: NodeId([n; 16]),
+                weight: 1.0,
+                load: 0,
+                media: Media::default(),
+                limit: u32::MAX,
+            })
             .collect()
     }
 
+    /// So many viewers of 1 Mbit/s.
+    fn carries(viewers: u32) -> Media {
+        Media { streams: viewers.min(1), viewers, egress_bps: u64::from(viewers) * 1_000_000 }
+    }
+
     fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
-        let candidate = (0..20u8, -1.0..4.0f64, 0..50u32);
+        let number = prop_oneof![0..200u32, Just(0), Just(u32::MAX)];
+        let candidate = (0..20u8, -1.0..4.0f64, 0..50u32, number);
         proptest::collection::vec(candidate, 0..12).prop_map(|list| {
-            let by_node: BTreeMap<_, _> = list.into_iter().map(|(n, w, l)| (n, (w, l))).collect();
+            let by_node: BTreeMap<_, _> =
+                list.into_iter().map(|(n, w, l, m)| (n, (w, l, m))).collect();
             let candidates = by_node.into_iter();
             candidates
-                .map(|(n, (weight, load))| Candidate {
+                .map(|(n, (weight, load, viewers))| Candidate {
                     node: NodeId([n; 16]),
                     weight,
                     load,
+                    media: carries(viewers),
                     limit: 40,
                 })
                 .collect()
@@ -152,6 +166,68 @@ mod tests {
         nodes[2].weight = 2.0;
         let nodes = fill(nodes, 500);
         assert!((190..=210).contains(&nodes[2].load), "{}", nodes[2].load);
+    }
+
+    #[test]
+    fn of_the_two_best_ranked_the_one_that_carries_less_media_is_taken_and_the_reason_says_so() {
+        let nodes = candidates(4);
+        let [first, second] = rank(key(1), &nodes)[..2] else { unreachable!("there are four") };
+        let of = |node: NodeId, media: Media| {
+            let mut nodes = nodes.clone();
+            nodes.iter_mut().for_each(|it| it.load = 12);
+            nodes.iter_mut().filter(|it| it.node == node).for_each(|it| it.media = media);
+            assign(key(1), &nodes, &[], &ANY).unwrap()
+        };
+        let media = Media { streams: 3, viewers: 40, egress_bps: 80_000_000 };
+        let choice = of(first, media);
+        assert_eq!(choice.home, second);
+        let expected = format!(
+            "ranked second, less loaded than {}: 12 encoders, 40 viewers, 80 Mbit/s",
+            first.short()
+        );
+        assert_eq!(choice.reason, expected);
+        assert_eq!(of(second, media).home, first);
+        // Whatever is said falsely, somebody is home, and only the two best ranked are asked.
+        let lie = Media { streams: u32::MAX, viewers: u32::MAX, egress_bps: u64::MAX };
+        assert_eq!(of(first, lie).home, second);
+        assert!(of(first, lie).reason.len() < crate::directory::WHY_MAX);
+    }
+
+    #[test]
+    fn a_node_of_twice_the_capacity_carries_twice_the_media() {
+        let mut nodes = candidates(2);
+        nodes[0].weight = 4.0;
+        (nodes[0].media, nodes[1].media) = (carries(20), carries(9));
+        assert!((0..9).all(|n| assign(key(n), &nodes, &[], &ANY).unwrap().home == nodes[0].node));
+    }
+
+    #[test]
+    fn who_stands_by_is_the_first_ranked_unless_media_keeps_it_much_busier() {
+        let nodes = candidates(4);
+        let ranked = rank(key(1), &nodes);
+        let stands_by = |viewers: u32, of: usize| {
+            let mut nodes = nodes.clone();
+            nodes.iter_mut().filter(|it| it.node == ranked[of]).for_each(|it| {
+                it.media = carries(viewers);
+            });
+            assert_eq!(much_busier(&nodes, ranked[of], ranked[0]), viewers >= 25);
+            next(key(1), ranked[0], &nodes, &ANY)
+        };
+        assert_eq!(stands_by(24, 1), Some(ranked[1]));
+        assert_eq!(stands_by(25, 1), Some(ranked[2]));
+        assert_eq!(stands_by(u32::MAX, 1), Some(ranked[2]));
+        assert_eq!(stands_by(u32::MAX, 2), Some(ranked[1]));
+    }
+
+    #[test]
+    fn a_false_word_of_media_keeps_no_encoder_from_a_place_and_fills_nobody_beyond_its_limit() {
+        for viewers in [0, u32::MAX] {
+            let mut nodes = candidates(3);
+            nodes.iter_mut().for_each(|it| (it.limit, it.media) = (40, carries(200)));
+            nodes[1].media = carries(viewers);
+            let filled = fill(nodes, 120);
+            assert!(filled.iter().all(|it| it.load == 40), "{filled:?}");
+        }
     }
 
     #[test]
@@ -318,7 +394,7 @@ mod tests {
             let nodes: Vec<_> = weights
                 .iter()
                 .zip(0u8..)
-                .map(|(weight, n)| Candidate { node: NodeId([n; 16]), weight: *weight, load: n.into(), limit: u32::MAX })
+                .map(|(weight, n)| Candidate { node: NodeId([n; 16]), weight: *weight, load: n.into(), media: carries(n.into()), limit: u32::MAX })
                 .collect();
             prop_assert_eq!(rank(key(k), &nodes).len(), nodes.len());
             prop_assert!(assign(key(k), &nodes, &[], &ANY).is_some());

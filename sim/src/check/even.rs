@@ -88,7 +88,7 @@ impl World {
                 return None;
             }
             let header = control.directory().header(control.me());
-            let capacity = header.and_then(|header| header.capacity).unwrap_or(100);
+            let capacity = header.map_or(100, |header| header.size());
             let count = u32::try_from(control.directory().count(control.me())).unwrap_or(u32::MAX);
             Some((ix, count, weight_of(f64::from(capacity) / 100.0)))
         };

@@ -175,11 +175,11 @@ pub(crate) static NODE: Kind = Kind {
         DESCRIPTION,
         part("drain", Flag, "hands over what it serves, and takes nothing new"),
         part("cordon", Flag, "takes nothing new"),
-        part("capacity", Number, "in hundredths of an ordinary node's, 100 if not said"),
+        part("capacity", Number, "in hundredths of a processor; as measured if not said"),
         part("limit", Number, "takes so many encoders at most"),
     ],
     sets: &[LABELS],
-    columns: &["state", "encoders", "viewers", "addrs", "description"],
+    columns: &["state", "capacity", "encoders", "viewers", "addrs", "description"],
     examples: "  roost node drain n2\n  roost node set n2 limit=200 +labels=north\n  roost node revoke n3 --reason stolen",
 };
 

@@ -77,6 +77,7 @@ async fn row(kind: &'static Kind, item: &Value, names: &mut Names<'_>) -> Vec<St
     for column in kind.columns {
         let value = &item[column];
         let text = match kind.part(column) {
+            _ if *column == "capacity" => capacity(item),
             // How many says more than the names of the first few.
             Some((part, true)) if matches!(part.what, What::One(_)) => {
                 value.as_array().map_or(0, Vec::len).to_string()
@@ -89,6 +90,15 @@ async fn row(kind: &'static Kind, item: &Value, names: &mut Names<'_>) -> Vec<St
     }
     cells.push(notes(item).join(", "));
     cells
+}
+
+/// What a node is good for, and how that is known.
+fn capacity(item: &Value) -> String {
+    match (item["capacity"].as_u64(), item["measured"].as_u64()) {
+        (Some(declared), _) => format!("{declared} declared"),
+        (None, Some(measured)) => format!("{measured} measured"),
+        (None, None) => "-".to_owned(),
+    }
 }
 
 /// What is out of the ordinary.
@@ -212,6 +222,13 @@ NAME  ID        EMAIL          NOTES
 anna  0a0a0a0a  a@example.org
 bob   0b0b0b0b  -              disabled";
         assert_eq!(grid(&kinds::ACCOUNT, rows), expected);
+    }
+
+    #[test]
+    fn a_capacity_is_said_to_be_declared_or_measured() {
+        assert_eq!(capacity(&json!({ "capacity": 50, "measured": 800 })), "50 declared");
+        assert_eq!(capacity(&json!({ "capacity": null, "measured": 800 })), "800 measured");
+        assert_eq!(capacity(&json!({})), "-");
     }
 
     #[test]

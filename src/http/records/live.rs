@@ -23,8 +23,10 @@ pub(in crate::http) const ENCODER_FACTS: &[&str] = &[
     "viewers",
 ];
 /// Likewise of a node.
-pub(in crate::http) const NODE_FACTS: &[&str] =
-    &["node", "state", "addrs", "linked", "rtt_ms", "draining", "encoders", "viewers", "report"];
+pub(in crate::http) const NODE_FACTS: &[&str] = &[
+    "node", "state", "addrs", "linked", "rtt_ms", "draining", "measured", "encoders", "viewers",
+    "report",
+];
 /// Of what has a record and was not seen.
 const NEVER_SEEN: &str = "never_seen";
 

@@ -208,7 +208,7 @@ impl Host {
     }
 
     /// Where an encoder goes when this node is emptied: to its next, which knows it, if that has
-    /// room, otherwise where it would be placed anew.
+    /// room and media does not keep it much busier, otherwise where it would be placed anew.
     fn way_out(&mut self, world: &World<'_>, encoder: EncoderId) -> Result<NodeId, String> {
         if self.is_publisher(encoder) {
             return Err(super::moves::PUBLISHER.into());
@@ -230,7 +230,8 @@ impl Host {
         let best = placement::assign(encoder, &others, &shunned, &wish).map(|choice| choice.home);
         let allowed = |next: &NodeId| wish.tier(*next).is_some();
         let as_liked = |next| best.is_none_or(|best| wish.tier(next) <= wish.tier(best));
-        let next = next.filter(|next| allowed(next) && as_liked(*next));
+        let busy = |next| best.is_some_and(|best| placement::much_busier(&others, next, best));
+        let next = next.filter(|next| allowed(next) && as_liked(*next) && !busy(*next));
         next.filter(|next| roomy(next) && !shunned.contains(next)).or(best).ok_or_else(
             || match wish.only {
                 true => placement::refusal(&others, &wish),

@@ -10,7 +10,7 @@ use crate::admission::{Keypair, Roster, Session, issue_credential, issue_session
 use crate::directory::{Directory, Header};
 use crate::grow::Later;
 use crate::id::{AccountId, ActorId, Boot, InviteId, RecordId};
-use crate::placement::Candidate;
+use crate::placement::{Candidate, Media};
 use crate::session::HELLO_DEADLINE;
 use crate::time::Now;
 use crate::wire::PeerList;
@@ -38,7 +38,13 @@ struct Trial {
 impl Trial {
     fn new(nodes: u8) -> Self {
         let alive: BTreeSet<NodeId> = (1..=nodes).map(node).collect();
-        let candidate = |&node: &NodeId| Candidate { node, weight: 1.0, load: 0, limit: 9 };
+        let candidate = |&node: &NodeId| Candidate {
+            node,
+            weight: 1.0,
+            load: 0,
+            media: Media::default(),
+            limit: 9,
+        };
         Self {
             host: Host::default(),
             directory: Directory::new(node(1), Boot(1)),
@@ -310,6 +316,7 @@ fn a_node_that_stood_still_asks_for_what_it_relays_anew() {
         cordoned: false,
         capacity: None,
         limit: None,
+        measured: 100,
         later: Later::default(),
     });
     other.put_entry(CAM, Some(entry));

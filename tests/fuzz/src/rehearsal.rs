@@ -71,6 +71,7 @@ fn config(which: usize) -> Config {
         names: Vec::new(),
         removed_kept: 0,
         remembered: Vec::new(),
+        measured: 100,
         seeds: Vec::new(),
         ledger: roost::accounts::Loaded::default(),
         seed: [which as u8 + 1; 32],

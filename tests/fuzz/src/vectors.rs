@@ -158,6 +158,7 @@ fn delta() -> Delta {
         cordoned: false,
         capacity: None,
         limit: None,
+        measured: 200,
         later: Later::default(),
     };
     let entries = vec![(ENCODER, Some(entry)), (EncoderId([0x55; 16]), None)];

@@ -207,7 +207,7 @@ async fn listen() -> Vec<Vec<u8>> {
     use roost::id::{Boot, MeshId};
     let (out, mut said) = tokio::sync::mpsc::channel(64);
     let nodes = [NodeId([1; 16]), NodeId([2; 16])];
-    let report = NodeReport { version: "0.1.0".into(), capacity: 1.0, ..NodeReport::default() };
+    let report = NodeReport { version: "0.1.0".into(), ..NodeReport::default() };
     let spawn =
         |node| gossip::Gossip::spawn(node, Boot(1), MeshId([3; 16]), report.clone(), out.clone());
     let gossips = nodes.map(spawn);
