@@ -84,8 +84,8 @@ pub(crate) struct Checks {
     pub(crate) rivals: BTreeMap<(usize, usize, EncoderId), u64>,
     /// Encoders without a next.
     pub(crate) nextless: BTreeMap<usize, next::Lack>,
-    /// Who stood by for an encoder last.
-    pub(crate) last_next: BTreeMap<usize, (usize, u64)>,
+    /// Who stood by for an encoder last, in which life of the two.
+    pub(crate) last_next: BTreeMap<usize, (usize, u64, u64)>,
     /// When a node was home of an encoder or stood by for it last.
     pub(crate) known: BTreeMap<(usize, EncoderId), u64>,
     /// The epoch of each agent.

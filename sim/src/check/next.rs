@@ -30,7 +30,8 @@ impl World {
             }
             let lack = self.lacks_next(e);
             if let Some(next) = self.next_of(e) {
-                self.checks.last_next.insert(e, (next, self.hosts[next].life));
+                let agent = self.hosts[self.host_of_encoder(e)].life;
+                self.checks.last_next.insert(e, (next, self.hosts[next].life, agent));
             } else if self.checks.last_next.get(&e).is_some_and(|(next, _)| !self.runs(*next)) {
                 // Its agent let it go, and only home can name it again.
                 self.checks.last_next.remove(&e);
@@ -90,8 +91,8 @@ impl World {
             return None;
         }
         let stood_by = self.checks.last_next.get(&e).copied();
-        // Who was started anew since then stands by no more.
-        let stood_by = |x: usize| stood_by == Some((x, self.hosts[x].life));
+        // Who was started anew since then stands by no more, nor for an agent that was.
+        let stood_by = |x: usize| stood_by == Some((x, self.hosts[x].life, self.hosts[agent].life));
         let candidates: BTreeSet<usize> = (0..self.plan.nodes)
             .filter(|x| fits(*x) && (self.reach(home, *x) || stood_by(*x)))
             .collect();
