@@ -32,7 +32,7 @@ impl World {
             if let Some(next) = self.next_of(e) {
                 let agent = self.hosts[self.host_of_encoder(e)].life;
                 self.checks.last_next.insert(e, (next, self.hosts[next].life, agent));
-            } else if self.checks.last_next.get(&e).is_some_and(|(next, _)| !self.runs(*next)) {
+            } else if self.checks.last_next.get(&e).is_some_and(|(next, ..)| !self.runs(*next)) {
                 // Its agent let it go, and only home can name it again.
                 self.checks.last_next.remove(&e);
             }
