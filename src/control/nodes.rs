@@ -181,7 +181,7 @@ impl Control {
         let candidate = self.candidate(node);
         for list in [&mut self.candidates, &mut self.reluctant] {
             if let Ok(at) = list.binary_search_by_key(&node, |it| it.node) {
-                list[at] = candidate.clone();
+                list[at] = candidate;
             }
         }
     }

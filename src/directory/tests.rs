@@ -601,7 +601,7 @@ proptest! {
         let acts = acts.into_iter().filter(|act| !matches!(act, Act::Restore(_))).collect();
         run(&mut net, acts);
         for directory in net.nodes.values() {
-            let alive = |node: NodeId| node.0[0] % 2 == 0;
+            let alive = |node: NodeId| node.0[0].is_multiple_of(2);
             let home = |id| directory.home(id, &alive).map(|(node, entry)| (id, node, entry));
             let homes: Vec<_> = directory.encoders().filter_map(home).collect();
             prop_assert_eq!(directory.homes(&alive), homes);
