@@ -65,7 +65,9 @@ impl World {
                 self.host_of_encoder(expected.encoder),
                 self.host_of_viewer(expected.viewer),
             ];
+            // Whoever may not watch any more is shown nothing.
             let disturbed = hosts.iter().any(|host| self.hosts[*host].touched > expected.at)
+                || !self.all_allow(expected.viewer)
                 || !self.net.loss.is_empty()
                 || !self.net.latency.is_empty();
             if disturbed {
