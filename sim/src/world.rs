@@ -23,6 +23,10 @@ use crate::story::Story;
 use crate::tables::{Conns, Index};
 use crate::trace::Trace;
 
+/// A run waits this long for those that are on their way at its end: not for ever, since some are
+/// sent away again and again.
+const LINGERS: u64 = 30 * SEC;
+
 /// The moment at which a run begins, so that no machine sees zero.
 pub(crate) const BEGIN: u64 = 0;
 /// What a wall clock shows at the beginning, in milliseconds since 1970.
@@ -361,8 +365,12 @@ impl World {
 
     /// Runs until the end of the plan or the first violation.
     pub(crate) fn run(&mut self) {
+        let latest = self.end + LINGERS;
         while self.violation.is_none() {
             let Some((at, event)) = self.queue.pop() else { break };
+            while at > self.end && self.end < latest && self.someone_moves() {
+                self.end += MS;
+            }
             if at > self.end {
                 break;
             }

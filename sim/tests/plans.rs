@@ -38,6 +38,9 @@ macro_rules! plans {
 }
 
 plans! {
+    who_is_on_its_way_at_the_end_has_a_next_when_it_is_there = "run-ends-while-an-encoder-moves",
+    who_may_not_watch_any_more_is_not_shown_what_follows =
+        "home-killed-while-a-viewer-loses-its-right",
     a_keyframe_is_asked_for_again_where_the_picture_comes_from_now =
         "viewer-moves-while-it-wants-a-keyframe",
     who_is_refused_by_a_node_that_is_shut_out_tries_those_that_were_dead =

@@ -790,3 +790,29 @@ fn arbitrary_bytes_never_panic() {
         feed(datagrams, bytes);
     });
 }
+
+#[test]
+fn members_that_are_shut_out_are_no_split_and_a_split_delays_no_verdict() {
+    for (seed, shut_out) in [(1, true), (2, true), (3, false), (4, false)] {
+        let mut mesh = Mesh::new(5, seed, LAN, MS(100));
+        mesh.settle();
+        for gone in [3, 4] {
+            if shut_out {
+                for node in [0, 1, 2] {
+                    mesh.feed(node, Event::Forget(id(gone)));
+                }
+            }
+            mesh.kill(gone);
+        }
+        // The split settles about a second after its deaths are known.
+        mesh.run(if shut_out { MS(400) } else { MS(1_900) });
+        mesh.kill(2);
+        let start = mesh.now;
+        let found = |mesh: &Mesh| [0, 1].iter().all(|it| !mesh.nodes[*it].machine.is_up(id(2)));
+        assert!(mesh.run_until(start + Duration::from_secs(9), found), "seed {seed}");
+        let took = mesh.now.since(start);
+        assert!(took <= MS(2_500), "seed {seed}: {took:?}");
+        let split = |it: &usize| mesh.nodes[*it].machine.counters().reborn_split > 0;
+        assert!(!shut_out || ![0, 1].iter().any(split), "seed {seed}");
+    }
+}

@@ -28,6 +28,9 @@ pub(super) const FILLED: u64 = PERIOD + KNOWN + DONE;
 const FRESH: u64 = 200 * MS;
 /// An agent changes its home within this time after it was asked to.
 const ASKED: u64 = 12 * SEC;
+/// Whoever is sent elsewhere is there, and somebody stands by for it, within this time: longer than
+/// an agent tries to move.
+const ARRIVES: u64 = 5 * SEC;
 /// What was promised later may go earlier, by as much as one answer overtakes another.
 const OVERTAKES: u64 = 100 * MS;
 /// For each hundred moves that are needed there may be so many.
@@ -38,6 +41,8 @@ const MOST: u64 = 105;
 pub(crate) struct Even {
     /// When an encoder was sent away last, and to which node in which life.
     sent: BTreeMap<EncoderId, (u64, (usize, u64))>,
+    /// When anybody was sent away last, for whatever reason.
+    ordered: u64,
     /// Where those go that are on their way, and since when.
     going: BTreeMap<EncoderId, (usize, u64)>,
     /// When nodes or agents changed last.
@@ -98,6 +103,7 @@ impl World {
     /// A message goes to a client: it may be that an encoder is sent away.
     pub(crate) fn observe_order(&mut self, ix: usize, session: SessionId, bytes: &[u8]) {
         let Ok(NodeMessage::Move(order)) = NodeMessage::decode(bytes) else { return };
+        self.checks.even.ordered = self.now;
         let Some(control) = &self.nodes[ix].control else { return };
         let conn = self.nodes[ix].sessions.get(&session).and_then(|it| self.conns.get(&it.conn));
         let agent = conn.and_then(|conn| self.encoder_at(conn.ends[0].host));
@@ -186,6 +192,12 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Whether somebody is on its way when the time is over: a run ends with everybody somewhere.
+    pub(crate) fn someone_moves(&self) -> bool {
+        let ordered = self.checks.even.ordered;
+        ordered > 0 && self.end < ordered + ARRIVES
     }
 
     /// How often encoders were sent elsewhere so far to even out.

@@ -67,7 +67,8 @@ impl World {
                 }
                 return false;
             }
-            if !self.is_quiet_since(expected) {
+            // Whoever may not watch any more is shown nothing.
+            if !self.is_quiet_since(expected) || !self.all_allow(expected.viewer) {
                 return false;
             }
             if self.now > expected.by + SLACK {

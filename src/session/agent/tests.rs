@@ -243,20 +243,24 @@ impl Trial {
 }
 
 #[test]
-fn a_home_that_is_said_to_be_dead_is_looked_at_closely_and_one_that_is_drained_is_not() {
-    for draining in [false, true] {
+fn a_home_that_is_said_to_be_dead_is_looked_at_until_it_answers_and_one_that_is_drained_is_not() {
+    for (draining, answers, expected) in
+        [(false, true, 1..=2), (false, false, 5..=8), (true, true, 0..=1)]
+    {
         let mut trial = Trial::new();
         trial.pass(1000);
+        trial.silent = (!answers).then_some(HOME);
         let mut peers = trial.agent.peers().clone();
         (peers.nodes[0].up, peers.nodes[0].draining) = (false, draining);
-        trial.tell(NEXT, &NodeMessage::Peers(peers));
         trial.sent.clear();
-        trial.pass(1000);
         let home = trial.leg(HOME);
+        trial.tell(NEXT, &NodeMessage::Peers(peers));
+        trial.pass(1000);
         let pings =
             trial.sent.iter().filter(|it| matches!(it, Effect::Datagram(leg, _) if *leg == home));
         let pings = pings.count();
-        assert_eq!(pings <= 1, draining, "{pings} pings");
+        assert!(expected.contains(&pings), "{pings} pings, {expected:?} expected");
+        assert_eq!(trial.agent.home(), Some(if answers { HOME } else { NEXT }));
     }
 }
 
@@ -451,4 +455,53 @@ fn who_finds_every_node_full_comes_back_when_it_was_told_to() {
     trial.full = false;
     trial.pass(7_000);
     assert_eq!(trial.agent.home(), Some(HOME));
+}
+
+#[test]
+fn whoever_is_refused_by_a_node_that_is_shut_out_tries_another_soon() {
+    for (status, waits) in [(503, false), (403, true)] {
+        let mut trial = Trial::new();
+        let mut peers = trial.agent.peers().clone();
+        peers.nodes[1].up = false;
+        trial.tell(HOME, &NodeMessage::Peers(peers));
+        let gone = |node| (trial.leg(node), "gone".to_owned());
+        for (leg, reason) in [gone(NEXT), gone(HOME)] {
+            let mut effects = Vec::new();
+            trial.agent.handle(trial.now(), Event::Closed { leg, reason }, &mut effects);
+            trial.sent.extend(effects);
+        }
+        let dials = |trial: &Trial| {
+            let dial = |effect: &Effect| match effect {
+                Effect::Dial { leg, node, .. } => Some((*leg, *node)),
+                _ => None,
+            };
+            trial.sent.iter().filter_map(dial).next_back()
+        };
+        trial.sent.clear();
+        let mut effects = Vec::new();
+        trial.ms += 10_000;
+        trial.agent.handle(trial.now(), Event::Wake, &mut effects);
+        trial.sent.extend(effects);
+        let (leg, node) = dials(&trial).expect("a dial");
+        assert_eq!(node, Some(HOME), "the only one that is up by the last word");
+        let failed = wire::Failed { status, reason: "shut out".into(), retry_after: None };
+        let refused = NodeMessage::Failed(failed).encode();
+        let reason = "shut out".to_owned();
+        for event in [
+            Event::Connected { leg, node: HOME },
+            Event::Message(leg, refused),
+            Event::Closed { leg, reason },
+        ] {
+            let mut effects = Vec::new();
+            trial.agent.handle(trial.now(), event, &mut effects);
+            trial.sent.extend(effects);
+        }
+        // By then it has waited long enough for one that did not answer once.
+        trial.ms += 300;
+        let mut effects = Vec::new();
+        trial.agent.handle(trial.now(), Event::Wake, &mut effects);
+        trial.sent.extend(effects);
+        let after = dials(&trial).expect("a dial").1;
+        assert_eq!(after, Some(if waits { HOME } else { NEXT }), "{status}");
+    }
 }

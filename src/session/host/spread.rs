@@ -1,7 +1,6 @@
 //! Who stands by, seen over all encoders of this node: evenly many at each of the others, so that
 //! nobody is stormed when this one dies.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::{Effect, Host, World};
@@ -12,8 +11,8 @@ use crate::placement::plan::{evens, weight_of};
 /// seconds that is about as fast as encoders are moved.
 const SPREAD_AT_ONCE: usize = 100;
 
-/// Another node with its weight and the encoders of this one that it stands by for.
-type Standby = (NodeId, u64, Vec<EncoderId>);
+/// For how many encoders of this node each other stands by, and its weight.
+type Standbys = BTreeMap<NodeId, (u32, u64)>;
 
 impl Host {
     /// Gives encoders that nobody watches another next, until no two nodes differ by two or more,
@@ -21,55 +20,58 @@ impl Host {
     /// for before.
     pub fn spread_nexts(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
         let others = world.candidates.iter().filter(|it| it.node != world.me && it.load < it.limit);
-        let mut standbys: BTreeMap<NodeId, Standby> = others
-            .map(|it| (it.node, (it.node, weight_of(it.usable_weight()), Vec::new())))
-            .collect();
+        let mut standbys: Standbys =
+            others.map(|it| (it.node, (0, weight_of(it.usable_weight())))).collect();
+        let mut nexts = Vec::new();
         for (encoder, stream) in &self.streams {
-            let next = stream.home.as_ref().and_then(|claim| claim.next);
-            if let Some((.., encoders)) = next.and_then(|next| standbys.get_mut(&next)) {
-                encoders.push(*encoder);
+            if let Some(next) = stream.home.as_ref().and_then(|claim| claim.next)
+                && let Some((count, _)) = standbys.get_mut(&next)
+            {
+                *count += 1;
+                nexts.push((*encoder, next));
             }
         }
-        let mut standbys: Vec<Standby> = standbys.into_values().collect();
-        for _ in 0..SPREAD_AT_ONCE {
-            // Fullest first.
-            standbys.sort_by_key(|(node, weight, encoders)| {
-                let fullness = ((encoders.len() as u128) << 64) / u128::from(*weight).max(1);
-                (Reverse(fullness), *node)
-            });
-            let Some((from, at, to)) = self.better_next(world, &standbys) else { return };
-            let encoder = standbys[from].2.remove(at);
-            standbys[to].2.push(encoder);
-            let next = standbys[to].0;
+        let mut given = 0;
+        for (encoder, from) in nexts {
+            let Some(to) = self.better_next(world, encoder, from, &standbys) else { continue };
+            for (node, count) in &mut standbys {
+                count.0 += u32::from(*node == to);
+                count.0 -= u32::from(*node == from);
+            }
             if let Some(claim) = self.streams.get_mut(&encoder).and_then(|it| it.home.as_mut()) {
-                claim.next = Some(next);
+                claim.next = Some(to);
             }
             self.settle(world, encoder, effects);
+            given += 1;
+            if given == SPREAD_AT_ONCE {
+                return;
+            }
         }
     }
 
-    /// Which of them another could stand by for, and who.
+    /// The emptiest node that makes it more even to stand by for this encoder, and that it likes as
+    /// well.
     fn better_next(
         &self,
         world: &World<'_>,
-        standbys: &[Standby],
-    ) -> Option<(usize, usize, usize)> {
-        let count = |of: &Standby| (u32::try_from(of.2.len()).unwrap_or(u32::MAX), of.1);
-        for (from, full) in standbys.iter().enumerate() {
-            let emptier = standbys.iter().enumerate().rev();
-            for (to, other) in emptier.take_while(|(_, it)| evens(count(full), count(it), 1)) {
-                let takes = |encoder: &EncoderId| {
-                    let claim = self.streams.get(encoder).and_then(|it| it.home.as_ref());
-                    let wish = world.rights.wish(*encoder);
-                    self.may_go(*encoder)
-                        && claim.is_some_and(|it| !it.unreachable.contains_key(&other.0))
-                        && wish.tier(other.0) == wish.tier(full.0)
-                };
-                if let Some(at) = full.2.iter().position(takes) {
-                    return Some((from, at, to));
-                }
-            }
+        encoder: EncoderId,
+        from: NodeId,
+        standbys: &Standbys,
+    ) -> Option<NodeId> {
+        let full = *standbys.get(&from)?;
+        let mut emptier: Vec<_> = standbys.iter().filter(|(_, it)| evens(full, **it, 1)).collect();
+        if emptier.is_empty() || !self.may_go(encoder) {
+            return None;
         }
-        None
+        let claim = self.streams.get(&encoder)?.home.as_ref()?;
+        let wish = world.rights.wish(encoder);
+        emptier.retain(|(node, _)| {
+            !claim.unreachable.contains_key(*node) && wish.tier(**node) == wish.tier(from)
+        });
+        let fullness =
+            |count: u32, weight: u64| ((u128::from(count) + 1) << 64) / u128::from(weight);
+        let emptiest =
+            emptier.into_iter().min_by_key(|(_, (count, weight))| fullness(*count, *weight));
+        emptiest.map(|(node, _)| *node)
     }
 }

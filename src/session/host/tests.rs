@@ -1179,3 +1179,39 @@ fn a_node_that_goes_is_emptied_once_only_what_cannot_move_is_left() {
     trial.ms += 6_000;
     assert_eq!(sent_away(&trial.drain(true)), []);
 }
+
+#[test]
+fn who_stands_by_is_spread_evenly_by_weight_and_nobody_who_is_watched_is_given_another() {
+    let mut trial = Trial::new(2);
+    trial.candidates.iter_mut().for_each(|candidate| candidate.limit = 1000);
+    for number in 10..30 {
+        trial.settle_in(number);
+    }
+    // Until now only one could stand by.
+    let watched: Vec<EncoderId> = (10..13).map(|number| EncoderId([number; 16])).collect();
+    for encoder in &watched {
+        trial.call(|host, world, out| host.viewers(world, *encoder, 1, out));
+    }
+    for (newcomer, weight) in [(3, 1.0), (4, 2.0)] {
+        trial.alive.insert(node(newcomer));
+        let node = node(newcomer);
+        trial.candidates.push(Candidate { node, weight, load: 0, limit: 1000 });
+    }
+    trial.call(|host, world, out| host.nodes_changed(world, out));
+    let counts = |trial: &Trial| {
+        let next = |number: u8| trial.directory.entry(node(1), EncoderId([number; 16]))?.next;
+        let mut counts = BTreeMap::new();
+        (10..30).filter_map(next).for_each(|node| *counts.entry(node).or_insert(0) += 1);
+        counts
+    };
+    assert_eq!(counts(&trial), BTreeMap::from([(node(2), 20)]), "nobody is told to go at once");
+    let told = trial.call(|host, world, out| host.spread_nexts(world, out));
+    assert_eq!(counts(&trial), BTreeMap::from([(node(2), 5), (node(3), 5), (node(4), 10)]));
+    let told = |session: u8| {
+        told.iter().any(|it| matches!(it, Effect::Send(to, _) if to.0 == u64::from(session)))
+    };
+    assert!((10..13).all(|number| !told(number)));
+    assert_eq!((13..30).filter(|number| told(*number)).count(), 15, "and nobody twice");
+    let again = trial.call(|host, world, out| host.spread_nexts(world, out));
+    assert!(again.is_empty(), "{again:?}");
+}

@@ -17,6 +17,7 @@ struct Trial {
     homeless: Option<NodeId>,
     closed: Vec<NodeId>,
     watches: Vec<NodeId>,
+    wishes: Vec<NodeId>,
 }
 
 impl Trial {
@@ -37,6 +38,7 @@ impl Trial {
             homeless: None,
             closed: Vec::new(),
             watches: Vec::new(),
+            wishes: Vec::new(),
         }
     }
 
@@ -105,6 +107,7 @@ impl Trial {
                         };
                         self.event(Event::Message(leg, NodeMessage::Stream(place).encode()));
                     }
+                    Ok(ClientMessage::Keyframe(_)) => self.wishes.extend(self.legs.get(&leg)),
                     Ok(ClientMessage::Watch(_)) => self.watches.extend(self.legs.get(&leg)),
                     _ => {}
                 },
@@ -308,4 +311,23 @@ fn a_home_is_not_forgotten_because_another_node_sees_none() {
     trial.event(Event::Closed { leg, reason: "reset".into() });
     trial.tell(NEXT, &NodeMessage::Stream(homeless(1)));
     assert_eq!(trial.viewer.place(), Some(&place(HOME, 1)));
+}
+
+#[test]
+fn a_keyframe_is_asked_for_where_the_picture_comes_from_now_and_not_with_every_frame() {
+    let mut trial = Trial::new();
+    for _ in 0..5 {
+        trial.pass(40);
+        trial.event(Event::KeyframeWanted);
+    }
+    assert_eq!(trial.wishes, [HOME]);
+    trial.frames_from = Some(NEXT);
+    trial.pass(40);
+    trial.event(Event::KeyframeWanted);
+    assert_eq!(trial.wishes, [HOME, NEXT]);
+    for _ in 0..8 {
+        trial.pass(40);
+        trial.event(Event::KeyframeWanted);
+    }
+    assert_eq!(trial.wishes, [HOME, NEXT, NEXT], "and again, if none comes");
 }
