@@ -1195,7 +1195,13 @@ fn who_stands_by_is_spread_evenly_by_weight_and_nobody_who_is_watched_is_given_a
     for (newcomer, weight) in [(3, 1.0), (4, 2.0)] {
         trial.alive.insert(node(newcomer));
         let node = node(newcomer);
-        trial.candidates.push(Candidate { node, weight, load: 0, limit: 1000 });
+        trial.candidates.push(Candidate {
+            node,
+            weight,
+            load: 0,
+            limit: 1000,
+            media: Media::default(),
+        });
     }
     trial.call(|host, world, out| host.nodes_changed(world, out));
     let counts = |trial: &Trial| {
