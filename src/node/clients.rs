@@ -18,6 +18,7 @@ use crate::hub::Hubs;
 use crate::id::{EncoderId, SessionId};
 use crate::media::{Nack, nack};
 use crate::net::{ClientConn, MessageReader, MessageWriter, Place, close};
+use crate::quic;
 use crate::wire::{
     self, ApiMessage, ApiRequest, ApiResponse, FLOW_HEARTBEAT, FLOW_VIDEO, Message, NodeMessage,
     take_varint,
@@ -62,7 +63,7 @@ struct Shared {
 
 struct Client {
     out: Outbox,
-    connection: quinn::Connection,
+    connection: quic::Connection,
     ingest: Arc<Ingest>,
     serving: BTreeMap<EncoderId, Serving>,
     principal: Arc<Mutex<Option<Principal>>>,
@@ -230,7 +231,7 @@ impl Clients {
     /// What comes in datagrams: heartbeats, an agent's media, and a viewer's requests for packets.
     async fn datagrams(
         &self,
-        connection: &quinn::Connection,
+        connection: &quic::Connection,
         session: SessionId,
         ingest: &Ingest,
     ) -> Infallible {
@@ -324,7 +325,7 @@ async fn write(mut send: MessageWriter, mut queue: Outgoing) -> Infallible {
 }
 
 async fn api(
-    connection: &quinn::Connection,
+    connection: &quic::Connection,
     principal: &Mutex<Option<Principal>>,
     calls: &mpsc::Sender<ApiCall>,
 ) -> Infallible {
