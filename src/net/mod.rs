@@ -500,6 +500,17 @@ impl Net {
         &self.inner.counters
     }
 
+    /// What QUIC dropped for want of room: name, meaning, value.
+    pub fn dropped(&self) -> [(&'static str, &'static str, u64); 2] {
+        let dropped = self.inner.endpoint.dropped();
+        let (attempts, datagrams) =
+            (dropped.incoming.load(Relaxed), dropped.datagrams.load(Relaxed));
+        [
+            ("attempts_dropped", "Connection attempts dropped because too many wait.", attempts),
+            ("inbox_full", "QUIC datagrams dropped because their connection is behind.", datagrams),
+        ]
+    }
+
     /// The same, to keep.
     pub fn shared_counters(&self) -> Arc<NetCounters> {
         self.inner.counters.clone()

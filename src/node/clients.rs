@@ -116,9 +116,9 @@ impl Clients {
         self.sessions().insert(session, client);
         let events = self.shared.events.clone();
         let local = self.open_loopback && remote.ip().to_canonical().is_loopback();
-        if events.send(Event::ClientOpened { session, local }).await.is_err() {
-            return;
-        }
+        // A place first, then the event: one that waits would be part of every client's task.
+        let Ok(place) = events.reserve().await else { return };
+        place.send(Event::ClientOpened { session, local });
         // One task for all: a task costs some hundred bytes, and idle clients are many. Only the
         // end of the client's stream is the end.
         tokio::select! {
@@ -129,7 +129,9 @@ impl Clients {
         }
         connection.close(close::DONE, b"the client's stream ended");
         self.sessions().remove(&session);
-        let _ = events.send(Event::ClientClosed(session)).await;
+        if let Ok(place) = events.reserve().await {
+            place.send(Event::ClientClosed(session));
+        }
     }
 
     /// A publisher's leg is about to be: a session that this node speaks for.
@@ -308,9 +310,8 @@ impl Drop for Client {
 
 async fn read(mut recv: MessageReader, session: SessionId, events: &mpsc::Sender<Event>) {
     while let Ok(bytes) = recv.read_bytes().await {
-        if events.send(Event::ClientMessage(session, bytes)).await.is_err() {
-            return;
-        }
+        let Ok(place) = events.reserve().await else { return };
+        place.send(Event::ClientMessage(session, bytes));
     }
 }
 

@@ -172,7 +172,7 @@ fn gone() -> ConnectionError {
 }
 
 /// A socket and its connections. Clones are handles to the same one. Connections outlive it.
-pub struct Endpoint(Arc<Shared>);
+pub struct Endpoint(pub(super) Arc<Shared>);
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -282,6 +282,12 @@ impl Endpoint {
     /// How many connections there are, those included that are about to be forgotten.
     pub fn open_connections(&self) -> usize {
         locked(&self.0.state).open
+    }
+
+    /// Connection attempts that wait.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        locked(&self.0.state).incoming.len()
     }
 
     /// What was dropped so far.
