@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use bytes::Bytes;
-use quinn_proto::ApplicationClose;
+use quinn_proto::{ApplicationClose, RandomConnectionIdGenerator};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -146,7 +146,7 @@ fn configs() -> (ServerConfig, ClientConfig) {
     let mut server = ServerConfig::with_crypto(Arc::new(server));
     let mut client = ClientConfig::new(Arc::new(client));
     let mut transport = TransportConfig::default();
-    transport.max_idle_timeout(Some(IdleTimeout::try_from(Duration::from_secs(10)).unwrap()));
+    transport.max_idle_timeout(Some(IdleTimeout::try_from(BOUND).unwrap()));
     let transport = Arc::new(transport);
     server.transport_config(transport.clone());
     client.transport_config(transport);
@@ -155,7 +155,9 @@ fn configs() -> (ServerConfig, ClientConfig) {
 
 /// The same key each time, as of one host.
 fn endpoint_config() -> EndpointConfig {
-    EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &[7; 64])))
+    let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &[7; 64])));
+    config.cid_generator(|| Box::<RandomConnectionIdGenerator>::default());
+    config
 }
 
 fn endpoint(server: Option<ServerConfig>, socket: Arc<dyn AsyncUdpSocket>) -> Endpoint {
@@ -354,10 +356,21 @@ async fn datagrams_wait_for_room_or_make_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_connections_at_once_are_served_and_forgotten() {
+    let net = Net::default();
+    serve(1000, net.socket("10.0.0.1:1", 0, 0), net.socket("10.0.0.2:2", 0, 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sockets_of_the_system_serve_as_well() {
+    serve(20, real(), real()).await;
+}
+
+/// So many connections at once, from their beginning to their end.
+async fn serve(connections: u32, there: Arc<dyn AsyncUdpSocket>, here: Arc<dyn AsyncUdpSocket>) {
     let (server, client) = configs();
-    let there = endpoint(Some(server), real());
+    let there = endpoint(Some(server), there);
+    let here = endpoint(None, here);
     let addr = there.local_addr().unwrap();
-    let here = endpoint(None, real());
     let accepting = there.clone();
     let served = tokio::spawn(async move {
         let mut served = JoinSet::new();
@@ -372,7 +385,7 @@ async fn a_thousand_connections_at_once_are_served_and_forgotten() {
         served.join_all().await
     });
     let mut clients = JoinSet::new();
-    for nth in 0..1000_u32 {
+    for nth in 0..connections {
         let connecting = here.connect_with(client.clone(), addr, "roost").unwrap();
         clients.spawn(async move {
             let connection = connecting.await.unwrap();
@@ -389,13 +402,14 @@ async fn a_thousand_connections_at_once_are_served_and_forgotten() {
         });
     }
     let clients = timeout(BOUND, clients.join_all()).await.unwrap();
-    assert_eq!((here.open_connections(), there.open_connections()), (1000, 1000));
+    let all = connections as usize;
+    assert_eq!((here.open_connections(), there.open_connections()), (all, all));
     there.close(VarInt::from_u32(3), b"done");
     for connection in &clients {
         let closed = timeout(BOUND, connection.closed()).await.unwrap();
         assert_eq!(closed, closed_with(3, b"done"));
     }
-    assert_eq!(timeout(BOUND, served).await.unwrap().unwrap().len(), 1000);
+    assert_eq!(timeout(BOUND, served).await.unwrap().unwrap().len(), all);
     timeout(BOUND, async { tokio::join!(here.wait_idle(), there.wait_idle()) }).await.unwrap();
     assert_eq!((here.open_connections(), there.open_connections()), (0, 0));
     let refused = here.connect_with(client, addr, "roost").unwrap().await;
