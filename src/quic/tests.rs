@@ -428,7 +428,7 @@ async fn a_silent_connection_ends_in_time() {
     let here = endpoint(None, net.socket("10.0.0.2:2", 0, 0));
     let [connection, _other] = connected(&here, &client, &there).await;
     let _deaf = net.socket("10.0.0.2:2", 0, 0);
-    let from = std::time::Instant::now();
+    let from = Instant::now();
     assert_eq!(timeout(BOUND, connection.closed()).await.unwrap(), ConnectionError::TimedOut);
     assert!(from.elapsed() >= idle / 2, "not before its time");
     timeout(BOUND, here.wait_idle()).await.unwrap();
