@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::hub::Live;
 use crate::media::{CLOCK_RATE, Nack, Packet};
+use crate::quic;
 use crate::wire;
 
 /// RTP payload type of video between nodes and native clients; any dynamic one would do.
@@ -38,13 +39,13 @@ pub struct Sent {
 /// Sends what a stream starts with, then what follows, and again what is asked for, until either
 /// end is gone.
 pub async fn send(
-    connection: &quinn::Connection,
+    connection: &quic::Connection,
     flow: u32,
     start: Vec<Live>,
     mut frames: mpsc::Receiver<Live>,
     mut asks: mpsc::Receiver<Nack>,
     counters: &Sent,
-) -> Result<(), quinn::SendDatagramError> {
+) -> Result<(), quic::SendDatagramError> {
     let mut kept: VecDeque<Live> = VecDeque::new();
     let mut sent = 0;
     for live in start {

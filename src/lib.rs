@@ -23,5 +23,6 @@ pub mod http;
 pub mod hub;
 pub mod net;
 pub mod node;
+pub mod quic;
 pub mod store;
 pub mod webrtc;

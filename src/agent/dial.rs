@@ -17,6 +17,7 @@ use crate::net::{
     HANDSHAKE_TIMEOUT, MessageReader, MessageWriter, connect_any, lost_reason, resolve, tls,
     transport,
 };
+use crate::quic;
 use crate::wire::{ALPN_CLIENT, ClientHello, ClientMessage, NodeMessage};
 
 pub use crate::net::DialError;
@@ -179,7 +180,7 @@ pub struct Connected {
     /// Of which mesh.
     pub mesh: MeshId,
     /// For datagrams and streams.
-    pub connection: quinn::Connection,
+    pub connection: quic::Connection,
     /// For [`ClientMessage`]s; the hello is sent.
     pub send: MessageWriter,
     /// For [`NodeMessage`]s; the welcome, or a refusal, is what comes first.
@@ -189,8 +190,8 @@ pub struct Connected {
 /// A process's end of all its client connections. Clones are handles to the same one.
 #[derive(Debug, Clone)]
 pub struct ClientEndpoint {
-    endpoint: quinn::Endpoint,
-    config: quinn::ClientConfig,
+    endpoint: quic::Endpoint,
+    config: quic::ClientConfig,
     tokens: BTreeMap<MeshId, String>,
 }
 
@@ -242,7 +243,7 @@ impl ClientEndpoint {
 type Greeted = (NodeId, MeshId, MessageWriter, MessageReader);
 
 async fn greet(
-    connection: &quinn::Connection,
+    connection: &quic::Connection,
     expect: Option<NodeId>,
     mesh: Option<MeshId>,
     mut hello: ClientHello,

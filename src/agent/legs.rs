@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::dial::{ClientEndpoint, Connected};
 use crate::id::{MeshId, NodeId};
 use crate::net::{close, lost_reason};
+use crate::quic;
 use crate::session::leg::LegId;
 use crate::wire::{ClientHello, FLOW_HEARTBEAT, FLOW_VIDEO, take_varint};
 
@@ -37,7 +38,7 @@ pub(super) struct Legs {
 
 struct Leg {
     out: mpsc::Sender<Vec<u8>>,
-    connection: std::sync::Arc<std::sync::OnceLock<quinn::Connection>>,
+    connection: std::sync::Arc<std::sync::OnceLock<quic::Connection>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -81,7 +82,7 @@ impl Legs {
         }
     }
 
-    pub(super) fn connection(&self, id: LegId) -> Option<quinn::Connection> {
+    pub(super) fn connection(&self, id: LegId) -> Option<quic::Connection> {
         self.legs.get(&id)?.connection.get().cloned()
     }
 
@@ -115,7 +116,7 @@ async fn run(
     id: LegId,
     endpoint: ClientEndpoint,
     (addr, node, mesh, hello): Dial,
-    slot: std::sync::Arc<std::sync::OnceLock<quinn::Connection>>,
+    slot: std::sync::Arc<std::sync::OnceLock<quic::Connection>>,
     mut queue: mpsc::Receiver<Vec<u8>>,
     inputs: mpsc::Sender<Input>,
 ) {

@@ -19,6 +19,7 @@ use crate::media::depacketise::unpack;
 use crate::media::h264::push_annex_b;
 use crate::media::{Nack, Packet};
 use crate::node::Clock;
+use crate::quic;
 use crate::session::leg::LegId;
 use crate::session::viewer::{self, Effect, Lacks, Note, Viewer};
 use crate::wire::{ClientHello, FLOW_VIDEO, PeerList};
@@ -251,7 +252,7 @@ impl Driver {
             (*of, *assembler) = (ssrc, Assembler::new());
         }
         let (now, connection) = (self.clock.now().mono, self.legs.connection(leg));
-        let trip = connection.as_ref().map_or(Duration::ZERO, quinn::Connection::rtt);
+        let trip = connection.as_ref().map_or(Duration::ZERO, quic::Connection::rtt);
         let frames = assembler.push(now, trip, packet);
         let sequences = assembler.ask(now, trip);
         if let (false, Some(connection)) = (sequences.is_empty(), connection) {

@@ -161,7 +161,8 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
     ];
     add("directory_events", "Deltas and digests by what became of them.", "what", &rows);
     add("gossip_events", "The gossip of node reports.", "what", &totals.gossip);
-    for (name, cause, value) in node.net().counters().all() {
+    let net = node.net();
+    for (name, cause, value) in net.counters().all().into_iter().chain(net.dropped()) {
         let labels = vec![("kind", name.to_owned()), ("cause", cause.to_owned())];
         let help = "What the network side dropped or refused.";
         out.push(CounterSample { name: "net_events", help, labels, value });

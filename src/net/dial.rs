@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use quinn::Connection;
 use tokio::time::{sleep, timeout};
 
 use super::message::lost_reason;
 use super::mux::canonical;
 use super::{DialError, HANDSHAKE_TIMEOUT, tls};
+use crate::quic;
+use crate::quic::Connection;
 
 /// Between dials to several addresses of one name: the next starts while the first may still
 /// answer (RFC 8305 recommends 250 ms).
@@ -34,8 +35,8 @@ pub(crate) async fn resolve(addr: &str) -> Result<Vec<SocketAddr>, DialError> {
 
 /// Dials all of `resolved`, a little after each other; the first to answer wins.
 pub(crate) async fn connect_any(
-    endpoint: &quinn::Endpoint,
-    config: &quinn::ClientConfig,
+    endpoint: &quic::Endpoint,
+    config: &quic::ClientConfig,
     addr: &str,
     resolved: Vec<SocketAddr>,
 ) -> Result<Connection, DialError> {

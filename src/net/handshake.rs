@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Connection, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -16,6 +15,8 @@ use super::transport::Class;
 use super::{ClientConn, DialError, Inner, MediaConn, NetEvent, close, close_with, locked, tls};
 use crate::admission::{ADDRS_MAX, PublicKey, Roster, Statement, Statements};
 use crate::id::{NodeId, valid_name};
+use crate::quic;
+use crate::quic::{Connection, Incoming};
 use crate::wire::{
     ALPN_CLIENT, ALPN_JOIN, ALPN_MEDIA, ALPN_MESH, Handshake, Hello, JOIN_EXPORTER, Join,
     NodeMessage, Refused, ServerHello, join_statement,
@@ -62,8 +63,7 @@ pub(super) async fn accept(inner: Arc<Inner>) {
         let busy = inner.unverified.available_permits() + RETRY_ABOVE < UNVERIFIED_MAX;
         if busy && !incoming.remote_address_validated() && incoming.may_retry() {
             inner.counters.handshakes_retried.add(1);
-            // Fails only where `may_retry` said no.
-            let _ = incoming.retry();
+            incoming.retry();
             continue;
         }
         tokio::spawn(welcome(inner.clone(), incoming, place));
@@ -111,7 +111,7 @@ impl Drop for Place {
 /// One incoming connection, until it is verified and handed on.
 async fn welcome(inner: Arc<Inner>, incoming: Incoming, place: Place) {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
-    let config = match Class::of_connection_id(&incoming.orig_dst_cid()) {
+    let config = match Class::of_connection_id(incoming.orig_dst_cid()) {
         Class::Link => inner.identity.load().link_server.clone(),
         Class::Media => inner.identity.load().media_server.clone(),
     };
@@ -560,7 +560,7 @@ fn wall_ms() -> u64 {
 /// A conversation that broke off; a refusal may have overtaken its message.
 pub(super) fn broken(connection: &Connection, error: &ReceiveError) -> DialError {
     match connection.close_reason() {
-        Some(quinn::ConnectionError::ApplicationClosed(closed))
+        Some(quic::ConnectionError::ApplicationClosed(closed))
             if closed.error_code == close::REFUSED =>
         {
             DialError::Refused(String::from_utf8_lossy(&closed.reason).into_owned())

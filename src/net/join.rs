@@ -10,6 +10,7 @@ use super::message::{MessageReader, MessageWriter, ReceiveError, lost_reason};
 use super::{HANDSHAKE_TIMEOUT, JOIN_TIMEOUT, close, close_with, tls, transport};
 use crate::admission::{Invitation, Keypair, Refusal, verify_chain};
 use crate::id::{MeshId, NodeId};
+use crate::quic;
 use crate::wire::{ALPN_JOIN, Admitted, Handshake, Join};
 
 /// Why a node did not get in.
@@ -61,7 +62,7 @@ enum Tried {
 pub async fn join(
     invitation: &Invitation,
     keypair: &Keypair,
-    socket: Option<Arc<dyn quinn::AsyncUdpSocket>>,
+    socket: Option<Arc<dyn quic::AsyncUdpSocket>>,
 ) -> Result<(NodeId, Admitted), JoinError> {
     let local = |error: &dyn std::fmt::Display| JoinError::Local(error.to_string());
     let endpoint = match socket {
@@ -85,8 +86,8 @@ pub async fn join(
 }
 
 async fn join_at(
-    endpoint: &quinn::Endpoint,
-    config: &quinn::ClientConfig,
+    endpoint: &quic::Endpoint,
+    config: &quic::ClientConfig,
     addr: &str,
     invitation: &Invitation,
     keypair: &Keypair,
@@ -107,7 +108,7 @@ async fn join_at(
 }
 
 async fn converse(
-    connection: &quinn::Connection,
+    connection: &quic::Connection,
     addr: &str,
     invitation: &Invitation,
     keypair: &Keypair,

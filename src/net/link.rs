@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -19,6 +18,8 @@ use super::{AskError, DialError, Inner, LinkStats, NetEvent, close, close_with, 
 use crate::admission::Statement;
 use crate::id::{Boot, NodeId};
 use crate::peering::tie::{self, Existing, Verdict};
+use crate::quic;
+use crate::quic::{Connection, RecvStream, SendStream};
 use crate::wire::{Handshake, Keep, MAX_MESSAGE};
 
 /// Messages that wait for a link's stream: some seconds of a busy directory.
@@ -95,7 +96,7 @@ impl Link {
         }
     }
 
-    fn kill(&self, code: quinn::VarInt, reason: &str) {
+    fn kill(&self, code: quic::VarInt, reason: &str) {
         self.state.muted.store(true, Relaxed);
         let _ = self.state.reason.set(reason.to_owned());
         close_with(&self.connection, code, reason);
@@ -154,7 +155,7 @@ impl Inner {
             tokio::spawn(run(self.clone(), id, fresh, queued, state));
             return Ok(());
         }
-        fresh.connection.set_receive_window(quinn::VarInt::from_u32(LINK_RECEIVE_WINDOW));
+        fresh.connection.set_receive_window(quic::VarInt::from_u32(LINK_RECEIVE_WINDOW));
         *decisions += 1;
         let keep = Handshake::Keep(Keep { order: *decisions });
         if let Err(reason) = fresh.writer.write(&keep).await {
@@ -250,7 +251,7 @@ impl Inner {
             let links = locked(&self.links);
             links.get(&node).is_some_and(|link| {
                 if link.connection.datagram_send_buffer_space() < bytes.len() {
-                    // quinn makes room by dropping the oldest, which is the most useless.
+                    // QUIC makes room by dropping the oldest, which is the most useless.
                     self.counters.datagrams_out_dropped.add(1);
                 }
                 link.connection.send_datagram(bytes).is_ok()

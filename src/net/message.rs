@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use quinn::{ReadError, RecvStream, SendStream, WriteError};
 
 use super::counters::NetCounters;
+use crate::quic;
+use crate::quic::{ReadError, RecvStream, SendStream, WriteError};
 use crate::wire::{self, LENGTH_PREFIX, MAX_MESSAGE, Message, WireError};
 
 /// Largest message from a peer that is not verified yet: a hello with a chain of
 /// [`crate::admission::CHAIN_MAX`] admissions of some 170 bytes fits, and little more.
 pub const UNVERIFIED_MESSAGE_MAX: usize = 96 << 10;
 
-/// Bytes taken from quinn at a time.
+/// Bytes taken from a stream at a time.
 const CHUNK: usize = 64 << 10;
 
 /// Why no message could be read.
@@ -85,7 +86,7 @@ impl MessageReader {
                 let whole = self.buffer.is_empty();
                 return Err(if whole { ReceiveError::Ended } else { WireError::Truncated.into() });
             }
-            match self.stream.read_chunk(CHUNK, true).await {
+            match self.stream.read_chunk(CHUNK).await {
                 Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk.bytes),
                 Ok(None) => self.ended = true,
                 Err(error) => return Err(ReceiveError::Lost(read_reason(&error))),
@@ -215,15 +216,15 @@ fn write_reason(error: &WriteError) -> String {
 }
 
 /// Why a connection is gone, in words: the other side's own words if it said any.
-pub fn lost_reason(error: &quinn::ConnectionError) -> String {
+pub fn lost_reason(error: &quic::ConnectionError) -> String {
     match error {
-        quinn::ConnectionError::ApplicationClosed(close) if !close.reason.is_empty() => {
+        quic::ConnectionError::ApplicationClosed(close) if !close.reason.is_empty() => {
             String::from_utf8_lossy(&close.reason).into_owned()
         }
-        quinn::ConnectionError::ApplicationClosed(_) => "closed by the other side".into(),
-        quinn::ConnectionError::TimedOut => "no answer".into(),
-        quinn::ConnectionError::Reset => "the other side does not know this connection".into(),
-        quinn::ConnectionError::LocallyClosed => "closed here".into(),
+        quic::ConnectionError::ApplicationClosed(_) => "closed by the other side".into(),
+        quic::ConnectionError::TimedOut => "no answer".into(),
+        quic::ConnectionError::Reset => "the other side does not know this connection".into(),
+        quic::ConnectionError::LocallyClosed => "closed here".into(),
         other => other.to_string(),
     }
 }

@@ -27,12 +27,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use quinn::VarInt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::admission::{Keypair, PublicKey, Roster, Statement};
 use crate::id::{Boot, NodeId};
+use crate::quic;
+use crate::quic::VarInt;
 use crate::wire;
 
 pub use counters::NetCounters;
@@ -56,7 +57,7 @@ pub const EVENT_QUEUE: usize = 4096;
 
 /// Codes with which connections are closed (RFC 9000 §19.19); the words are in the reason.
 pub mod close {
-    use quinn::VarInt;
+    use crate::quic::VarInt;
 
     /// Nothing more to say.
     pub const DONE: VarInt = VarInt::from_u32(0);
@@ -78,7 +79,7 @@ pub enum UdpPort {
     /// The UDP port, open, for QUIC and WebRTC; see [`transport::udp_socket`].
     Open(UdpSocket),
     /// Something else, for QUIC alone.
-    Other(Arc<dyn quinn::AsyncUdpSocket>),
+    Other(Arc<dyn quic::AsyncUdpSocket>),
 }
 
 /// What the network side needs to know.
@@ -197,7 +198,7 @@ pub struct MediaConn {
     /// The other side.
     pub node: NodeId,
     /// For datagrams.
-    pub connection: quinn::Connection,
+    pub connection: quic::Connection,
     /// For [`wire::MediaMessage`]s.
     pub send: MessageWriter,
     /// For [`wire::MediaMessage`]s.
@@ -211,7 +212,7 @@ pub struct ClientConn {
     /// Where it is.
     pub remote: SocketAddr,
     /// For datagrams and API streams.
-    pub connection: quinn::Connection,
+    pub connection: quic::Connection,
     /// For [`wire::NodeMessage`]s.
     pub send: MessageWriter,
     /// For [`wire::ClientMessage`]s. Call [`MessageReader::trust`] once the client is somebody.
@@ -299,7 +300,7 @@ pub struct Net {
 }
 
 struct Inner {
-    endpoint: quinn::Endpoint,
+    endpoint: quic::Endpoint,
     rtc: RtcSocket,
     identity: ArcSwap<Identity>,
     node: NodeId,
@@ -317,7 +318,7 @@ struct Inner {
     /// events come out in the order of the changes.
     decisions: tokio::sync::Mutex<u64>,
     /// Media connections, open or closed since.
-    medias: Mutex<Vec<(NodeId, quinn::Connection)>>,
+    medias: Mutex<Vec<(NodeId, quic::Connection)>>,
     /// Dials under way by address, with whom others that asked for the same one expect there.
     dialling: Mutex<BTreeMap<String, Vec<Option<NodeId>>>>,
     connections: AtomicU64,
@@ -337,11 +338,10 @@ impl Net {
         let counters = Arc::new(NetCounters::default());
         let (socket, rtc, rtc_datagrams) = mux::open(config.port, counters.clone())?;
         let identity = Identity::of(&config.keypair)?;
-        let endpoint = quinn::Endpoint::new_with_abstract_socket(
+        let endpoint = quic::Endpoint::new(
             transport::endpoint_config(),
             Some((*identity.link_server).clone()),
             socket,
-            Arc::new(quinn::TokioRuntime),
         )?;
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let inner = Arc::new(Inner {
@@ -500,6 +500,17 @@ impl Net {
         &self.inner.counters
     }
 
+    /// What QUIC dropped for want of room: name, meaning, value.
+    pub fn dropped(&self) -> [(&'static str, &'static str, u64); 2] {
+        let dropped = self.inner.endpoint.dropped();
+        let (attempts, datagrams) =
+            (dropped.incoming.load(Relaxed), dropped.datagrams.load(Relaxed));
+        [
+            ("attempts_dropped", "Connection attempts dropped because too many wait.", attempts),
+            ("inbox_full", "QUIC datagrams dropped because their connection is behind.", datagrams),
+        ]
+    }
+
     /// The same, to keep.
     pub fn shared_counters(&self) -> Arc<NetCounters> {
         self.inner.counters.clone()
@@ -528,10 +539,10 @@ impl std::fmt::Debug for Net {
 /// What this node proves itself by.
 struct Identity {
     key: PublicKey,
-    link_server: Arc<quinn::ServerConfig>,
-    media_server: Arc<quinn::ServerConfig>,
-    link_client: quinn::ClientConfig,
-    media_client: quinn::ClientConfig,
+    link_server: Arc<quic::ServerConfig>,
+    media_server: Arc<quic::ServerConfig>,
+    link_client: quic::ClientConfig,
+    media_client: quic::ClientConfig,
 }
 
 impl Identity {
@@ -556,7 +567,7 @@ impl Inner {
 }
 
 /// Closes with a reason that fits into any packet.
-fn close_with(connection: &quinn::Connection, code: VarInt, reason: &str) {
+fn close_with(connection: &quic::Connection, code: VarInt, reason: &str) {
     let mut end = reason.len().min(900);
     while !reason.is_char_boundary(end) {
         end -= 1;

@@ -1,6 +1,6 @@
 //! One UDP port for QUIC and WebRTC: datagrams are told apart by their first byte (RFC 9443).
 //!
-//! QUIC stays with quinn, which polls [`Mux`] as its socket; WebRTC datagrams leave through a
+//! QUIC stays with its endpoint, which polls [`Mux`] as its socket; WebRTC datagrams leave through a
 //! bounded queue, and [`RtcSocket`] sends from the same port. QUIC's greasing of the fixed bit
 //! (RFC 9287) must be off on this endpoint, or half of its packets would look like STUN or DTLS.
 
@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
-use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 use super::UdpPort;
 use super::counters::NetCounters;
+use crate::quic::udp::{RecvMeta, Transmit, UdpSocketState};
+use crate::quic::{AsyncUdpSocket, UdpPoller};
 
 /// WebRTC datagrams that wait for the WebRTC driver. About 30 ms of 200 publishers at 4 Mbit/s:
 /// beyond it the driver is late anyway, and old video is worth less than new.
@@ -76,7 +76,7 @@ impl Inner {
     }
 }
 
-/// quinn's view of the port.
+/// The view that QUIC has of the port.
 pub struct Mux {
     inner: Arc<Inner>,
     rtc: mpsc::Sender<RtcDatagram>,
@@ -88,7 +88,7 @@ impl fmt::Debug for Mux {
     }
 }
 
-/// What quinn gets of a port, and what WebRTC gets.
+/// What QUIC gets of a port, and what WebRTC gets.
 pub(super) fn open(
     port: UdpPort,
     counters: Arc<NetCounters>,

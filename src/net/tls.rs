@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, ResolvesClientCert, Resumption};
 use rustls::crypto::{
@@ -21,6 +20,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use crate::admission::{Keypair, PublicKey};
+use crate::quic;
+use crate::quic::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use crate::wire::{ALPN_CLIENT, ALPN_JOIN, ALPN_MEDIA, ALPN_MESH};
 
 /// The name that dials carry where TLS wants one. It is not sent and not checked: keys are.
@@ -89,14 +90,14 @@ pub fn client(alpn: &[u8], keypair: Option<&Keypair>) -> Result<Arc<QuicClientCo
 }
 
 /// The key that the other side proved in the handshake; `None` if it presented none.
-pub fn peer_key(connection: &quinn::Connection) -> Option<PublicKey> {
+pub fn peer_key(connection: &quic::Connection) -> Option<PublicKey> {
     let identity = connection.peer_identity()?;
     let certificates = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     key_of_spki(certificates.first()?)
 }
 
 /// The ALPN that was agreed on.
-pub fn alpn(connection: &quinn::Connection) -> Option<Vec<u8>> {
+pub fn alpn(connection: &quic::Connection) -> Option<Vec<u8>> {
     connection.handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
 }
 

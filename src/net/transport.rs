@@ -14,11 +14,13 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::congestion::{Controller, ControllerFactory};
-use quinn::{ConnectionId, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
-
 use super::mux::SOCKET_BUFFER;
 use crate::admission::Keypair;
+use crate::quic::congestion::{Controller, ControllerFactory};
+use crate::quic::{
+    AsyncUdpSocket, ClientConfig, ConnectionId, Endpoint, EndpointConfig, IdleTimeout,
+    Runtime as _, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+};
 use crate::wire::{ALPN_JOIN, ALPN_MEDIA, ALPN_MESH};
 
 /// Largest application datagram, in bytes: it fits at QUIC's smallest packet size of 1,200 (which
@@ -152,19 +154,18 @@ pub fn endpoint_config() -> EndpointConfig {
 }
 
 /// An endpoint that only dials, from any free port; IPv4 and IPv6 if the host has both.
-pub fn client_endpoint() -> io::Result<quinn::Endpoint> {
+pub fn client_endpoint() -> io::Result<Endpoint> {
     let socket = udp_socket(SocketAddr::from(([0; 16], 0)))
         .or_else(|_no_ipv6| udp_socket(SocketAddr::from(([0; 4], 0))))?;
     // Smaller ones do for one client; the kernel may grant less, or nothing.
     let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER);
     let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER);
-    quinn::Endpoint::new(endpoint_config(), None, socket, Arc::new(quinn::TokioRuntime))
+    client_endpoint_on(TokioRuntime.wrap_udp_socket(socket)?)
 }
 
 /// An endpoint that only dials, from this socket.
-pub fn client_endpoint_on(socket: Arc<dyn quinn::AsyncUdpSocket>) -> io::Result<quinn::Endpoint> {
-    let runtime = Arc::new(quinn::TokioRuntime);
-    quinn::Endpoint::new_with_abstract_socket(endpoint_config(), None, socket, runtime)
+pub fn client_endpoint_on(socket: Arc<dyn AsyncUdpSocket>) -> io::Result<Endpoint> {
+    Endpoint::new(endpoint_config(), None, socket)
 }
 
 /// A bound UDP socket; one on an IPv6 wildcard takes IPv4 as well, whatever the host's default.
@@ -180,11 +181,8 @@ pub fn udp_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// What a node answers connections of `class` with.
-pub fn server_config(
-    class: Class,
-    keypair: &Keypair,
-) -> Result<quinn::ServerConfig, rustls::Error> {
-    let mut config = quinn::ServerConfig::with_crypto(super::tls::server(keypair)?);
+pub fn server_config(class: Class, keypair: &Keypair) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::with_crypto(super::tls::server(keypair)?);
     // Whoever dials a media connection keeps it alive: a node with ten thousand encoders has more to
     // do than to ask each of them every second.
     let keep_alive = (class == Class::Link).then_some(KEEP_ALIVE);
@@ -200,7 +198,7 @@ pub fn server_config(
 pub fn client_config(
     alpn: &[u8],
     keypair: Option<&Keypair>,
-) -> Result<quinn::ClientConfig, rustls::Error> {
+) -> Result<ClientConfig, rustls::Error> {
     let class = Class::of_alpn(alpn);
     // The shorter wish of the two sides counts, so it is the one that dials who decides.
     let between_nodes = [ALPN_MESH, ALPN_MEDIA].contains(&alpn);
@@ -208,7 +206,7 @@ pub fn client_config(
         true => (LINK_IDLE, KEEP_ALIVE),
         false => (CLIENT_IDLE, CLIENT_KEEP_ALIVE),
     };
-    let mut config = quinn::ClientConfig::new(super::tls::client(alpn, keypair)?);
+    let mut config = ClientConfig::new(super::tls::client(alpn, keypair)?);
     config
         .transport_config(Arc::new(class.transport(idle, Some(keep_alive))))
         .initial_dst_cid_provider(Arc::new(move || class.connection_id()));

@@ -18,6 +18,7 @@ use crate::hub::Hubs;
 use crate::id::{EncoderId, SessionId};
 use crate::media::{Nack, nack};
 use crate::net::{ClientConn, MessageReader, MessageWriter, Place, close};
+use crate::quic;
 use crate::wire::{
     self, ApiMessage, ApiRequest, ApiResponse, FLOW_HEARTBEAT, FLOW_VIDEO, Message, NodeMessage,
     take_varint,
@@ -62,7 +63,7 @@ struct Shared {
 
 struct Client {
     out: Outbox,
-    connection: quinn::Connection,
+    connection: quic::Connection,
     ingest: Arc<Ingest>,
     serving: BTreeMap<EncoderId, Serving>,
     principal: Arc<Mutex<Option<Principal>>>,
@@ -115,9 +116,9 @@ impl Clients {
         self.sessions().insert(session, client);
         let events = self.shared.events.clone();
         let local = self.open_loopback && remote.ip().to_canonical().is_loopback();
-        if events.send(Event::ClientOpened { session, local }).await.is_err() {
-            return;
-        }
+        // A place first, then the event: one that waits would be part of every client's task.
+        let Ok(place) = events.reserve().await else { return };
+        place.send(Event::ClientOpened { session, local });
         // One task for all: a task costs some hundred bytes, and idle clients are many. Only the
         // end of the client's stream is the end.
         tokio::select! {
@@ -128,7 +129,9 @@ impl Clients {
         }
         connection.close(close::DONE, b"the client's stream ended");
         self.sessions().remove(&session);
-        let _ = events.send(Event::ClientClosed(session)).await;
+        if let Ok(place) = events.reserve().await {
+            place.send(Event::ClientClosed(session));
+        }
     }
 
     /// A publisher's leg is about to be: a session that this node speaks for.
@@ -230,7 +233,7 @@ impl Clients {
     /// What comes in datagrams: heartbeats, an agent's media, and a viewer's requests for packets.
     async fn datagrams(
         &self,
-        connection: &quinn::Connection,
+        connection: &quic::Connection,
         session: SessionId,
         ingest: &Ingest,
     ) -> Infallible {
@@ -307,9 +310,8 @@ impl Drop for Client {
 
 async fn read(mut recv: MessageReader, session: SessionId, events: &mpsc::Sender<Event>) {
     while let Ok(bytes) = recv.read_bytes().await {
-        if events.send(Event::ClientMessage(session, bytes)).await.is_err() {
-            return;
-        }
+        let Ok(place) = events.reserve().await else { return };
+        place.send(Event::ClientMessage(session, bytes));
     }
 }
 
@@ -324,7 +326,7 @@ async fn write(mut send: MessageWriter, mut queue: Outgoing) -> Infallible {
 }
 
 async fn api(
-    connection: &quinn::Connection,
+    connection: &quic::Connection,
     principal: &Mutex<Option<Principal>>,
     calls: &mpsc::Sender<ApiCall>,
 ) -> Infallible {

@@ -9,6 +9,7 @@ use crate::accounts::Loaded;
 use crate::admission::{Invitation, Keypair, Roster, Statement, mesh_id};
 use crate::id::{Boot, MeshId, NodeId};
 use crate::net::join::{JoinError, join};
+use crate::quic;
 use crate::store::{self, Entry, Store, StoreError, load_or_create_key};
 
 /// What a node finds in its folder.
@@ -109,7 +110,7 @@ impl Folder {
     pub(super) async fn enter(
         &mut self,
         wanted: Option<Join>,
-        socket: Option<Arc<dyn quinn::AsyncUdpSocket>>,
+        socket: Option<Arc<dyn quic::AsyncUdpSocket>>,
     ) -> Result<(Roster, Vec<String>), NodeError> {
         match (wanted, self.roster.take()) {
             (Some(Join::Invitation(invitation)), None) => self.join(invitation, socket).await,
@@ -139,7 +140,7 @@ impl Folder {
     async fn join(
         &mut self,
         invitation: Invitation,
-        socket: Option<Arc<dyn quinn::AsyncUdpSocket>>,
+        socket: Option<Arc<dyn quic::AsyncUdpSocket>>,
     ) -> Result<(Roster, Vec<String>), NodeError> {
         identity::is_in(invitation.mesh);
         self.entry = Entry::Newcomer;

@@ -13,6 +13,7 @@ use crate::id::EncoderId;
 use crate::media::assemble::{Assembled, Assembler};
 use crate::media::gop::GopCache;
 use crate::media::{Nack, Packet};
+use crate::quic;
 use crate::time::Mono;
 use crate::wire::FLOW_VIDEO;
 
@@ -183,7 +184,7 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    pub(super) fn start(hubs: &Hubs, encoder: EncoderId, connection: quinn::Connection) -> Self {
+    pub(super) fn start(hubs: &Hubs, encoder: EncoderId, connection: quic::Connection) -> Self {
         let subscription = hubs.hub(encoder).subscribe();
         let (asks, asked) = mpsc::channel(flow::ASKS_QUEUE);
         let hubs = hubs.clone();

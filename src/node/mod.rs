@@ -54,6 +54,7 @@ use crate::control::{self, Control};
 use crate::hub::{Hubs, Subscription};
 use crate::id::{AccountId, EncoderId, InviteId, NodeId, RecordId, valid_name};
 use crate::net::{AskError, Net, NetConfig, RtcDatagram};
+use crate::quic;
 use crate::store::Source;
 
 use crate::time::{Mono, Now};
@@ -116,9 +117,9 @@ pub struct NodeConfig {
 #[derive(Debug, Clone)]
 pub struct Sockets {
     /// In the place of the UDP port.
-    pub port: Arc<dyn quinn::AsyncUdpSocket>,
+    pub port: Arc<dyn quic::AsyncUdpSocket>,
     /// From which a newcomer asks to be let in.
-    pub join: Arc<dyn quinn::AsyncUdpSocket>,
+    pub join: Arc<dyn quic::AsyncUdpSocket>,
 }
 
 /// Why a node does not start or stops.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::NodeError;
 use crate::net::UdpPort;
 use crate::net::transport::udp_socket;
+use crate::quic;
 
 /// Ports tried when any will do: each is free with a chance of far more than a half.
 const PORT_TRIES: u32 = 32;
@@ -27,7 +28,7 @@ impl Ports {
     /// is free for both.
     pub(super) fn open(
         listen: SocketAddr,
-        socket: Option<Arc<dyn quinn::AsyncUdpSocket>>,
+        socket: Option<Arc<dyn quic::AsyncUdpSocket>>,
     ) -> Result<Self, NodeError> {
         let mut tries = if listen.port() == 0 { PORT_TRIES } else { 1 };
         loop {

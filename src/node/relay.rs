@@ -16,6 +16,7 @@ use crate::id::{EncoderId, NodeId};
 use crate::media::assemble::{Assembled, Assembler};
 use crate::media::{Nack, Packet};
 use crate::net::{MediaConn, Net};
+use crate::quic;
 use crate::wire::{self, MediaMessage, take_varint};
 
 /// Waits between attempts to get a media connection.
@@ -248,7 +249,7 @@ struct FlowOut {
 }
 
 impl FlowOut {
-    fn start(hubs: &Hubs, wish: &wire::Subscribe, connection: &quinn::Connection) -> Self {
+    fn start(hubs: &Hubs, wish: &wire::Subscribe, connection: &quic::Connection) -> Self {
         let (start, frames, ticket) = hubs.hub(wish.encoder).subscribe().split();
         ticket.set_viewers(wish.viewers);
         let (asks, asked) = mpsc::channel(flow::ASKS_QUEUE);
