@@ -23,9 +23,12 @@ const BOUND: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Default)]
 struct Net(Arc<Mutex<BTreeMap<SocketAddr, Arc<Inbox>>>>);
 
-/// Who sent what, and who waits for it.
+/// Who sent what.
+type Packet = (SocketAddr, Vec<u8>);
+
+/// What has arrived, and who waits for it.
 #[derive(Debug, Default)]
-struct Inbox(Mutex<(VecDeque<(SocketAddr, Vec<u8>)>, Option<Waker>)>);
+struct Inbox(Mutex<(VecDeque<Packet>, Option<Waker>)>);
 
 #[derive(Debug)]
 struct Socket {
