@@ -244,6 +244,8 @@ impl Hub {
 #[derive(Debug, Default)]
 pub(crate) struct Ingest {
     pub(crate) early: Group,
+    /// When the last of them came.
+    pub(crate) early_at: u64,
     pub(crate) target: Option<(EncoderId, u64)>,
 }
 

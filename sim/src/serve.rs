@@ -7,9 +7,13 @@ use roost::wire::FLOW_VIDEO;
 
 use crate::conn::Cargo;
 use crate::media::{Frame, Hub, Ingest, Receiver};
+use crate::net::SEC;
 use crate::node::LOOP_LATE;
 use crate::relay::Source;
 use crate::world::{Ev, World};
+
+/// Pictures that came before the route are shown if the last is no older than this.
+const EARLY_KEEP: u64 = 2 * SEC;
 
 impl World {
     pub(crate) fn route(&mut self, ix: usize, encoder: EncoderId, route: &Route) {
@@ -52,7 +56,10 @@ impl World {
                 };
                 hub.next_feed(now, *feed, *timeline);
                 node.attached.insert(encoder, *session);
-                let early = std::mem::take(&mut at.ingest.early);
+                let mut early = std::mem::take(&mut at.ingest.early);
+                if now > at.ingest.early_at + EARLY_KEEP {
+                    early.frames.clear();
+                }
                 at.ingest.target = Some((encoder, *feed));
                 self.relay_route(ix, encoder, None, true);
                 for frame in early.frames {
@@ -80,7 +87,10 @@ impl World {
                 }
                 self.push_frame(ix, feed, frame);
             }
-            None => at.ingest.early.push(frame),
+            None => {
+                at.ingest.early.push(frame);
+                at.ingest.early_at = self.now;
+            }
         }
     }
 

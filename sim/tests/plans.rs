@@ -38,6 +38,8 @@ macro_rules! plans {
 }
 
 plans! {
+    what_came_before_another_agent_was_at_home_is_shown_to_nobody =
+        "first-agent-returns-long-after-another",
     who_is_on_its_way_at_the_end_has_a_next_when_it_is_there = "run-ends-while-an-encoder-moves",
     who_may_not_watch_any_more_is_not_shown_what_follows =
         "home-killed-while-a-viewer-loses-its-right",

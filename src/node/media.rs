@@ -21,6 +21,10 @@ use crate::wire::FLOW_VIDEO;
 /// just have woken up with old packets in its sockets.
 const LOOP_LATE: Duration = Duration::from_millis(350);
 
+/// Frames that came before the route are shown if the last is no older than this: their agent may
+/// have been at home elsewhere since.
+const EARLY_KEEP: Duration = Duration::from_secs(2);
+
 /// When the control loop turned last, readable without asking it.
 #[derive(Debug)]
 pub(super) struct Turning {
@@ -76,6 +80,8 @@ struct Inner {
     open: bool,
     assembler: Assembler,
     early: GopCache,
+    /// When the last of them came.
+    early_at: Mono,
     target: Option<(Arc<Hub>, u64)>,
 }
 
@@ -137,7 +143,10 @@ impl Ingest {
             }
             match &inner.target {
                 Some((hub, feed)) => hub.push(*feed, frame),
-                None => inner.early.push(frame),
+                None => {
+                    inner.early.push(frame);
+                    inner.early_at = self.turning.now();
+                }
             }
         }
     }
@@ -151,6 +160,11 @@ impl Ingest {
     pub(super) fn attach(&self, hub: Arc<Hub>, feed: u64, timeline: u64) {
         let mut inner = self.lock();
         hub.next_feed(feed, timeline);
+        if self.turning.now().since(inner.early_at) > EARLY_KEEP {
+            let old = u64::try_from(inner.early.frames().len()).unwrap_or(u64::MAX);
+            self.stale.fetch_add(old, Ordering::Relaxed);
+            inner.early.reset();
+        }
         for frame in inner.early.frames() {
             hub.push(feed, frame.clone());
         }
