@@ -16,6 +16,7 @@ use crate::links::LinkRecord;
 use crate::media::{Hub, Ingest, Receiver};
 use crate::net::{MS, SEC};
 use crate::relay::Relay;
+use crate::report::Gossip;
 use crate::rng::{For, stream};
 use crate::world::{Ev, World};
 
@@ -73,6 +74,7 @@ pub(crate) struct Node {
     pub(crate) hubs: BTreeMap<EncoderId, Hub>,
     pub(crate) attached: BTreeMap<EncoderId, SessionId>,
     pub(crate) relay: Relay,
+    pub(crate) gossip: Gossip,
     joins: BTreeMap<u64, End>,
     last_ticket: u64,
     pub(crate) turned: u64,
@@ -116,6 +118,7 @@ impl Node {
             hubs: BTreeMap::new(),
             attached: BTreeMap::new(),
             relay: Relay::default(),
+            gossip: Gossip::default(),
             joins: BTreeMap::new(),
             last_ticket: 0,
             turned: 0,
@@ -138,6 +141,7 @@ impl Node {
         self.hubs.clear();
         self.attached.clear();
         self.relay = Relay::default();
+        self.gossip = Gossip::default();
         self.joins.clear();
         self.last_ticket = 0;
         self.woke = 0;
@@ -320,6 +324,9 @@ impl World {
                 Effect::GossipWith(_) | Effect::ViewChanged | Effect::ClientWelcomed(..) => {}
                 Effect::ClientSend(session, bytes) => {
                     self.observe_order(ix, session, &bytes);
+                    if !self.unchecked && !self.lenient {
+                        self.check_assigned(ix, session, &bytes);
+                    }
                     if self.is_request(&bytes) {
                         self.check_request_of(ix, session);
                         if self.net.request_lost(ix, ix) {
@@ -470,6 +477,7 @@ impl World {
             rtts.push((self.nodes[peer].id, Duration::from_nanos(rtt)));
         }
         self.node_event(ix, Event::Rtt(rtts));
+        self.report(ix);
     }
 
     // -- clients ----------------------------------------------------------------------------------

@@ -38,6 +38,12 @@ macro_rules! plans {
 }
 
 plans! {
+    a_room_comes_together_and_goes_together = "room-goes-together",
+    those_of_a_room_that_nobody_watches_come_to_those_that_are_watched =
+        "room-of-some-that-are-watched",
+    who_comes_goes_to_the_node_that_carries_no_media =
+        "newcomers-where-one-node-carries-no-media",
+    a_false_word_of_media_does_no_harm = "false-word-of-media",
     what_a_node_wrote_twice_under_one_number_is_found_on_contact = "ledger-folder-put-back-twice",
     a_node_that_starts_anew_and_reaches_nobody_tells_where_the_others_were =
         "started-anew-alone-and-asked-for-the-others",

@@ -6,12 +6,14 @@ mod failover;
 mod home;
 mod keyframes;
 mod ledger;
+mod load;
 mod marks;
 mod members;
 mod next;
 mod peers;
 mod pools;
 mod rights;
+mod room;
 mod served;
 mod spread;
 mod stale;
@@ -168,6 +170,7 @@ impl World {
         self.check_spread();
         self.note_known();
         self.check_standby();
+        self.check_rooms();
     }
 
     /// When everything had time to recover.
