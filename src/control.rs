@@ -14,9 +14,9 @@ use crate::directory::{self, Directory};
 use crate::id::{Boot, EncoderId, NodeId};
 use crate::membership::{self, Membership};
 use crate::peering::{self, Peering};
+use crate::placement::Candidate;
 use crate::placement::balance::{self as evening, Balance};
 use crate::placement::plan::Seat;
-use crate::placement::{Candidate, Media};
 use crate::session::SILENCE_WATCHED;
 use crate::session::host::Host;
 use crate::time::{Mono, Now, earlier};
@@ -87,8 +87,8 @@ pub struct Control {
     reports: BTreeMap<NodeId, NodeReport>,
     /// When each last said anything new.
     heard: BTreeMap<NodeId, Mono>,
-    /// The media that this node carries.
-    carries: Media,
+    /// What this node said of itself last.
+    own: Option<NodeReport>,
     /// Its capacity as it measures it.
     measured: u32,
     clocks: Clocks,
@@ -171,7 +171,7 @@ impl Control {
             names: config.names.into_iter().collect(),
             reports: BTreeMap::new(),
             heard: BTreeMap::new(),
-            carries: Media::default(),
+            own: None,
             measured: config.measured,
             clocks: Clocks::default(),
             skewed: false,
@@ -269,8 +269,8 @@ impl Control {
                 self.join(now, ticket, newcomer, &join, &statement, effects);
             }
             Event::Reports(reports) => self.heed_reports(now, reports, effects),
-            Event::Carries(media) => {
-                self.carries = media;
+            Event::Report(report) => {
+                self.own = Some(report);
                 self.recount();
             }
             Event::ClientOpened { session, local } => {

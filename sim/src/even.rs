@@ -116,6 +116,19 @@ impl Plan {
                 });
             }
         }
+        if rng.random_bool(0.2) {
+            let size = rng.random_range(2..=encoders.clamp(2, 8));
+            let who = (0..size).map(|_| Who::Encoder(rng.random_range(0..encoders))).collect();
+            let fault = Fault::Room(rng.random_range(0..nodes), who);
+            let at_ms = rng.random_range(3_000..40_000);
+            plan.faults.push(Item { at_ms, until_ms: None, fault });
+        }
+        if rng.random_bool(0.2) {
+            let viewers = [0, 100, u32::MAX][rng.random_range(0..3)];
+            let fault = Fault::Boast(vec![Who::Node(rng.random_range(0..nodes))], viewers);
+            let at_ms = rng.random_range(0..20_000);
+            plan.faults.push(Item { at_ms, until_ms: Some(at_ms + 60_000), fault });
+        }
         plan
     }
 }

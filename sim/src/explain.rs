@@ -130,6 +130,8 @@ pub(crate) fn words(world: &World, befell: &Befell) -> String {
         Fault::Cordon(..) => format!("{who} cordoned"),
         Fault::Capacity(_, _, to) => format!("{who} of capacity {to}"),
         Fault::Liar(_) => format!("{who} lets nobody know its load"),
+        Fault::Boast(_, viewers) => format!("{who} says that it serves {viewers} viewers"),
+        Fault::Room(..) => format!("{who} put into one room"),
         Fault::Pool(_, only) => {
             format!("a pool is preferred{}", if *only { ", and nowhere else will do" } else { "" })
         }

@@ -100,7 +100,8 @@ impl World {
                 active.hosts = from.into_iter().chain(to).collect();
             }
             Fault::Slow(who, _) | Fault::Drift(who, _) => active.hosts = self.resolve_all(who),
-            Fault::DiskFull(who) | Fault::Liar(who) => {
+            Fault::Room(_, who) => active.hosts = self.resolve_all(who),
+            Fault::DiskFull(who) | Fault::Liar(who) | Fault::Boast(who, _) => {
                 active.hosts = self.resolve_all(who);
                 active.hosts.retain(|host| *host < self.plan.nodes);
             }
@@ -144,6 +145,10 @@ impl World {
             Fault::Cordon(by, _) => self.wish_all(*by, &hosts, crate::steer::CORDON, true),
             Fault::Capacity(by, _, to) => self.size_all(*by, &hosts, Some(*to)),
             Fault::Liar(_) => self.liars.extend(&hosts),
+            Fault::Boast(_, viewers) => {
+                self.boasts.extend(hosts.iter().map(|host| (*host, *viewers)));
+            }
+            Fault::Room(by, _) => self.room(*by, &hosts, true),
             Fault::Pool(by, only) => self.pool(*by, true, *only),
             Fault::Label(by, _) => self.label_all(*by, &hosts, true),
             Fault::Send(e, node) => self.send_encoder(*e, *node),
@@ -234,6 +239,8 @@ impl World {
             Fault::Cordon(by, _) => self.wish_all(by, &active.hosts, crate::steer::CORDON, false),
             Fault::Capacity(by, ..) => self.size_all(by, &active.hosts, None),
             Fault::Liar(_) => self.liars.retain(|host| !active.hosts.contains(host)),
+            Fault::Boast(..) => self.boasts.retain(|host, _| !active.hosts.contains(host)),
+            Fault::Room(by, _) => self.room(by, &active.hosts, false),
             Fault::Pool(by, only) => self.pool(by, false, only),
             Fault::Label(by, _) => self.label_all(by, &active.hosts, false),
             Fault::Clock(node, _) => drop(self.clocks_off.remove(&node)),

@@ -16,6 +16,7 @@ mod node;
 pub mod plan;
 mod queue;
 mod relay;
+mod report;
 mod rights;
 mod rng;
 mod run;

@@ -175,6 +175,11 @@ impl Hub {
         lacking.map(|place| place.lacks_since.max(self.flowing_since)).min()
     }
 
+    /// Who takes it from here: viewers, and other nodes for theirs.
+    pub(crate) fn receivers(&self) -> usize {
+        self.places.len()
+    }
+
     pub(crate) fn viewers(&self) -> u32 {
         self.places.values().map(|place| place.viewers).sum()
     }

@@ -16,6 +16,7 @@ use crate::links::LinkRecord;
 use crate::media::{Hub, Ingest, Receiver};
 use crate::net::{MS, SEC};
 use crate::relay::Relay;
+use crate::report::Gossip;
 use crate::rng::{For, stream};
 use crate::tables::Slots;
 use crate::world::{Ev, World};
@@ -75,6 +76,7 @@ pub(crate) struct Node {
     pub(crate) hubs: BTreeMap<EncoderId, Hub>,
     pub(crate) attached: BTreeMap<EncoderId, SessionId>,
     pub(crate) relay: Relay,
+    pub(crate) gossip: Gossip,
     joins: BTreeMap<u64, End>,
     last_ticket: u64,
     pub(crate) turned: u64,
@@ -121,6 +123,7 @@ impl Node {
             hubs: BTreeMap::new(),
             attached: BTreeMap::new(),
             relay: Relay::default(),
+            gossip: Gossip::default(),
             joins: BTreeMap::new(),
             last_ticket: 0,
             turned: 0,
@@ -144,6 +147,7 @@ impl Node {
         self.hubs.clear();
         self.attached.clear();
         self.relay = Relay::default();
+        self.gossip = Gossip::default();
         self.joins.clear();
         self.last_ticket = 0;
         self.woke = 0;
@@ -329,6 +333,9 @@ impl World {
                 Effect::ClientSend(session, bytes) => {
                     self.observe_order(ix, session, &bytes);
                     self.check_taken(ix, session, &bytes);
+                    if !self.unchecked && !self.lenient {
+                        self.check_assigned(ix, session, &bytes);
+                    }
                     if self.is_request(&bytes) {
                         self.check_request_of(ix, session);
                         if self.net.request_lost(ix, ix) {
@@ -485,6 +492,7 @@ impl World {
             rtts.push((self.nodes[peer].id, rtt));
         }
         self.node_event(ix, Event::Rtt(rtts));
+        self.report(ix);
     }
 
     // -- clients ----------------------------------------------------------------------------------

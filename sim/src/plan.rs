@@ -155,6 +155,11 @@ pub enum Fault {
     Capacity(usize, Who, u32),
     /// These nodes let nobody know any more what is at home there.
     Liar(Vec<Who>),
+    /// These nodes say falsely that they serve so many viewers.
+    Boast(Vec<Who>, u32),
+    /// Somebody at the first node puts the encoders of these agents into one room, until the fault
+    /// is over.
+    Room(usize, Vec<Who>),
     /// Somebody at the first node has every encoder prefer the pool of the nodes that are labelled,
     /// or be nowhere else, until the fault is over.
     Pool(usize, bool),
@@ -400,6 +405,16 @@ impl Plan {
             )
         };
         self.net.loss == 0.0 && self.faults.iter().all(|item| steered(&item.fault))
+    }
+
+    /// Whether any encoders are ever in a room.
+    pub(crate) fn is_roomed(&self) -> bool {
+        self.faults.iter().any(|item| matches!(item.fault, Fault::Room(..)))
+    }
+
+    /// Whether any node ever says what is false of its media.
+    pub(crate) fn has_boasts(&self) -> bool {
+        self.faults.iter().any(|item| matches!(item.fault, Fault::Boast(..)))
     }
 
     /// Whether any encoder ever has a second agent.

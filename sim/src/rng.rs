@@ -27,6 +27,8 @@ pub(crate) enum For {
     Even,
     /// A change that somebody makes.
     Edit(usize),
+    /// When a node hears others' reports.
+    Reports(usize, u64),
     /// Keys and names that last for a run.
     Birth(usize),
 }
@@ -40,6 +42,7 @@ pub(crate) fn stream(seed: u64, purpose: For) -> ChaCha8Rng {
         For::Host(host, life) => (4, host as u64, life),
         For::Edit(edit) => (7, edit as u64, 0),
         For::Birth(host) => (5, host as u64, 0),
+        For::Reports(host, at) => (18, host as u64, at),
         For::Trust => (8, 0, 0),
         For::Steer => (9, 0, 0),
         For::Even => (17, 0, 0),

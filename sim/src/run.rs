@@ -141,6 +141,7 @@ impl World {
             unchecked: false,
             lenient: false,
             liars: std::collections::BTreeSet::new(),
+            boasts: BTreeMap::new(),
             story: None,
             plan: plan.clone(),
         };

@@ -73,6 +73,23 @@ impl World {
         self.tell(at, pools, vec![text(1, POOLS_SETTING), value(POOL)]);
     }
 
+    /// Somebody puts encoders into a room, or takes them out of it.
+    pub(crate) fn room(&mut self, by: usize, agents: &[usize], on: bool) {
+        let Some(at) = self.teller(by) else { return };
+        let room = RecordId([0x94; 16]);
+        if on {
+            let name = Change::Set(1, b"room".to_vec());
+            self.tell(at, Key { kind: Kind::ROOM, id: room }, vec![name]);
+        }
+        for agent in agents {
+            let Some(e) = self.encoder_at(*agent) else { continue };
+            let (id, name) = (self.encoders[e].id, self.encoders[e].name.clone());
+            let in_room = if on { Change::Set(4, room.0.to_vec()) } else { Change::Clear(4) };
+            let changes = vec![Change::Set(1, name.into_bytes()), in_room];
+            self.tell(at, Key { kind: Kind::ENCODER, id: RecordId(id.0) }, changes);
+        }
+    }
+
     /// Somebody gives nodes the label of the pool, or takes it from them.
     pub(crate) fn label_all(&mut self, by: usize, of: &[usize], on: bool) {
         let Some(at) = self.teller(by) else { return };

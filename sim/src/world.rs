@@ -255,6 +255,8 @@ pub(crate) struct World {
     pub(crate) lenient: bool,
     /// Nodes that let nobody know any more what is at home there.
     pub(crate) liars: BTreeSet<usize>,
+    /// Nodes that say falsely that they serve so many viewers.
+    pub(crate) boasts: BTreeMap<usize, u32>,
     /// What is told of it, if somebody wants to know.
     pub(crate) story: Option<Story>,
 }

@@ -51,6 +51,12 @@ plans! {
     who_came_back_stands_by_for_its_share = "even-next-dies-after-another-came-back",
     a_next_that_stood_still_and_that_home_does_not_see_need_not_stand_by =
         "next-wakes-cut-off-from-home",
+    a_room_comes_together_and_goes_together = "room-goes-together",
+    those_of_a_room_that_nobody_watches_come_to_those_that_are_watched =
+        "room-of-some-that-are-watched",
+    who_comes_goes_to_the_node_that_carries_no_media =
+        "newcomers-where-one-node-carries-no-media",
+    a_false_word_of_media_does_no_harm = "false-word-of-media",
     what_a_node_wrote_twice_under_one_number_is_found_on_contact = "ledger-folder-put-back-twice",
     a_node_that_starts_anew_and_reaches_nobody_tells_where_the_others_were =
         "started-anew-alone-and-asked-for-the-others",

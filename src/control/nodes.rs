@@ -204,13 +204,15 @@ impl Control {
     /// The media that a node carries: its own as it counts it, that of others by their last word,
     /// unless that is old.
     fn media_of(&self, node: NodeId) -> Media {
-        if node == self.me {
-            return self.carries;
-        }
         let fresh = |at: &Mono| self.handled.since(*at) < REPORT_KEEP;
-        let heard = self.heard.get(&node).filter(|at| fresh(at));
-        let report = self.reports.get(&node).filter(|_| heard.is_some());
+        let heard = node == self.me || self.heard.get(&node).is_some_and(fresh);
+        let report = self.report_of(node).filter(|_| heard);
         report.map(NodeReport::media).unwrap_or_default()
+    }
+
+    /// What a node said of itself last.
+    pub(super) fn report_of(&self, node: NodeId) -> Option<&NodeReport> {
+        if node == self.me { self.own.as_ref() } else { self.reports.get(&node) }
     }
 
     pub(super) fn heed_reports(

@@ -278,9 +278,9 @@ fn what_a_node_says_of_its_media_counts_while_it_is_fresh_and_its_size_as_far_as
     now.mono = now.mono + Duration::from_secs(1);
     assert_eq!(hear(&mut one, now, 1), 0, "it has not said anything since");
     assert_eq!(hear(&mut one, now, 2), 12);
-    let own = Media { streams: 1, viewers: 2, egress_bps: 3_000_000 };
-    one.handle(now, Event::Carries(own));
-    assert_eq!(one.control.candidate(founder.node()).media, own);
+    let own = NodeReport { streams: 1, viewers: 2, ..NodeReport::default() };
+    one.handle(now, Event::Report(own.clone()));
+    assert_eq!(one.control.candidate(founder.node()).media, own.media());
 
     for (declared, measured, weight) in
         [(None, 400, 4.0), (Some(50), 400, 0.5), (None, 0, 1.0), (None, u32::MAX, 1_024.0)]

@@ -8,7 +8,6 @@ use crate::accounts;
 use crate::admission::{Keypair, PublicKey, Refusal, Roster, Statement};
 use crate::cluster::NodeReport;
 use crate::id::{Boot, EncoderId, NodeId, SessionId};
-use crate::placement::Media;
 use crate::session::host::{self, Route};
 use crate::time::Mono;
 use crate::wire;
@@ -118,8 +117,8 @@ pub enum Event {
     },
     /// Everyone else's reports, some of them new.
     Reports(BTreeMap<NodeId, NodeReport>),
-    /// The media that this node carries, as it counts it.
-    Carries(Media),
+    /// What this node says of itself.
+    Report(NodeReport),
     /// A client connected.
     ClientOpened {
         /// Its session.

@@ -109,7 +109,7 @@ impl Control {
             limit: self.directory.header(node).and_then(|header| header.limit),
             encoders: u32::try_from(entries().count()).unwrap_or(u32::MAX),
             viewers,
-            report: self.reports.get(&node).cloned(),
+            report: self.report_of(node).cloned(),
             key: self.roster.key_of(node).map(|key| data_encoding::HEXLOWER.encode(&key)),
             admitted_by: self.roster.admission_of(node).map(|it| it.by),
             invite: self.roster.admission_of(node).and_then(|it| it.invite),

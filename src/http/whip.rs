@@ -90,7 +90,7 @@ pub(super) async fn post(
         let mut takers: Vec<_> =
             takers.filter_map(|node| Some((liked(node)?, node.candidate()))).collect();
         takers.retain(|(tier, _)| must || Some(*tier) == best);
-        takers.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.fuller(&b.1)));
+        takers.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.fuller(&b.1, 1)));
         // Redirected or not: whoever followed a redirect here would be sent on only once more.
         let mut takers = takers.into_iter().filter(|_| token.is_none());
         takers.find_map(|(_, to)| Some((to.node, redirect_url(&view, to.node, peer)?)))

@@ -386,8 +386,8 @@ impl Driver {
         }
         let me = self.control.me();
         let encoders = u32::try_from(self.control.directory().count(me)).unwrap_or(u32::MAX);
-        let carried = self.reports.publish(encoders, &self.hubs);
-        self.handle(Event::Carries(carried));
+        let report = self.reports.publish(encoders, &self.hubs);
+        self.handle(Event::Report(report));
         self.view_dirty = true;
     }
 

@@ -13,7 +13,6 @@ use crate::hub::Hubs;
 use crate::id::{Boot, MeshId, NodeId};
 use crate::net::Net;
 use crate::net::gossip::Gossip;
-use crate::placement::Media;
 
 /// Gossip messages that wait for links.
 const OUT_QUEUE: usize = 1024;
@@ -59,7 +58,7 @@ impl Reports {
     }
 
     /// Says what this node carries at present; called about once a second.
-    pub(super) fn publish(&mut self, encoders: u32, hubs: &Hubs) -> Media {
+    pub(super) fn publish(&mut self, encoders: u32, hubs: &Hubs) -> NodeReport {
         let now = Instant::now();
         let sent = hubs.counters().bytes_out.load(Ordering::Relaxed);
         let (streams, viewers) = hubs.taken();
@@ -82,9 +81,8 @@ impl Reports {
             cpu,
             wall: super::wall_ms(),
         };
-        let media = report.media();
-        self.gossip.publish(report);
-        media
+        self.gossip.publish(report.clone());
+        report
     }
 }
 

@@ -13,8 +13,8 @@ pub use losses::{Share, Survivability, survivability};
 pub use media::Media;
 pub use rank::rank;
 
-use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{EncoderId, NodeId};
 use media::STAND_BY_MARGIN;
@@ -63,15 +63,16 @@ impl Candidate {
         if self.weight.is_nan() { 1.0 } else { self.weight.clamp(WEIGHT_MIN, WEIGHT_MAX) }
     }
 
-    /// What the load would be per weight with one more encoder. Counting that one makes an empty
+    /// What the load would be per weight with so many more encoders. Counting those makes an empty
     /// large node win over an empty small one.
-    fn fullness(&self) -> f64 {
-        (f64::from(self.load) + f64::from(self.media.units()) + 1.0) / self.usable_weight()
+    fn fullness(&self, size: u32) -> f64 {
+        let all = f64::from(self.load) + f64::from(self.media.units()) + f64::from(size);
+        all / self.usable_weight()
     }
 
-    /// Orders by what each would have per weight with one more encoder.
-    pub fn fuller(&self, other: &Self) -> Ordering {
-        self.fullness().total_cmp(&other.fullness())
+    /// Orders by what each would have per weight with so many more encoders.
+    pub fn fuller(&self, other: &Self, size: u32) -> Ordering {
+        self.fullness(size).total_cmp(&other.fullness(size))
     }
 
     /// How busy media keeps it, by its weight.
@@ -82,10 +83,14 @@ impl Candidate {
     /// Its load in words.
     fn words(&self) -> String {
         let Media { viewers, .. } = self.media;
-        let encoders = format!("{} encoders", self.load);
+        let many = |count: u32, what: &str| match count {
+            1 => format!("1 {what}"),
+            _ => format!("{count} {what}s"),
+        };
+        let encoders = many(self.load, "encoder");
         match (viewers, self.media.mbits()) {
             (0, 0) => encoders,
-            (viewers, mbits) => format!("{encoders}, {viewers} viewers, {mbits} Mbit/s"),
+            (_, mbits) => format!("{encoders}, {}, {mbits} Mbit/s", many(viewers, "viewer")),
         }
     }
 }
@@ -94,13 +99,48 @@ impl Candidate {
 /// room, and there of the two best ranked with room the less loaded, the better ranked at a tie.
 /// Nodes to `avoid` (those that just failed the encoder) are taken only if there is no other.
 /// `None` if no candidate where it may be has room: see [`refusal`].
+///
+/// Of a room whose members are at home nowhere, `key` is the room's id and `size` says how many it
+/// has: it goes where all of them have room, if that is anywhere.
 pub fn assign(
     key: EncoderId,
+    size: u32,
     candidates: &[Candidate],
     avoid: &[NodeId],
     wish: &Wish,
 ) -> Option<Choice> {
-    let full = full(candidates);
+    let whole = (size > 1).then(|| assign_all(key, size, candidates, avoid, wish)).flatten();
+    whole.or_else(|| assign_all(key, 1, candidates, avoid, wish))
+}
+
+/// The home for an encoder others of whose room are at home already, so many at each node: where
+/// most of them are, of those nodes that it likes no less than any other with room. `None` if it
+/// has to be chosen as for any other.
+pub fn join(
+    company: &BTreeMap<NodeId, u32>,
+    candidates: &[Candidate],
+    avoid: &[NodeId],
+    wish: &Wish,
+) -> Option<NodeId> {
+    let full = full(candidates, 1);
+    let roomy = candidates.iter().map(|candidate| candidate.node);
+    let roomy = roomy.filter(|node| !full.contains(node) && !avoid.contains(node));
+    let roomy: Vec<(usize, NodeId)> =
+        roomy.filter_map(|node| Some((wish.tier(node)?, node))).collect();
+    let best = roomy.iter().map(|(tier, _)| *tier).min()?;
+    let liked = roomy.into_iter().filter(|(tier, _)| *tier == best);
+    let there = liked.filter_map(|(_, node)| Some((*company.get(&node)?, Reverse(node))));
+    there.max().map(|(_, Reverse(node))| node)
+}
+
+fn assign_all(
+    key: EncoderId,
+    size: u32,
+    candidates: &[Candidate],
+    avoid: &[NodeId],
+    wish: &Wish,
+) -> Option<Choice> {
+    let full = full(candidates, size);
     let mut ranked = rank(key, candidates);
     ranked.retain(|node| wish.tier(*node).is_some());
     let roomy = ranked.iter().copied().filter(|node| !full.contains(node));
@@ -115,7 +155,7 @@ pub fn assign(
     let tier = wish.tier(first)?;
     let liked: Vec<NodeId> =
         contenders.iter().copied().filter(|node| wish.tier(*node) == Some(tier)).collect();
-    let fullness = |node: NodeId| most(candidates, node, Candidate::fullness);
+    let fullness = |node: NodeId| most(candidates, node, |it| it.fullness(size));
     let best = liked.iter().take(CHOICES);
     let home = *best.min_by(|a, b| fullness(**a).total_cmp(&fullness(**b)))?;
     let best = ranked.iter().find(|node| wish.tier(**node) == Some(tier));
@@ -127,7 +167,7 @@ pub fn assign(
         (.., 1) => "the only node with room there".into(),
         _ if home != first => {
             let same = candidates.iter().filter(|candidate| candidate.node == first);
-            let fuller = same.max_by(|a, b| a.fuller(b));
+            let fuller = same.max_by(|a, b| a.fuller(b, size));
             let load = fuller.map(Candidate::words).unwrap_or_default();
             format!("ranked second, less loaded than {}: {load}", first.short())
         }
@@ -160,7 +200,7 @@ fn stand_by(
     avoid: &[NodeId],
     wish: &Wish,
 ) -> Option<NodeId> {
-    let full = full(candidates);
+    let full = full(candidates, 1);
     let others = rank(key, candidates).into_iter().filter(|node| *node != home);
     let mut others: Vec<((bool, bool, usize), NodeId)> = others
         .filter_map(|node| {
@@ -218,7 +258,8 @@ pub fn refusal(candidates: &[Candidate], wish: &Wish) -> String {
     }
 }
 
-fn full(candidates: &[Candidate]) -> BTreeSet<NodeId> {
-    let full = candidates.iter().filter(|candidate| candidate.load >= candidate.limit);
+/// Nodes where so many more have no room.
+fn full(candidates: &[Candidate], size: u32) -> BTreeSet<NodeId> {
+    let full = candidates.iter().filter(|it| it.load.saturating_add(size) > it.limit);
     full.map(|candidate| candidate.node).collect()
 }

@@ -65,7 +65,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::plan::{Pool, Wish};
-    use super::super::{Choice, Media, assign, much_busier, next, refusal};
+    use super::super::{Choice, Media, assign, join, much_busier, next, refusal};
     use super::*;
 
     const ANY: Wish = Wish { pools: Vec::new(), only: false };
@@ -142,7 +142,7 @@ mod tests {
     /// Assigns `count` encoders one after the other and returns the loads.
     fn fill(mut nodes: Vec<Candidate>, count: u64) -> Vec<Candidate> {
         for n in 0..count {
-            let choice = assign(key(n), &nodes, &[], &ANY).unwrap();
+            let choice = assign(key(n), 1, &nodes, &[], &ANY).unwrap();
             let home = nodes.iter_mut().find(|node| node.node == choice.home).unwrap();
             home.load += 1;
         }
@@ -169,6 +169,33 @@ mod tests {
     }
 
     #[test]
+    fn a_room_goes_where_all_of_it_have_room_and_who_comes_later_goes_to_the_others() {
+        let mut nodes = candidates(3);
+        nodes.iter_mut().for_each(|it| it.limit = 4);
+        let least = nodes[1].node;
+        nodes.iter_mut().filter(|it| it.node != least).for_each(|it| it.load = 2);
+        for n in 0..20 {
+            assert_eq!(assign(key(n), 3, &nodes, &[], &ANY).unwrap().home, least);
+            assert!(assign(key(n), 9, &nodes, &[], &ANY).is_some(), "it goes apart");
+        }
+        let company = |of: &[(usize, u32)]| -> BTreeMap<NodeId, u32> {
+            of.iter().map(|(n, count)| (nodes[*n].node, *count)).collect()
+        };
+        let goes = |of: &[(usize, u32)], avoid: &[NodeId], wish: &Wish| {
+            join(&company(of), &nodes, avoid, wish).map(|node| node.0[0])
+        };
+        assert_eq!(goes(&[(0, 1), (2, 2)], &[], &ANY), Some(2));
+        assert_eq!(goes(&[(0, 1), (2, 1)], &[], &ANY), Some(0), "always the same");
+        assert_eq!(goes(&[(2, 2)], &[nodes[2].node], &ANY), None, "it failed");
+        assert_eq!(goes(&[], &[], &ANY), None);
+        assert_eq!(goes(&[(0, 2)], &[], &wish(&[&[1]], false)), None, "it is liked less");
+        assert_eq!(goes(&[(1, 2)], &[], &wish(&[&[1]], true)), Some(1));
+        nodes[2].load = 4;
+        let full = join(&BTreeMap::from([(nodes[2].node, 3)]), &nodes, &[], &ANY);
+        assert_eq!(full, None);
+    }
+
+    #[test]
     fn of_the_two_best_ranked_the_one_that_carries_less_media_is_taken_and_the_reason_says_so() {
         let nodes = candidates(4);
         let [first, second] = rank(key(1), &nodes)[..2] else { unreachable!("there are four") };
@@ -176,7 +203,7 @@ mod tests {
             let mut nodes = nodes.clone();
             nodes.iter_mut().for_each(|it| it.load = 12);
             nodes.iter_mut().filter(|it| it.node == node).for_each(|it| it.media = media);
-            assign(key(1), &nodes, &[], &ANY).unwrap()
+            assign(key(1), 1, &nodes, &[], &ANY).unwrap()
         };
         let media = Media { streams: 3, viewers: 40, egress_bps: 80_000_000 };
         let choice = of(first, media);
@@ -198,7 +225,9 @@ mod tests {
         let mut nodes = candidates(2);
         nodes[0].weight = 4.0;
         (nodes[0].media, nodes[1].media) = (carries(20), carries(9));
-        assert!((0..9).all(|n| assign(key(n), &nodes, &[], &ANY).unwrap().home == nodes[0].node));
+        assert!(
+            (0..9).all(|n| assign(key(n), 1, &nodes, &[], &ANY).unwrap().home == nodes[0].node)
+        );
     }
 
     #[test]
@@ -234,11 +263,11 @@ mod tests {
     fn an_avoided_node_is_taken_only_when_nothing_else_is_left() {
         let nodes = candidates(2);
         let avoided = nodes[0].node;
-        let choice = assign(key(1), &nodes, &[avoided], &ANY).unwrap();
+        let choice = assign(key(1), 1, &nodes, &[avoided], &ANY).unwrap();
         assert_eq!((choice.home, choice.next), (nodes[1].node, Some(avoided)));
-        let choice = assign(key(1), &nodes[..1], &[avoided], &ANY).unwrap();
+        let choice = assign(key(1), 1, &nodes[..1], &[avoided], &ANY).unwrap();
         assert_eq!((choice.home, choice.next), (avoided, None));
-        assert_eq!(assign(key(1), &[], &[], &ANY), None);
+        assert_eq!(assign(key(1), 1, &[], &[], &ANY), None);
         assert_eq!(next(key(1), avoided, &nodes[..1], &ANY), None);
     }
 
@@ -248,12 +277,12 @@ mod tests {
         let best = rank(key(1), &nodes)[0];
         let at = nodes.iter().position(|node| node.node == best).unwrap();
         (nodes[at].load, nodes[at].limit) = (5, 5);
-        let choice = assign(key(1), &nodes, &[], &ANY).unwrap();
+        let choice = assign(key(1), 1, &nodes, &[], &ANY).unwrap();
         assert!(choice.home != best && choice.next != Some(best));
         nodes.iter_mut().for_each(|node| node.load = 9);
-        assert!(assign(key(1), &nodes, &[], &ANY).unwrap().reason.contains(&best.short()));
+        assert!(assign(key(1), 1, &nodes, &[], &ANY).unwrap().reason.contains(&best.short()));
         nodes.iter_mut().for_each(|node| node.limit = 9);
-        assert_eq!(assign(key(1), &nodes, &[], &ANY), None, "all are full");
+        assert_eq!(assign(key(1), 1, &nodes, &[], &ANY), None, "all are full");
         assert_eq!(
             next(key(1), nodes[0].node, &nodes[..2], &ANY),
             Some(nodes[1].node),
@@ -275,10 +304,10 @@ mod tests {
         let (prefer, only) = (wish(&[&[2], &[1, 9]], false), wish(&[&[2], &[1, 9]], true));
         for (full, home, next_home) in [(4, 2, 1), (2, 1, 3)] {
             nodes.iter_mut().filter(|it| it.node.0[0] == full).for_each(|it| it.limit = 0);
-            let choice = assign(key(1), &nodes, &[], &prefer).unwrap();
+            let choice = assign(key(1), 1, &nodes, &[], &prefer).unwrap();
             assert_eq!(choice.home.0[0], home, "{}", choice.reason);
-            assert_eq!(assign(key(1), &nodes, &[], &only).unwrap().home.0[0], home);
-            let standby = assign(key(1), &nodes, &[], &only).unwrap().next;
+            assert_eq!(assign(key(1), 1, &nodes, &[], &only).unwrap().home.0[0], home);
+            let standby = assign(key(1), 1, &nodes, &[], &only).unwrap().next;
             assert_eq!(standby.map(|node| node.0[0]), Some(3 - home), "also if it is full");
             if full == 4 {
                 assert!(choice.reason.starts_with("pool p0, "), "{}", choice.reason);
@@ -289,10 +318,10 @@ mod tests {
             }
         }
         nodes[1].limit = 0;
-        let spilt = assign(key(1), &nodes, &[], &prefer).unwrap();
+        let spilt = assign(key(1), 1, &nodes, &[], &prefer).unwrap();
         assert!([0, 3].contains(&spilt.home.0[0]), "{}", spilt.reason);
         assert!(spilt.reason.contains("no room in pools p0, p1"), "{}", spilt.reason);
-        assert_eq!(assign(key(1), &nodes, &[], &only), None);
+        assert_eq!(assign(key(1), 1, &nodes, &[], &only), None);
         let why = refusal(&nodes, &only);
         assert!(why.contains("pools p0, p1 only") && why.contains("full (2 of them)"), "{why}");
     }
@@ -301,8 +330,8 @@ mod tests {
     fn a_pool_that_no_node_matches_is_passed_over_or_named_in_the_refusal() {
         let nodes = candidates(2);
         let (prefer, only) = (wish(&[&[]], false), wish(&[&[]], true));
-        assert!(assign(key(1), &nodes, &[], &prefer).is_some());
-        assert_eq!(assign(key(1), &nodes, &[], &only), None);
+        assert!(assign(key(1), 1, &nodes, &[], &prefer).is_some());
+        assert_eq!(assign(key(1), 1, &nodes, &[], &only), None);
         let why = refusal(&nodes, &only);
         assert!(why.contains("pool p0 only, and no node is in it"), "{why}");
         let away = refusal(&nodes, &wish(&[&[7]], true));
@@ -314,8 +343,8 @@ mod tests {
         let nodes = candidates(3);
         let failed = nodes[0].node;
         let (prefer, only) = (wish(&[&[0]], false), wish(&[&[0]], true));
-        assert_ne!(assign(key(1), &nodes, &[failed], &prefer).unwrap().home, failed);
-        assert_eq!(assign(key(1), &nodes, &[failed], &only).unwrap().home, failed);
+        assert_ne!(assign(key(1), 1, &nodes, &[failed], &prefer).unwrap().home, failed);
+        assert_eq!(assign(key(1), 1, &nodes, &[failed], &only).unwrap().home, failed);
         assert_eq!(next(key(1), failed, &nodes, &only), None);
     }
 
@@ -334,7 +363,7 @@ mod tests {
                 let roomy = nodes.iter().filter(|it| it.load < it.limit && Some(it.node) != not);
                 roomy.filter_map(|it| wish.tier(it.node)).min()
             };
-            let home = assign(key(k), &nodes, &[], &wish).map(|choice| choice.home);
+            let home = assign(key(k), 1, &nodes, &[], &wish).map(|choice| choice.home);
             prop_assert_eq!(home.and_then(|home| wish.tier(home)), roomy(None));
             if let Some(home) = home {
                 let standby = next(key(k), home, &nodes, &wish);
@@ -343,6 +372,34 @@ mod tests {
                     prop_assert_eq!(standby.and_then(|node| wish.tier(node)), Some(best));
                 }
             }
+        }
+
+        /// Rooms that come one by one, among others that do, to nodes with room for all.
+        #[test]
+        fn rooms_are_whole_wherever_they_come_as_long_as_they_fit(
+            comes in proptest::collection::vec((0..6u64, any::<bool>()), 1..60),
+            nodes in 1..6u8,
+            busy in any::<u32>(),
+        ) {
+            let mut nodes = candidates(nodes);
+            nodes[0].media = carries(busy);
+            let size = |room: u64| comes.iter().filter(|it| **it == (room, true)).count() as u32;
+            let mut at: BTreeMap<u64, BTreeMap<NodeId, u32>> = BTreeMap::new();
+            for (n, (room, roomed)) in comes.iter().enumerate() {
+                let home = match roomed {
+                    false => assign(key(n as u64), 1, &nodes, &[], &ANY).unwrap().home,
+                    true => {
+                        let company = at.entry(*room).or_default();
+                        let home = join(company, &nodes, &[], &ANY).unwrap_or_else(|| {
+                            assign(key(*room), size(*room), &nodes, &[], &ANY).unwrap().home
+                        });
+                        *company.entry(home).or_default() += 1;
+                        home
+                    }
+                };
+                nodes.iter_mut().filter(|it| it.node == home).for_each(|it| it.load += 1);
+            }
+            prop_assert!(at.values().all(|homes| homes.len() == 1), "{at:?}");
         }
 
         #[test]
@@ -357,8 +414,8 @@ mod tests {
             let avoid: Vec<_> = nodes.iter().take(turn / 4).map(|node| node.node).collect();
             prop_assert_eq!(rank(key(k), &nodes), rank(key(k), &turned));
             prop_assert_eq!(
-                assign(key(k), &nodes, &avoid, &ANY),
-                assign(key(k), &turned, &avoid, &ANY)
+                assign(key(k), 1, &nodes, &avoid, &ANY),
+                assign(key(k), 1, &turned, &avoid, &ANY)
             );
         }
 
@@ -375,7 +432,7 @@ mod tests {
 
         #[test]
         fn home_and_next_are_two_candidates(nodes in any_candidates(), k in any::<u64>()) {
-            match assign(key(k), &nodes, &[], &ANY) {
+            match assign(key(k), 1, &nodes, &[], &ANY) {
                 None => prop_assert!(nodes.iter().all(|node| node.load >= node.limit)),
                 Some(Choice { home, next: standby, .. }) => {
                     prop_assert!(nodes.iter().any(|node| node.node == home && node.load < node.limit));
@@ -397,7 +454,7 @@ mod tests {
                 .map(|(weight, n)| Candidate { node: NodeId([n; 16]), weight: *weight, load: n.into(), media: carries(n.into()), limit: u32::MAX })
                 .collect();
             prop_assert_eq!(rank(key(k), &nodes).len(), nodes.len());
-            prop_assert!(assign(key(k), &nodes, &[], &ANY).is_some());
+            prop_assert!(assign(key(k), 1, &nodes, &[], &ANY).is_some());
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::client::{Encoder, Witness};
+use crate::harness::client::{Encoder, Viewer, Witness};
 use crate::harness::mesh::Mesh;
 use crate::harness::process::run_within;
 use crate::harness::{PATIENCE, wait_until};
@@ -98,4 +98,40 @@ fn a_node_that_returns_gets_its_share_of_what_nobody_watches_and_then_nothing_mo
     let report = witness.end();
     assert_eq!((&report["backwards"], &report["gaps"]), (&0.into(), &serde_json::json!([])));
     drop(watched);
+}
+
+/// Viewers of one stream, and encoders that come until one of them tells why it is elsewhere: two
+/// nodes have fewer than the media of the third counts for.
+const VIEWERS: u64 = 8;
+const NEWCOMERS: usize = 18;
+
+#[test]
+fn who_comes_is_not_sent_to_a_node_that_is_busy_with_viewers_and_is_told_how_busy_it_is() {
+    let mesh = Mesh::start(3);
+    let _watched = Encoder::start(&mesh, "gate", &["--fps", "15"]);
+    let busy = mesh.nodes()[0].home_of("gate").expect("it has one");
+    let _viewers: Vec<Viewer> = (0..VIEWERS).map(|_| Viewer::start(&mesh, "gate")).collect();
+    wait_until(PATIENCE, "every node has heard how busy that one is", || {
+        mesh.nodes().iter().all(|node| {
+            let view = node.view().unwrap_or_default();
+            let mut nodes = view["nodes"].as_array().into_iter().flatten();
+            let of = nodes.find(|it| it["name"] == busy.as_str());
+            of.is_some_and(|of| of["report"]["viewers"] == VIEWERS)
+        })
+    });
+    let mut come = Vec::new();
+    let why = (0..NEWCOMERS).find_map(|n| {
+        let name = format!("cam-{n}");
+        come.push(Encoder::start(&mesh, &name, &[]));
+        assert_ne!(mesh.nodes()[0].home_of(&name), Some(busy.clone()), "{name} of {n}");
+        let why = roost(&mesh, &format!("encoder why {name}"));
+        why.contains("ranked second").then_some(why).filter(|why| why.contains("viewers"))
+    });
+    let why = why.expect("of so many, one would have liked to be there");
+    assert!(why.contains("1 encoder, 8 viewers, "), "{why}");
+    // What each is good for is told, too.
+    let node = roost(&mesh, "node list");
+    assert!(node.contains("CAPACITY") && node.contains("00 measured"), "{node}");
+    let plan = roost(&mesh, "plan");
+    assert!(plan.contains("00 measured"), "{plan}");
 }

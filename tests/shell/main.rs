@@ -17,6 +17,9 @@ const SEEDS: u64 = 21;
 /// How far the medians of both may be apart, as a share of the simulator's.
 const APART: f64 = 0.25;
 
+/// Until everyone has a report or a newer one, in seconds: the simulator's longest.
+const REPORTED: f64 = 6.0;
+
 /// Places some hundred kilometres apart.
 const NET: plan::Net = plan::Net { delay_us: (10_000, 25_000), loss: 0.0, spikes: 0.01 };
 
@@ -30,27 +33,48 @@ fn so_they_do_where_every_twentieth_packet_is_lost() {
     compare(plan::Net { loss: 0.05, ..NET });
 }
 
-fn number(name: &str, otherwise: usize) -> usize {
-    let given = std::env::var(name).ok();
-    given.map_or(otherwise, |given| given.parse().expect("a number"))
+/// What the simulator's model of reports is made of.
+#[test]
+fn a_report_reaches_everyone_within_seconds() {
+    let nodes = number("SHELL_NODES", NODES);
+    let runs: Vec<[f64; 3]> =
+        (0..3).flat_map(|seed| alone(mesh::reports(nodes, NET, seed))).collect();
+    let spread = |which: usize| {
+        let mut all: Vec<f64> = runs.iter().map(|three| three[which]).collect();
+        all.sort_by(f64::total_cmp);
+        Spread { low: all[0], median: all[all.len() / 2], high: all[all.len() - 1] }
+    };
+    println!("{} reports at {nodes} nodes, in seconds", runs.len());
+    for (which, name) in ["the first has it", "half have it", "the last has it"].iter().enumerate()
+    {
+        println!("{name:28} {:>22}", spread(which));
+    }
+    assert!(runs.len() >= 30, "reports that all have: {}", runs.len());
+    assert!(spread(2).high < REPORTED, "the last had one after {:.2} s", spread(2).high);
 }
 
-/// A mesh of whole nodes in a runtime of its own, whose time passes only while nobody works.
-fn whole(nodes: usize, net: plan::Net, seed: u64) -> Times {
+/// A runtime of its own, whose time passes only while nobody works.
+fn alone<T>(what: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
         .build()
         .expect("a runtime");
-    let times = runtime.block_on(mesh::play(nodes, net, seed));
+    let done = runtime.block_on(what);
     runtime.shutdown_background();
-    times
+    done
+}
+
+fn number(name: &str, otherwise: usize) -> usize {
+    let given = std::env::var(name).ok();
+    given.map_or(otherwise, |given| given.parse().expect("a number"))
 }
 
 fn compare(net: plan::Net) {
     let (nodes, runs) = (number("SHELL_NODES", NODES), number("SHELL_RUNS", RUNS));
     let begun = std::time::Instant::now();
-    let real: Vec<Times> = (0..runs as u64).map(|seed| whole(nodes, net, seed)).collect();
+    let real: Vec<Times> =
+        (0..runs as u64).map(|seed| alone(mesh::play(nodes, net, seed))).collect();
     let took = begun.elapsed();
     let simulated: Vec<Times> = (0..SEEDS).map(|seed| calibrate(nodes, net, seed)).collect();
     println!(

@@ -19,6 +19,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::net::{Network, addr_of};
 
+/// For so long reports are followed, in milliseconds.
+const REPORTS_MS: u64 = 30_000;
+
 struct Mesh {
     network: Network,
     began: Instant,
@@ -78,6 +81,38 @@ pub(crate) async fn play(count: usize, net: plan::Net, seed: u64) -> Times {
         back: since(back, restarted),
         healed: since(healed, mended),
     }
+}
+
+/// How long each report of the founder took until the first of the others, half of them and the
+/// last had it or a newer one, in seconds.
+pub(crate) async fn reports(count: usize, net: plan::Net, seed: u64) -> Vec<[f64; 3]> {
+    let mut mesh = Mesh::new(count, net, seed);
+    mesh.gather(seed).await;
+    let all = 0..count;
+    mesh.until(KILLED_MS, |mesh| mesh.see(all.clone(), all.clone())).await;
+    // When it was made by its own clock and by the network's, who has it, and how long that took.
+    let mut made: Vec<(u64, u64, BTreeSet<usize>, Vec<u64>)> = Vec::new();
+    let end = mesh.now() + REPORTS_MS;
+    while mesh.now() < end {
+        let now = mesh.now();
+        if let Some(wall) = mesh.reported(0, 0)
+            && made.last().is_none_or(|(last, ..)| *last < wall)
+        {
+            made.push((wall, now, BTreeSet::new(), Vec::new()));
+        }
+        for ix in 1..count {
+            let Some(heard) = mesh.reported(ix, 0) else { continue };
+            for (_, at, has, took) in made.iter_mut().filter(|(wall, ..)| *wall <= heard) {
+                if has.insert(ix) {
+                    took.push(now - *at);
+                }
+            }
+        }
+        sleep(Duration::from_millis(LOOK_MS)).await;
+    }
+    let whole = made.into_iter().filter(|(.., took)| took.len() == count - 1);
+    let spread = whole.map(|(.., took)| [took[0], took[took.len() / 2], took[took.len() - 1]]);
+    spread.map(|three| three.map(|ms| ms as f64 / 1e3)).collect()
 }
 
 /// Which of its views a node shows.
@@ -166,6 +201,13 @@ impl Mesh {
         let view = node.view();
         let up = |state| matches!(state, Liveness::Up | Liveness::Suspect);
         view.nodes.iter().filter(|node| up(node.state)).map(|node| node.node).collect()
+    }
+
+    /// The wall clock in the last report of the other that a node knows.
+    fn reported(&self, ix: usize, other: usize) -> Option<u64> {
+        let (view, id) = (self.node(ix).view(), self.ids[other]?);
+        let of = view.nodes.iter().find(|node| node.node == id)?;
+        of.report.as_ref().map(|report| report.wall)
     }
 
     fn sees(&self, ix: usize, other: usize) -> bool {

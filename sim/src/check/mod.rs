@@ -6,6 +6,7 @@ mod failover;
 mod home;
 mod keyframes;
 mod ledger;
+mod load;
 mod marks;
 mod members;
 mod next;
@@ -14,6 +15,7 @@ mod pools;
 mod prompt;
 mod relayed;
 mod rights;
+mod room;
 mod served;
 mod spread;
 mod stale;
@@ -191,6 +193,7 @@ impl World {
         self.check_spread();
         self.note_known();
         self.check_standby();
+        self.check_rooms();
     }
 
     /// When everything had time to recover.

@@ -24,6 +24,8 @@ impl World {
         if total < MANY * loads.len()
             || total == 0
             || self.is_pooled()
+            // Whoever says that it is busy gets fewer, and its share later.
+            || self.plan.has_boasts()
             || !self.whole()
             || !self.calm_for(PLACED)
         {

@@ -24,6 +24,8 @@ pub(super) struct Steering {
     preferences: BTreeMap<Key, Preference>,
     /// The room and the groups of encoders that have any.
     company: BTreeMap<RecordId, Company>,
+    /// The encoders of each room.
+    rooms: BTreeMap<RecordId, BTreeSet<RecordId>>,
     /// The mesh's settings about pools: the name and the values, the one that is shown first.
     settings: BTreeMap<RecordId, (Box<str>, Vec<Box<str>>)>,
     version: u64,
@@ -90,6 +92,11 @@ impl Rights {
                     groups: ids(record, 5),
                 });
                 let company = company.filter(|with| with.room.is_some() || !with.groups.is_empty());
+                let before = steering.company.get(&id).and_then(|with| with.room);
+                let after = company.as_ref().and_then(|with| with.room);
+                if before != after {
+                    steering.rehouse(id, before, after);
+                }
                 put(&mut steering.company, id, company)
             }
             Kind::POOL => {
@@ -133,6 +140,13 @@ impl Rights {
     /// The room that an encoder is in.
     pub fn room(&self, encoder: EncoderId) -> Option<RecordId> {
         self.steering.company.get(&RecordId(encoder.0))?.room
+    }
+
+    /// The others of the room that an encoder is in.
+    pub fn company(&self, encoder: EncoderId) -> impl Iterator<Item = EncoderId> {
+        let room = self.room(encoder).and_then(|room| self.steering.rooms.get(&room));
+        let all = room.into_iter().flatten().map(|id| EncoderId(id.0));
+        all.filter(move |other| *other != encoder)
     }
 
     /// Who says where an encoder should be: the first that prefers any pool of its room, itself,
@@ -213,6 +227,23 @@ impl Rights {
             **of == *name && values.first().is_some_and(|text| !text.trim().is_empty())
         })
         .map(|(_, values)| values)
+    }
+}
+
+impl Steering {
+    /// An encoder goes from one room to another.
+    fn rehouse(&mut self, encoder: RecordId, from: Option<RecordId>, to: Option<RecordId>) {
+        if let Some(from) = from
+            && let Some(left) = self.rooms.get_mut(&from)
+        {
+            left.remove(&encoder);
+            if left.is_empty() {
+                self.rooms.remove(&from);
+            }
+        }
+        if let Some(to) = to {
+            self.rooms.entry(to).or_default().insert(encoder);
+        }
     }
 }
 

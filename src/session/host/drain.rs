@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::register::key;
 use super::{Cause, Effect, Host, Order, World};
 use crate::id::{EncoderId, NodeId};
 use crate::placement;
@@ -223,11 +224,19 @@ impl Host {
         let next = claim.and_then(|claim| claim.next);
         let shunned: Vec<NodeId> =
             claim.into_iter().flat_map(|claim| claim.unreachable.keys().copied()).collect();
+        // A room goes together: after those that went, or to where all of it have room.
+        let mut company = self.company(world, encoder);
+        let here = company.remove(&world.me).unwrap_or_default();
+        if let Some(joined) = placement::join(&company, &others, &shunned, &wish) {
+            return Ok(joined);
+        }
+        let size = here.saturating_add(1);
         let roomy = |node: &NodeId| {
             let at = others.iter().find(|candidate| candidate.node == *node);
-            at.is_some_and(|candidate| candidate.load < candidate.limit)
+            at.is_some_and(|candidate| candidate.load.saturating_add(size) <= candidate.limit)
         };
-        let best = placement::assign(encoder, &others, &shunned, &wish).map(|choice| choice.home);
+        let key = key(world, encoder);
+        let best = placement::assign(key, size, &others, &shunned, &wish).map(|it| it.home);
         let allowed = |next: &NodeId| wish.tier(*next).is_some();
         let as_liked = |next| best.is_none_or(|best| wish.tier(next) <= wish.tier(best));
         let busy = |next| best.is_some_and(|best| placement::much_busier(&others, next, best));

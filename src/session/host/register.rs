@@ -1,5 +1,6 @@
 //! Who may stay, who is told to go where, and who becomes home or next here.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::moves::label;
@@ -183,14 +184,20 @@ impl Host {
         let wish = world.rights.wish(encoder);
         let standing = standing.filter(|node| wish.tier(*node).is_some());
         let candidates = self.counted(world, takers(world), encoder);
+        let company = self.company(world, encoder);
+        let joined = || placement::join(&company, &candidates, &avoid, &wish);
+        let key = key(world, encoder);
+        let settled = |home, why: &str| {
+            (home, placement::next(key, home, &candidates, &wish), why.to_owned())
+        };
         let choice = match standing {
-            Some(home) => Some((
-                home,
-                placement::next(encoder, home, &candidates, &wish),
-                "it was at home there before".to_owned(),
-            )),
-            None => placement::assign(encoder, &candidates, &avoid, &wish)
-                .map(|choice| (choice.home, choice.next, choice.reason)),
+            Some(home) => Some(settled(home, "it was at home there before")),
+            None => {
+                joined().map(|home| settled(home, "others of its room are there")).or_else(|| {
+                    placement::assign(key, size(world, encoder), &candidates, &avoid, &wish)
+                        .map(|choice| (choice.home, choice.next, choice.reason))
+                })
+            }
         };
         let Some((home, next, reason)) = choice else {
             self.counters.rejected += 1;
@@ -225,6 +232,20 @@ impl Host {
             false => "cordoned".to_owned(),
         };
         Some(format!("this node is {what}; {}", other_with_room(world, encoder)))
+    }
+
+    /// Where others of an encoder's room are at home, or on their way to, and how many.
+    pub(super) fn company(&self, world: &World<'_>, encoder: EncoderId) -> BTreeMap<NodeId, u32> {
+        let mut company = BTreeMap::new();
+        for other in world.rights.company(encoder) {
+            let coming = self.in_flight.iter().find(|(of, ..)| *of == other);
+            let home = || world.directory.home(other, &|node| world.alive.contains(&node));
+            let at = coming.map(|(_, node, _)| *node).or_else(|| home().map(|(node, _)| node));
+            if let Some(at) = at {
+                *company.entry(at).or_default() += 1;
+            }
+        }
+        company
     }
 
     /// The candidates with what is on its way to them, this encoder aside.
@@ -364,13 +385,25 @@ fn takers<'a>(world: &World<'a>) -> &'a [Candidate] {
 /// Who takes an encoder that this node does not, in words.
 fn other_with_room(world: &World<'_>, encoder: EncoderId) -> String {
     let wish = world.rights.wish(encoder);
-    let other = placement::assign(encoder, world.candidates, &[world.me], &wish);
+    let other = placement::assign(key(world, encoder), 1, world.candidates, &[world.me], &wish);
     let other = other.filter(|choice| choice.home != world.me);
     match other {
         Some(choice) => format!("{} has room", label(world, choice.home)),
         None if wish.only => placement::refusal(world.candidates, &wish),
         None => "every other node is full, too; try again later".to_owned(),
     }
+}
+
+/// By what an encoder is ranked: those of a room all by the room.
+pub(super) fn key(world: &World<'_>, encoder: EncoderId) -> EncoderId {
+    world.rights.room(encoder).map_or(encoder, |room| EncoderId(room.0))
+}
+
+/// How many have to find a place with an encoder: those of its room that are at home nowhere.
+fn size(world: &World<'_>, encoder: EncoderId) -> u32 {
+    let home = |of: &EncoderId| world.directory.home(*of, &|node| world.alive.contains(&node));
+    let homeless = world.rights.company(encoder).filter(|of| home(of).is_none()).count();
+    u32::try_from(homeless).unwrap_or(u32::MAX).saturating_add(1)
 }
 
 /// How many encoders this node takes.

@@ -1,6 +1,7 @@
 //! What follows from a stream's state: whether the claim stands, what the directory says, next,
 //! the route, and what the agent is told.
 
+use super::register::key;
 use super::{Effect, Host, Note, Route, Stream, World};
 use crate::directory::Entry;
 use crate::grow::Later;
@@ -77,8 +78,18 @@ impl Host {
         }
         let usable: Vec<Candidate> =
             world.candidates.iter().filter(|c| fits(&c.node)).cloned().collect();
-        let next = |among: &[Candidate]| placement::next(encoder, world.me, among, &wish);
+        let key = key(world, encoder);
+        let next = |among: &[Candidate]| placement::next(key, world.me, among, &wish);
         let best = next(&usable);
+        // Those of a room that are here go together when this node dies.
+        let shared = world.rights.company(encoder).find_map(|other| {
+            let next = world.directory.entry(world.me, other)?.next?;
+            let liked =
+                wish.tier(next)? <= best.map_or(usize::MAX, |best| wish.tier(best).unwrap_or(0));
+            let at = usable.iter().find(|candidate| candidate.node == next)?;
+            (liked && at.load < at.limit).then_some(next)
+        });
+        let best = shared.or(best);
         // Whoever stands by already is told to go only for one that is liked better.
         let as_liked = |next| best.is_none_or(|best| wish.tier(next) <= wish.tier(best));
         if fitting.is_some_and(as_liked) {

@@ -60,7 +60,9 @@ impl Host {
     ) -> Option<NodeId> {
         let full = *standbys.get(&from)?;
         let mut emptier: Vec<_> = standbys.iter().filter(|(_, it)| evens(full, **it, 1)).collect();
-        if emptier.is_empty() || !self.may_go(encoder) {
+        // Those of a room share who stands by, so that they stay together when this node dies.
+        let alone = world.rights.company(encoder).next().is_none();
+        if emptier.is_empty() || !self.may_go(encoder) || !alone {
             return None;
         }
         let claim = self.streams.get(&encoder)?.home.as_ref()?;

@@ -778,19 +778,24 @@ fn why_an_encoder_is_where_it_is_is_kept_on_one_line_and_short() {
 impl Trial {
     /// An encoder with this number, at home here over a session of the same number.
     fn settle_in(&mut self, number: u8) {
+        let effects = self.comes(number, Role::Home);
+        assert_eq!(rejection(&effects, number.into()), None);
+    }
+
+    /// An encoder of this number, over a session of the same.
+    fn comes(&mut self, number: u8, role: Role) -> Vec<Effect> {
         self.welcome(number.into());
         let register = wire::Register {
             encoder: EncoderId([number; 16]),
             name: format!("cam-{number}"),
-            role: Role::Home,
+            role,
             epoch: epoch(1),
             source: SourceState::Ready,
             home: None,
             lost_ms: None,
             why: None,
         };
-        let effects = self.say(number.into(), ClientMessage::Register(register));
-        assert_eq!(rejection(&effects, number.into()), None);
+        self.say(number.into(), ClientMessage::Register(register))
     }
 
     fn drain_state(&mut self) -> DrainState {
@@ -1220,4 +1225,60 @@ fn who_stands_by_is_spread_evenly_by_weight_and_nobody_who_is_watched_is_given_a
     assert_eq!((13..30).filter(|number| told(*number)).count(), 15, "and nobody twice");
     let again = trial.call(|host, world, out| host.spread_nexts(world, out));
     assert!(again.is_empty(), "{again:?}");
+}
+
+#[test]
+fn those_of_a_room_come_to_one_node_share_who_stands_by_and_leave_together() {
+    let mut trial = Trial::new(5);
+    trial.candidates.iter_mut().for_each(|candidate| candidate.limit = 1000);
+    let room = [61; 16];
+    trial.write(Kind::ROOM, room, &[text(1, "hall")]);
+    for number in 10..16 {
+        let fields = [text(1, &format!("cam-{number}")), Change::Set(4, room.to_vec())];
+        trial.write(Kind::ENCODER, [number; 16], &fields);
+    }
+    let first = trial.comes(10, Role::Ask);
+    let home = assigned(&first).unwrap().home;
+    for number in 11..16 {
+        let effects = trial.comes(number, Role::Ask);
+        let assign = assigned(&effects).unwrap();
+        assert_eq!((assign.home, assign.next), (home, assigned(&first).unwrap().next));
+        assert_eq!(assign.reason, "others of its room are there");
+    }
+    // Whoever is at home here goes together, though others are emptier by then.
+    for number in 10..16 {
+        trial.settle_in(number);
+        if number == 12 {
+            trial.candidates.iter_mut().for_each(|it| it.media.viewers = u32::from(it.node.0[0]));
+        }
+    }
+    trial.wake();
+    let next = |trial: &Trial, number: u8| {
+        let entry = trial.directory.entry(node(1), EncoderId([number; 16]));
+        entry.and_then(|entry| entry.next)
+    };
+    let nexts: BTreeSet<_> = (10..16).map(|number| next(&trial, number)).collect();
+    assert_eq!(nexts.len(), 1, "{nexts:?}");
+    // Of a room that next has no room for, all go where all have.
+    let full = nexts.first().copied().flatten().unwrap();
+    trial.candidates.iter_mut().filter(|it| it.node == full).for_each(|it| it.load = 997);
+    let away: BTreeSet<NodeId> = sent_away(&trial.drain(true)).iter().map(|(_, to)| *to).collect();
+    assert_eq!(away.len(), 1, "{away:?}");
+    assert!(!away.contains(&full) && !away.contains(&node(1)));
+}
+
+#[test]
+fn a_node_is_not_emptied_to_a_next_that_media_keeps_much_busier_than_another() {
+    let mut trial = Trial::new(3);
+    trial.home(1, epoch(1));
+    let next = trial.next().unwrap();
+    let other = (2..=3).map(node).find(|it| *it != next).unwrap();
+    let busy = |trial: &mut Trial, viewers: u32| {
+        let next = trial.candidates.iter_mut().filter(|it| it.node == next);
+        next.for_each(|it| it.media.viewers = viewers);
+        trial.drain_state().plan[0].to
+    };
+    assert_eq!(busy(&mut trial, 50), Some(next));
+    assert_eq!(busy(&mut trial, 51), Some(other));
+    assert_eq!(trial.next(), Some(next), "who stands by is left alone");
 }
