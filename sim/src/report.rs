@@ -72,7 +72,8 @@ impl World {
         while made.front().is_some_and(|(at, _)| at + KEPT < now) {
             made.pop_front();
         }
-        let peers: Vec<usize> = self.nodes[ix].links.keys().copied().collect();
+        let linked = |peer: &usize| self.nodes[ix].links.contains_key(peer);
+        let peers: Vec<usize> = self.index.hosts().filter(linked).collect();
         let mut news = false;
         for peer in peers {
             let at = now.saturating_sub(rng.random_range(DELAY));
