@@ -17,7 +17,7 @@ const SEEDS: u64 = 21;
 /// How far the medians of both may be apart, as a share of the simulator's.
 const APART: f64 = 0.25;
 
-/// Until everyone has a report or a newer one, in seconds: the simulator's longest.
+/// Until everyone has a report or a newer one, in seconds: twice what was measured.
 const REPORTED: f64 = 6.0;
 
 /// Places some hundred kilometres apart.
