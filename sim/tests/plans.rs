@@ -38,6 +38,8 @@ macro_rules! plans {
 }
 
 plans! {
+    who_is_shut_out_right_after_another_change_is_left_out_at_once =
+        "trust-revoked-right-after-another-change",
     what_came_before_another_agent_was_at_home_is_shown_to_nobody =
         "first-agent-returns-long-after-another",
     who_is_on_its_way_at_the_end_has_a_next_when_it_is_there = "run-ends-while-an-encoder-moves",
