@@ -59,17 +59,6 @@ impl Books {
             .is_some_and(|row| seq <= row.seen.upto || row.seen.beyond.contains(&seq))
     }
 
-    /// Actors that number writes of this disk's node, and the last number of each.
-    pub(crate) fn own(&self) -> impl Iterator<Item = (ActorId, u64)> {
-        self.actors.iter().filter(|(_, row)| row.own).map(|(actor, _)| (*actor, self.last(*actor)))
-    }
-
-    /// The highest number of an actor that is on this disk.
-    pub(crate) fn last(&self, actor: ActorId) -> u64 {
-        let row = self.actors.get(&actor);
-        row.map_or(0, |row| row.seen.beyond.iter().copied().max().unwrap_or(0).max(row.seen.upto))
-    }
-
     /// Whether all writes of a record are there.
     fn covers(&self, key: Key, of: &Record) -> bool {
         let mine = self.records.get(&key).and_then(|bytes| Record::decode(bytes).ok());
@@ -137,7 +126,6 @@ impl World {
         let books = self.backups.get(&fault).and_then(|all| all.get(ix));
         let books = books.cloned().unwrap_or_default();
         self.nodes[ix].disk.books = if backup { books.backup() } else { books };
-        self.note_ahead(ix);
         self.lose_changes();
     }
 

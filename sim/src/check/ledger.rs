@@ -25,47 +25,7 @@ pub(crate) struct Acked {
 /// Two nodes with different writes under one number know it this long after they met.
 const CONTACT: u64 = 2 * SEC;
 
-/// A folder was put back that knows fewer numbers of its own than others do.
-#[derive(Debug)]
-pub(crate) struct Behind {
-    actor: ActorId,
-    /// Who knows more.
-    ahead: Vec<usize>,
-}
-
 impl World {
-    /// A node's books were put back: who knows more of its numbers than it does itself?
-    pub(crate) fn note_ahead(&mut self, ix: usize) {
-        for behind in self.checks.behind.values_mut() {
-            behind.ahead.retain(|it| *it != ix);
-        }
-        self.checks.behind.remove(&ix);
-        let own: Vec<(ActorId, u64)> = self.nodes[ix].disk.books.own().collect();
-        for (actor, last) in own {
-            self.checks.reused.insert(actor);
-            let knows = |it: &usize| *it != ix && self.nodes[*it].disk.books.last(actor) > last;
-            let ahead: Vec<usize> = (0..self.plan.nodes).filter(knows).collect();
-            if !ahead.is_empty() {
-                self.checks.behind.insert(ix, Behind { actor, ahead });
-            }
-        }
-    }
-
-    /// Whoever was linked for some time with a node that knows more of its numbers than it does
-    /// numbers its writes anew.
-    fn check_actor(&mut self, ix: usize, actor: ActorId) {
-        let since = self.hosts[ix].started;
-        let behind = self.checks.behind.get(&ix).filter(|behind| behind.actor == actor);
-        let met = |other: &&usize| {
-            let linked = self.checks.linked.get(&(ix, **other));
-            linked.is_some_and(|at| *at >= since && self.now >= at + CONTACT)
-        };
-        if let Some(other) = behind.and_then(|behind| behind.ahead.iter().find(met)) {
-            let text = format!("n{ix} goes on counting, though n{other} knows more of its numbers");
-            self.fail("numbers", text);
-        }
-    }
-
     pub(crate) fn acked(&mut self, ix: usize, ticket: u64, receipt: Receipt) {
         let Some((_, _, key, change)) = self.checks.edits.remove(&ticket) else { return };
         let Some(ledger) = self.nodes[ix].control.as_ref().map(Control::ledger) else { return };
@@ -85,9 +45,7 @@ impl World {
             self.mark("a change is acknowledged in a split");
         }
         self.measure("changes acknowledged", 1);
-        self.check_actor(ix, version.0);
-        // A folder that was put back may be used where nobody can know that its numbers are taken.
-        if twice && !self.checks.reused.contains(&version.0) {
+        if twice {
             self.fail("numbers", format!("n{ix} gives number {} twice", version.1));
         }
     }

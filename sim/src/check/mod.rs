@@ -70,8 +70,6 @@ pub(crate) struct Checks {
     pub(crate) unserved: BTreeMap<usize, u64>,
     /// Whether a node believes another alive, and since when.
     pub(crate) minds: BTreeMap<(usize, usize), (bool, u64)>,
-    /// Since when two nodes are linked.
-    pub(crate) linked: BTreeMap<(usize, usize), u64>,
     /// Since when two nodes that could be linked are not.
     pub(crate) unlinked: BTreeMap<(usize, usize), u64>,
     /// Since when a node believes that another, linked one is down.
@@ -104,10 +102,6 @@ pub(crate) struct Checks {
     pub(crate) acked: Vec<ledger::Acked>,
     /// Nodes whose records are unlike those of another with equal writes, and since when.
     pub(crate) unlike: BTreeMap<usize, u64>,
-    /// Nodes whose folder was put back, and who knows more of their numbers.
-    pub(crate) behind: BTreeMap<usize, ledger::Behind>,
-    /// Actors whose numbers may be given twice.
-    pub(crate) reused: BTreeSet<roost::id::ActorId>,
     /// A disk was set back.
     pub(crate) set_back: bool,
     /// Records that somebody may have enabled or not.
