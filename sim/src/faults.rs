@@ -144,7 +144,10 @@ impl World {
             Fault::Drain(by, _) => self.wish_all(*by, &hosts, crate::steer::DRAIN, true),
             Fault::Cordon(by, _) => self.wish_all(*by, &hosts, crate::steer::CORDON, true),
             Fault::Capacity(by, _, to) => self.size_all(*by, &hosts, Some(*to)),
-            Fault::Liar(_) => self.liars.extend(&hosts),
+            Fault::Liar(_) => {
+                self.liars.extend(&hosts);
+                self.checks.lied.extend(&hosts);
+            }
             Fault::Boast(_, viewers) => {
                 self.boasts.extend(hosts.iter().map(|host| (*host, *viewers)));
             }

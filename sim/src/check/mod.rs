@@ -68,6 +68,8 @@ pub(crate) struct Checks {
     pub(crate) reached: BTreeMap<(usize, usize), u64>,
     /// Since when a client is not served.
     pub(crate) unserved: BTreeMap<usize, u64>,
+    /// Nodes that kept from others what is at home there, who find out when digests are compared.
+    pub(crate) lied: BTreeSet<usize>,
     /// Whether a node believes another alive, and since when.
     pub(crate) minds: BTreeMap<(usize, usize), (bool, u64)>,
     /// Since when two nodes that could be linked are not.

@@ -48,7 +48,7 @@ impl World {
                         Some(("members", format!("n{a} calls n{b} down, which it is linked with")));
                 }
             }
-            if !could || !linked || self.liars.contains(&a) || self.knows(b, a) {
+            if !could || !linked || self.checks.lied.contains(&a) || self.knows(b, a) {
                 self.checks.untold.remove(&(a, b));
             } else {
                 let since = *self.checks.untold.entry((a, b)).or_insert(self.now);
