@@ -327,7 +327,15 @@ impl Plan {
             let until_ms = Some(at_ms + log_uniform(&mut rng, 100.0, 30_000.0));
             let (a, b) = (rng.random_range(0..plan.nodes), rng.random_range(0..plan.nodes));
             let e = rng.random_range(0..plan.encoders.max(1));
-            let fault = match rng.random_range(0..8) {
+            let fault = match rng.random_range(0..9) {
+                // Long enough for what goes over a third node to be missed.
+                8 if plan.browsers > 0 => {
+                    let until_ms = Some(at_ms + rng.random_range(12_000..25_000));
+                    let (from, to) = (vec![Who::Page(0)], vec![Who::Home(0)]);
+                    let fault = Fault::Cut { from, to, one_way: false };
+                    plan.faults.push(Item { at_ms, until_ms, fault });
+                    continue;
+                }
                 0 | 1 if plan.encoders > 0 => Fault::Twin(e),
                 2 => Fault::OldFolder(vec![Who::Node(a)]),
                 3 => Fault::OldFolder(vec![Who::Home(e), Who::Node(b)]),
