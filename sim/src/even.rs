@@ -65,7 +65,10 @@ impl Plan {
     pub fn draw_even(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
         let mut rng = stream(seed, For::Even);
         let nodes = nodes.unwrap_or_else(|| rng.random_range(2..=6)).max(1);
-        let encoders = encoders.unwrap_or_else(|| rng.random_range(8..=40)).max(1);
+        // Of many, some are still to go when somebody comes to watch them.
+        let many = rng.random_bool(0.15);
+        let drawn = if many { rng.random_range(80..=160) } else { rng.random_range(8..=40) };
+        let encoders = encoders.unwrap_or(drawn).max(1);
         let mut plan = Self::calm(seed, nodes, encoders);
         // Many, so that some come at the very moment at which what they watch is on its way.
         let viewers = if rng.random_bool(0.5) { 6 } else { 24 };

@@ -26,6 +26,8 @@ const DONE: u64 = 10 * SEC;
 pub(super) const FILLED: u64 = PERIOD + KNOWN + DONE;
 /// A viewer that got a picture within this time watches.
 const FRESH: u64 = 200 * MS;
+/// An encoder that is watched for this long goes nowhere.
+const CALLED_BACK: u64 = 300 * MS;
 /// An agent changes its home within this time after it was asked to.
 const ASKED: u64 = 12 * SEC;
 /// Whoever is sent elsewhere is there, and somebody stands by for it, within this time: longer than
@@ -45,6 +47,8 @@ pub(crate) struct Even {
     ordered: u64,
     /// Where those go that are on their way, and since when.
     going: BTreeMap<EncoderId, (usize, u64)>,
+    /// Since when somebody watches one of those.
+    watched: BTreeMap<EncoderId, u64>,
     /// When nodes or agents changed last.
     since: u64,
     /// When a node last heard that another is up, which may be long after they can be linked.
@@ -213,7 +217,34 @@ impl World {
 
     /// A node hears what became of an encoder that it sent away.
     pub(crate) fn observe_moved(&mut self, encoder: EncoderId) {
+        self.check_called_back();
         self.checks.even.going.remove(&encoder);
+        self.checks.even.watched.remove(&encoder);
+    }
+
+    /// Whoever becomes watched on its way to make counts even is called back.
+    fn check_called_back(&mut self) {
+        let going: Vec<(EncoderId, usize)> =
+            self.checks.even.going.iter().map(|(id, (to, _))| (*id, *to)).collect();
+        for (id, to) in going {
+            let Some(e) = self.encoders.iter().position(|it| it.id == id) else { continue };
+            let e = e % self.plan.encoders;
+            let mut viewers = self.viewers.iter();
+            let sees = viewers.any(|it| it.watches == e && it.seen.fresh_at + FRESH > self.now);
+            if self.home_of(e) != Some(to) {
+                match sees {
+                    true => drop(self.checks.even.watched.entry(id).or_insert(self.now)),
+                    false => drop(self.checks.even.watched.remove(&id)),
+                }
+            } else if let Some(since) = self.checks.even.watched.remove(&id)
+                && self.now > since + CALLED_BACK * self.patience()
+                && self.net.loss.is_empty()
+            {
+                let ms = (self.now - since) / MS;
+                let text = format!("cam{e} goes to n{to} though it is watched for {ms} ms");
+                return self.fail("watched", text);
+            }
+        }
     }
 
     /// Whether an agent may be on its way because a node asked it to.
@@ -223,6 +254,7 @@ impl World {
     }
 
     pub(crate) fn check_even(&mut self) {
+        self.check_called_back();
         let since = self.changed_at();
         let loads = self.loads();
         let counts: Vec<u32> = loads.iter().map(|(_, count, _)| *count).collect();
