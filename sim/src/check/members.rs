@@ -103,7 +103,7 @@ impl World {
         let innocent = self.runs(judged)
             && self.is_member(judged)
             && quiet(judged)
-            && (quiet(observer) || self.stood_still(observer))
+            && (quiet(observer) || self.stood_still(observer, judged))
             && self.reach(judged, observer)
             && self.active.is_empty();
         if innocent {
@@ -114,10 +114,13 @@ impl World {
         }
     }
 
-    /// A node goes on after it stood still, which is no reason to judge others.
-    fn stood_still(&self, ix: usize) -> bool {
+    /// A node goes on after it stood still, which is no reason to judge another to which nothing
+    /// happened meanwhile.
+    fn stood_still(&self, ix: usize, other: usize) -> bool {
         let host = &self.hosts[ix];
-        host.thawed == host.touched && self.now < host.touched + AFTERMATH
+        host.thawed == host.touched
+            && self.now < host.touched + AFTERMATH
+            && self.hosts[other].touched + AFTERMATH < host.frozen_at
     }
 
     pub(super) fn check_members(&mut self) {
