@@ -94,6 +94,12 @@ impl World {
     pub(super) fn check_ledger(&mut self) {
         let mut found = None;
         let mut first = None;
+        // Where disks were set back, the one that has a change still may be of a node that is down.
+        let up: Vec<&Control> =
+            self.nodes.iter().filter_map(|node| node.control.as_ref()).collect();
+        let held = |acked: &Acked| {
+            !self.checks.set_back || up.iter().any(|it| it.ledger().has(acked.version))
+        };
         for (ix, node) in self.nodes.iter().enumerate() {
             let Some(ledger) = node.control.as_ref().map(Control::ledger) else { continue };
             if !self.is_member(ix) {
@@ -104,7 +110,7 @@ impl World {
                 found = Some(("converged", format!("n{ix} has another ledger than the first")));
             }
             // What was changed at a node that is out may be known to nobody else.
-            let acked = self.checks.acked.iter().filter(|acked| !acked.lost);
+            let acked = self.checks.acked.iter().filter(|acked| !acked.lost && held(acked));
             for acked in acked.filter(|acked| self.is_member(acked.at)) {
                 let (actor, seq) = acked.version;
                 if !ledger.has(acked.version) {
