@@ -385,12 +385,18 @@ impl WebRtc {
 
     /// Ends a leg by its name; whether there was one.
     pub fn close(&self, leg: &str) -> bool {
-        let table = self.shared.table();
+        let mut table = self.shared.table();
         let id = LegId(leg.into());
         let Some(entry) = table.by_id.get(&id).and_then(|key| table.legs.get(key)) else {
             return false;
         };
-        entry.commands.upgrade().is_some_and(|commands| commands.try_send(Command::Close).is_ok())
+        let commands = entry.commands.upgrade();
+        let closes = commands.is_some_and(|commands| commands.try_send(Command::Close).is_ok());
+        if closes {
+            // It ends in its own time; whoever asks for it from now on is told that it has.
+            table.by_id.remove(&id);
+        }
+        closes
     }
 
     /// ICE user fragment of the browser behind a leg, by which trickled candidates are recognised.
