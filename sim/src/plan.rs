@@ -404,6 +404,17 @@ impl Plan {
         plan
     }
 
+    /// Whether somebody wants something of nodes that changes how many encoders each should have.
+    pub(crate) fn has_wishes(&self) -> bool {
+        let wished = |fault: &Fault| {
+            matches!(
+                fault,
+                Fault::Drain(..) | Fault::Cordon(..) | Fault::Capacity(..) | Fault::Liar(_)
+            )
+        };
+        self.faults.iter().any(|item| wished(&item.fault))
+    }
+
     /// Whether nothing happens but what people want of nodes and encoders.
     pub(crate) fn is_steered_only(&self) -> bool {
         let steered = |fault: &Fault| {

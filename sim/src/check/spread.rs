@@ -24,6 +24,8 @@ impl World {
         if total < MANY * loads.len()
             || total == 0
             || self.is_pooled()
+            // Nodes take as many as they are wished to.
+            || self.plan.has_wishes()
             // Whoever says that it is busy gets fewer, and its share later.
             || self.plan.has_boasts()
             || !self.whole()
