@@ -49,6 +49,11 @@ pub fn own_files(folder: &Path) -> (PathBuf, PathBuf) {
 /// The certificate that a node made itself earlier, if there is one.
 pub fn load_kept(folder: &Path) -> io::Result<Option<Arc<Certificate>>> {
     let (certificate_file, key_file) = own_files(folder);
+    let unnamed = unnamed(&certificate_file);
+    if key_file.exists() && !certificate_file.exists() && unnamed.exists() {
+        // Whoever made them died between the two names.
+        fs::rename(unnamed, &certificate_file)?;
+    }
     let kept = certificate_file.exists() || key_file.exists();
     kept.then(|| Certificate::load(&certificate_file, &key_file)).transpose()
 }
@@ -62,8 +67,14 @@ pub fn load_or_make(folder: &Path, hosts: &[String]) -> io::Result<Arc<Certifica
     }
     let (certificate_file, key_file) = own_files(folder);
     let (certificate, key) = make(hosts).map_err(io::Error::other)?;
-    write_private(&key_file, &key)?;
-    fs::write(&certificate_file, certificate)?;
+    // Two names cannot be given at once, but both files are whole before either has its own, and
+    // the key has it first: that is what `load_kept` goes by.
+    write_unnamed(&certificate_file, &certificate)?;
+    write_unnamed(&key_file, &key)?;
+    for file in [&key_file, &certificate_file] {
+        fs::rename(unnamed(file), file)?;
+        fs::File::open(folder)?.sync_all()?;
+    }
     Certificate::load(&certificate_file, &key_file)
 }
 
@@ -111,11 +122,19 @@ fn make(hosts: &[String]) -> Result<(String, String), rcgen::Error> {
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
-fn write_private(file: &Path, contents: &str) -> io::Result<()> {
+/// Where a file is until it is whole.
+fn unnamed(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+fn write_unnamed(file: &Path, contents: &str) -> io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut options = fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(file)?;
+    let mut file =
+        options.write(true).create(true).truncate(true).mode(0o600).open(unnamed(file))?;
     file.write_all(contents.as_bytes())?;
     file.sync_all()
 }
@@ -138,5 +157,34 @@ mod tests {
         assert_eq!(certificate.0.load().cert, first);
         certificate.renew(&chain, &key).unwrap();
         assert_ne!(certificate.0.load().cert, first);
+    }
+
+    #[test]
+    fn a_node_that_died_while_it_made_its_certificate_has_one_when_it_starts_again() {
+        let whole = tempfile::tempdir().unwrap();
+        load_or_make(whole.path(), &[]).unwrap();
+        let (certificate, key) = own_files(whole.path());
+        // What is in the folder at each moment: where the certificate is, and where the key.
+        for (chain_at, key_at) in [
+            (None, None),
+            (Some("web.crt.new"), None),
+            (Some("web.crt.new"), Some("web.key.new")),
+            (Some("web.crt.new"), Some("web.key")),
+            (Some("web.crt"), Some("web.key")),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let put = |from: &Path, at: Option<&str>| {
+                at.map(|name| fs::copy(from, folder.path().join(name)).unwrap());
+            };
+            put(&certificate, chain_at);
+            put(&key, key_at);
+            let made = load_or_make(folder.path(), &[]);
+            assert!(made.is_ok(), "{chain_at:?}, {key_at:?}: {made:?}");
+            let again = load_kept(folder.path()).unwrap().unwrap();
+            assert_eq!(made.unwrap().0.load().cert, again.0.load().cert);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no remainder");
+        }
+        fs::remove_file(&certificate).unwrap();
+        assert!(load_or_make(whole.path(), &[]).is_err(), "somebody took it away");
     }
 }
