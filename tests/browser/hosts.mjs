@@ -27,6 +27,9 @@ export async function network(purpose, names) {
     ip("-n", prefix, "link", "add", `p${number}`, "type", "veth", "peer", "name", "eth0", "netns", space);
     ip("-n", prefix, "link", "set", `p${number}`, "master", "br0", "up");
     ip("-n", space, "addr", "add", `${address}/24`, "dev", "eth0");
+    // An address that comes by itself after seconds would be a change of networks to the browser,
+    // for which it breaks off what it is loading.
+    ip("-n", space, "link", "set", "eth0", "addrgenmode", "none");
     ip("-n", space, "link", "set", "eth0", "up");
     const chain = "add table inet cut\nadd chain inet cut input { type filter hook input priority 0; policy accept; }\n";
     execFileSync("ip", ["netns", "exec", space, "nft", "-f", "-"], { input: chain });
@@ -68,6 +71,8 @@ export async function network(purpose, names) {
       child.stdout.resume();
       return child;
     },
+    /** Gives a host one more address. */
+    another: (at, address) => ip("-n", hosts.get(at).space, "addr", "add", `${address}/24`, "dev", "eth0"),
     heal() {
       for (const { space } of hosts.values()) ip("netns", "exec", space, "nft", "flush", "chain", "inet", "cut", "input");
     },

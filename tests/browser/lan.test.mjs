@@ -176,6 +176,22 @@ test("a player of another make is led home from any node and plays", { skip: ski
   }
 });
 
+test("a page that is opened while the network changes comes up by itself", { skip }, async () => {
+  const { page } = await watchfulPage(chrome);
+  let broken = 0;
+  page.on("requestfailed", (request) => (broken += request.failure().errorText.includes("NETWORK_CHANGED")));
+  for (let round = 1; round <= 10; round++) {
+    // The page itself is there, its parts are not; the browser breaks off what it is loading.
+    page.once("response", () => setTimeout(() => lan.another("browser", `10.93.0.${round}`), 2 * round));
+    await page.goto(`https://${hosts.get("n1").address}:9443/watch/cam?token=${encodeURIComponent(string)}`);
+    // The page is another in between.
+    const plays = () => page.evaluate(() => window.roost?.stats?.frames > 0).catch(() => false);
+    await until("it shows something", plays);
+  }
+  assert.ok(broken > 0, "nothing was broken off");
+  await page.context().close();
+});
+
 test("a page without a credential asks who comes, and shows nothing", { skip }, async () => {
   const { page } = await watchfulPage(chrome);
   await page.goto(`https://${hosts.get("n1").address}:9443/watch/cam`);
