@@ -106,7 +106,7 @@ impl Net {
         self.paths[from].entry(to).or_insert_with(|| Box::new(stream(seed, For::Path(from, to))))
     }
 
-    fn loss_share(&self) -> f64 {
+    pub(crate) fn loss_share(&self) -> f64 {
         let passes = self.loss.iter().fold(1.0 - self.plan.loss, |p, loss| p * (1.0 - loss));
         1.0 - passes
     }

@@ -108,6 +108,9 @@ impl World {
             && self.active.is_empty();
         if innocent {
             self.fail("verdict", format!("n{observer} calls n{judged} down, which runs"));
+        } else if self.are_alike(observer, judged) {
+            let text = format!("n{observer} calls n{judged} down, which it reached all along");
+            self.fail("verdict", text);
         } else if !self.runs(judged) {
             let took = self.now.saturating_sub(self.hosts[judged].touched) / MS;
             self.measure("ms from a node's end to a verdict", took);

@@ -1,5 +1,6 @@
 //! What must hold: at every step, within a bound after a fault, and at the end.
 
+mod alike;
 mod drain;
 mod even;
 mod failover;
@@ -72,6 +73,8 @@ pub(crate) struct Checks {
     pub(crate) lied: BTreeSet<usize>,
     /// Whether a node believes another alive, and since when.
     pub(crate) minds: BTreeMap<(usize, usize), (bool, u64)>,
+    /// Pairs of nodes that reach each other and the same others.
+    pub(crate) alike: BTreeMap<(usize, usize), alike::Alike>,
     /// Since when two nodes that could be linked are not.
     pub(crate) unlinked: BTreeMap<(usize, usize), u64>,
     /// Since when a node believes that another, linked one is down.
@@ -170,6 +173,7 @@ impl World {
 
     /// Regularly.
     pub(crate) fn check_probe(&mut self) {
+        self.note_alike();
         self.check_prompt();
         self.check_relayed();
         self.note_minds();

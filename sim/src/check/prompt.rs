@@ -15,7 +15,7 @@ const SEEN: u64 = 3 * SEC;
 /// What was lost while packets did not pass is sent again within this time after they do.
 const SENT_AGAIN: u64 = 3 * SEC;
 /// In larger meshes pairs are too many to look at each so often.
-const NODES_MAX: usize = 16;
+pub(super) const NODES_MAX: usize = 16;
 
 impl World {
     pub(super) fn check_prompt(&mut self) {
