@@ -14,6 +14,9 @@
 //!   then take several rounds longer.
 //! - After a split, each side would tell the other that it is dead. The smaller side, and both of
 //!   equal ones, are reborn while they are apart and forget such verdicts.
+//! - A verdict of others counts where the same is suspected for a while already. Of a member that
+//!   nobody suspects here it is a suspicion, and the member is asked: others may have been cut off
+//!   from it, and this node never was.
 //! - A suspicion that was refuted is dropped; foca 2.0 acts on it all the same.
 
 mod exchange;
@@ -176,6 +179,8 @@ pub struct Counters {
     pub refuted: u64,
     /// Verdicts that were put off because the suspect had just been heard.
     pub spared: u64,
+    /// Verdicts of others on nodes that nobody suspects here, which count as suspicions.
+    pub doubted: u64,
     /// Stalls of this node.
     pub stalls: u64,
     /// Rebirths after a stall.
@@ -198,6 +203,8 @@ pub struct Counters {
 struct Seen {
     peer: Peer,
     liveness: Liveness,
+    /// Since when it is that.
+    since: Mono,
     /// After a rebirth: down by then unless somebody speaks of it.
     recall: Option<Mono>,
 }

@@ -278,9 +278,11 @@ impl World {
         }
         let now = self.clock(host).mono;
         let Some(agent) = &mut self.encoders[ix].agent else { return };
+        let stood_by = agent.next();
         let mut effects = Vec::new();
         agent.handle(now, event, &mut effects);
         let wake = agent.next_wake();
+        self.check_let_go(ix, stood_by, &effects);
         self.agent_effects(ix, effects);
         self.arm(host, wake);
         self.camera_resumes(ix);

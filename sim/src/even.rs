@@ -119,6 +119,43 @@ impl Plan {
                 });
             }
         }
+        let one = rng.random_range(0..nodes);
+        let then = at_ms + rng.random_range(20_000..50_000);
+        let back = then + rng.random_range(1_000..10_000);
+        match rng.random_range(0..5) {
+            // Whoever came back has none but those that moved to it, and then is the fullest.
+            0 => {
+                let half = (0..encoders).filter(|_| rng.random_bool(0.5)).map(Who::Encoder);
+                let half = Fault::Crash(half.collect());
+                let gone = back + 30_000 + rng.random_range(4_000..20_000);
+                plan.faults.extend(
+                    [
+                        (then, Some(back), Fault::Crash(vec![Who::Node(one)])),
+                        (gone, Some(gone + 60_000), half),
+                    ]
+                    .map(|(at_ms, until_ms, fault)| Item {
+                        at_ms,
+                        until_ms,
+                        fault,
+                    }),
+                );
+            }
+            // All others believe that it has none, and go on filling it.
+            1 => {
+                plan.faults.extend(
+                    [
+                        (then, Some(back), Fault::Crash(vec![Who::Node(one)])),
+                        (back, Some(back + 60_000), Fault::Liar(vec![Who::Node(one)])),
+                    ]
+                    .map(|(at_ms, until_ms, fault)| Item {
+                        at_ms,
+                        until_ms,
+                        fault,
+                    }),
+                );
+            }
+            _ => {}
+        }
         if rng.random_bool(0.2) {
             let size = rng.random_range(2..=encoders.clamp(2, 8));
             let who = (0..size).map(|_| Who::Encoder(rng.random_range(0..encoders))).collect();

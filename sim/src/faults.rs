@@ -123,6 +123,9 @@ impl World {
         self.observe_fault(index, &hosts, &cuts, &item.fault);
         self.expect_before(&item.fault, &hosts);
         hosts.iter().for_each(|host| self.touch(*host));
+        if matches!(item.fault, Fault::Leave(_) | Fault::Revoke(..) | Fault::Readmit(..)) {
+            self.forget_alike(&hosts);
+        }
         match &item.fault {
             Fault::Crash(_) | Fault::OldFolder(_) | Fault::OldBackup(_) | Fault::Unreadable(_) => {
                 hosts.iter().for_each(|host| self.crash(*host));

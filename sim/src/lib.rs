@@ -8,6 +8,7 @@ mod conn;
 mod even;
 mod explain;
 mod faults;
+mod kept;
 mod ledger;
 mod links;
 mod media;

@@ -303,6 +303,9 @@ impl World {
 
     pub(crate) fn link_send(&mut self, ix: usize, node: NodeId, cargo: Cargo) {
         let Some(&peer) = self.index.get(&node) else { return };
+        if let Cargo::Message(bytes) = &cargo {
+            self.observe_link(ix, node, bytes);
+        }
         if let (true, Cargo::Message(bytes)) = (self.liars.contains(&ix), &cargo)
             && let Ok(LinkMessage::DirectoryDelta(delta)) = LinkMessage::decode(bytes)
             && Some(delta.origin) == self.nodes[ix].control.as_ref().map(|it| it.me())

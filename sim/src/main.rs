@@ -128,6 +128,8 @@ enum Drawn {
     Steer,
     /// Many encoders, whose number at each node becomes even.
     Even,
+    /// Plans that are kept as files, a little otherwise.
+    Kept,
 }
 
 impl Drawn {
@@ -139,6 +141,7 @@ impl Drawn {
             Self::Trust => "trust",
             Self::Steer => "steer",
             Self::Even => "even",
+            Self::Kept => "kept",
         }
     }
 }
@@ -153,6 +156,7 @@ impl Size {
             Some(Drawn::Trust) => Plan::draw_trust,
             Some(Drawn::Steer) => Plan::draw_steer,
             Some(Drawn::Even) => Plan::draw_even,
+            Some(Drawn::Kept) => Plan::draw_kept,
         };
         draw(seed, self.nodes, self.encoders)
     }

@@ -170,8 +170,9 @@ impl Hub {
     }
 
     /// Since when a receiver waits for a keyframe while pictures come.
-    pub(crate) fn lacking(&self) -> Option<u64> {
-        let lacking = self.places.values().filter(|place| place.skipping);
+    pub(crate) fn lacking(&self, now: u64) -> Option<u64> {
+        let flows = self.pushed == now;
+        let lacking = self.places.values().filter(|place| flows && place.skipping);
         lacking.map(|place| place.lacks_since.max(self.flowing_since)).min()
     }
 

@@ -346,7 +346,27 @@ impl Plan {
             };
             plan.faults.push(Item { at_ms, until_ms, fault });
         }
+        if plan.encoders > 0 && rng.random_bool(0.15) {
+            plan.forgotten_and_back(&mut rng);
+        }
         plan
+    }
+
+    /// An encoder and its home end at once, and with them all that anybody claims; then somebody
+    /// starts its agent on another machine, with the disk of long ago.
+    fn forgotten_and_back(&mut self, rng: &mut impl rand::Rng) {
+        let e = rng.random_range(0..self.encoders);
+        let mut at = CALM_MS;
+        let mut then = |fault, lasts| {
+            self.faults.push(Item { at_ms: at, until_ms: Some(at + lasts), fault });
+            at += rng.random_range(4_000..8_000);
+        };
+        then(Fault::Twin(e), 500);
+        for _ in 0..2 {
+            then(Fault::Crash(vec![Who::Home(e)]), 1_000);
+        }
+        then(Fault::Crash(vec![Who::Home(e), Who::Encoder(e)]), 30_000);
+        then(Fault::Twin(e), 12_000);
     }
 
     /// The same with members that are shut out, let in again and given other keys, and clocks that

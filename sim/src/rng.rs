@@ -25,6 +25,8 @@ pub(crate) enum For {
     Steer,
     /// Meshes whose loads become even.
     Even,
+    /// Which of the plans that are kept is played.
+    Kept,
     /// A change that somebody makes.
     Edit(usize),
     /// When a node hears others' reports.
@@ -48,6 +50,7 @@ pub(crate) fn stream(seed: u64, purpose: For) -> ChaCha8Rng {
         For::Even => (17, 0, 0),
         For::Rare => (6, 0, 0),
         For::Storm => (16, 0, 0),
+        For::Kept => (19, 0, 0),
     };
     let mixed = [kind, a, b].into_iter().fold(seed, |state, word| mix(state ^ mix(word)));
     ChaCha8Rng::seed_from_u64(mixed)

@@ -99,7 +99,7 @@ impl World {
         let end = self.end_of(ix);
         let Some(hub) = self.nodes[ix].hubs.get_mut(&frame.encoder) else { return };
         let (to, wants) = hub.push(self.now, feed, frame);
-        let lacking = hub.lacking();
+        let lacking = hub.lacking(self.now);
         if frame.key {
             self.checks.answer_requests(ix, frame.encoder);
         }

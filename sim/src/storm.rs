@@ -12,12 +12,13 @@ const CLASSES: usize = 10;
 impl Plan {
     /// The plan of a seed, of whatever kind: kinds take turns.
     pub fn draw_any(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
-        match seed % 6 {
+        match seed % 7 {
             0 => Self::draw_storm(seed, nodes, encoders),
             1 => Self::draw(seed, nodes, encoders),
             2 => Self::draw_trust(seed, nodes, encoders),
             3 => Self::draw_steer(seed, nodes, encoders),
             4 => Self::draw_even(seed, nodes, encoders),
+            5 => Self::draw_kept(seed, nodes, encoders),
             _ => Self::draw_rare(seed, nodes, encoders),
         }
     }

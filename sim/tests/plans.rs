@@ -38,6 +38,12 @@ macro_rules! plans {
 }
 
 plans! {
+    those_of_one_side_do_not_believe_what_the_side_that_does_not_hear_them_says =
+        "cut-one-way-for-two-seconds",
+    who_was_cut_off_for_a_second_is_not_believed = "cut-for-one-second",
+    who_waits_for_an_encoder_finds_it_where_its_last_home_does_not_see_it =
+        "encoder-returns-to-a-node-that-is-cut-off",
+    what_was_granted_before_another_died_is_not_moved = "even-another-dies-as-the-period-ends",
     who_is_shut_out_right_after_another_change_is_left_out_at_once =
         "trust-revoked-right-after-another-change",
     what_came_before_another_agent_was_at_home_is_shown_to_nobody =

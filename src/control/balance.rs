@@ -34,10 +34,14 @@ impl Control {
                     let demand = self.demand();
                     let look = Event::Look { units: demand.units, wishes: demand.wishes };
                     self.balance(now, look, effects);
+                }
+                Out::Spread => {
                     // What moves is given another next anyway.
-                    if !self.balance.moves() {
-                        self.host(now, effects, |host, world, out| host.spread_nexts(world, out));
-                    }
+                    let (going, mut given) = (self.balance.going(), 0);
+                    self.host(now, effects, |host, world, out| {
+                        given = host.spread_nexts(world, &going, out);
+                    });
+                    self.balance(now, Event::Spread(given), effects);
                 }
                 Out::Planned(encoders) => effects.push(Effect::Note(Note::Balancing(encoders))),
                 Out::Ask(to, ask) => {

@@ -136,6 +136,7 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
         ("silent", of.silent),
         ("refuted", of.refuted),
         ("spared", of.spared),
+        ("doubted", of.doubted),
         ("stalls", of.stalls),
         ("reborn_stalled", of.reborn_stalled),
         ("reborn_isolated", of.reborn_isolated),

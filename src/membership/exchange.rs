@@ -6,7 +6,9 @@ use std::time::Duration;
 use foca::Member;
 use rand::{RngExt as _, seq::IteratorRandom as _};
 
-use super::identity::{FullState, Identity, Packet, beat_packet, digest_packet, read_packet};
+use super::identity::{
+    FullState, Identity, Packet, beat_packet, digest_packet, read_packet, swim_message,
+};
 use super::swim::{Asked, Rebirth};
 use super::{
     DIGEST_EVERY, DIGEST_SOON, DOUBT_AGAIN, Effect, FAREWELL_EVERY, FAREWELLS, FULL_EVERY,
@@ -53,7 +55,7 @@ impl Membership {
                     self.pull(now, from, PULL_SOON, effects);
                 }
             }
-            Packet::Swim { header, news, raw } => {
+            Packet::Swim { header, mut news, raw } => {
                 let known = self.swim.iter_membership_state().len() + news.len() + 1;
                 if known > MEMBERS_MAX && self.count_unknown(&news, &header.src) > 0 {
                     self.counters.over_limit += 1;
@@ -61,8 +63,12 @@ impl Membership {
                 }
                 self.outgrow(now, news.iter().map(Member::id).chain([&header.dst]), effects);
                 let missed = header.dst.node == self.me.node && header.dst != self.me;
+                let mut doubt = |told: &mut _| self.doubt(now, from, told, effects);
+                let doubted = news.iter_mut().filter_map(|told| doubt(told).then_some(())).count();
+                let otherwise = (doubted > 0).then(|| swim_message(&header, &news));
                 let mut asked = Asked::default();
-                let handled = self.swim.handle_data(raw, &mut asked);
+                let handled =
+                    self.swim.handle_data(otherwise.as_deref().unwrap_or(raw), &mut asked);
                 self.count(handled);
                 if missed && self.may_pull(now, from, PULL_SOON) {
                     // It speaks to whom this node was before: show the new name.
@@ -114,6 +120,9 @@ impl Membership {
                 self.left.insert(id.node, id.age());
                 self.reported = None;
             }
+        }
+        for told in &mut state.members {
+            self.doubt(now, from, told, effects);
         }
         let mut asked = Asked::default();
         let applied = self.swim.apply_many(state.members.into_iter(), true, &mut asked);

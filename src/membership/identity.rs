@@ -152,6 +152,21 @@ impl Written {
     }
 }
 
+fn header_bytes(header: &Header<Identity>) -> Result<Vec<u8>, postcard::Error> {
+    let message = convert(header.message.clone(), |id| Lean::from(&id));
+    let lean = (&header.src, header.src_incarnation, Lean::from(&header.dst), message);
+    postcard::to_stdvec(&lean)
+}
+
+/// foca's message with this header and these news.
+pub(super) fn swim_message(header: &Header<Identity>, news: &[Member<Identity>]) -> Vec<u8> {
+    // Plain structs of ours into a growing vector: postcard has nothing to refuse.
+    let mut out = header_bytes(header).unwrap_or_default();
+    out.put_u16(u16::try_from(news.len()).unwrap_or(u16::MAX));
+    news.iter().for_each(|member| out.extend(postcard::to_stdvec(member).unwrap_or_default()));
+    out
+}
+
 fn put(bytes: &[u8], mut buf: impl BufMut) -> Result<(), postcard::Error> {
     if buf.remaining_mut() < bytes.len() {
         return Err(postcard::Error::SerializeBufferFull);
@@ -181,9 +196,7 @@ impl Codec<Identity> for LeanCodec {
         header: &Header<Identity>,
         buf: impl BufMut,
     ) -> Result<(), postcard::Error> {
-        let message = convert(header.message.clone(), |id| Lean::from(&id));
-        let lean = (&header.src, header.src_incarnation, Lean::from(&header.dst), message);
-        put(&postcard::to_stdvec(&lean)?, buf)
+        put(&header_bytes(header)?, buf)
     }
 
     fn decode_header(&mut self, buf: impl Buf) -> Result<Header<Identity>, postcard::Error> {

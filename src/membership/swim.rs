@@ -293,7 +293,7 @@ impl Membership {
                 if is == Liveness::Suspect {
                     effects.push(Effect::Suspect(id.node));
                 }
-                let seen = Seen { peer: id.peer(), liveness: is, recall: None };
+                let seen = Seen { peer: id.peer(), liveness: is, since: now, recall: None };
                 self.seen.insert(id.node, seen);
                 continue;
             };
@@ -309,7 +309,7 @@ impl Membership {
             if was == is {
                 continue;
             }
-            seen.liveness = is;
+            (seen.liveness, seen.since) = (is, now);
             if is_up(was) != is_up(is) {
                 self.unrest_until = now + UNREST;
             }
@@ -435,6 +435,38 @@ impl Membership {
         let applied = self.swim.apply_many(std::iter::once(suspect), true, &mut asked);
         self.count(applied);
         self.absorb(now, asked, effects);
+    }
+
+    /// A verdict that another tells of becomes a suspicion, unless the same is suspected here for
+    /// long enough that it would have been refuted. Whether it did.
+    pub(super) fn doubt(
+        &mut self,
+        now: Mono,
+        from: NodeId,
+        told: &mut Member<Identity>,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let id = told.id().clone();
+        let own = id.node == from || id.node == self.me.node;
+        if told.state() != State::Down || own || self.left.get(&id.node) == Some(&id.age()) {
+            return false;
+        }
+        let Some(known) = self.swim.iter_members().find(|member| *member.id() == id) else {
+            return false;
+        };
+        let incarnation = known.incarnation();
+        let half = self.pace.timing().suspect / 2;
+        let suspected = self.seen.get(&id.node).is_some_and(|seen| {
+            seen.liveness == Liveness::Suspect && now.since(seen.since) >= half
+        });
+        if suspected {
+            return false;
+        }
+        self.counters.doubted += 1;
+        *told = Member::new(id.clone(), incarnation, State::Suspect);
+        self.schedule(now + half, Due { task: Task::Verdict(id.clone(), incarnation), first: now });
+        self.pull(now, id.node, PULL_SOON, effects);
+        true
     }
 
     pub(super) fn notice_split(&mut self, now: Mono, effects: &mut Vec<Effect>) {

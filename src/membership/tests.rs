@@ -575,6 +575,37 @@ fn a_link_that_works_one_way_disturbs_nobody() {
 }
 
 #[test]
+fn after_a_short_cut_nobody_believes_what_the_other_side_says_of_its_own() {
+    let mut verdicts = 0;
+    for seed in 0..60 {
+        let mut mesh = Mesh::new(8, seed, LAN, MS(100));
+        mesh.settle();
+        mesh.forget_effects();
+        // Around the moment at which verdicts fall, and before sides are reborn.
+        let span = mesh.between(MS(1_000), MS(3_000));
+        let (some, others): (Vec<usize>, Vec<usize>) = match seed % 3 {
+            0 => ((0..3).collect(), (3..8).collect()),
+            _ => (vec![0], (1..8).collect()),
+        };
+        match seed % 3 {
+            0 => some.iter().for_each(|node| mesh.part[*node] = 1),
+            1 => mesh.mute.extend(&some),
+            _ => mesh.deaf.extend(&some),
+        }
+        mesh.run(span);
+        mesh.part.fill(0);
+        mesh.mute.clear();
+        mesh.deaf.clear();
+        mesh.run(Duration::from_secs(5));
+        assert!(mesh.all_see_all(), "seed {seed}");
+        verdicts += mesh.downs(&some, &others) + mesh.downs(&others, &some);
+        assert_eq!(mesh.downs(&some, &some), 0, "seed {seed}, {span:?}");
+        assert_eq!(mesh.downs(&others, &others), 0, "seed {seed}, {span:?}");
+    }
+    assert!(verdicts > 100, "there was something to believe: {verdicts}");
+}
+
+#[test]
 fn ten_minutes_far_apart_and_lossy_bring_nobody_down() {
     let net = Net { delay: (MS(145), MS(150)), loss: 0.02, ..LAN };
     for (count, seed) in [(3, 1), (5, 2), (16, 3)] {

@@ -49,6 +49,8 @@ const RESTING_MAX: usize = 10_000;
 /// From a change of encoders to the next look: views have settled, and a look costs milliseconds
 /// with thousands of encoders.
 const LOOK: Duration = Duration::from_secs(5);
+/// From one time that encoders are given another next to the next, while there are any.
+const SPREAD_EVERY: Duration = Duration::from_secs(1);
 /// A node that refused or did not answer is asked again after this, then after twice as long.
 const SHUN_FIRST: Duration = Duration::from_secs(1);
 /// And so on up to this.
@@ -88,6 +90,8 @@ pub struct Balance {
     seats: Vec<Seat>,
     /// When to plan, once all is stable.
     look_at: Option<Mono>,
+    /// When to spread who stands by, likewise.
+    spread_at: Option<Mono>,
     /// When encoders changed last: what is believed of them is right some time later.
     stirred: Option<Mono>,
     /// What is left of the last plan.
@@ -114,6 +118,7 @@ impl Balance {
             changed: now,
             seats: Vec::new(),
             look_at: None,
+            spread_at: None,
             stirred: None,
             wants: VecDeque::new(),
             ask_at: now,
@@ -146,6 +151,7 @@ impl Balance {
             Event::Changed => {
                 self.stirred = Some(now);
                 self.look_by(now + LOOK);
+                self.spread_at = earlier(self.spread_at, Some(now + LOOK));
             }
             Event::Look { units, wishes } => self.look(now, world, units, &wishes, effects),
             Event::Asked(from, ask) => self.asked(now, world, from, &ask, effects),
@@ -163,7 +169,8 @@ impl Balance {
                 }
             }
             Event::Moved { encoder, done } => self.moved(now, encoder, done, effects),
-            Event::Wake => {}
+            Event::Spread(0) | Event::Wake => {}
+            Event::Spread(_) => self.spread_at = Some(now + SPREAD_EVERY),
         }
         self.proceed(now, world, effects);
     }
@@ -176,7 +183,8 @@ impl Balance {
             Some(want) if self.fits(want) => Some(self.ask_at),
             Some(_) => None,
         };
-        earlier(answers, next.map(|at| at.max(self.stable_at())))
+        let stable = |at: Mono| at.max(self.stable_at());
+        earlier(answers, earlier(next, self.spread_at).map(stable))
     }
 
     /// Whether an encoder is expected here.
@@ -184,9 +192,11 @@ impl Balance {
         self.promised.contains_key(&encoder)
     }
 
-    /// Whether anything is to go from here, or on its way.
-    pub fn moves(&self) -> bool {
-        !self.wants.is_empty() || self.leaving() > 0
+    /// What is to go from here, or on its way.
+    pub fn going(&self) -> BTreeSet<EncoderId> {
+        let asked = self.asked.values().map(|it| &it.want);
+        let wanted = self.wants.iter().chain(asked).flat_map(|want| &want.encoders);
+        wanted.chain(self.going.keys()).copied().collect()
     }
 
     /// What happened so far.
@@ -205,6 +215,7 @@ impl Balance {
         self.wants.clear();
         self.shunned.clear();
         self.look_by(now);
+        self.spread_at = Some(now);
     }
 
     fn look_by(&mut self, at: Mono) {
@@ -272,6 +283,10 @@ impl Balance {
         if self.wants.is_empty() && self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
             return effects.push(Effect::Look);
+        }
+        // What is to go is known.
+        if self.spread_at.take_if(|at| *at <= now).is_some() {
+            effects.push(Effect::Spread);
         }
         while self.ask_at <= now
             && let Some(want) = self.wants.front()

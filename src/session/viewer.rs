@@ -396,11 +396,11 @@ impl Viewer {
             self.dial(now, node, addr, effects);
         }
         self.look_elsewhere(now, reachable, effects);
-        // Once home and next both stand, whoever served to find them is let go.
+        // Once home and next both stand, and the stream is there, whoever served to find it is let go.
         let stands = |node: Option<NodeId>| {
             node.is_some() && self.legs.values().any(|leg| leg.node == node && leg.welcomed)
         };
-        if standing > 2 && stands(home) && stands(next) {
+        if standing > 2 && stands(home) && stands(next) && self.look.is_none() {
             let spare: Vec<LegId> = self
                 .legs
                 .iter()

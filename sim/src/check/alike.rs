@@ -47,6 +47,11 @@ impl World {
         self.checks.alike = alike;
     }
 
+    /// These are about to be down for a reason of their own.
+    pub(crate) fn forget_alike(&mut self, hosts: &[usize]) {
+        self.checks.alike.retain(|(a, b), _| !hosts.contains(a) && !hosts.contains(b));
+    }
+
     /// Whether two nodes have been alike for so long that neither has a reason to call the other
     /// down.
     pub(super) fn are_alike(&self, a: usize, b: usize) -> bool {

@@ -10,6 +10,8 @@ use crate::world::World;
 
 /// Two nodes that are linked and run settle within this time which of them is home.
 const SETTLED: u64 = 3 * SEC;
+/// Of more it would take too long to look at each.
+const ENCODERS_MAX: usize = 60;
 
 impl World {
     /// An agent says something: an epoch under which it wants to be at home is on its disk.
@@ -40,8 +42,26 @@ impl World {
         let directory = control.directory();
         let held = directory.entry(control.me(), register.encoder);
         let held = held.is_some_and(|entry| entry.epoch == register.epoch);
-        let known = (directory.floor(register.encoder), held);
+        let knew = self.checks.knew.get(&(ix, register.encoder));
+        let knew = knew.filter(|it| it.0 == self.hosts[ix].life).map(|it| it.1);
+        let known = (directory.floor(register.encoder).max(knew.unwrap_or_default()), held);
         self.nodes[ix].asked.insert(session, known);
+    }
+
+    /// The highest epoch of each encoder that a node ever heard of: it may forget none while it
+    /// lives.
+    pub(super) fn note_epochs(&mut self) {
+        for ix in (0..self.plan.nodes).filter(|_| self.encoders.len() <= ENCODERS_MAX) {
+            let Some(control) = &self.nodes[ix].control else { continue };
+            let life = self.hosts[ix].life;
+            for encoder in self.encoders.iter().map(|encoder| encoder.id) {
+                let claims = control.directory().claims(encoder).map(|(_, claim)| claim.epoch);
+                let Some(highest) = claims.max() else { continue };
+                let knew = self.checks.knew.entry((ix, encoder)).or_insert((life, highest));
+                let before = if knew.0 == life { knew.1 } else { highest };
+                *knew = (life, highest.max(before));
+            }
+        }
     }
 
     /// No two nodes claim an encoder under the same epoch, ever; and no node holds a claim

@@ -4,6 +4,7 @@ mod alike;
 mod drain;
 mod even;
 mod failover;
+mod grants;
 mod home;
 mod keyframes;
 mod ledger;
@@ -65,6 +66,7 @@ pub(crate) struct Checks {
     pub(crate) pictures: Vec<failover::Expected>,
     pub(crate) seams: Vec<drain::Seam>,
     pub(crate) even: even::Even,
+    pub(crate) grants: grants::Grants,
     /// Since when a client and a node reach each other.
     pub(crate) reached: BTreeMap<(usize, usize), u64>,
     /// Since when a client is not served.
@@ -87,6 +89,8 @@ pub(crate) struct Checks {
     pub(crate) woken: Vec<steady::Woken>,
     /// Since when two nodes that are linked both claim an encoder.
     pub(crate) rivals: BTreeMap<(usize, usize, EncoderId), u64>,
+    /// The highest epoch of an encoder that a node knew of, in which of its lives.
+    pub(crate) knew: BTreeMap<(usize, EncoderId), (u64, Epoch)>,
     /// Encoders without a next.
     pub(crate) nextless: BTreeMap<usize, next::Lack>,
     /// Who stood by for an encoder last, in which life of the two.
@@ -174,6 +178,8 @@ impl World {
     /// Regularly.
     pub(crate) fn check_probe(&mut self) {
         self.note_alike();
+        self.note_epochs();
+        self.note_arrived();
         self.check_prompt();
         self.check_relayed();
         self.note_minds();

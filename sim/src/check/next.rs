@@ -3,6 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use roost::id::NodeId;
+use roost::session::agent;
+use roost::wire::{ClientMessage, Message as _};
+
 use super::SLACK;
 use crate::net::SEC;
 use crate::world::World;
@@ -55,6 +59,29 @@ impl World {
                 return;
             }
             self.checks.nextless.insert(e, Lack { since, home, candidates });
+        }
+    }
+
+    /// An agent that has a home does not say goodbye to who stands by before another does.
+    pub(crate) fn check_let_go(
+        &mut self,
+        ix: usize,
+        stood_by: Option<NodeId>,
+        effects: &[agent::Effect],
+    ) {
+        let Some(agent) = &self.encoders[ix].agent else { return };
+        if stood_by.is_none() || agent.next().is_some() || agent.home().is_none() {
+            return;
+        }
+        let goodbye = |effect: &agent::Effect| match effect {
+            agent::Effect::Send(_, bytes) => {
+                matches!(ClientMessage::decode(bytes), Ok(ClientMessage::Goodbye(_)))
+            }
+            _ => false,
+        };
+        if agent.home() != stood_by && effects.iter().any(goodbye) {
+            let name = self.host_name(self.host_of_encoder(ix));
+            self.fail("next", format!("{name} lets go of who stands by, and nobody else does"));
         }
     }
 

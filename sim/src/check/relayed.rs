@@ -14,7 +14,9 @@ impl World {
     pub(super) fn check_relayed(&mut self) {
         // Pictures of a camera that ignores requests may begin late.
         let quick = self.plan.camera.obeys || self.plan.camera.group < 60;
-        let disturbed = !self.net.loss.is_empty() || !self.net.latency.is_empty();
+        let disturbed = !self.net.loss.is_empty()
+            || !self.net.latency.is_empty()
+            || !self.net.requests_lost.is_empty();
         if !quick || disturbed || self.plan.has_twins() {
             self.checks.dark.clear();
             return;

@@ -52,6 +52,10 @@ struct Town {
     looks: usize,
     /// Hears nothing.
     deaf: Option<usize>,
+    /// How many of each node are to have another next.
+    standbys: Vec<usize>,
+    /// When a node gave so many another.
+    spread: Vec<(u64, usize, usize)>,
 }
 
 impl Town {
@@ -80,6 +84,8 @@ impl Town {
             moves: Vec::new(),
             looks: 0,
             deaf: None,
+            standbys: vec![0; counts.len()],
+            spread: Vec::new(),
         };
         town.tell_all(&|| Event::Nodes);
         town
@@ -144,6 +150,12 @@ impl Town {
     fn follow(&mut self, me: usize, effect: Effect) {
         match effect {
             Effect::Planned(_) => {}
+            Effect::Spread => {
+                let given = self.standbys[me].min(25);
+                self.standbys[me] -= given;
+                self.spread.push((self.now, me, given));
+                self.tell(me, Event::Spread(given));
+            }
             Effect::Look => {
                 self.looks += 1;
                 let (units, wishes) = (self.believed(), self.wishes.clone());
@@ -247,6 +259,20 @@ fn a_node_that_is_new_is_filled_after_the_period_and_not_before() {
     town.pass(3_600);
     assert_eq!(town.moves.len(), 250, "then nothing moves");
     assert!(town.looks - looks < 300, "nor is much looked for: {} looks", town.looks - looks);
+}
+
+#[test]
+fn who_stands_by_is_spread_at_the_pace_of_moves_from_the_end_of_the_period_on() {
+    let mut town = Town::new(&[500, 500, 0], Weather::default(), 1);
+    town.standbys[0] = 60;
+    town.pass(60);
+    let of_first = || town.spread.iter().filter(|(_, me, _)| *me == 0);
+    assert_eq!(of_first().map(|it| it.2).take(4).collect::<Vec<_>>(), [25, 25, 10, 0]);
+    let times: Vec<u64> = of_first().map(|it| it.0 / 1_000_000_000).take(4).collect();
+    assert_eq!(times, [30, 31, 32, 33]);
+    assert!(town.moves.last().unwrap().0 > 33_000_000_000, "while others move");
+    assert!(of_first().skip(3).all(|it| it.2 == 0), "then only to see that there is nothing");
+    assert!(of_first().count() < 12, "and seldom: {:?}", town.spread);
 }
 
 #[test]

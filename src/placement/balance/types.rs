@@ -143,6 +143,8 @@ pub enum Event {
         /// It is at home there.
         done: bool,
     },
+    /// The answer to [`Effect::Spread`]: so many were given another next.
+    Spread(usize),
     /// `next_wake` came.
     Wake,
 }
@@ -152,6 +154,9 @@ pub enum Event {
 pub enum Effect {
     /// Say what there is: [`Event::Look`].
     Look,
+    /// Give some of those that stay another next, so that each other node stands by for as many:
+    /// [`Event::Spread`].
+    Spread,
     /// So many encoders are to leave this node.
     Planned(usize),
     /// Ask another node.

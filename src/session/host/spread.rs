@@ -1,15 +1,15 @@
 //! Who stands by, seen over all encoders of this node: evenly many at each of the others, so that
 //! nobody is stormed when this one dies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Effect, Host, World};
 use crate::id::{EncoderId, NodeId};
 use crate::placement::plan::{evens, weight_of};
 
-/// Encoders that are given another next at a time: their agents all dial it. With a look every five
-/// seconds that is about as fast as encoders are moved.
-const SPREAD_AT_ONCE: usize = 100;
+/// Encoders that are given another next at a time, once a second: their agents all dial it. That is
+/// as fast as encoders are moved.
+const SPREAD_AT_ONCE: usize = 25;
 
 /// For how many encoders of this node each other stands by, and its weight.
 type Standbys = BTreeMap<NodeId, (u32, u64)>;
@@ -17,13 +17,18 @@ type Standbys = BTreeMap<NodeId, (u32, u64)>;
 impl Host {
     /// Gives encoders that nobody watches another next, until no two nodes differ by two or more,
     /// by weight: a node that came back stands by for nobody, and another for all that it stood by
-    /// for before.
-    pub fn spread_nexts(&mut self, world: &mut World<'_>, effects: &mut Vec<Effect>) {
+    /// for before. Those that are `going` elsewhere do not count. Says how many it gave another.
+    pub fn spread_nexts(
+        &mut self,
+        world: &mut World<'_>,
+        going: &BTreeSet<EncoderId>,
+        effects: &mut Vec<Effect>,
+    ) -> usize {
         let others = world.candidates.iter().filter(|it| it.node != world.me && it.load < it.limit);
         let mut standbys: Standbys =
             others.map(|it| (it.node, (0, weight_of(it.usable_weight())))).collect();
         let mut nexts = Vec::new();
-        for (encoder, stream) in &self.streams {
+        for (encoder, stream) in self.streams.iter().filter(|(id, _)| !going.contains(id)) {
             if let Some(next) = stream.home.as_ref().and_then(|claim| claim.next)
                 && let Some((count, _)) = standbys.get_mut(&next)
             {
@@ -44,9 +49,10 @@ impl Host {
             self.settle(world, encoder, effects);
             given += 1;
             if given == SPREAD_AT_ONCE {
-                return;
+                break;
             }
         }
+        given
     }
 
     /// The emptiest node that makes it more even to stand by for this encoder, and that it likes as

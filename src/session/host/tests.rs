@@ -1216,14 +1216,17 @@ fn who_stands_by_is_spread_evenly_by_weight_and_nobody_who_is_watched_is_given_a
         counts
     };
     assert_eq!(counts(&trial), BTreeMap::from([(node(2), 20)]), "nobody is told to go at once");
-    let told = trial.call(|host, world, out| host.spread_nexts(world, out));
+    let nobody = BTreeSet::new();
+    let told =
+        trial.call(|host, world, out| assert_eq!(host.spread_nexts(world, &nobody, out), 15));
     assert_eq!(counts(&trial), BTreeMap::from([(node(2), 5), (node(3), 5), (node(4), 10)]));
     let told = |session: u8| {
         told.iter().any(|it| matches!(it, Effect::Send(to, _) if to.0 == u64::from(session)))
     };
     assert!((10..13).all(|number| !told(number)));
     assert_eq!((13..30).filter(|number| told(*number)).count(), 15, "and nobody twice");
-    let again = trial.call(|host, world, out| host.spread_nexts(world, out));
+    let again =
+        trial.call(|host, world, out| assert_eq!(host.spread_nexts(world, &nobody, out), 0));
     assert!(again.is_empty(), "{again:?}");
 }
 

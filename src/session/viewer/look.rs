@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{ASK_ALL, Effect, Viewer};
+use crate::directory::SourceState;
 use crate::id::NodeId;
+use crate::session::host::AGENT_GONE;
 use crate::session::leg::LegId;
 use crate::time::Mono;
+use crate::wire::StreamPlace;
 
 /// Legs while a viewer looks for a node that knows a home: the mesh has seldom more parts.
 const LOOK_LEGS: usize = 4;
@@ -28,9 +31,13 @@ impl Viewer {
     /// then, each once before any again.
     pub(super) fn look_elsewhere(&mut self, now: Mono, reachable: bool, effects: &mut Vec<Effect>) {
         let dark = self.fresh.is_none_or(|at| now.since(at.max(self.woke)) >= ASK_ALL);
-        let knows = self.legs.values().any(|leg| {
-            !leg.pulse.silent(now) && leg.said.as_ref().is_some_and(|(_, at)| at.home.is_some())
-        });
+        // A home that lost its agent may be the last to hear where that is now.
+        let gone = |of: &StreamPlace| matches!(&of.source, Some(SourceState::NoSignal(why)) if why == AGENT_GONE);
+        let knows = self
+            .legs
+            .values()
+            .filter(|leg| !leg.pulse.silent(now))
+            .any(|leg| leg.said.as_ref().is_some_and(|(_, at)| at.home.is_some() && !gone(at)));
         if !dark || knows || !reachable || self.config.stay {
             self.look = None;
             return;

@@ -1,9 +1,11 @@
 use super::*;
 use crate::id::{EncoderId, Epoch};
+use crate::session::host::AGENT_GONE;
 use crate::wire::{Peer, Welcome};
 
 const HOME: NodeId = NodeId([1; 16]);
 const NEXT: NodeId = NodeId([2; 16]);
+const THIRD: NodeId = NodeId([3; 16]);
 
 /// A viewer with two nodes that answer unless they are silenced; time goes in steps of 10 ms, and
 /// frames come every 40 ms.
@@ -15,6 +17,8 @@ struct Trial {
     frames_from: Option<NodeId>,
     /// Knows the encoder, and no home of it.
     homeless: Option<NodeId>,
+    /// What nodes say of the encoder.
+    source: SourceState,
     closed: Vec<NodeId>,
     watches: Vec<NodeId>,
     wishes: Vec<NodeId>,
@@ -36,6 +40,7 @@ impl Trial {
             silent: None,
             frames_from: Some(HOME),
             homeless: None,
+            source: SourceState::Ready,
             closed: Vec::new(),
             watches: Vec::new(),
             wishes: Vec::new(),
@@ -80,6 +85,10 @@ impl Trial {
         self.legs.iter().find(|(_, of)| **of == node).map(|(leg, _)| *leg)
     }
 
+    fn place(&self) -> StreamPlace {
+        StreamPlace { source: Some(self.source.clone()), ..place(HOME, 1) }
+    }
+
     fn tell(&mut self, node: NodeId, message: &NodeMessage) {
         let leg = self.leg(node).expect("a leg");
         self.event(Event::Message(leg, message.encode()));
@@ -89,7 +98,11 @@ impl Trial {
         for effect in effects {
             match effect {
                 Effect::Dial { leg, addr, .. } => {
-                    let node = if addr == "home:1" { HOME } else { NEXT };
+                    let node = match addr.as_str() {
+                        "home:1" => HOME,
+                        "third:1" => THIRD,
+                        _ => NEXT,
+                    };
                     if self.silent != Some(node) {
                         self.legs.insert(leg, node);
                         self.event(Event::Connected { leg, node });
@@ -103,7 +116,7 @@ impl Trial {
                         let of = self.legs.get(&leg).copied();
                         let place = match of.is_some() && of == self.homeless {
                             true => homeless(1),
-                            false => place(HOME, 1),
+                            false => self.place(),
                         };
                         self.event(Event::Message(leg, NodeMessage::Stream(place).encode()));
                     }
@@ -271,6 +284,26 @@ fn a_viewer_whose_node_knows_no_home_asks_it_all_the_same_and_looks_elsewhere() 
     trial.pass(2000);
     assert!(trial.leg(NEXT).is_some(), "another part of the mesh may know more");
     assert_eq!(trial.viewer.place(), Some(&place(HOME, 1)));
+}
+
+#[test]
+fn a_viewer_whose_encoder_lost_its_agent_listens_to_other_nodes_until_it_is_back() {
+    let mut trial = Trial::new();
+    let mut peers = peers();
+    let third = Peer { node: THIRD, addrs: vec!["third:1".into()], ..peers.nodes[0].clone() };
+    peers.nodes.push(third);
+    trial.tell(HOME, &NodeMessage::Peers(peers));
+    trial.frames_from = None;
+    trial.source = SourceState::NoSignal(AGENT_GONE.into());
+    let gone = NodeMessage::Stream(trial.place());
+    trial.tell(HOME, &gone);
+    trial.tell(NEXT, &gone);
+    trial.pass(10_000);
+    assert!(trial.leg(THIRD).is_some(), "it may be where its last home does not see it");
+    trial.frames_from = Some(HOME);
+    trial.tell(HOME, &NodeMessage::Stream(place(HOME, 1)));
+    trial.pass(1_000);
+    assert_eq!(trial.leg(THIRD), None);
 }
 
 /// What a node says that knows no such encoder.
