@@ -370,8 +370,9 @@ impl Balance {
         }
         self.shunned.remove(&from);
         self.counters.granted += want.encoders.len() as u64;
-        // A room goes whole or not at all.
-        if !want.encoders.iter().all(|encoder| (world.may_go)(*encoder)) {
+        // A room goes whole or not at all, and nothing goes once nodes changed since it was asked for.
+        let may = want.encoders.iter().all(|encoder| (world.may_go)(*encoder));
+        if !may || now < self.stable_at() {
             self.counters.skipped += want.encoders.len() as u64;
             let release = Release { ticket: answer.ticket, encoders: want.encoders };
             effects.push(Effect::Release(from, release));

@@ -318,6 +318,18 @@ fn any_change_of_nodes_begins_the_period_anew() {
 }
 
 #[test]
+fn what_was_granted_stays_if_nodes_changed_meanwhile() {
+    let mut town = Town::new(&[4, 0, 0], Weather { delay_ms: 400, ..Weather::default() }, 1);
+    town.pass(30);
+    assert!(town.machines[0].counters().asked > 0 && town.moves.is_empty());
+    town.seats.pop();
+    town.tell_all(&|| Event::Nodes);
+    town.pass(20);
+    assert_eq!(town.moves, []);
+    assert!((0..2).all(|at| !town.machines[1].expects(encoder(at))), "the promise ends");
+}
+
+#[test]
 fn what_is_watched_stays_and_what_is_left_is_evened_out() {
     let mut town = Town::new(&[20, 0], Weather::default(), 1);
     town.watched = (0..15).map(encoder).collect();

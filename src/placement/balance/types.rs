@@ -187,7 +187,8 @@ pub struct Counters {
     pub refused: [u64; Refusal::ALL.len()],
     /// It did not answer.
     pub unanswered: u64,
-    /// Planned, and not possible any more: it is watched now, has gone, or there is no link.
+    /// Planned, and not possible any more: it is watched now, has gone, there is no link, or nodes
+    /// changed meanwhile.
     pub skipped: u64,
     /// This node agreed to take it.
     pub promised: u64,
