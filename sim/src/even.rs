@@ -66,18 +66,24 @@ impl Plan {
         let mut rng = stream(seed, For::Even);
         let nodes = nodes.unwrap_or_else(|| rng.random_range(2..=6)).max(1);
         // Of many, some are still to go when somebody comes to watch them.
-        let many = rng.random_bool(0.15);
+        let many = rng.random_bool(0.2);
         let drawn = if many { rng.random_range(80..=160) } else { rng.random_range(8..=40) };
         let encoders = encoders.unwrap_or(drawn).max(1);
         let mut plan = Self::calm(seed, nodes, encoders);
         // Many, so that some come at the very moment at which what they watch is on its way.
-        let viewers = if rng.random_bool(0.5) { 6 } else { 24 };
-        plan.viewers = rng.random_range(0..=encoders.min(viewers));
+        let viewers = encoders.min(if !many && rng.random_bool(0.5) { 6 } else { 24 });
+        plan.viewers = if many { viewers } else { rng.random_range(0..=viewers) };
         plan.settle_ms = 60_000;
-        if rng.random_bool(0.2) {
+        if rng.random_bool(if many { 0.7 } else { 0.2 }) {
             plan.net = crate::plan::Net { delay_us: (2_000, 60_000), loss: 0.005, spikes: 0.01 };
         }
         let mut at_ms = CALM_MS;
+        if many {
+            let until_ms = Some(CALM_MS + rng.random_range(1_000..3_000));
+            let fault = Fault::Crash(vec![Who::Node(nodes - 1)]);
+            plan.faults.push(Item { at_ms, until_ms, fault });
+            at_ms += 15_000;
+        }
         for _ in 0..rng.random_range(1..=4) {
             // Around the end of the period, so that it happens while encoders move.
             at_ms += 25_000 + rng.random_range(0..20_000);
@@ -107,11 +113,15 @@ impl Plan {
             plan.faults.push(Item { at_ms, until_ms, fault });
         }
         let ends = plan.faults.iter().flat_map(|item| [Some(item.at_ms), item.until_ms]);
-        let changes: Vec<u64> = ends.flatten().chain([0]).collect();
+        let mut changes: Vec<u64> = ends.flatten().chain([0]).collect();
+        if many {
+            changes = plan.faults[..1].iter().filter_map(|item| item.until_ms).collect();
+        }
         for viewer in 0..plan.viewers {
             if rng.random_bool(0.7) {
                 let change = changes[rng.random_range(0..changes.len())];
-                let come = CALM_MS.max(change + 30_000 + rng.random_range(0..4_000));
+                let late = rng.random_range(0..if many { 2_500 } else { 4_000 });
+                let come = CALM_MS.max(change + 30_000 + late);
                 plan.faults.push(Item {
                     at_ms: 0,
                     until_ms: Some(come),

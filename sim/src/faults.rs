@@ -209,6 +209,8 @@ impl World {
             | Fault::Unreadable(_) => {
                 for host in active.hosts {
                     match fault {
+                        // Another fault started it meanwhile: nothing is put under a node that runs.
+                        _ if self.hosts[host].up => continue,
                         Fault::OldFolder(_) => {
                             self.nodes[host].disk.put_back();
                             self.restore(index, host, false);

@@ -12,7 +12,7 @@ use crate::rng::{For, stream};
 struct Files;
 
 /// The most encoders of a plan that is played so often.
-const ENCODERS_MAX: usize = 60;
+const ENCODERS_MAX: usize = 200;
 /// How much earlier or later a fault comes, in milliseconds, at most.
 const SHIFT: f64 = 1_000.0;
 

@@ -349,6 +349,15 @@ impl Plan {
         if plan.encoders > 0 && rng.random_bool(0.15) {
             plan.forgotten_and_back(&mut rng);
         }
+        if plan.encoders > 0 && rng.random_bool(0.15) {
+            // Two agents of one encoder come at the same moment, and neither knows of the other.
+            let e = rng.random_range(0..plan.encoders);
+            let at_ms = CALM_MS + rng.random_range(0..20_000);
+            let both = at_ms + rng.random_range(1_000..20_000);
+            let (gone, again) = (Fault::Crash(vec![Who::Encoder(e)]), Fault::Twin(e));
+            plan.faults.push(Item { at_ms, until_ms: Some(both), fault: gone });
+            plan.faults.push(Item { at_ms: both, until_ms: Some(both + 12_000), fault: again });
+        }
         plan
     }
 

@@ -52,11 +52,12 @@ impl World {
         self.checks.alike.retain(|(a, b), _| !hosts.contains(a) && !hosts.contains(b));
     }
 
-    /// Whether two nodes have been alike for so long that neither has a reason to call the other
+    /// Whether two nodes have been alike for so long that the first has no reason to call the other
     /// down.
     pub(super) fn are_alike(&self, a: usize, b: usize) -> bool {
         let lives = [self.hosts[a].life, self.hosts[b].life];
         let since = self.checks.alike.get(&(a, b)).filter(|it| it.1 == lives);
-        since.is_some_and(|it| self.now > it.0 + SETTLED)
+        let leaves = self.nodes[b].control.as_ref().is_none_or(|control| control.leaving());
+        !leaves && since.is_some_and(|it| self.now > it.0 + SETTLED)
     }
 }
