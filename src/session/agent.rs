@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::directory::SourceState;
 use crate::id::{Epoch, NodeId};
-use crate::session::leg::{Book, DIAL_DEADLINE, DIAL_STAGGER, LegId, Pulse};
+use crate::session::leg::{Book, DIAL_STAGGER, LegId, Pulse};
 use crate::session::{LINGER, PING_WATCHED, SILENCE_WATCHED};
 use crate::time::{Mono, earlier};
 use crate::wire::{self, ClientMessage, Heartbeat, Message, NodeMessage, PeerList, Role};
@@ -568,7 +568,7 @@ impl Agent {
             let at = match (leg.welcomed, leg.asked) {
                 (_, Some(asked)) => (asked + REGISTER_DEADLINE).min(leg.pulse.next_wake()),
                 (true, None) => leg.pulse.next_wake(),
-                (false, None) => leg.opened + DIAL_DEADLINE,
+                (false, None) => leg.opened + self.patience(leg),
             };
             due = earlier(due, Some(at));
         }

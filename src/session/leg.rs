@@ -24,8 +24,9 @@ pub const DIAL_DEADLINE: Duration = Duration::from_secs(4);
 /// While a client has no node at all, it tries another address this often beside the dials that
 /// are under way.
 pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
-/// Dials under way at a time.
-pub const DIALS_MAX: usize = 3;
+/// Dials under way at a time: where half of all nodes just died, so many dead ones in a row are rare,
+/// and whoever dials nothing else waits for [`DIAL_DEADLINE`].
+pub const DIALS_MAX: usize = 8;
 /// First and longest wait before an address is tried again.
 const RETRY_FIRST: Duration = Duration::from_millis(150);
 const RETRY_MAX: Duration = Duration::from_secs(5);

@@ -1,10 +1,16 @@
 //! Finding home and next, and judging whether home still stands.
 
+use std::time::Duration;
+
 use super::{Agent, BOTH_SILENT, Effect, Leg, Purpose, REGISTER_DEADLINE, send};
 use crate::id::NodeId;
 use crate::session::leg::{DIAL_DEADLINE, DIAL_STAGGER, DIALS_MAX, LegId, Pulse};
 use crate::time::Mono;
 use crate::wire::{self, ClientMessage, Role};
+
+/// A node that another proposed as home has so long to answer: two round trips and a little more of
+/// the longest lines. Whoever asked stays with the other then.
+const PROPOSED_DEADLINE: Duration = Duration::from_secs(1);
 
 impl Agent {
     pub(super) fn give_up_dials(&mut self, now: Mono, effects: &mut Vec<Effect>) {
@@ -13,13 +19,23 @@ impl Agent {
             .iter()
             .filter(|(_, leg)| match leg.asked {
                 Some(asked) => asked + REGISTER_DEADLINE <= now,
-                None => !leg.welcomed && leg.opened + DIAL_DEADLINE <= now,
+                None => !leg.welcomed && leg.opened + self.patience(leg) <= now,
             })
             .map(|(&id, _)| id)
             .collect();
         for id in late {
             effects.push(Effect::Close(id));
             self.closed(now, id, "no answer", effects);
+        }
+    }
+
+    /// How long a dial may take: the asked node, which is there, may not know yet that the one it
+    /// proposed has died with the home that was lost.
+    pub(super) fn patience(&self, leg: &Leg) -> Duration {
+        let proposed = leg.purpose == Purpose::Home && leg.node == self.assigned;
+        match proposed && self.legs.values().any(|leg| leg.welcomed && leg.node != self.assigned) {
+            true => PROPOSED_DEADLINE,
+            false => DIAL_DEADLINE,
         }
     }
 
