@@ -455,16 +455,15 @@ impl Membership {
             return false;
         };
         let incarnation = known.incarnation();
-        let half = self.pace.timing().suspect / 2;
-        let suspected = self.seen.get(&id.node).is_some_and(|seen| {
-            seen.liveness == Liveness::Suspect && now.since(seen.since) >= half
-        });
-        if suspected {
+        let seen = self.seen.get(&id.node);
+        let since = seen.filter(|seen| seen.liveness == Liveness::Suspect).map(|seen| seen.since);
+        let until = since.unwrap_or(now) + self.pace.timing().refute();
+        if until <= now {
             return false;
         }
         self.counters.doubted += 1;
         *told = Member::new(id.clone(), incarnation, State::Suspect);
-        self.schedule(now + half, Due { task: Task::Verdict(id.clone(), incarnation), first: now });
+        self.schedule(until, Due { task: Task::Verdict(id.clone(), incarnation), first: now });
         self.pull(now, id.node, PULL_SOON, effects);
         true
     }

@@ -38,6 +38,12 @@ impl Timing {
         self.gossip * 4
     }
 
+    /// How long a member that lives takes to object to what it is said to be: it is asked, which is a
+    /// probe, and what it says has to come around.
+    pub(super) fn refute(&self) -> Duration {
+        (self.period * 3 / 2).min(REFUTE_MAX)
+    }
+
     /// How long a node may be silent to those that it sends beats to: two may get lost.
     pub(super) fn silence(&self) -> Duration {
         self.beat() * 5 / 2 + self.rtt
@@ -60,6 +66,10 @@ const TIMINGS: [Timing; 4] = [
     timing(1500, 700, 4000, 100),
     timing(4000, 1800, 10_000, 200),
 ];
+
+/// What others say of a member is believed after this at the latest, however far apart members were
+/// lately: who is dead is not to be found out later than they did.
+const REFUTE_MAX: Duration = Duration::from_millis(750);
 
 /// Measurements of each link's round trip that are remembered; there is one a second.
 const TRIPS_KEPT: usize = 5;

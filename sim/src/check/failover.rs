@@ -100,7 +100,7 @@ impl World {
             self.host_of_encoder(expected.encoder),
             self.host_of_viewer(expected.viewer),
         ];
-        hosts.iter().all(|host| self.hosts[*host].touched <= expected.at)
+        hosts.iter().all(|host| self.hosts[*host].touched < expected.at)
             && self.net.loss.is_empty()
             && self.net.latency.is_empty()
     }

@@ -1,6 +1,8 @@
 //! Who can be linked is, soon; and what a node says of itself is known at once to whom it is linked
 //! with.
 
+use roost::id::Boot;
+
 use super::SLACK;
 use crate::net::SEC;
 use crate::world::World;
@@ -14,6 +16,8 @@ const TOLD: u64 = SEC;
 const SEEN: u64 = 3 * SEC;
 /// What was lost while packets did not pass is sent again within this time after they do.
 const SENT_AGAIN: u64 = 3 * SEC;
+/// How far a node is in what it says of itself.
+pub(crate) type Version = (Boot, u64);
 /// In larger meshes pairs are too many to look at each so often.
 pub(super) const NODES_MAX: usize = 16;
 
@@ -48,10 +52,18 @@ impl World {
                         Some(("members", format!("n{a} calls n{b} down, which it is linked with")));
                 }
             }
-            if !could || !linked || self.checks.lied.contains(&a) || self.knows(b, a) {
+            let news =
+                self.news(b, a).filter(|_| could && linked && !self.checks.lied.contains(&a));
+            let Some((says, knows)) = news else {
                 self.checks.untold.remove(&(a, b));
+                continue;
+            };
+            // Of a node that changes all the time the others know what it said a moment ago.
+            let lacks = self.checks.untold.entry((a, b)).or_insert((self.now, says));
+            if (Some(lacks.1)..Some(says)).contains(&knows) {
+                *lacks = (self.now, says);
             } else {
-                let since = *self.checks.untold.entry((a, b)).or_insert(self.now);
+                let since = lacks.0;
                 if self.now > since.max(quiet + SENT_AGAIN) + TOLD * self.patience() + SLACK {
                     late = Some(("news", format!("n{b} does not know what n{a} says of itself")));
                 }
@@ -67,13 +79,14 @@ impl World {
         control.is_none_or(|control| control.alive().contains(&self.nodes[other].id))
     }
 
-    /// Whether a node knows all that another says of itself.
-    fn knows(&self, who: usize, origin: usize) -> bool {
+    /// What a node says of itself, by its version, and what another knows of that, if it is less.
+    fn news(&self, who: usize, origin: usize) -> Option<(Version, Option<Version>)> {
         let id = self.nodes[origin].id;
         let version = |ix: usize| {
             let control = self.nodes[ix].control.as_ref()?;
             control.directory().digest().0.get(&id).copied()
         };
-        version(origin).is_none() || version(origin) == version(who)
+        let (says, knows) = (version(origin)?, version(who));
+        (knows != Some(says)).then_some((says, knows))
     }
 }
