@@ -527,9 +527,7 @@ impl Control {
         } else if links_dirty {
             self.host(now, effects, |host, world, out| host.links_changed(world, out));
         }
-        if self.rest.tells_peers(now.mono, self.peers.nodes.len()) {
-            self.host(now, effects, |host, world, out| host.tell_peers(world, out));
-        }
+        self.tell_peers(now, effects);
         self.tell_lacking(now.mono);
         let mut out = Vec::new();
         self.directory.flush(&mut out);

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -14,6 +14,9 @@ use crate::store::{AgentRecord, AgentStore, Held};
 
 /// How long a disk that takes nothing is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
+/// What nobody waits for is written this much later: there may be news by then, of every node that
+/// starts several times, and a thousand agents may share the disk.
+const LATER: Duration = Duration::from_secs(1);
 
 /// One thread for all agents of a process. It ends with the last of them.
 #[derive(Debug, Clone)]
@@ -72,37 +75,58 @@ impl Disk {
 }
 
 fn write(queue: &Receiver<Job>) {
-    while let Ok(first) = queue.recv() {
-        let mut waiting: BTreeMap<*const Owner, Job> = BTreeMap::new();
-        let mut next = Some(first);
-        // Only the newest record of each matters.
-        while let Some(mut job) = next {
+    // Only the newest record of each matters.
+    let mut waiting: BTreeMap<*const Owner, (Instant, Job)> = BTreeMap::new();
+    loop {
+        let got = match waiting.values().map(|(at, _)| *at).min() {
+            None => queue.recv().map_err(RecvTimeoutError::from),
+            Some(at) => queue.recv_timeout(at.saturating_duration_since(Instant::now())),
+        };
+        if let Err(RecvTimeoutError::Disconnected) = got {
+            break;
+        }
+        let now = Instant::now();
+        for mut job in got.into_iter().chain(queue.try_iter()) {
             let key = Arc::as_ptr(&job.owner);
-            if let Some(older) = waiting.remove(&key) {
+            let mut at = if job.lease.is_some() { now } else { now + LATER };
+            if let Some((earlier, older)) = waiting.remove(&key) {
+                at = at.min(earlier);
                 job.lease = job.lease.or(older.lease);
             }
-            waiting.insert(key, job);
-            next = queue.try_recv().ok();
+            waiting.insert(key, (at, job));
         }
-        while !waiting.is_empty() {
-            waiting.retain(|_, job| {
-                let Job { owner, record, lease } = job;
-                if let Err(error) = owner.store.save(&owner.name, record) {
-                    tracing::error!(
-                        err = %error, encoder = owner.name,
-                        "cannot write down what this agent must know"
-                    );
-                    return true;
-                }
-                if let Some(counter) = lease {
-                    let _ = owner.leased.send(*counter);
-                }
-                false
-            });
-            if !waiting.is_empty() {
-                thread::sleep(AGAIN);
+        waiting.retain(|_, (at, job)| {
+            let due = *at <= now;
+            if due && !job.write() {
+                *at = now + AGAIN;
+                return true;
             }
+            !due
+        });
+    }
+    while !waiting.is_empty() {
+        waiting.retain(|_, (_, job)| !job.write());
+        if !waiting.is_empty() {
+            thread::sleep(AGAIN);
         }
+    }
+}
+
+impl Job {
+    /// Writes it, and tells its agent what is on disk now.
+    fn write(&self) -> bool {
+        let Owner { store, name, leased, .. } = &*self.owner;
+        if let Err(error) = store.save(name, &self.record) {
+            tracing::error!(
+                err = %error, encoder = name,
+                "cannot write down what this agent must know"
+            );
+            return false;
+        }
+        if let Some(counter) = self.lease {
+            let _ = leased.send(counter);
+        }
+        true
     }
 }
 

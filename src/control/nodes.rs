@@ -2,14 +2,16 @@
 //! clients keep, and the candidates for new encoders.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::{Control, Effect};
 use crate::cluster::NodeReport;
 use crate::directory::{ENTRIES_MAX, Header, PROCESSOR, size};
 use crate::grow::Later;
-use crate::id::NodeId;
+use crate::id::{NodeId, SessionId};
 use crate::placement::{Candidate, Media, balance};
+use crate::session::host::Host;
 use crate::time::{Mono, Now, earlier};
 use crate::wire::{Peer, PeerList};
 
@@ -25,14 +27,23 @@ const REPORT_KEEP: Duration = Duration::from_secs(30);
 const REST_EACH: Duration = Duration::from_micros(500);
 /// The same for telling clients, who are told of every member each time.
 const TELL_EACH: Duration = Duration::from_millis(2);
+/// From some clients that are told to the next: with all at once, a thousand agents, whom four nodes
+/// that start are news to several times, keep two processors from pictures for a third of a second.
+const TELL_EVERY: Duration = Duration::from_millis(25);
+/// Clients that are told at a time, at least.
+const TELL_AT_ONCE: usize = 25;
+/// And of more than that this share, so that the last is told after a second.
+const TELL_SHARE: usize = 40;
 
 /// When what follows from nodes may be worked out, and clients be told of them, again.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
     nodes: Mono,
     peers: Mono,
-    /// Clients do not know yet.
+    /// There is news that clients do not know yet.
     untold: bool,
+    /// Clients that are still to be told the last news. Who came since knows it.
+    telling: Range<SessionId>,
 }
 
 impl Rest {
@@ -45,19 +56,30 @@ impl Rest {
         (self.nodes, self.peers) = Default::default();
     }
 
-    /// Whether clients are to be told now; there are so many members.
-    pub(super) fn tells_peers(&mut self, now: Mono, members: usize) -> bool {
-        let tells = self.untold && self.peers <= now;
-        if tells {
-            self.untold = false;
-            self.peers = now + TELL_EACH * u32::try_from(members).unwrap_or(u32::MAX);
+    /// Whom to tell now: so many of the clients whose ids are in this range.
+    fn tells(&mut self, now: Mono, host: &Host) -> Option<(Range<SessionId>, usize)> {
+        if now < self.peers {
+            return None;
         }
-        tells
+        if self.telling.is_empty() && std::mem::take(&mut self.untold) {
+            self.telling = host.session_ids();
+        }
+        let most = TELL_AT_ONCE.max(host.sessions() / TELL_SHARE);
+        (!self.telling.is_empty()).then(|| (self.telling.clone(), most))
+    }
+
+    /// Those before this one were told; there are so many members.
+    fn told(&mut self, now: Mono, next: Option<SessionId>, members: usize) {
+        self.telling.start = next.unwrap_or(self.telling.end);
+        self.peers = match next {
+            Some(_) => now + TELL_EVERY,
+            None => now + TELL_EACH * u32::try_from(members).unwrap_or(u32::MAX),
+        };
     }
 
     pub(super) fn due(&self, nodes_dirty: bool) -> Option<Mono> {
         let nodes = nodes_dirty.then_some(self.nodes);
-        earlier(nodes, self.untold.then_some(self.peers))
+        earlier(nodes, (self.untold || !self.telling.is_empty()).then_some(self.peers))
     }
 }
 
@@ -77,6 +99,16 @@ impl Control {
         self.remember_soon(now.mono, effects);
         self.seats = self.demand_seats();
         self.balance(now, balance::Event::Nodes, effects);
+    }
+
+    /// Tells clients of changed nodes, a few at a time.
+    pub(super) fn tell_peers(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let Some((who, most)) = self.rest.tells(now.mono, &self.host) else { return };
+        let mut next = None;
+        self.host(now, effects, |host, world, out| {
+            next = host.tell_peers(world, who, most, out);
+        });
+        self.rest.told(now.mono, next, self.peers.nodes.len());
     }
 
     /// Recomputes what follows from membership, links and headers; true if clients see a change.

@@ -2,6 +2,7 @@
 //! each stream's route is. `control` hands in what the rest of the node knows ([`World`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::access::{Principal, Right};
@@ -322,13 +323,28 @@ impl Host {
         }
     }
 
-    /// Tells every client the new peer list.
-    pub fn tell_peers(&self, world: &World<'_>, effects: &mut Vec<Effect>) {
-        let known = self.sessions.iter().filter(|(_, it)| it.principal.is_some());
-        let sessions: Vec<SessionId> = known.map(|(id, _)| *id).collect();
+    /// Tells the peer list to so many of the clients with these ids, and says with whom to go on.
+    pub fn tell_peers(
+        &self,
+        world: &World<'_>,
+        ids: Range<SessionId>,
+        most: usize,
+        effects: &mut Vec<Effect>,
+    ) -> Option<SessionId> {
+        let mut these = self.sessions.range(ids);
+        let known =
+            |(id, session): (&SessionId, &Session)| session.principal.is_some().then_some(*id);
+        let sessions: Vec<SessionId> = these.by_ref().take(most).filter_map(known).collect();
         if !sessions.is_empty() {
             effects.push(Effect::Tell(sessions, NodeMessage::Peers(world.peers.clone())));
         }
+        these.next().map(|(id, _)| *id)
+    }
+
+    /// From the first client to the last.
+    pub fn session_ids(&self) -> Range<SessionId> {
+        let end = self.sessions.last_key_value().map_or(0, |(id, _)| id.0.saturating_add(1));
+        SessionId(0)..SessionId(end)
     }
 
     /// This node stood still for longer than a heartbeat limit: nothing that it serves may be

@@ -141,6 +141,13 @@ class Node:
             raise RuntimeError(f"{self.name} {path}: {answer.status} {text}")
         return json.loads(text) if text[:1] in "{[" else text
 
+    def answers(self):
+        """Whether its API is up."""
+        try:
+            return self.ask("/livez")
+        except (OSError, http.client.HTTPException, RuntimeError):
+            return None
+
     def view(self, timeout=2.0):
         """What it believes of the mesh, as `roost status --json`; None if it does not answer."""
         try:

@@ -80,6 +80,8 @@ pub enum Outcome {
 #[derive(Debug)]
 pub(super) struct Moving {
     pub(super) order: Order,
+    /// What it is called: its stream may be gone from here before it has arrived.
+    name: String,
     /// Its epoch here.
     epoch: Epoch,
     /// Somebody watches it now, so it is to stay if it has not gone yet.
@@ -96,16 +98,16 @@ impl Host {
             effects.push(Effect::Moved(order, Outcome::Refused(why)));
             return;
         }
-        let claim = self.streams.get(&order.encoder).and_then(|stream| stream.home.as_ref());
-        let Some((session, epoch)) = claim.and_then(|claim| Some((claim.session?, claim.epoch)))
-        else {
+        let Some(stream) = self.streams.get(&order.encoder) else { return };
+        let Some(claim) = &stream.home else { return };
+        let (Some(session), epoch, name) = (claim.session, claim.epoch, stream.name.clone()) else {
             return;
         };
         let wish = wire::Move { to: order.to, reason: order.reason.clone() };
         effects.push(Effect::Send(session, NodeMessage::Move(wish)));
         self.send_to(world.now.mono, order.encoder, order.to);
         let until = world.now.mono + MOVE_DEADLINE;
-        self.moves.insert(order.encoder, Moving { order, epoch, abandoned: false, until });
+        self.moves.insert(order.encoder, Moving { order, name, epoch, abandoned: false, until });
     }
 
     /// Encoders on their way from here to another node.
@@ -255,7 +257,7 @@ impl Host {
         outcome: Outcome,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(Moving { order, .. }) = self.moves.remove(&encoder) else { return };
+        let Some(Moving { order, name, .. }) = self.moves.remove(&encoder) else { return };
         if let Outcome::Failed(why) = &outcome {
             self.did_not_leave(now, &order, why);
         }
@@ -267,9 +269,8 @@ impl Host {
             self.counters.moves_failed += 1;
             self.in_flight.retain(|(other, ..)| *other != encoder);
         }
-        let name = self.streams.get(&encoder).map(|stream| stream.name.clone());
         let note = Note::Moved(order.clone(), outcome.clone());
-        effects.push(Effect::Note(encoder, name.unwrap_or_default(), note));
+        effects.push(Effect::Note(encoder, name, note));
         effects.push(Effect::Moved(order, outcome));
     }
 }

@@ -59,6 +59,7 @@ impl Host {
         }
     }
 
+    /// Who stands by already stays for as long as it can: its successor is dialled by the agent.
     pub(super) fn choose_next(&mut self, world: &World<'_>, encoder: EncoderId) {
         let Some(claim) = self.streams.get_mut(&encoder).and_then(|s| s.home.as_mut()) else {
             return;
@@ -66,21 +67,36 @@ impl Host {
         let now = world.now.mono;
         // A node that went down since is another matter once it is back.
         claim.unreachable.retain(|node, until| *until > now && world.alive.contains(node));
-        let candidate = |node: &NodeId| {
-            *node != world.me && world.candidates.iter().any(|candidate| candidate.node == *node)
-        };
-        let fits = |node: &NodeId| candidate(node) && !claim.unreachable.contains_key(node);
+        let before = claim.next;
         let wish = world.rights.wish(encoder);
-        let allowed = |next: &NodeId| wish.tier(*next).is_some();
-        let fitting = claim.next.filter(|next| fits(next) && allowed(next));
-        if fitting.is_some() && wish.pools.is_empty() {
+        let candidate = |node: &NodeId| {
+            *node != world.me
+                && wish.tier(*node).is_some()
+                && world.candidates.iter().any(|candidate| candidate.node == *node)
+        };
+        if before.is_some_and(|next| candidate(&next) && !claim.unreachable.contains_key(&next)) {
             return;
         }
-        let usable: Vec<Candidate> =
-            world.candidates.iter().filter(|c| fits(&c.node)).cloned().collect();
+        // A next that could not be reached a moment ago is better than none.
         let key = key(world, encoder);
-        let next = |among: &[Candidate]| placement::next(key, world.me, among, &wish);
-        let best = next(&usable);
+        let next = self
+            .best_next(world, encoder)
+            .or(before.filter(candidate))
+            .or_else(|| placement::next(key, world.me, world.candidates, &wish))
+            .or_else(|| placement::next(key, world.me, world.reluctant, &wish));
+        if let Some(claim) = self.streams.get_mut(&encoder).and_then(|s| s.home.as_mut()) {
+            claim.next = next;
+        }
+    }
+
+    /// Who would stand by for an encoder if nobody did.
+    pub(super) fn best_next(&self, world: &World<'_>, encoder: EncoderId) -> Option<NodeId> {
+        let claim = self.streams.get(&encoder)?.home.as_ref()?;
+        let fits =
+            |it: &&Candidate| it.node != world.me && !claim.unreachable.contains_key(&it.node);
+        let usable: Vec<Candidate> = world.candidates.iter().filter(fits).cloned().collect();
+        let wish = world.rights.wish(encoder);
+        let best = placement::next(key(world, encoder), world.me, &usable, &wish);
         // Those of a room that are here go together when this node dies.
         let shared = world.rights.company(encoder).find_map(|other| {
             let next = world.directory.entry(world.me, other)?.next?;
@@ -89,17 +105,7 @@ impl Host {
             let at = usable.iter().find(|candidate| candidate.node == next)?;
             (liked && at.load < at.limit).then_some(next)
         });
-        let best = shared.or(best);
-        // Whoever stands by already is told to go only for one that is liked better.
-        let as_liked = |next| best.is_none_or(|best| wish.tier(next) <= wish.tier(best));
-        if fitting.is_some_and(as_liked) {
-            return;
-        }
-        // A next that could not be reached a moment ago is better than none.
-        claim.next = best
-            .or(claim.next.filter(|next| candidate(next) && allowed(next)))
-            .or_else(|| next(world.candidates))
-            .or_else(|| next(world.reluctant));
+        shared.or(best)
     }
 
     pub(super) fn publish(

@@ -15,44 +15,77 @@ const SPREAD_AT_ONCE: usize = 25;
 type Standbys = BTreeMap<NodeId, (u32, u64)>;
 
 impl Host {
-    /// Gives encoders that nobody watches another next, until no two nodes differ by two or more,
-    /// by weight: a node that came back stands by for nobody, and another for all that it stood by
-    /// for before. Those that are `going` elsewhere do not count. Says how many it gave another.
+    /// Gives encoders another next: those that like another node better first, then those that
+    /// nobody watches, until no two nodes differ by two or more, by weight: a node that came back
+    /// stands by for nobody, and another for all that it stood by for before. Those that are `going`
+    /// elsewhere do not count. Says how many it gave another.
     pub fn spread_nexts(
         &mut self,
         world: &mut World<'_>,
         going: &BTreeSet<EncoderId>,
         effects: &mut Vec<Effect>,
     ) -> usize {
+        let nexts: Vec<(EncoderId, NodeId)> = self
+            .streams
+            .iter()
+            .filter(|(encoder, _)| !going.contains(encoder))
+            .filter_map(|(encoder, stream)| Some((*encoder, stream.home.as_ref()?.next?)))
+            .collect();
+        let mut given = 0;
+        for (encoder, next) in &nexts {
+            if given == SPREAD_AT_ONCE {
+                return given;
+            }
+            if let Some(to) = self.liked_next(world, *encoder, *next) {
+                self.give_next(world, *encoder, to, effects);
+                given += 1;
+            }
+        }
+        // Counted anew the next time: who stands by is another for some of them.
+        if given > 0 {
+            return given;
+        }
         let others = world.candidates.iter().filter(|it| it.node != world.me && it.load < it.limit);
         let mut standbys: Standbys =
             others.map(|it| (it.node, (0, weight_of(it.usable_weight())))).collect();
-        let mut nexts = Vec::new();
-        for (encoder, stream) in self.streams.iter().filter(|(id, _)| !going.contains(id)) {
-            if let Some(next) = stream.home.as_ref().and_then(|claim| claim.next)
-                && let Some((count, _)) = standbys.get_mut(&next)
-            {
+        for (_, next) in &nexts {
+            if let Some((count, _)) = standbys.get_mut(next) {
                 *count += 1;
-                nexts.push((*encoder, next));
             }
         }
-        let mut given = 0;
         for (encoder, from) in nexts {
             let Some(to) = self.better_next(world, encoder, from, &standbys) else { continue };
             for (node, count) in &mut standbys {
                 count.0 += u32::from(*node == to);
                 count.0 -= u32::from(*node == from);
             }
-            if let Some(claim) = self.streams.get_mut(&encoder).and_then(|it| it.home.as_mut()) {
-                claim.next = Some(to);
-            }
-            self.settle(world, encoder, effects);
+            self.give_next(world, encoder, to, effects);
             given += 1;
             if given == SPREAD_AT_ONCE {
                 break;
             }
         }
         given
+    }
+
+    fn give_next(
+        &mut self,
+        world: &mut World<'_>,
+        encoder: EncoderId,
+        to: NodeId,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(claim) = self.streams.get_mut(&encoder).and_then(|it| it.home.as_mut()) {
+            claim.next = Some(to);
+        }
+        self.settle(world, encoder, effects);
+    }
+
+    /// Who would stand by and is liked better than who does: a pool has a node again.
+    fn liked_next(&self, world: &World<'_>, encoder: EncoderId, next: NodeId) -> Option<NodeId> {
+        let wish = world.rights.wish(encoder);
+        let liked = wish.tier(next).filter(|tier| *tier > 0)?;
+        self.best_next(world, encoder).filter(|best| wish.tier(*best).is_some_and(|it| it < liked))
     }
 
     /// The emptiest node that makes it more even to stand by for this encoder, and that it likes as

@@ -1100,6 +1100,29 @@ fn who_asks_is_sent_into_its_pool_and_elsewhere_while_that_is_full_and_told_why(
 }
 
 #[test]
+fn clients_are_told_of_nodes_a_few_at_a_time_also_while_others_come_and_go() {
+    let mut trial = Trial::new(3);
+    for session in 1..=5 {
+        trial.home(session, epoch(1));
+    }
+    let (ids, mut told) = (trial.host.session_ids(), Vec::new());
+    let (mut next, mut new) = (Some(ids.start), 6);
+    while let Some(start) = next {
+        let effects = trial.call(|host, world, out| {
+            next = host.tell_peers(world, start..ids.end, 2, out);
+        });
+        for effect in effects {
+            let Effect::Tell(sessions, _) = effect else { panic!("{effect:?}") };
+            told.extend(sessions.iter().map(|it| it.0));
+        }
+        trial.home(new, epoch(1));
+        trial.call(|host, world, out| host.closed(world, SessionId(3), out));
+        new += 1;
+    }
+    assert_eq!(told, [1, 2, 4, 5]);
+}
+
+#[test]
 fn who_may_be_in_one_pool_only_is_refused_when_that_has_no_room_and_what_runs_stays() {
     let mut trial = Trial::new(3);
     trial.steer(&[3], "only");
@@ -1125,13 +1148,21 @@ fn who_may_be_in_one_pool_only_is_refused_when_that_has_no_room_and_what_runs_st
 }
 
 #[test]
-fn next_is_in_the_pool_as_soon_as_that_has_a_node_and_stays_when_it_leaves_for_nothing_better() {
+fn next_is_in_the_pool_once_all_is_stable_and_stays_when_it_leaves_for_nothing_better() {
     let mut trial = Trial::new(4);
     trial.home(1, epoch(1));
     let first = trial.next().unwrap();
     let other = (2..=4).map(node).find(|it| *it != first).unwrap();
     trial.steer(&[other.0[0]], "prefer");
-    assert_eq!(trial.next(), Some(other));
+    assert_eq!(trial.next(), Some(first), "a thousand agents do not dial the first one at once");
+    let spread = |trial: &mut Trial, going: &[EncoderId]| {
+        let (going, mut given) = (going.iter().copied().collect(), 0);
+        trial.call(|host, world, out| given = host.spread_nexts(world, &going, out));
+        given
+    };
+    assert_eq!(spread(&mut trial, &[CAM]), 0, "what goes gets another where it goes");
+    assert_eq!((spread(&mut trial, &[]), trial.next()), (1, Some(other)));
+    assert_eq!(spread(&mut trial, &[]), 0);
     let at = trial.candidates.iter().position(|it| it.node == other).unwrap();
     trial.candidates[at].load = 9;
     trial.call(|host, world, out| host.nodes_changed(world, out));
