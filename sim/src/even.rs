@@ -168,10 +168,21 @@ impl Plan {
         }
         if rng.random_bool(0.2) {
             let size = rng.random_range(2..=encoders.clamp(2, 8));
-            let who = (0..size).map(|_| Who::Encoder(rng.random_range(0..encoders))).collect();
-            let fault = Fault::Room(rng.random_range(0..nodes), who);
+            let drawn = (0..size).map(|_| rng.random_range(0..encoders));
+            let who: Vec<usize> = drawn.collect();
+            let room = who.iter().copied().map(Who::Encoder).collect();
+            let fault = Fault::Room(rng.random_range(0..nodes), room);
             let at_ms = rng.random_range(3_000..40_000);
             plan.faults.push(Item { at_ms, until_ms: None, fault });
+            // Some come when the others are at one node.
+            for late in who.into_iter().skip(2) {
+                if rng.random_bool(0.7) {
+                    continue;
+                }
+                let until_ms = Some(then + rng.random_range(0..20_000));
+                let fault = Fault::Freeze(vec![Who::Encoder(late)]);
+                plan.faults.push(Item { at_ms: 0, until_ms, fault });
+            }
         }
         if rng.random_bool(0.2) {
             let viewers = [0, 100, u32::MAX][rng.random_range(0..3)];

@@ -280,7 +280,10 @@ impl World {
                 self.keep_link(ix, peer, record, verdict, said);
             }
             Cargo::Message(bytes) => self.node_event(ix, Event::Message(node, bytes)),
-            Cargo::Datagram(bytes) => self.node_event(ix, Event::Datagram(node, bytes)),
+            Cargo::Datagram(bytes) => {
+                self.note_heard(ix, peer);
+                self.node_event(ix, Event::Datagram(node, bytes));
+            }
             Cargo::Fin => {
                 let end = self.end_of(ix);
                 self.link_gone(end, peer, id, "the other side uses another");

@@ -332,6 +332,7 @@ impl World {
                 Effect::GossipWith(_) | Effect::ViewChanged | Effect::ClientWelcomed(..) => {}
                 Effect::ClientSend(session, bytes) => {
                     self.observe_order(ix, session, &bytes);
+                    self.check_led(ix, session, &bytes);
                     self.check_taken(ix, session, &bytes);
                     if !self.unchecked && !self.lenient {
                         self.check_assigned(ix, session, &bytes);

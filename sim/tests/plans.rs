@@ -60,6 +60,7 @@ plans! {
     a_next_that_stood_still_and_that_home_does_not_see_need_not_stand_by =
         "next-wakes-cut-off-from-home",
     a_room_comes_together_and_goes_together = "room-goes-together",
+    who_comes_is_led_to_the_others_of_its_room = "room-that-others-come-to",
     those_of_a_room_that_nobody_watches_come_to_those_that_are_watched =
         "room-of-some-that-are-watched",
     who_comes_goes_to_the_node_that_carries_no_media =

@@ -394,6 +394,8 @@ impl Membership {
             let latest = due.first + timing.suspect * VETO_SUSPICIONS;
             if silent_at > now && latest > now {
                 self.counters.spared += 1;
+                // What it was told of the suspicion may be lost.
+                self.pull(now, id.node, PULL_SOON, effects);
                 self.schedule(silent_at.min(latest), due);
                 return;
             }

@@ -27,7 +27,14 @@ impl World {
 
     /// A node takes an encoder in: not under an epoch that it knew to be over.
     pub(crate) fn check_taken(&mut self, ix: usize, session: SessionId, bytes: &[u8]) {
-        let Ok(NodeMessage::Registered(registered)) = NodeMessage::decode(bytes) else { return };
+        let registered = match NodeMessage::decode(bytes) {
+            Ok(NodeMessage::Registered(registered)) => registered,
+            Ok(NodeMessage::Rejected(_)) => {
+                self.nodes[ix].asked.remove(&session);
+                return;
+            }
+            _ => return,
+        };
         let Some((floor, held)) = self.nodes[ix].asked.remove(&session) else { return };
         let epoch = registered.epoch;
         if registered.role == Role::Home && (epoch < floor || (epoch == floor && !held)) {

@@ -35,6 +35,7 @@ pub const MARKS: &[&str] = &[
     "fault: false word of media",
     "fault: room made",
     "a room is at one node",
+    "who comes is led to others of its room",
     "an encoder is moved to even out",
     "a move is called off",
     "fault: pool preferred",

@@ -16,6 +16,8 @@ const FOUND: u64 = 2_500 * MS;
 const FOUND_FAR: u64 = 20 * SEC;
 /// How long after a fault a wrong verdict may still come of it.
 const AFTERMATH: u64 = 5 * SEC;
+/// The same where they are far apart, and suspected for four to ten seconds.
+const AFTERMATH_FAR: u64 = 20 * SEC;
 
 /// A node is down by then for another.
 #[derive(Debug)]
@@ -99,7 +101,8 @@ impl World {
     /// A node calls another dead: there must be a reason.
     pub(crate) fn check_verdict(&mut self, observer: usize, verdict: NodeId) {
         let Some(&judged) = self.index.get(&verdict) else { return };
-        let quiet = |host: usize| self.now >= self.hosts[host].touched + AFTERMATH;
+        let aftermath = if self.plan.net.is_near() { AFTERMATH } else { AFTERMATH_FAR };
+        let quiet = |host: usize| self.now >= self.hosts[host].touched + aftermath;
         let innocent = self.runs(judged)
             && self.is_member(judged)
             && quiet(judged)
@@ -111,6 +114,8 @@ impl World {
         } else if self.are_alike(observer, judged) {
             let text = format!("n{observer} calls n{judged} down, which it reached all along");
             self.fail("verdict", text);
+        } else if self.is_member(judged) && self.hears(observer, judged) {
+            self.fail("verdict", format!("n{observer} calls n{judged} down, which it hears"));
         } else if !self.runs(judged) {
             let took = self.now.saturating_sub(self.hosts[judged].touched) / MS;
             self.measure("ms from a node's end to a verdict", took);

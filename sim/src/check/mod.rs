@@ -5,6 +5,7 @@ mod drain;
 mod even;
 mod failover;
 mod grants;
+mod heard;
 mod home;
 mod keyframes;
 mod ledger;
@@ -77,6 +78,10 @@ pub(crate) struct Checks {
     pub(crate) minds: BTreeMap<(usize, usize), (bool, u64)>,
     /// Pairs of nodes that reach each other and the same others.
     pub(crate) alike: BTreeMap<(usize, usize), alike::Alike>,
+    /// Since when nodes have been as they were when loads were even last.
+    pub(crate) filled: Vec<u64>,
+    /// When nodes heard each other.
+    pub(crate) heard: BTreeMap<(usize, usize), heard::Heard>,
     /// Since when two nodes that could be linked are not.
     pub(crate) unlinked: BTreeMap<(usize, usize), u64>,
     /// Since when a node believes that another, linked one is down.
@@ -94,7 +99,7 @@ pub(crate) struct Checks {
     /// Encoders without a next.
     pub(crate) nextless: BTreeMap<usize, next::Lack>,
     /// Who stood by for an encoder last, in which life of the two.
-    pub(crate) last_next: BTreeMap<usize, (usize, u64, u64)>,
+    pub(crate) last_next: BTreeMap<usize, next::Stood>,
     /// When a node was home of an encoder or stood by for it last.
     pub(crate) known: BTreeMap<(usize, EncoderId), u64>,
     /// The epoch of each agent.

@@ -16,6 +16,9 @@ const FOUND: u64 = 15 * SEC;
 /// Each node that the agent does not reach may be tried first, twice.
 const IN_VAIN: u64 = 8 * SEC;
 
+/// Who stood by, in which lives of it and of the agent, and for which home.
+pub(crate) type Stood = (usize, (u64, u64), Option<usize>);
+
 /// An encoder lacks a next.
 #[derive(Debug)]
 pub(crate) struct Lack {
@@ -35,7 +38,8 @@ impl World {
             let lack = self.lacks_next(e);
             if let Some(next) = self.next_of(e) {
                 let agent = self.hosts[self.host_of_encoder(e)].life;
-                self.checks.last_next.insert(e, (next, self.hosts[next].life, agent));
+                let lives = (self.hosts[next].life, agent);
+                self.checks.last_next.insert(e, (next, lives, self.home_of(e)));
             } else if self.checks.last_next.get(&e).is_some_and(|(next, ..)| !self.runs(*next)) {
                 // Its agent let it go, and only home can name it again.
                 self.checks.last_next.remove(&e);
@@ -118,8 +122,10 @@ impl World {
             return None;
         }
         let stood_by = self.checks.last_next.get(&e).copied();
-        // Who was started anew since then stands by no more, nor for an agent that was.
-        let stood_by = |x: usize| stood_by == Some((x, self.hosts[x].life, self.hosts[agent].life));
+        // Who was started anew since then stands by no more, nor for an agent that was, nor for
+        // another home.
+        let lives = |x: usize| (self.hosts[x].life, self.hosts[agent].life);
+        let stood_by = |x: usize| stood_by == Some((x, lives(x), Some(home)));
         let candidates: BTreeSet<usize> = (0..self.plan.nodes)
             .filter(|x| fits(*x) && (self.reach(home, *x) || stood_by(*x)))
             .collect();

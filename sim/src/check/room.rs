@@ -2,12 +2,52 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use roost::id::RecordId;
+use roost::id::{NodeId, RecordId, SessionId};
+use roost::wire::{Assign, Message as _, NodeMessage};
 
 use super::even::FILLED;
+use crate::net::SEC;
 use crate::world::World;
 
+/// Nodes of which everyone knows everything have been as they are for this long.
+const KNOWN: u64 = 10 * SEC;
+
 impl World {
+    /// A message goes to a client: whoever comes is led to the others of its room at once.
+    pub(crate) fn check_led(&mut self, ix: usize, session: SessionId, bytes: &[u8]) {
+        if !self.plan.is_roomed() {
+            return;
+        }
+        let Ok(NodeMessage::Assign(Assign { home, .. })) = NodeMessage::decode(bytes) else {
+            return;
+        };
+        let conn = self.nodes[ix].sessions.get(&session).and_then(|it| self.conns.get(&it.conn));
+        let agent = conn.and_then(|conn| self.encoder_at(conn.ends[0].host));
+        let (Some(agent), Some(control)) = (agent, &self.nodes[ix].control) else { return };
+        let mut nodes = 0..self.plan.nodes;
+        let calm = self.whole()
+            && self.hosts[..self.plan.nodes].iter().all(|it| self.now >= it.touched + KNOWN);
+        if !calm || self.is_pooled() || nodes.any(|ix| self.is_wished_away(ix)) {
+            return;
+        }
+        let alive = |node: NodeId| control.alive().contains(&node);
+        let at = |encoder| control.directory().home(encoder, &alive).map(|(node, _)| node);
+        let id = self.encoders[agent].id;
+        let others: BTreeSet<NodeId> = control.rights().company(id).filter_map(at).collect();
+        // One that lost its home is not led there again.
+        let fresh = self.now < self.hosts[self.host_of_encoder(agent)].touched + KNOWN;
+        if let Some(place) = others.first().filter(|_| others.len() == 1 && fresh)
+            && at(id).is_none()
+        {
+            self.mark("who comes is led to others of its room");
+            if *place != home {
+                let (name, there) = (self.encoders[agent].name.clone(), self.name_of(home));
+                let text = format!("{name} is led to {there}, and its room is elsewhere");
+                self.fail("room", text);
+            }
+        }
+    }
+
     /// Those of a room that nobody watches join the others; those that are watched stay.
     pub(super) fn check_rooms(&mut self) {
         let calm = self.plan.is_roomed() && self.whole() && self.calm_for(FILLED);

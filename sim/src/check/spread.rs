@@ -15,9 +15,17 @@ impl World {
     /// In a large mesh, some seconds after anything happened, counts are nearly even. A node that
     /// came lately is filled later.
     pub(super) fn check_spread(&mut self) {
-        let settled = |touched: u64| touched == BEGIN || self.now >= touched + FILLED;
-        let nodes = self.nodes.iter().zip(&self.hosts).filter(|(_, host)| settled(host.touched));
-        let loads = nodes.filter_map(|(node, _)| node.control.as_ref());
+        let touched: Vec<u64> =
+            self.hosts[..self.plan.nodes].iter().map(|host| host.touched).collect();
+        // Whatever happens to any of them begins the period anew for all.
+        if touched.iter().all(|at| self.now >= at + FILLED) {
+            self.checks.filled.clone_from(&touched);
+        }
+        let filled = |(ix, at): &(usize, &u64)| {
+            **at == BEGIN || self.checks.filled.get(*ix).is_some_and(|since| since == *at)
+        };
+        let settled = touched.iter().enumerate().filter(filled).map(|(ix, _)| &self.nodes[ix]);
+        let loads = settled.filter_map(|node| node.control.as_ref());
         let loads: Vec<usize> =
             loads.map(|control| control.directory().count(control.me())).collect();
         let (total, most) = (loads.iter().sum::<usize>(), loads.iter().max().copied());
