@@ -14,8 +14,8 @@ use crate::store::{AgentRecord, AgentStore, Held};
 
 /// How long a disk that takes nothing is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
-/// What nobody waits for is written this much later: there may be news by then, of every node that
-/// starts several times, and a thousand agents may share the disk.
+/// News of nodes is written this much later: there may be more by then, of every node that starts
+/// several times, and a thousand agents may share the disk.
 const LATER: Duration = Duration::from_secs(1);
 
 /// One thread for all agents of a process. It ends with the last of them.
@@ -29,6 +29,7 @@ struct Job {
     owner: Arc<Owner>,
     record: AgentRecord,
     lease: Option<u64>,
+    later: bool,
 }
 
 /// Whose record it is. Nobody else has it before the last of it is written.
@@ -69,8 +70,17 @@ impl Writer {
 
 impl Disk {
     pub(super) fn save(&self, record: AgentRecord, lease: Option<u64>) {
+        self.send(record, lease, false);
+    }
+
+    /// The same for what nobody would miss if this process died within a second.
+    pub(super) fn save_later(&self, record: AgentRecord) {
+        self.send(record, None, true);
+    }
+
+    fn send(&self, record: AgentRecord, lease: Option<u64>, later: bool) {
         let owner = self.owner.clone();
-        let _ = self.writer.jobs.send(Job { owner, record, lease });
+        let _ = self.writer.jobs.send(Job { owner, record, lease, later });
     }
 }
 
@@ -88,7 +98,7 @@ fn write(queue: &Receiver<Job>) {
         let now = Instant::now();
         for mut job in got.into_iter().chain(queue.try_iter()) {
             let key = Arc::as_ptr(&job.owner);
-            let mut at = if job.lease.is_some() { now } else { now + LATER };
+            let mut at = if job.later { now + LATER } else { now };
             if let Some((earlier, older)) = waiting.remove(&key) {
                 at = at.min(earlier);
                 job.lease = job.lease.or(older.lease);
@@ -135,6 +145,7 @@ mod tests {
     use tokio::sync::mpsc::unbounded_channel;
 
     use super::*;
+    use crate::id::MeshId;
 
     #[tokio::test]
     async fn what_waits_for_several_agents_is_written_for_each_of_them() {
@@ -155,7 +166,9 @@ mod tests {
                 disk.save(record.clone(), Some(leased).filter(|counter| counter % 10 == 0));
             }
         }
-        for (name, disk, record, mut told) in agents {
+        for (name, disk, mut record, mut told) in agents {
+            record.mesh = Some(MeshId([7; 16]));
+            disk.save_later(record.clone());
             drop(disk);
             while told.recv().await != Some(50) {}
             // It is another's to have once all of it is written.

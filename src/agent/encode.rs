@@ -389,8 +389,11 @@ impl Driver {
                     self.disk.save(self.record.clone(), Some(counter));
                 }
                 Effect::Peers(peers) => {
-                    self.record.peers = peers;
-                    self.disk.save(self.record.clone(), None);
+                    let known = std::mem::replace(&mut self.record.peers, peers);
+                    match known.nodes.is_empty() {
+                        true => self.disk.save(self.record.clone(), None),
+                        false => self.disk.save_later(self.record.clone()),
+                    }
                 }
                 Effect::Note(note) => self.note(note),
             }
