@@ -32,7 +32,8 @@ impl World {
         let thirds = (0..self.plan.nodes).filter(|third| ![ix, other].contains(third));
         let mut thirds = thirds.filter(|third| self.runs(*third) && self.is_member(*third));
         let leaves = self.nodes[other].control.as_ref().is_none_or(|control| control.leaving());
-        let rough = !self.net.latency.is_empty() || !self.net.slow.is_empty();
+        let far = !self.plan.net.is_near();
+        let rough = far || !self.net.latency.is_empty() || !self.net.slow.is_empty();
         !leaves
             && !rough
             && heard(ix, other, JUST_NOW)
