@@ -305,7 +305,7 @@ impl Agent {
                 leg.welcomed = true;
                 leg.opened = now;
                 // Not before: one that lets nobody in would be dialled again at once, for ever.
-                self.book.worked(&leg.addr);
+                self.book.worked(now, &leg.addr);
                 self.peers_came(now, id, welcome.peers, effects);
             }
             NodeMessage::Peers(peers) => self.peers_came(now, id, peers, effects),

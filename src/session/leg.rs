@@ -30,6 +30,9 @@ pub const DIALS_MAX: usize = 8;
 /// First and longest wait before an address is tried again.
 const RETRY_FIRST: Duration = Duration::from_millis(150);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long an address must have worked until its next failure is a new one: a node that is leaving
+/// lets in and says goodbye, and would be dialled six times a second.
+const MENDED: Duration = Duration::from_secs(10);
 /// Spans over which the slowest answer is remembered, twice this long in all.
 const JITTER_WINDOW: Duration = Duration::from_secs(10);
 
@@ -156,6 +159,8 @@ pub struct Book {
 struct Try {
     failures: u32,
     not_before: Mono,
+    /// Since when it works again.
+    worked: Option<Mono>,
 }
 
 impl Book {
@@ -244,11 +249,13 @@ impl Book {
 
     /// A dial came to nothing: the address waits, longer each time, with jitter.
     pub fn failed(&mut self, now: Mono, addr: &str) {
-        let failures = self.tries.get(addr).map_or(0, |t| t.failures).min(16) + 1;
+        let mended = |t: &Try| t.worked.is_some_and(|since| now.since(since) >= MENDED);
+        let before = self.tries.get(addr).filter(|t| !mended(t));
+        let failures = before.map_or(0, |t| t.failures).min(16) + 1;
         let wait = (RETRY_FIRST * 2u32.pow(failures - 1)).min(RETRY_MAX);
         let jitter = self.rng.random_range(0.7..1.3);
         let not_before = now + wait.mul_f64(jitter);
-        self.tries.insert(addr.to_owned(), Try { failures, not_before });
+        self.tries.insert(addr.to_owned(), Try { failures, not_before, worked: None });
         // Addresses come from peer lists of members only; still, bound what one may add.
         while self.tries.len() > TRIES_MAX {
             self.tries.pop_first();
@@ -260,16 +267,20 @@ impl Book {
         wait.mul_f64(self.rng.random_range(0.7..1.3))
     }
 
-    /// A dial worked.
-    pub fn worked(&mut self, addr: &str) {
-        self.tries.remove(addr);
+    /// A dial worked: the address may be dialled again at once, its failures are forgotten later.
+    pub fn worked(&mut self, now: Mono, addr: &str) {
+        if let Some(before) = self.tries.get_mut(addr) {
+            before.not_before = now;
+            before.worked = Some(now);
+        }
     }
 
-    /// How often in a row this node's first address failed.
+    /// How often in a row this node's best address failed; none once it works.
     pub fn failures(&self, node: NodeId) -> u32 {
         let peer = self.peers.nodes.iter().find(|peer| peer.node == node);
         let tries = peer.into_iter().flat_map(|peer| &peer.addrs).map(|a| self.tries.get(a));
-        tries.map(|t| t.map_or(0, |t| t.failures)).min().unwrap_or(0)
+        let failures = |t: &Try| if t.worked.is_some() { 0 } else { t.failures };
+        tries.map(|t| t.map_or(0, failures)).min().unwrap_or(0)
     }
 
     /// When an address that waits becomes ready.
@@ -332,6 +343,30 @@ mod tests {
         assert_eq!(pings[..3], [0, 3_000, 6_000]);
         // The last answer came at three seconds.
         assert_eq!(pings[3..], [7_000, 7_500, 8_000, 8_500, 9_000, 9_500, 10_000, 10_500]);
+    }
+
+    #[test]
+    fn an_address_that_lets_in_and_says_goodbye_is_dialled_ever_more_rarely() {
+        let rng = rand::SeedableRng::seed_from_u64(1);
+        let mut book = Book::new(vec!["n1:1".into()], PeerList::default(), rng);
+        let mut wait = |now: u64| {
+            assert!(book.anywhere(at(now), &[], None).is_some(), "a dial at {now} ms");
+            book.worked(at(now), "n1:1");
+            book.failed(at(now + 1), "n1:1");
+            let ready = book.next_wake(at(now + 1)).expect("it waits");
+            u64::try_from(ready.since(at(0)).as_millis()).expect("small") + 1
+        };
+        let (mut now, mut dials) = (0, 0);
+        while now < 60_000 {
+            now = wait(now);
+            dials += 1;
+        }
+        assert!((14..=24).contains(&dials), "{dials} dials in a minute");
+        // One that worked for a while is as good as new.
+        book.worked(at(now), "n1:1");
+        book.failed(at(now) + MENDED, "n1:1");
+        let ready = book.next_wake(at(now) + MENDED).expect("it waits");
+        assert!(ready.since(at(now) + MENDED) < RETRY_FIRST * 2);
     }
 
     #[test]

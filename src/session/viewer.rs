@@ -193,7 +193,7 @@ impl Viewer {
         match message {
             NodeMessage::Welcome(welcome) => {
                 leg.welcomed = true;
-                self.book.worked(&leg.addr);
+                self.book.worked(now, &leg.addr);
                 let name = self.config.name.clone();
                 send(id, ClientMessage::Follow(wire::Follow { name }), effects);
                 self.peers_came(id, welcome.peers, effects);
