@@ -15,11 +15,11 @@ use roost::wire::{ClientHello, ClientMessage, FLOW_VIDEO, Message as _, PeerList
 use crate::conn::{Cargo, ConnId, End, Kind};
 use crate::links::HANDSHAKE;
 use crate::media::{Camera, FRAME_MS, Frame, Group, Receiver};
-use crate::net::MS;
+use crate::net::{MS, PROBE_FIRST};
 use crate::node::{addr_of, index_of};
 use crate::plan::Plan;
 use crate::rng::{For, stream};
-use crate::world::{Ev, World};
+use crate::world::{ClientDial, Ev, World};
 
 /// A connection that a client closed is closed after this long.
 const CLOSE_LATER: u64 = 100 * MS;
@@ -73,6 +73,10 @@ pub(crate) struct Browser {
 /// A viewer that got nothing for this long does not wait for keyframes only.
 const PAUSE: u64 = 500 * MS;
 
+/// How much earlier than the newest picture one of another start may have been taken: the two may
+/// come over different paths.
+const BACK: u64 = 500 * MS;
+
 /// What a viewer was shown.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Seen {
@@ -88,6 +92,9 @@ pub(crate) struct Seen {
     pub(crate) longest_gap: u64,
     /// The same since its encoder moved.
     pub(crate) seam: u64,
+    /// Since when what is shown is older than what another start of the agent had shown, and when
+    /// the newest of that was taken.
+    pub(crate) behind: Option<(u64, u64)>,
 }
 
 impl Seen {
@@ -112,6 +119,12 @@ impl Seen {
             self.seam = self.seam.max(now - self.fresh_at);
         }
         self.key_seen = true;
+        let caught_up = |newest: u64| frame.taken + BACK >= newest;
+        self.behind = match (self.behind, self.newest) {
+            (Some((since, newest)), _) => (!caught_up(newest)).then_some((since, newest)),
+            (None, Some((_, newest))) if !same => (!caught_up(newest)).then_some((now, newest)),
+            _ => None,
+        };
         self.newest = Some((frame.timeline, frame.taken));
         self.number = frame.number;
         self.fresh_at = now;
@@ -388,14 +401,30 @@ impl World {
     // -- connections ------------------------------------------------------------------------------
 
     fn dial_client(&mut self, host: usize, leg: LegId, expect: Option<NodeId>, addr: &str) {
-        let from = self.end_of(host);
+        let (from, begun) = (self.end_of(host), self.now);
         self.legs(host).insert(leg, Leg { expect, conn: None });
         match index_of(addr).filter(|to| *to < self.plan.nodes) {
-            Some(to) if self.reach(host, to) => {
-                let delay = (0..3).map(|_| self.net.delay_reliable(host, to)).sum::<u64>();
-                self.queue.push(self.now + delay, Ev::ClientHello { from, leg, to });
-            }
-            _ => self.queue.push(self.now + HANDSHAKE, Ev::LegFailed { end: from, leg }),
+            Some(to) => self.client_dial(ClientDial { from, leg, to, begun, wait: PROBE_FIRST }),
+            None => self.queue.push(self.now + HANDSHAKE, Ev::LegFailed { end: from, leg }),
+        }
+    }
+
+    /// A client's first packet is sent, once more if nobody has answered so far.
+    pub(crate) fn client_dial(&mut self, dial: ClientDial) {
+        let ClientDial { from, leg, to, begun, wait } = dial;
+        let host = from.host;
+        if !self.lives(from) || !self.legs(host).contains_key(&leg) {
+            return;
+        }
+        if self.reach(host, to) {
+            let there = self.net.flight(host, to, 1) + self.net.flight(host, to, 2);
+            let delay = there + self.net.flight(to, host, 2);
+            self.queue.push(self.now + delay, Ev::ClientHello { from, leg, to });
+        } else if self.now + wait < begun + HANDSHAKE {
+            let dial = ClientDial { wait: 2 * wait, ..dial };
+            self.queue.push(self.now + wait, Ev::ClientDial(Box::new(dial)));
+        } else {
+            self.queue.push(begun + HANDSHAKE, Ev::LegFailed { end: from, leg });
         }
     }
 
@@ -520,11 +549,10 @@ impl World {
 
     fn viewer_sees(&mut self, ix: usize, leg: LegId, frame: Frame) {
         let now = self.now;
-        let before = self.viewers[ix].seen;
         let (fresh, lacks) = self.viewers[ix].seen.take(&frame, now);
         if fresh {
             let who = format!("viewer{ix}");
-            self.check_shown(&who, before, frame);
+            self.check_shown(&who, self.viewers[ix].seen);
             self.check_damage(&who, self.viewers[ix].seen.lacks_since);
             self.viewer_event(ix, viewer::Event::Fresh(leg));
         }
@@ -535,11 +563,10 @@ impl World {
 
     pub(crate) fn browser_sees(&mut self, ix: usize, frame: Frame) {
         let now = self.now;
-        let before = self.browsers[ix].seen;
         let (fresh, lacks) = self.browsers[ix].seen.take(&frame, now);
         if fresh {
             let who = format!("page{ix}");
-            self.check_shown(&who, before, frame);
+            self.check_shown(&who, self.browsers[ix].seen);
             self.check_damage(&who, self.browsers[ix].seen.lacks_since);
         }
         if let (true, Some(at)) = (lacks, self.browsers[ix].at) {

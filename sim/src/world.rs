@@ -67,6 +67,7 @@ pub(crate) enum Ev {
         side: usize,
     },
     LinkDial(Box<LinkDial>),
+    ClientDial(Box<ClientDial>),
     LinkHello {
         from: End,
         to: usize,
@@ -175,6 +176,16 @@ pub(crate) struct LinkDial {
     pub(crate) addr: String,
     pub(crate) begun: u64,
     /// When the first packet is sent again, if it is.
+    pub(crate) wait: u64,
+}
+
+/// The same of a client.
+#[derive(Debug)]
+pub(crate) struct ClientDial {
+    pub(crate) from: End,
+    pub(crate) leg: LegId,
+    pub(crate) to: usize,
+    pub(crate) begun: u64,
     pub(crate) wait: u64,
 }
 
@@ -424,6 +435,7 @@ impl World {
             Ev::JoinAnswer { from, statements, members, names } => {
                 self.join_answer(from, statements, members, names);
             }
+            Ev::ClientDial(dial) => self.client_dial(*dial),
             Ev::ClientHello { from, leg, to } => self.client_hello(from, leg, to),
             Ev::LegFailed { end, leg } => self.leg_failed(end, leg),
             Ev::MediaDial { from, via } if self.awake(from) => self.media_dial(from, via),

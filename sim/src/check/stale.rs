@@ -5,9 +5,9 @@ use crate::media::{Frame, Receiver};
 use crate::net::{MS, SEC};
 use crate::world::World;
 
-/// How much earlier than the newest picture one of another start may have been taken: the two may
-/// come over different paths.
-const BACK: u64 = 500 * MS;
+/// How long one may be shown what is older than what another start of the agent had shown: a node
+/// that goes over to that start gives its group of pictures from the beginning, at once.
+const CATCHING_UP: u64 = 500 * MS;
 /// A group of pictures that is given again reaches back this far at most.
 const GROUP: u64 = 5 * SEC;
 /// How long after it stood still a node may still have something old.
@@ -43,9 +43,8 @@ impl World {
             self.fail("waited", text);
         }
         let woke = self.nodes[ix].woke;
-        let Some((line, newest)) = viewer.and_then(|seen| seen.newest) else { return };
-        let back = if line == frame.timeline { GROUP } else { BACK * self.patience() };
-        if woke > 0 && self.now < woke + AFTERMATH && frame.taken + back < newest {
+        let Some((_, newest)) = viewer.and_then(|seen| seen.newest) else { return };
+        if woke > 0 && self.now < woke + AFTERMATH && frame.taken + GROUP < newest {
             let text = format!(
                 "n{ix}, which stood still, hands out a picture of {encoder}, {age} ms old, to a \
                  viewer that has seen one {} ms later",
@@ -55,14 +54,15 @@ impl World {
         }
     }
 
-    /// A viewer shows a frame.
-    pub(crate) fn check_shown(&mut self, who: &str, before: Seen, frame: Frame) {
-        let Some((line, newest)) = before.newest else { return };
-        if line != frame.timeline && frame.taken + BACK * self.patience() < newest {
+    /// A viewer shows a frame, after which it has seen this.
+    pub(crate) fn check_shown(&mut self, who: &str, seen: Seen) {
+        let Some((since, newest)) = seen.behind else { return };
+        if self.now > since + CATCHING_UP * self.patience() {
             let text = format!(
-                "{who} shows a picture of another start of {}, {} ms older than the one before",
-                frame.encoder.short(),
-                (newest - frame.taken) / MS
+                "{who} is shown pictures of another start for {} ms that are {} ms older than the \
+                 newest of the one before",
+                (self.now - since) / MS,
+                (newest - seen.taken) / MS
             );
             self.fail("back", text);
         }
