@@ -141,6 +141,7 @@ impl World {
             Fault::Freeze(_) => hosts.iter().for_each(|host| self.freeze(*host)),
             Fault::Leave(_) => {
                 for &host in &hosts {
+                    self.hosts[host].stopping = true;
                     self.node_event(host, Event::Leave);
                 }
             }
@@ -210,6 +211,8 @@ impl World {
                 for host in active.hosts {
                     match fault {
                         // Another fault started it meanwhile: nothing is put under a node that runs.
+                        // One that still stops is started once it has.
+                        Fault::Leave(_) if self.hosts[host].stopping => {}
                         _ if self.hosts[host].up => continue,
                         Fault::OldFolder(_) => {
                             self.nodes[host].disk.put_back();

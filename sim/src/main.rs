@@ -7,9 +7,6 @@ use clap::{Args, Parser, Subcommand};
 use roost_sim::plan::Plan;
 use roost_sim::{MARKS, Outcome, Watch, explain, run, scale, shrink};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[derive(Parser)]
 #[command(about = "Plays partitions, crashes and frozen nodes against Roost's deciding half")]
 struct Cli {

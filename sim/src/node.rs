@@ -160,10 +160,11 @@ impl Node {
 impl World {
     /// A node's process begins: a member at once, a newcomer by asking to be let in.
     pub(crate) fn start_node(&mut self, ix: usize) {
-        if self.hosts[ix].up {
+        let stops = self.hosts[ix].up && self.hosts[ix].stopping;
+        if self.hosts[ix].up && !stops {
             return;
         }
-        if self.hosts[ix].holds > 0 {
+        if stops || self.hosts[ix].holds > 0 {
             self.queue.push(self.now + 50 * MS, Ev::StartNode(ix));
             return;
         }

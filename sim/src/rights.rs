@@ -1,7 +1,7 @@
 //! Viewers with accounts of their own, and people who give and take their rights.
 
 use rand::RngExt as _;
-use roost::access::{DEFAULT_DOMAIN, Right, Rights};
+use roost::access::{DEFAULT_DOMAIN, Principal, Right, Rights, Who};
 use roost::accounts::{Change, Dot, Expect, Key, Kind, Record, Stamp, Write};
 use roost::admission::{Session, issue_credential, issue_session};
 use roost::control::{Control, Event};
@@ -44,6 +44,16 @@ fn password() -> u64 {
 }
 
 impl World {
+    /// Which viewers may watch which encoders by an index of rights.
+    pub(crate) fn permitted(&self, rights: &Rights, now: u64) -> Vec<(usize, usize)> {
+        let all = (0..self.plan.viewers).flat_map(|v| (0..self.plan.encoders).map(move |e| (v, e)));
+        let may = |&(viewer, encoder): &(usize, usize)| {
+            let who = Principal::new(Who::Account(account(viewer)), "").with_proof(password());
+            rights.permits(&who, Right::View, self.encoders[encoder].id, now)
+        };
+        all.filter(may).collect()
+    }
+
     /// What a client shows: nothing if nobody asks.
     pub(crate) fn credential(&self, host: usize) -> Option<String> {
         if !self.plan.guarded {
@@ -122,7 +132,7 @@ impl World {
     /// Whether a node would let a viewer watch, by what it knows.
     pub(crate) fn allows(&self, node: usize, viewer: usize, encoder: EncoderId) -> Option<bool> {
         let rights = self.nodes[node].control.as_ref().map(Control::rights)?;
-        let who = roost::access::Who::Account(account(viewer));
+        let who = Who::Account(account(viewer));
         let stands = rights.password_of(account(viewer)) == Some(password());
         Some(stands && rights.may_stream(&who, Right::View, encoder))
     }

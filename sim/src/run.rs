@@ -82,6 +82,7 @@ impl World {
         let hosts = (0..count)
             .map(|host| Host {
                 up: false,
+                stopping: false,
                 life: 0,
                 frozen: false,
                 frozen_at: BEGIN,

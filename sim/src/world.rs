@@ -205,6 +205,8 @@ pub(crate) struct LinkDecide {
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) up: bool,
+    /// It was told to stop, and is emptied before it does.
+    pub(crate) stopping: bool,
     pub(crate) life: u64,
     pub(crate) frozen: bool,
     pub(crate) frozen_at: u64,
@@ -365,7 +367,7 @@ impl World {
     pub(crate) fn begin_life(&mut self, host: usize, life: u64) {
         let seed = self.plan.seed;
         let state = &mut self.hosts[host];
-        state.up = true;
+        (state.up, state.stopping) = (true, false);
         state.frozen = state.holds > 0;
         state.frozen_at = self.now;
         state.life = life;

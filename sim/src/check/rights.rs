@@ -1,5 +1,7 @@
 //! Nobody watches who may not: at once by what their node knows, and soon by what any node knows.
 
+use roost::access::Rights;
+
 use super::SLACK;
 use crate::net::SEC;
 use crate::world::World;
@@ -20,7 +22,11 @@ impl World {
             for (who, encoder) in control.clients().watchers() {
                 let right = roost::access::Right::View;
                 if !control.rights().permits(who, right, encoder, now) {
-                    let text = format!("n{ix} shows {} what they may not see", who.name);
+                    let text = format!(
+                        "n{ix} shows {:?} {}, which they may not see",
+                        who.who,
+                        encoder.short()
+                    );
                     found = Some(text);
                 }
                 served.push((ix, who.clone(), encoder));
@@ -33,6 +39,17 @@ impl World {
         let settled = self.now >= self.checks.judged_at + limit;
         if !(settled && self.whole() && self.calm_for(limit)) {
             return;
+        }
+        for (ix, node) in self.nodes.iter().enumerate() {
+            let Some(control) = node.control.as_ref().filter(|_| self.runs(ix)) else { continue };
+            let ledger = control.ledger();
+            let records = Rights::KINDS.into_iter().flat_map(|kind| ledger.of_kind(kind));
+            let now = self.clock(ix).wall;
+            let anew = self.permitted(&Rights::of(records), now);
+            if self.permitted(&control.rights(), now) != anew {
+                let text = format!("n{ix} judges rights by other records than it has");
+                return self.fail("rights", text);
+            }
         }
         for (ix, who, encoder) in served {
             for (other, node) in self.nodes.iter().enumerate() {
@@ -47,8 +64,11 @@ impl World {
                 }
                 let now = self.clock(other).wall;
                 if !control.rights().permits(&who, roost::access::Right::View, encoder, now) {
-                    let text =
-                        format!("n{ix} shows {} what n{other} knows they may not see", who.name);
+                    let text = format!(
+                        "n{ix} shows {:?} {}, which n{other} knows they may not see",
+                        who.who,
+                        encoder.short()
+                    );
                     return self.fail("rights", text);
                 }
             }

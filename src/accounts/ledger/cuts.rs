@@ -70,6 +70,9 @@ impl Ledger {
             self.sum(key);
             effects.push(Effect::Changed(key));
         }
+        // What is shown before it is on disk was told of as it counted by the old ones.
+        let shown = self.flight.iter().flat_map(|flight| &flight.shown);
+        effects.extend(shown.map(|key| Effect::Changed(*key)));
     }
 
     /// Notes whether a record will be forgotten. A removal that does not count is none.

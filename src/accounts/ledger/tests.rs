@@ -79,7 +79,7 @@ struct Net {
     kept: usize,
     answers: BTreeMap<u64, (usize, Result<Receipt, Refusal>)>,
     /// What somebody at each node knows who reads a record whenever it is told to have changed.
-    listeners: Vec<BTreeMap<Key, Vec<u8>>>,
+    listeners: Vec<BTreeMap<Key, Read>>,
     notes: Vec<(usize, Note)>,
     sent: usize,
     bytes: usize,
@@ -239,9 +239,9 @@ impl Net {
                     }
                 }
                 Effect::Changed(key) => {
-                    let now = self.nodes[at].as_ref().and_then(|ledger| ledger.encoded(key));
-                    match now.map(<[u8]>::to_vec) {
-                        Some(bytes) => drop(self.listeners[at].insert(key, bytes)),
+                    let now = self.nodes[at].as_ref().and_then(|ledger| read(ledger, key));
+                    match now {
+                        Some(now) => drop(self.listeners[at].insert(key, now)),
                         None => drop(self.listeners[at].remove(&key)),
                     }
                 }
@@ -323,7 +323,7 @@ impl Net {
             let Some(ledger) = ledger else { continue };
             let shown = everything(ledger);
             assert_eq!(shown, self.listeners[at], "a change was not told");
-            for (key, bytes) in &shown {
+            for (key, (bytes, _)) in &shown {
                 let on_disks = self.disks.iter().filter_map(|disk| disk.records.get(key));
                 let on_disks: Vec<_> = on_disks.map(|it| Record::decode(it).unwrap()).collect();
                 let somewhere = |dot: &Dot| on_disks.iter().any(|record| record.includes(dot));
@@ -341,11 +341,18 @@ impl Net {
     }
 }
 
+/// A record as it is stored, and as it counts.
+type Read = (Vec<u8>, Option<Record>);
+
+fn read(ledger: &Ledger, key: Key) -> Option<Read> {
+    Some((ledger.encoded(key)?.to_vec(), ledger.get(key)))
+}
+
 /// What somebody reads who reads everything.
-fn everything(ledger: &Ledger) -> BTreeMap<Key, Vec<u8>> {
+fn everything(ledger: &Ledger) -> BTreeMap<Key, Read> {
     let shown = ledger.flight.iter().flat_map(|flight| &flight.shown);
     let keys: BTreeSet<Key> = ledger.records.keys().chain(shown).copied().collect();
-    keys.into_iter().map(|key| (key, ledger.encoded(key).unwrap().to_vec())).collect()
+    keys.into_iter().map(|key| (key, read(ledger, key).unwrap())).collect()
 }
 
 /// What may happen to disks besides crashes.
@@ -974,6 +981,26 @@ fn shown(net: &Net, keys: &[Key]) -> Vec<Vec<Option<(u64, bool)>>> {
         records.map(|record| record.map(|it| (it.tag(), it.exists()))).collect()
     };
     net.nodes.iter().flatten().map(of).collect()
+}
+
+#[test]
+fn what_is_void_before_it_is_on_disk_is_told_as_it_counts() {
+    let mut net = Net::linked(2, 1);
+    let k = key(Kind::ACCOUNT, 1);
+    net.write(0, set(k, 5));
+    net.settle();
+    net.write(1, change(k, Change::Disable));
+    net.persist(1);
+    while net.writing[0].is_none() {
+        net.deliver();
+    }
+    net.check_shown();
+    assert!(net.at(0).get(k).unwrap().is_off());
+    net.handle(0, Event::Cuts([(node(1), super::super::Cut::default())].into()));
+    net.check_shown();
+    net.persist(0);
+    net.check_shown();
+    assert!(!net.at(0).get(k).unwrap().is_off());
 }
 
 #[test]
