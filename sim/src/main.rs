@@ -1,11 +1,21 @@
 //! The simulator's command line.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use roost_sim::plan::Plan;
 use roost_sim::{MARKS, Outcome, Watch, explain, run, scale, shrink};
+
+/// Prints a line, as long as anybody reads: `roost-sim explain | head` ends in peace.
+macro_rules! println {
+    ($($said:tt)*) => {
+        if writeln!(std::io::stdout(), $($said)*).is_err() {
+            std::process::exit(1)
+        }
+    };
+}
 
 #[derive(Parser)]
 #[command(about = "Plays partitions, crashes and frozen nodes against Roost's deciding half")]

@@ -44,6 +44,7 @@ plans! {
     who_waits_for_an_encoder_finds_it_where_its_last_home_does_not_see_it =
         "encoder-returns-to-a-node-that-is-cut-off",
     what_was_granted_before_another_died_is_not_moved = "even-another-dies-as-the-period-ends",
+    who_is_heard_again_is_asked_before_it_is_called_down = "slow-for-half-a-second",
     who_is_watched_before_it_has_gone_stays = "even-watched-on-the-way",
     what_a_node_that_is_shut_out_wrote_too_late_counts_nowhere =
         "revoked-while-its-write-is-not-on-disk",

@@ -251,7 +251,9 @@ impl Agent {
             self.mute.retain(|_, since| now.since(*since) < MUTE_KEEP);
             self.mute.insert(node, now);
         }
-        if !leg.welcomed {
+        if leg.welcomed {
+            self.book.ended(&leg.addr, now.since(leg.opened));
+        } else {
             self.book.failed(now, &leg.addr);
             if leg.purpose == Purpose::Next {
                 self.next_failed(leg.node, effects);

@@ -275,6 +275,14 @@ impl Book {
         }
     }
 
+    /// A leg that had been let in is over: if it lasted, what failed meanwhile says nothing of what
+    /// comes after it. A node that leaves lets nobody else in until it is gone.
+    pub fn ended(&mut self, addr: &str, lasted: Duration) {
+        if lasted >= MENDED {
+            self.tries.remove(addr);
+        }
+    }
+
     /// How often in a row this node's best address failed; none once it works.
     pub fn failures(&self, node: NodeId) -> u32 {
         let peer = self.peers.nodes.iter().find(|peer| peer.node == node);
@@ -367,6 +375,9 @@ mod tests {
         book.failed(at(now) + MENDED, "n1:1");
         let ready = book.next_wake(at(now) + MENDED).expect("it waits");
         assert!(ready.since(at(now) + MENDED) < RETRY_FIRST * 2);
+        // Nor does it count once the leg that was there all the while is over.
+        book.ended("n1:1", MENDED);
+        assert!(book.anywhere(at(now) + MENDED, &[], None).is_some());
     }
 
     #[test]

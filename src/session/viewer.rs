@@ -177,7 +177,9 @@ impl Viewer {
 
     fn closed(&mut self, now: Mono, id: LegId, reason: &str) {
         let Some(leg) = self.legs.remove(&id) else { return };
-        if !leg.welcomed {
+        if leg.welcomed {
+            self.book.ended(&leg.addr, now.since(leg.opened));
+        } else {
             self.book.failed(now, &leg.addr);
         }
         if self.via == Some(id) {

@@ -19,7 +19,7 @@ impl World {
         let members: Vec<bool> = (0..self.plan.nodes).map(|node| self.is_member(node)).collect();
         for host in clients {
             for (node, &member) in members.iter().enumerate() {
-                let ready = self.reach(host, node) && member;
+                let ready = self.reach(host, node) && member && !self.hosts[node].stopping;
                 if ready {
                     self.checks.reached.entry((host, node)).or_insert(self.now);
                 } else {
