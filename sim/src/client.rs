@@ -89,6 +89,8 @@ pub(crate) struct Seen {
     pub(crate) fresh_at: u64,
     /// When that picture was taken.
     pub(crate) taken: u64,
+    /// Since when they come without a pause.
+    pub(crate) flows_since: u64,
     pub(crate) longest_gap: u64,
     /// The same since its encoder moved.
     pub(crate) seam: u64,
@@ -109,6 +111,9 @@ impl Seen {
         }
         let lost = same && frame.number != self.number + 1;
         let pause = now - self.fresh_at > PAUSE;
+        if pause {
+            self.flows_since = now;
+        }
         self.lacks_since = match self.lacks_since {
             _ if frame.key => None,
             Some(since) if !pause => Some(since),

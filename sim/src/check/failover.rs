@@ -8,6 +8,9 @@ use crate::world::World;
 /// From the end of home to the first picture taken after it, where nodes are near.
 const HEALED: u64 = SEC;
 
+/// Who was refused by a node, and may watch now, is let in by it after this time at the latest.
+const LET_IN: u64 = 7 * SEC;
+
 /// A viewer sees a new picture by then.
 #[derive(Debug)]
 pub(crate) struct Expected {
@@ -38,7 +41,9 @@ impl World {
             let e = viewer.watches;
             let (Some(home), Some(next)) = (self.home_of(e), self.next_of(e)) else { continue };
             let (encoder, host) = (self.host_of_encoder(e), self.host_of_viewer(v));
+            let let_in = !self.plan.guarded || viewer.seen.flows_since + LET_IN < self.now;
             let fine = self.all_allow(v)
+                && let_in
                 && hosts.contains(&home)
                 && [next, encoder, host].iter().all(|host| !hosts.contains(host))
                 && self.reach(encoder, next)

@@ -86,8 +86,8 @@ pub(crate) struct Checks {
     pub(crate) unlinked: BTreeMap<(usize, usize), u64>,
     /// Since when a node believes that another, linked one is down.
     pub(crate) unseen: BTreeMap<(usize, usize), u64>,
-    /// Since when a node does not know what another, linked one says of itself.
-    pub(crate) untold: BTreeMap<(usize, usize), (u64, prompt::Version)>,
+    /// What a node does not know of what another says of itself.
+    pub(crate) untold: BTreeMap<(usize, usize), prompt::Untold>,
     /// Since when a page is dark, though there is a way for its pictures.
     pub(crate) dark: BTreeMap<usize, u64>,
     /// Agents that stood still a moment ago.

@@ -12,12 +12,23 @@ use crate::world::World;
 const LINKED: u64 = 16 * SEC;
 /// What changed at a node is known to whoever is linked with it within this time.
 const TOLD: u64 = SEC;
+/// The same where one is linked with both.
+const HANDED_ON: u64 = 2 * SEC;
 /// Who is linked and reached is believed to live within this time.
 const SEEN: u64 = 3 * SEC;
 /// What was lost while packets did not pass is sent again within this time after they do.
 const SENT_AGAIN: u64 = 3 * SEC;
 /// How far a node is in what it says of itself.
-pub(crate) type Version = (Boot, u64);
+type Version = (Boot, u64);
+/// What a node does not know of another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Untold {
+    since: u64,
+    /// What the other said of itself then.
+    says: Version,
+    /// They are linked.
+    direct: bool,
+}
 /// In larger meshes pairs are too many to look at each so often.
 pub(super) const NODES_MAX: usize = 16;
 
@@ -52,19 +63,22 @@ impl World {
                         Some(("members", format!("n{a} calls n{b} down, which it is linked with")));
                 }
             }
-            let news =
-                self.news(b, a).filter(|_| could && linked && !self.checks.lied.contains(&a));
+            let direct = could && linked;
+            let told = direct || (!disturbed && !linked && self.is_between(a, b));
+            let news = self.news(b, a).filter(|_| told && !self.checks.lied.contains(&a));
             let Some((says, knows)) = news else {
                 self.checks.untold.remove(&(a, b));
                 continue;
             };
             // Of a node that changes all the time the others know what it said a moment ago.
-            let lacks = self.checks.untold.entry((a, b)).or_insert((self.now, says));
-            if (Some(lacks.1)..Some(says)).contains(&knows) {
-                *lacks = (self.now, says);
+            let fresh = Untold { since: self.now, says, direct };
+            let lacks = self.checks.untold.entry((a, b)).or_insert(fresh);
+            if (Some(lacks.says)..Some(says)).contains(&knows) || lacks.direct != direct {
+                *lacks = fresh;
             } else {
-                let since = lacks.0;
-                if self.now > since.max(quiet + SENT_AGAIN) + TOLD * self.patience() + SLACK {
+                let since = lacks.since.max(quiet + SENT_AGAIN);
+                let limit = if direct { TOLD } else { HANDED_ON };
+                if self.now > since + limit * self.patience() + SLACK {
                     late = Some(("news", format!("n{b} does not know what n{a} says of itself")));
                 }
             }
@@ -72,6 +86,15 @@ impl World {
         if let Some((checker, text)) = late {
             self.fail(checker, text);
         }
+    }
+
+    /// A third node is linked with both, and no packet of the three is lost.
+    fn is_between(&self, a: usize, b: usize) -> bool {
+        let linked = |a: usize, b: usize| {
+            let has = |a: usize, b: usize| self.nodes[a].links.contains_key(&b);
+            self.reach(a, b) && has(a, b) && has(b, a) && self.is_member(a) && self.is_member(b)
+        };
+        (0..self.plan.nodes).any(|c| c != a && c != b && linked(a, c) && linked(c, b))
     }
 
     fn sees(&self, who: usize, other: usize) -> bool {
