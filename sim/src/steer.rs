@@ -56,6 +56,7 @@ impl World {
     /// Somebody has every encoder prefer the pool, or be nowhere else, or wherever it likes again.
     pub(crate) fn pool(&mut self, by: usize, on: bool, only: bool) {
         let Some(at) = self.teller(by) else { return };
+        self.checks.pooled_at = self.now;
         let text = |field: u16, text: &str| Change::Set(field, text.as_bytes().to_vec());
         let key = |kind: Kind, id: u8| Key { kind, id: RecordId([id; 16]) };
         let (pool, pools, placement) =
@@ -93,6 +94,7 @@ impl World {
     /// Somebody gives nodes the label of the pool, or takes it from them.
     pub(crate) fn label_all(&mut self, by: usize, of: &[usize], on: bool) {
         let Some(at) = self.teller(by) else { return };
+        self.checks.pooled_at = self.now;
         for &node in of {
             let label = POOL.as_bytes().to_vec();
             let change = if on { Change::Add(4, label) } else { Change::Remove(4, label) };

@@ -29,6 +29,7 @@ struct Job {
     owner: Arc<Owner>,
     record: AgentRecord,
     lease: Option<u64>,
+    /// It may wait for [`LATER`].
     later: bool,
 }
 

@@ -108,6 +108,8 @@ pub(crate) struct Checks {
     pub(crate) asked: BTreeMap<(usize, EncoderId), keyframes::Asked>,
     /// When packets or requests were last disturbed.
     pub(crate) rough_at: u64,
+    /// When pools or who is in them changed last.
+    pub(crate) pooled_at: u64,
     /// Which of an encoder's two agents are at home, and in which lives.
     pub(crate) at_home: BTreeMap<usize, ([u64; 2], Vec<usize>)>,
     /// Changes that were asked for: of which node in which life, and what.

@@ -9,6 +9,8 @@ use crate::world::World;
 /// Who was home or next of an encoder so long ago, or was so by its agent, takes it, wherever that
 /// is.
 const KNOWN: u64 = 5 * SEC;
+/// Who was sent to a node is there within this time, whatever was said of pools meanwhile.
+const UNDER_WAY: u64 = SEC;
 /// A node knows what was said this long ago, once nothing else happens.
 const HEARD: u64 = 5 * SEC;
 
@@ -38,7 +40,7 @@ impl World {
         match wish.tier(control.me()) {
             Some(0) => self.mark("an encoder comes to the pool that it prefers"),
             Some(_) => self.mark("an encoder comes to a node outside of its pool"),
-            None if known => {}
+            None if known || self.now < self.checks.pooled_at + UNDER_WAY * self.patience() => {}
             None => {
                 let text = format!(
                     "n{ix} takes {}, which may be in {} only and was not known there",
