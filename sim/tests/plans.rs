@@ -45,6 +45,10 @@ plans! {
         "encoder-returns-to-a-node-that-is-cut-off",
     what_was_granted_before_another_died_is_not_moved = "even-another-dies-as-the-period-ends",
     who_is_heard_again_is_asked_before_it_is_called_down = "slow-for-half-a-second",
+    who_knows_of_no_home_finds_it_in_the_other_part_of_the_mesh =
+        "viewer-where-all-but-one-are-cut-off-from-home",
+    a_next_that_its_encoder_does_not_reach_is_given_up = "next-cut-from-encoder",
+    what_is_said_to_one_that_is_linked_with_both_is_handed_on = "news-comes-by-a-third",
     who_is_watched_before_it_has_gone_stays = "even-watched-on-the-way",
     what_a_node_that_is_shut_out_wrote_too_late_counts_nowhere =
         "revoked-while-its-write-is-not-on-disk",

@@ -247,6 +247,21 @@ impl Book {
         Some((node, addr))
     }
 
+    /// The same of peers that the last list calls dead: in another part of the mesh they may live.
+    pub fn apart(&mut self, now: Mono, busy: &[String]) -> Option<(Option<NodeId>, String)> {
+        let dead = self.peers.nodes.iter().filter(|peer| !peer.up && !peer.draining);
+        let addrs = dead.flat_map(|peer| peer.addrs.iter().map(|addr| (peer.node, addr)));
+        let mut choices: Vec<_> = addrs
+            .filter(|(_, addr)| self.ready(now, addr) && !busy.contains(addr))
+            .map(|(node, addr)| (Some(node), addr.clone()))
+            .collect();
+        if choices.is_empty() {
+            return None;
+        }
+        let pick = self.rng.random_range(0..choices.len());
+        Some(choices.swap_remove(pick))
+    }
+
     /// A dial came to nothing: the address waits, longer each time, with jitter.
     pub fn failed(&mut self, now: Mono, addr: &str) {
         let mended = |t: &Try| t.worked.is_some_and(|since| now.since(since) >= MENDED);

@@ -104,6 +104,7 @@ impl World {
         let aftermath = if self.plan.net.is_near() { AFTERMATH } else { AFTERMATH_FAR };
         let quiet = |host: usize| self.now >= self.hosts[host].touched + aftermath;
         let innocent = self.runs(judged)
+            && !self.hosts[judged].stopping
             && self.is_member(judged)
             && quiet(judged)
             && (quiet(observer) || self.stood_still(observer, judged))

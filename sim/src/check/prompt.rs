@@ -10,10 +10,9 @@ use crate::world::World;
 /// Two nodes that run and reach each other are linked within this time: a dial that nobody answers
 /// takes three seconds, and to one that was called down the next begins up to twelve later.
 const LINKED: u64 = 16 * SEC;
-/// What changed at a node is known to whoever is linked with it within this time.
+/// What changed at a node is known to whoever is linked with it, or with one that is, within this
+/// time.
 const TOLD: u64 = SEC;
-/// The same where one is linked with both.
-const HANDED_ON: u64 = 2 * SEC;
 /// Who is linked and reached is believed to live within this time.
 const SEEN: u64 = 3 * SEC;
 /// What was lost while packets did not pass is sent again within this time after they do.
@@ -77,8 +76,7 @@ impl World {
                 *lacks = fresh;
             } else {
                 let since = lacks.since.max(quiet + SENT_AGAIN);
-                let limit = if direct { TOLD } else { HANDED_ON };
-                if self.now > since + limit * self.patience() + SLACK {
+                if self.now > since + TOLD * self.patience() + SLACK {
                     late = Some(("news", format!("n{b} does not know what n{a} says of itself")));
                 }
             }

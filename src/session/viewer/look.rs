@@ -24,6 +24,9 @@ pub(super) struct Look {
     pub(super) at: Mono,
     wait: Duration,
     asked: BTreeSet<NodeId>,
+    /// By turns one is asked that was called dead, and any: those that live know from each other what
+    /// there is to know, unless they heard nothing of late.
+    apart: bool,
 }
 
 impl Viewer {
@@ -42,7 +45,8 @@ impl Viewer {
             self.look = None;
             return;
         }
-        let begins = || Look { at: now + ASK_ALL, wait: ASK_ALL, asked: BTreeSet::new() };
+        let begins =
+            || Look { at: now + ASK_ALL, wait: ASK_ALL, asked: BTreeSet::new(), apart: false };
         let look = self.look.get_or_insert_with(begins);
         if now < look.at {
             return;
@@ -54,7 +58,9 @@ impl Viewer {
         let peers = self.book.peers().nodes.iter().filter(|peer| asked(&peer.node));
         let mut known: Vec<String> = peers.flat_map(|peer| peer.addrs.clone()).collect();
         known.extend(self.legs.values().map(|leg| leg.addr.clone()));
-        let Some((node, addr)) = self.book.anywhere(now, &known, None) else {
+        look.apart = !look.apart;
+        let apart = if look.apart { self.book.apart(now, &known) } else { None };
+        let Some((node, addr)) = apart.or_else(|| self.book.anywhere(now, &known, None)) else {
             look.asked.clear();
             return;
         };

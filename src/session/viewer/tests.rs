@@ -287,6 +287,23 @@ fn a_viewer_whose_node_knows_no_home_asks_it_all_the_same_and_looks_elsewhere() 
 }
 
 #[test]
+fn who_knows_of_no_home_asks_a_node_that_is_called_dead_before_others() {
+    let mut trial = Trial::begin();
+    trial.frames_from = None;
+    trial.homeless = Some(HOME);
+    trial.pass(500);
+    let mut peers = peers();
+    peers.nodes.retain(|peer| [HOME, NEXT].contains(&peer.node));
+    let third = Peer { node: THIRD, addrs: vec!["third:1".into()], ..peers.nodes[0].clone() };
+    peers.nodes.push(third);
+    peers.nodes.iter_mut().find(|peer| peer.node == NEXT).expect("next").up = false;
+    trial.tell(HOME, &NodeMessage::Peers(peers));
+    trial.pass(1_500);
+    assert!(trial.leg(NEXT).is_some(), "in its part of the mesh it may be home");
+    assert_eq!(trial.leg(THIRD), None, "it knows what home knows");
+}
+
+#[test]
 fn a_viewer_whose_encoder_lost_its_agent_listens_to_other_nodes_until_it_is_back() {
     let mut trial = Trial::new();
     let mut peers = peers();
