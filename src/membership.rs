@@ -68,6 +68,8 @@ const DIGEST_SOON: Duration = Duration::from_millis(250);
 const UNREST: Duration = Duration::from_secs(2);
 /// From one full exchange with a random member to the next, in case fingerprints deceive.
 const FULL_EVERY: Duration = Duration::from_secs(10);
+/// With more members than this it is as many times rarer.
+const FULL_MEMBERS: usize = 32;
 /// From one full exchange with the same member to the next, when it is not known to be up.
 const PULL_AGAIN: Duration = Duration::from_millis(1000);
 /// The same, when there is a sign that it is there or knows more.

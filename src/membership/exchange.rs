@@ -12,7 +12,8 @@ use super::identity::{
 use super::swim::{Asked, Rebirth};
 use super::{
     DIGEST_EVERY, DIGEST_SOON, DOUBT_AGAIN, Effect, FAREWELL_EVERY, FAREWELLS, FULL_EVERY,
-    Liveness, MEMBERS_MAX, Membership, PULL_AGAIN, PULL_FANOUT, PULL_SOON, TICK, UNREST, WATCHERS,
+    FULL_MEMBERS, Liveness, MEMBERS_MAX, Membership, PULL_AGAIN, PULL_FANOUT, PULL_SOON, TICK,
+    UNREST, WATCHERS,
 };
 use crate::id::NodeId;
 use crate::time::Mono;
@@ -173,7 +174,7 @@ impl Membership {
             }
         }
         if self.full_at <= now {
-            self.full_at = now + self.about(FULL_EVERY);
+            self.full_at = now + self.about(self.full_every());
             if let Some(to) = self.random_linked_member() {
                 self.pull(now, to, PULL_SOON, effects);
             }
@@ -228,6 +229,13 @@ impl Membership {
     }
 
     /// Members that are not down; put back by whoever is done with them.
+    /// A full exchange has every member in it: where they are many it is rarer, so that each node
+    /// sends as much.
+    fn full_every(&self) -> Duration {
+        let many = self.swim.num_members().div_ceil(FULL_MEMBERS).max(1);
+        FULL_EVERY * u32::try_from(many).unwrap_or(u32::MAX)
+    }
+
     fn take_active(&mut self) -> BTreeSet<NodeId> {
         let members = || self.swim.iter_members().map(|member| member.id().node).collect();
         self.active.take().unwrap_or_else(members)

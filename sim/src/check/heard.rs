@@ -10,25 +10,42 @@ const JUST_NOW: u64 = 900 * MS;
 /// And for two more if it is heard meanwhile.
 const LATELY: u64 = 2_900 * MS;
 
-/// When one node heard another last, in which life of either.
-pub(crate) type Heard = (u64, [u64; 2]);
+/// What waits for a path to be open again is sent again within two seconds: by then who is suspected
+/// wrongly has been asked.
+const RESUMED: u64 = 2_500 * MS;
+
+/// When one node heard another last, and since when without a pause, in which life of either.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heard {
+    last: u64,
+    since: u64,
+    lives: [u64; 2],
+}
 
 impl World {
     /// A datagram arrives.
     pub(crate) fn note_heard(&mut self, ix: usize, from: usize) {
         if self.plan.nodes <= NODES_MAX {
             let lives = [self.hosts[ix].life, self.hosts[from].life];
-            self.checks.heard.insert((ix, from), (self.now, lives));
+            let fresh = Heard { last: self.now, since: self.now, lives };
+            let heard = self.checks.heard.entry((ix, from)).or_insert(fresh);
+            if heard.lives != lives || self.now > heard.last + JUST_NOW {
+                *heard = fresh;
+            }
+            heard.last = self.now;
         }
     }
 
     /// Whether a node hears another, as all do, and reached it until lately.
     pub(super) fn hears(&self, ix: usize, other: usize) -> bool {
-        let heard = |ix: usize, from: usize, within: u64| {
+        let of = |ix: usize, from: usize| {
             let lives = [self.hosts[ix].life, self.hosts[from].life];
-            let last = self.checks.heard.get(&(ix, from)).filter(|(_, of)| *of == lives);
-            last.is_some_and(|(at, _)| self.now < at + within)
+            self.checks.heard.get(&(ix, from)).filter(|heard| heard.lives == lives)
         };
+        let heard = |ix: usize, from: usize, within: u64| {
+            of(ix, from).is_some_and(|heard| self.now < heard.last + within)
+        };
+        let resumed = of(other, ix).is_some_and(|heard| self.now < heard.since + RESUMED);
         let thirds = (0..self.plan.nodes).filter(|third| ![ix, other].contains(third));
         let mut thirds = thirds.filter(|third| self.runs(*third) && self.is_member(*third));
         let leaves = self.nodes[other].control.as_ref().is_none_or(|control| control.leaving());
@@ -38,6 +55,7 @@ impl World {
             && !rough
             && heard(ix, other, JUST_NOW)
             && heard(other, ix, LATELY)
+            && !resumed
             && thirds.all(|third| heard(third, other, JUST_NOW))
     }
 }
