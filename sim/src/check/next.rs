@@ -31,21 +31,30 @@ pub(crate) struct Lack {
 impl World {
     pub(super) fn check_next(&mut self) {
         for e in 0..self.plan.encoders {
-            let before = self.checks.nextless.remove(&e);
+            let lacked = self.checks.nextless.remove(&e);
             if !self.net.loss.is_empty() || !self.net.latency.is_empty() {
                 continue;
             }
             let lack = self.lacks_next(e);
+            let agent = self.hosts[self.host_of_encoder(e)].life;
+            let stood_by = self.checks.last_next.get(&e).copied();
             if let Some(next) = self.next_of(e) {
-                let agent = self.hosts[self.host_of_encoder(e)].life;
-                let lives = (self.hosts[next].life, agent);
-                self.checks.last_next.insert(e, (next, lives, self.home_of(e)));
-            } else if self.checks.last_next.get(&e).is_some_and(|(next, ..)| !self.runs(*next)) {
+                // A leg to one that was started anew is one to who stood by before, until its agent
+                // hears that nobody answers.
+                let home = self.home_of(e);
+                let same = stood_by.is_some_and(|it| (it.0, it.1.1, it.2) == (next, agent, home));
+                if !same {
+                    let lives = (self.hosts[next].life, agent);
+                    self.checks.last_next.insert(e, (next, lives, home));
+                }
+            } else if stood_by.is_some_and(|(next, lives, _)| {
+                (self.hosts[next].life, self.runs(next)) != (lives.0, true)
+            }) {
                 // Its agent let it go, and only home can name it again.
                 self.checks.last_next.remove(&e);
             }
             let Some((home, candidates)) = lack else { continue };
-            let same = before.filter(|l| l.home == home && l.candidates == candidates);
+            let same = lacked.filter(|l| l.home == home && l.candidates == candidates);
             let since = same.map_or(self.now, |lack| lack.since);
             let agent = self.host_of_encoder(e);
             let vain = (0..self.plan.nodes)
