@@ -44,8 +44,8 @@ const MOST: u64 = 105;
 /// What is remembered of evening out.
 #[derive(Debug, Default)]
 pub(crate) struct Even {
-    /// When an encoder was sent away last, and to which node in which life.
-    sent: BTreeMap<EncoderId, (u64, (usize, u64))>,
+    /// When an encoder was sent away last, to which node in which life, and in which life of its agent.
+    sent: BTreeMap<EncoderId, (u64, (usize, u64), u64)>,
     /// When anybody was sent away last, for whatever reason.
     ordered: u64,
     /// Where those go that are on their way, and since when.
@@ -114,7 +114,8 @@ impl World {
         let Some(control) = &self.nodes[ix].control else { return };
         let conn = self.nodes[ix].sessions.get(&session).and_then(|it| self.conns.get(&it.conn));
         let agent = conn.and_then(|conn| self.encoder_at(conn.ends[0].host));
-        let Some(id) = agent.map(|agent| self.encoders[agent].id) else { return };
+        let Some(agent) = agent else { return };
+        let (id, life) = (self.encoders[agent].id, self.hosts[self.host_of_encoder(agent)].life);
         if order.to == control.me() {
             return self.mark("a move is called off");
         }
@@ -125,7 +126,7 @@ impl World {
         let Some(&to) = self.index.get(&order.to).filter(|_| balances) else { return };
         self.mark("an encoder is moved to even out");
         let here = (ix, self.hosts[ix].life);
-        let sent = (self.now, (to, self.hosts[to].life));
+        let sent = (self.now, (to, self.hosts[to].life), life);
         let before = self.checks.even.sent.insert(id, sent);
         // Who has arrived is counted there already.
         let there = self.nodes[to].control.as_ref();
@@ -146,8 +147,8 @@ impl World {
         if self.viewers.iter().any(watches) {
             return self.fail("watched", format!("{name} is moved from n{ix}, and is watched"));
         }
-        // Unless it lost its home meanwhile, which alone knows.
-        if let Some((at, _)) = before.filter(|(_, to)| *to == here)
+        // Unless it lost its home meanwhile, which alone knows, or its agent, which did not hear it.
+        if let Some((at, ..)) = before.filter(|(_, to, of)| (*to, *of) == (here, life))
             && self.now < at + nanos(COOL_DOWN)
         {
             let text = format!("{name} is moved again after {} s", (self.now - at) / SEC);
