@@ -12,14 +12,13 @@ use roost::session::viewer::{self, Viewer as Machine};
 use roost::time::Mono;
 use roost::wire::{ClientHello, ClientMessage, FLOW_VIDEO, Message as _, PeerList, take_varint};
 
-use crate::conn::{Cargo, ConnId, End, Kind};
-use crate::links::HANDSHAKE;
+use crate::conn::{Cargo, ConnId, End};
 use crate::media::{Camera, FRAME_MS, Frame, Group, Receiver};
-use crate::net::{MS, PROBE_FIRST};
-use crate::node::{addr_of, index_of};
+use crate::net::MS;
+use crate::node::addr_of;
 use crate::plan::Plan;
 use crate::rng::{For, stream};
-use crate::world::{ClientDial, Ev, World};
+use crate::world::{Ev, World};
 
 /// A connection that a client closed is closed after this long.
 const CLOSE_LATER: u64 = 100 * MS;
@@ -31,7 +30,7 @@ const PAGE_MOVES: u64 = 500 * MS;
 /// A client's connection or its attempt at one.
 #[derive(Debug)]
 pub(crate) struct Leg {
-    expect: Option<NodeId>,
+    pub(crate) expect: Option<NodeId>,
     pub(crate) conn: Option<ConnId>,
 }
 
@@ -190,7 +189,7 @@ impl World {
         (ix < self.plan.viewers).then_some(ix)
     }
 
-    fn legs(&mut self, host: usize) -> &mut BTreeMap<LegId, Leg> {
+    pub(crate) fn legs(&mut self, host: usize) -> &mut BTreeMap<LegId, Leg> {
         match self.encoder_at(host) {
             Some(ix) => &mut self.encoders[ix].legs,
             None => {
@@ -404,64 +403,6 @@ impl World {
     }
 
     // -- connections ------------------------------------------------------------------------------
-
-    fn dial_client(&mut self, host: usize, leg: LegId, expect: Option<NodeId>, addr: &str) {
-        let (from, begun) = (self.end_of(host), self.now);
-        self.legs(host).insert(leg, Leg { expect, conn: None });
-        match index_of(addr).filter(|to| *to < self.plan.nodes) {
-            Some(to) => self.client_dial(ClientDial { from, leg, to, begun, wait: PROBE_FIRST }),
-            None => self.queue.push(self.now + HANDSHAKE, Ev::LegFailed { end: from, leg }),
-        }
-    }
-
-    /// A client's first packet is sent, once more if nobody has answered so far.
-    pub(crate) fn client_dial(&mut self, dial: ClientDial) {
-        let ClientDial { from, leg, to, begun, wait } = dial;
-        let host = from.host;
-        if !self.lives(from) || !self.legs(host).contains_key(&leg) {
-            return;
-        }
-        if self.reach(host, to) {
-            let there = self.net.flight(host, to, 1) + self.net.flight(host, to, 2);
-            let delay = there + self.net.flight(to, host, 2);
-            self.queue.push(self.now + delay, Ev::ClientHello { from, leg, to });
-        } else if self.now + wait < begun + HANDSHAKE {
-            let dial = ClientDial { wait: 2 * wait, ..dial };
-            self.queue.push(self.now + wait, Ev::ClientDial(Box::new(dial)));
-        } else {
-            self.queue.push(begun + HANDSHAKE, Ev::LegFailed { end: from, leg });
-        }
-    }
-
-    pub(crate) fn client_hello(&mut self, from: End, leg: LegId, to: usize) {
-        if !self.lives(from) || !self.legs(from.host).contains_key(&leg) {
-            return;
-        }
-        if !self.reach(from.host, to) || self.nodes[to].control.is_none() {
-            self.queue.push(self.now + HANDSHAKE, Ev::LegFailed { end: from, leg });
-            return;
-        }
-        let session = self.open_session(to);
-        let acceptor = self.end_of(to);
-        let conn = self.connect(Kind::Client { leg, session }, from, acceptor);
-        self.session_opened(to, session, conn);
-        self.send(conn, 1, Cargo::Greeting);
-        // A greeting that does not come in time is a dial that failed.
-        self.queue.push(self.now + HANDSHAKE, Ev::LegFailed { end: from, leg });
-    }
-
-    pub(crate) fn leg_failed(&mut self, end: End, leg: LegId) {
-        if !self.lives(end) {
-            return;
-        }
-        if self.hosts[end.host].frozen {
-            self.queue.push(self.now + 50 * MS, Ev::LegFailed { end, leg });
-            return;
-        }
-        if self.legs(end.host).get(&leg).is_some_and(|leg| leg.conn.is_none()) {
-            self.leg_gone(end, leg, "timed out");
-        }
-    }
 
     pub(crate) fn leg_cargo(&mut self, end: End, leg: LegId, cargo: Cargo, id: ConnId) {
         let host = end.host;

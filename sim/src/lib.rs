@@ -5,6 +5,7 @@ pub mod calibrate;
 mod check;
 mod client;
 mod conn;
+mod dial;
 mod even;
 mod explain;
 mod faults;

@@ -11,6 +11,7 @@ use roost::time::{Mono, Now};
 use crate::check::{Checks, Violation};
 use crate::client::{Browser, Encoder, Viewer};
 use crate::conn::{Cargo, ConnId, End};
+use crate::dial::ClientDial;
 use crate::faults::Active;
 use crate::ledger::Books;
 use crate::net::{MS, Net, SEC};
@@ -176,16 +177,6 @@ pub(crate) struct LinkDial {
     pub(crate) addr: String,
     pub(crate) begun: u64,
     /// When the first packet is sent again, if it is.
-    pub(crate) wait: u64,
-}
-
-/// The same of a client.
-#[derive(Debug)]
-pub(crate) struct ClientDial {
-    pub(crate) from: End,
-    pub(crate) leg: LegId,
-    pub(crate) to: usize,
-    pub(crate) begun: u64,
     pub(crate) wait: u64,
 }
 

@@ -63,7 +63,8 @@ impl World {
                 }
             }
             let direct = could && linked;
-            let told = direct || (!disturbed && !linked && self.is_between(a, b));
+            let told =
+                direct || (!disturbed && !linked && self.sees(a, b) && self.is_between(a, b));
             let news = self.news(b, a).filter(|_| told && !self.checks.lied.contains(&a));
             let Some((says, knows)) = news else {
                 self.checks.untold.remove(&(a, b));
@@ -86,7 +87,7 @@ impl World {
         }
     }
 
-    /// A third node is linked with both, and no packet of the three is lost.
+    /// A third node, which hands on to those that live, is linked with both, and no packet of the three is lost.
     fn is_between(&self, a: usize, b: usize) -> bool {
         let linked = |a: usize, b: usize| {
             let has = |a: usize, b: usize| self.nodes[a].links.contains_key(&b);
