@@ -130,7 +130,9 @@ impl World {
                 .collect();
             for (at, &a) in claimers.iter().enumerate() {
                 for &b in &claimers[at + 1..] {
-                    let linked = self.nodes[a].links.contains_key(&b)
+                    // Nobody gives way to a claim that is kept secret.
+                    let linked = ![a, b].iter().any(|ix| self.liars.contains(ix))
+                        && self.nodes[a].links.contains_key(&b)
                         && self.nodes[b].links.contains_key(&a)
                         && self.reach(a, b);
                     if linked {
