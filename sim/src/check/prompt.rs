@@ -63,8 +63,8 @@ impl World {
                 }
             }
             let direct = could && linked;
-            let told =
-                direct || (!disturbed && !linked && self.sees(a, b) && self.is_between(a, b));
+            let lacks = !self.nodes[a].links.contains_key(&b) && self.sees(a, b);
+            let told = direct || (!disturbed && lacks && self.is_between(a, b));
             let news = self.news(b, a).filter(|_| told && !self.checks.lied.contains(&a));
             let Some((says, knows)) = news else {
                 self.checks.untold.remove(&(a, b));
@@ -72,11 +72,11 @@ impl World {
             };
             // Of a node that changes all the time the others know what it said a moment ago.
             let fresh = Untold { since: self.now, says, direct };
-            let lacks = self.checks.untold.entry((a, b)).or_insert(fresh);
-            if (Some(lacks.says)..Some(says)).contains(&knows) || lacks.direct != direct {
-                *lacks = fresh;
+            let untold = self.checks.untold.entry((a, b)).or_insert(fresh);
+            if (Some(untold.says)..Some(says)).contains(&knows) || untold.direct != direct {
+                *untold = fresh;
             } else {
-                let since = lacks.since.max(quiet + SENT_AGAIN);
+                let since = untold.since.max(quiet + SENT_AGAIN);
                 if self.now > since + TOLD * self.patience() + SLACK {
                     late = Some(("news", format!("n{b} does not know what n{a} says of itself")));
                 }
@@ -87,7 +87,7 @@ impl World {
         }
     }
 
-    /// A third node, which hands on to those that live, is linked with both, and no packet of the three is lost.
+    /// A third node, which hands on to those that live and lack a link, is linked with both, and no packet of the three is lost.
     fn is_between(&self, a: usize, b: usize) -> bool {
         let linked = |a: usize, b: usize| {
             let has = |a: usize, b: usize| self.nodes[a].links.contains_key(&b);
