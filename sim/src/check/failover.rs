@@ -113,8 +113,10 @@ impl World {
     /// Everyone who watches sees something.
     pub(super) fn check_all_see(&mut self) {
         let near = self.now.saturating_sub(2 * SEC);
-        let lit =
-            |e: usize| self.agents_of(e).any(|agent| self.hosts[self.host_of_encoder(agent)].up);
+        let lit = |e: usize| {
+            let barred = self.at_home(e).is_empty() && self.is_barred(e);
+            !barred && self.agents_of(e).any(|agent| self.hosts[self.host_of_encoder(agent)].up)
+        };
         let anyone = (0..self.plan.nodes).any(|node| self.is_member(node));
         let viewers = self.viewers.iter().enumerate();
         let dark = viewers

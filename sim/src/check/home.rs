@@ -172,6 +172,10 @@ impl World {
                 continue;
             }
             let at_home = self.at_home(e);
+            // What was said of pools last may have been lost with the node that it was said to.
+            if at_home.is_empty() && self.is_barred(e) {
+                continue;
+            }
             if at_home.len() != 1 {
                 self.fail("one home", format!("{at_home:?} of cam{e}'s agents are at home"));
                 return;
