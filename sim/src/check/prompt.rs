@@ -87,7 +87,8 @@ impl World {
         }
     }
 
-    /// A third node, which hands on to those that live and lack a link, is linked with both, and no packet of the three is lost.
+    /// A third node is linked with both, and no packet of the three is lost. It hands on to those that
+    /// live and that lack a link.
     fn is_between(&self, a: usize, b: usize) -> bool {
         let linked = |a: usize, b: usize| {
             let has = |a: usize, b: usize| self.nodes[a].links.contains_key(&b);
