@@ -104,7 +104,8 @@ pub struct Control {
     rotation: Option<rotate::Rotation>,
     /// A key to change to once this node is a member again.
     next_key: Option<Keypair>,
-    links: BTreeMap<NodeId, Link>,
+    /// The addresses of those with a working link, as they say.
+    links: BTreeMap<NodeId, Vec<String>>,
     linked: BTreeSet<NodeId>,
     alive: BTreeSet<NodeId>,
     candidates: Vec<Candidate>,
@@ -130,11 +131,6 @@ pub struct Control {
     outgrown: (u64, Option<Mono>),
     leaving: Option<leave::Leaving>,
     counters: Counters,
-}
-
-struct Link {
-    addrs: Vec<String>,
-    rtt: Option<Duration>,
 }
 
 impl Control {
@@ -255,16 +251,7 @@ impl Control {
             Event::Datagram(from, bytes) => {
                 self.member(now, membership::Event::Datagram { from, bytes }, effects);
             }
-            Event::Rtt(rtts) => {
-                let mut links = self.links.iter_mut().peekable();
-                for (node, rtt) in &rtts {
-                    while links.next_if(|(id, _)| *id < node).is_some() {}
-                    if let Some((_, link)) = links.next_if(|(id, _)| *id == node) {
-                        link.rtt = Some(*rtt);
-                    }
-                }
-                self.member(now, membership::Event::Rtt(rtts), effects);
-            }
+            Event::Rtt(rtts) => self.member(now, membership::Event::Rtt(rtts), effects),
             Event::Join { ticket, newcomer, join, statement } => {
                 self.join(now, ticket, newcomer, &join, &statement, effects);
             }

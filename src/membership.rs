@@ -36,6 +36,7 @@ use rand_chacha::ChaCha8Rng;
 pub use crate::cluster::Liveness;
 use crate::id::{Boot, NodeId};
 use crate::time::{Mono, Now, earlier};
+use exchange::Told;
 use identity::{Identity, LeanCodec, Written, digest_packet};
 use swim::{Due, Rebirth};
 use timing::{Pace, Trips};
@@ -74,6 +75,10 @@ const FULL_MEMBERS: usize = 32;
 const PULL_AGAIN: Duration = Duration::from_millis(1000);
 /// The same, when there is a sign that it is there or knows more.
 const PULL_SOON: Duration = Duration::from_millis(200);
+/// A list costs as much as there are members: after a full exchange that this node began, none is
+/// begun by a link that comes up or a fingerprint that differs for so long for each of them. There
+/// are as many links as members, and what each knows would be the same.
+const LIST_EACH: Duration = Duration::from_micros(500);
 /// How many full exchanges begin at once.
 const PULL_FANOUT: usize = 3;
 /// After a rebirth, how much longer than the suspicion time a member is believed to be there that
@@ -249,6 +254,8 @@ pub struct Membership {
     losses: Vec<(NodeId, Mono)>,
     beat_at: Mono,
     pulled: BTreeMap<NodeId, Mono>,
+    /// No sooner does a mere sign begin a full exchange: see [`LIST_EACH`].
+    lists_at: Mono,
     hold: Option<Mono>,
     tick_at: Mono,
     digest_at: Mono,
@@ -295,6 +302,7 @@ impl Membership {
             losses: Vec::new(),
             beat_at: now,
             pulled: BTreeMap::new(),
+            lists_at: now,
             hold: None,
             tick_at: now + TICK,
             digest_at: now + DIGEST_EVERY,
@@ -323,11 +331,12 @@ impl Membership {
             Event::Linked(node) => {
                 self.linked.insert(node, now);
                 self.apart = None;
-                if self.is_active(node) {
-                    effects
-                        .push(Effect::Datagram { to: node, bytes: digest_packet(self.digest()) });
-                } else {
+                if !self.is_active(node) && self.lists_at <= now {
                     self.pull(now, node, Duration::ZERO, effects);
+                } else {
+                    self.push(node, Told::Nobody, false, effects);
+                    let bytes = digest_packet(self.digest());
+                    effects.push(Effect::Datagram { to: node, bytes });
                 }
             }
             Event::Unlinked(node) => {
@@ -376,6 +385,11 @@ impl Membership {
             return Some(if left { Liveness::Left } else { Liveness::Up });
         }
         Some(self.seen.get(&node)?.liveness)
+    }
+
+    /// The latest round trip of the link to a node, if there is one that was measured.
+    pub fn rtt(&self, node: NodeId) -> Option<Duration> {
+        self.trips.latest(node).filter(|_| self.linked.contains_key(&node))
     }
 
     /// All nodes ever heard of, without this one.

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::plan;
 use crate::rng::{For, mix, stream};
+use crate::tables::Slots;
 
 /// A millisecond, in nanoseconds.
 pub(crate) const MS: u64 = 1_000_000;
@@ -24,7 +25,7 @@ pub(crate) struct Net {
     seed: u64,
     plan: plan::Net,
     /// By sender, then by receiver.
-    paths: Vec<BTreeMap<usize, Box<ChaCha8Rng>>>,
+    paths: Vec<Slots<Box<ChaCha8Rng>>>,
     cuts: BTreeMap<(usize, usize), u32>,
     /// Packets of a path that are still lost in a run.
     bursting: BTreeMap<(usize, usize), u32>,
@@ -67,7 +68,7 @@ impl Net {
 
     /// No packet passes from `from` to `to`.
     pub(crate) fn blocked(&self, from: usize, to: usize) -> bool {
-        self.cuts.contains_key(&(from, to))
+        !self.cuts.is_empty() && self.cuts.contains_key(&(from, to))
     }
 
     /// Any cut at all.
@@ -101,9 +102,9 @@ impl Net {
     fn path(&mut self, from: usize, to: usize) -> &mut ChaCha8Rng {
         let seed = self.seed;
         if self.paths.len() <= from {
-            self.paths.resize_with(from + 1, BTreeMap::new);
+            self.paths.resize_with(from + 1, Slots::default);
         }
-        self.paths[from].entry(to).or_insert_with(|| Box::new(stream(seed, For::Path(from, to))))
+        self.paths[from].get_or_insert(to, || Box::new(stream(seed, For::Path(from, to))))
     }
 
     pub(crate) fn loss_share(&self) -> f64 {

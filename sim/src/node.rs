@@ -187,7 +187,16 @@ impl World {
         let seed = self.hosts[ix].rng.random();
         self.settle_keys(ix);
         let node = &mut self.nodes[ix];
-        let roster = Roster::from_statements(self.mesh, node.disk.statements.iter().cloned());
+        // To check signatures takes longer than all else, and most nodes start with the same.
+        let roster = match &self.founding {
+            Some((statements, roster)) if *statements == node.disk.statements => roster.clone(),
+            _ => {
+                let statements = node.disk.statements.clone();
+                let roster = Roster::from_statements(self.mesh, statements.iter().cloned());
+                self.founding = Some((statements, roster.clone()));
+                roster
+            }
+        };
         let config = Config {
             keypair: node.keypair.clone(),
             next_key: node.disk.next_key.clone(),

@@ -10,12 +10,12 @@ use crate::run::Watch;
 use crate::world::World;
 
 /// When what a mesh costs at rest is counted from, and for how long.
-const QUIET: (u64, u64) = (20 * SEC, 20 * SEC);
+const QUIET: (u64, u64) = (20 * SEC, 60 * SEC);
 /// When a node is killed for good, when halves are cut, and when they are whole again.
-const KILLED: u64 = 42 * SEC;
-const CUT: u64 = 52 * SEC;
-const WHOLE: u64 = 62 * SEC;
-const END: u64 = 82 * SEC;
+const KILLED: u64 = 80 * SEC;
+const CUT: u64 = 90 * SEC;
+const WHOLE: u64 = 100 * SEC;
+const END: u64 = 120 * SEC;
 
 /// What a plane sent.
 #[derive(Debug, Default, Clone, Copy)]

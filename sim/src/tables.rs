@@ -34,6 +34,13 @@ impl<T> Slots<T> {
         self.0[at].replace(it)
     }
 
+    pub(crate) fn get_or_insert(&mut self, at: usize, make: impl FnOnce() -> T) -> &mut T {
+        if self.0.len() <= at {
+            self.0.resize_with(at + 1, || None);
+        }
+        self.0[at].get_or_insert_with(make)
+    }
+
     pub(crate) fn remove(&mut self, at: &usize) -> Option<T> {
         self.0.get_mut(*at)?.take()
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_chacha::ChaCha8Rng;
-use roost::admission::{Invitation, Statement};
+use roost::admission::{Invitation, Roster, Statement};
 use roost::id::{EncoderId, MeshId, NodeId};
 use roost::session::leg::LegId;
 use roost::time::{Mono, Now};
@@ -235,6 +235,8 @@ pub(crate) struct World {
     pub(crate) index: Index,
     pub(crate) mesh: MeshId,
     pub(crate) invitation: Option<Invitation>,
+    /// What a node started from last, and the roster that it comes to.
+    pub(crate) founding: Option<(Vec<Statement>, Roster)>,
     pub(crate) active: BTreeMap<usize, Active>,
     /// How often people said what they want of a node.
     pub(crate) last_wish: u64,

@@ -1,6 +1,6 @@
 //! What membership and peering say, and links that come up.
 
-use super::{Control, Effect, Link, Note};
+use super::{Control, Effect, Note};
 use crate::admission::Statement;
 use crate::id::NodeId;
 use crate::time::Now;
@@ -25,8 +25,7 @@ impl Control {
             return;
         }
         self.clocks.observe(now, node, wall);
-        self.tell_time(now, effects);
-        self.links.insert(node, Link { addrs, rtt: None });
+        self.links.insert(node, addrs);
         self.linked.insert(node);
         self.nodes_dirty = true;
         let digest = self.roster.digest();
@@ -50,7 +49,6 @@ impl Control {
         out: Vec<membership::Effect>,
         effects: &mut Vec<Effect>,
     ) {
-        let mut risen = false;
         for effect in out {
             match effect {
                 membership::Effect::Datagram { to, bytes } => {
@@ -70,7 +68,6 @@ impl Control {
                         effects.push(Effect::Note(Note::Up(node)));
                     }
                     self.nodes_dirty = true;
-                    risen = true;
                     effects.push(Effect::GossipWith(node));
                     self.peer(now, peering::Event::Known { node, addrs, up: true }, effects);
                 }
@@ -89,10 +86,6 @@ impl Control {
                 membership::Effect::Left(node) => self.gone(now, node, true, effects),
                 membership::Effect::Stalled(_) => {}
             }
-        }
-        if risen {
-            // From now on their clocks count.
-            self.tell_time(now, effects);
         }
     }
 

@@ -24,6 +24,12 @@ impl Control {
             me: self.me,
             count: u32::try_from(self.directory.count(self.me)).unwrap_or(u32::MAX),
             seats: &self.seats,
+            load: &|node| u32::try_from(self.directory.count(node)).unwrap_or(u32::MAX),
+            steered: &|| {
+                let rights = self.rights.read();
+                let steered = |id| rights.guide(id).is_some() || rights.room(id).is_some();
+                self.directory.entries(self.me).any(|(encoder, _)| steered(encoder))
+            },
             linked: &self.linked,
             may_go: &|encoder| host.may_go(encoder),
         };

@@ -86,6 +86,8 @@ impl Rest {
 impl Control {
     /// Works out what follows from changes of membership, links and headers.
     pub(super) fn nodes_changed(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        // Whose clocks count may have changed as well.
+        self.tell_time(now, effects);
         let peers_changed = self.refresh_nodes(now.mono);
         let drain = self.wishes.drain || self.leaving.is_some();
         self.host(now, effects, |host, world, out| {

@@ -101,7 +101,7 @@ impl Control {
             state,
             addrs: self.addrs_of(node),
             linked: me || self.linked.contains(&node),
-            rtt_ms: self.links.get(&node).and_then(|l| l.rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
+            rtt_ms: self.membership.rtt(node).map(|rtt| rtt.as_secs_f64() * 1e3),
             draining: self.draining(node),
             cordoned: self.cordoned(node),
             capacity: self.directory.header(node).and_then(|header| header.capacity),
@@ -138,7 +138,7 @@ impl Control {
             return self.addrs.clone();
         }
         let header = || self.directory.header(node).map(|header| &header.addrs[..]);
-        let linked = || self.links.get(&node).map(|link| &link.addrs[..]);
+        let linked = || self.links.get(&node).map(Vec::as_slice);
         let known = || self.membership.peer(node).map(|peer| &peer.addrs[..]);
         // Who starts anew and does not reach the others remembers where they were: clients may.
         let before = || self.peering.addresses_of(node);

@@ -12,14 +12,23 @@ use super::identity::{
 use super::swim::{Asked, Rebirth};
 use super::{
     DIGEST_EVERY, DIGEST_SOON, DOUBT_AGAIN, Effect, FAREWELL_EVERY, FAREWELLS, FULL_EVERY,
-    FULL_MEMBERS, Liveness, MEMBERS_MAX, Membership, PULL_AGAIN, PULL_FANOUT, PULL_SOON, TICK,
-    UNREST, WATCHERS,
+    FULL_MEMBERS, LIST_EACH, Liveness, MEMBERS_MAX, Membership, PULL_AGAIN, PULL_FANOUT, PULL_SOON,
+    TICK, UNREST, WATCHERS,
 };
 use crate::id::NodeId;
 use crate::time::Mono;
 
 /// How often a linked member is drawn before all are looked at.
 const DRAWS: usize = 4;
+
+/// Of whom a state tells beside its sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    All,
+    /// Its receiver.
+    Itself,
+    Nobody,
+}
 
 /// What a member adds to a digest, by FNV-1a: a sum needs well-mixed terms, not secrecy.
 fn term(id: &Identity) -> u64 {
@@ -48,7 +57,9 @@ impl Membership {
             Packet::Digest(digest) => {
                 if digest != self.digest() {
                     self.unrest_until = now + UNREST;
-                    self.pull(now, from, PULL_SOON, effects);
+                    if self.lists_at <= now {
+                        self.pull(now, from, PULL_SOON, effects);
+                    }
                 }
             }
             Packet::Beat => {
@@ -122,6 +133,7 @@ impl Membership {
                 self.reported = None;
             }
         }
+        self.drop_known(&mut state.members);
         for told in &mut state.members {
             self.doubt(now, from, told, effects);
         }
@@ -129,10 +141,22 @@ impl Membership {
         let applied = self.swim.apply_many(state.members.into_iter(), true, &mut asked);
         self.count(applied);
         self.absorb(now, asked, effects);
-        // One that is taken for down here must hear of it to be able to object.
-        if reply || (!state.leaving && !self.is_active(from)) {
-            self.push(from, false, effects);
+        if reply {
+            self.push(from, Told::All, false, effects);
+        } else if !state.leaving && !self.is_active(from) {
+            // One that is taken for down here must hear of it to be able to object.
+            self.push(from, Told::Itself, false, effects);
         }
+    }
+
+    /// Drops what this node knows already: foca would look for each of them among all.
+    fn drop_known(&self, told: &mut Vec<Member<Identity>>) {
+        let mut known: Vec<&Member<Identity>> = self.swim.iter_membership_state().collect();
+        known.sort_unstable_by_key(|member| member.id().node);
+        told.retain(|member| {
+            let at = known.binary_search_by_key(&member.id().node, |known| known.id().node);
+            at.is_err() || at.is_ok_and(|at| known[at] != member)
+        });
     }
 
     pub(super) fn heard_from(&mut self, now: Mono, from: NodeId) {
@@ -228,7 +252,6 @@ impl Membership {
         }
     }
 
-    /// Members that are not down; put back by whoever is done with them.
     /// A full exchange has every member in it: where they are many it is rarer, so that each node
     /// sends as much.
     fn full_every(&self) -> Duration {
@@ -236,6 +259,7 @@ impl Membership {
         FULL_EVERY * u32::try_from(many).unwrap_or(u32::MAX)
     }
 
+    /// Members that are not down; put back by whoever is done with them.
     fn take_active(&mut self) -> BTreeSet<NodeId> {
         let members = || self.swim.iter_members().map(|member| member.id().node).collect();
         self.active.take().unwrap_or_else(members)
@@ -290,18 +314,24 @@ impl Membership {
     ) {
         if self.linked.contains_key(&with) && self.may_pull(now, with, again) {
             self.pulled.insert(with, now);
-            self.push(with, true, effects);
+            let many = u32::try_from(self.swim.num_members()).unwrap_or(u32::MAX);
+            self.lists_at = now + LIST_EACH * many;
+            self.push(with, Told::All, true, effects);
         }
     }
 
-    pub(super) fn push(&mut self, to: NodeId, reply: bool, effects: &mut Vec<Effect>) {
+    pub(super) fn push(&mut self, to: NodeId, told: Told, reply: bool, effects: &mut Vec<Effect>) {
         let leaving = self.farewells.is_some();
         let me =
             if leaving { Member::down(self.me.clone()) } else { Member::alive(self.me.clone()) };
         let members: Vec<_> = self
             .swim
             .iter_membership_state()
-            .filter(|member| !leaving && member.id().node != self.me.node)
+            .filter(|member| match told {
+                Told::All => member.id().node != self.me.node,
+                Told::Itself => member.id().node == to,
+                Told::Nobody => false,
+            })
             .cloned()
             .collect();
         let left = members
@@ -332,7 +362,7 @@ impl Membership {
         asked.timers.clear();
         self.absorb(now, asked, effects);
         for to in self.linked.keys().copied().collect::<Vec<_>>() {
-            self.push(to, false, effects);
+            self.push(to, Told::Nobody, false, effects);
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use foca::{Foca, Incarnation, Member, Notification, State, Timer};
 
+use super::exchange::Told;
 use super::identity::{Identity, LeanCodec, swim_packet};
 use super::{
     DIGEST_SOON, Effect, Liveness, Membership, PULL_SOON, RECALL, SPLIT_SETTLED, SPLIT_WINDOW,
@@ -225,6 +226,9 @@ impl Membership {
             self.counters.rejoined += 1;
             self.me = self.swim.identity().clone();
             self.pull_some(now, PULL_SOON, effects);
+            for to in self.linked.keys().copied().collect::<Vec<_>>() {
+                self.push(to, Told::Nobody, false, effects);
+            }
         }
         if asked.idle {
             self.rebirth(now, Rebirth::Isolated, effects);

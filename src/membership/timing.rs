@@ -1,6 +1,5 @@
 //! How fast members are probed, by how far apart they are.
 
-use std::collections::BTreeMap;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
@@ -80,8 +79,8 @@ const TRIPS_KEPT: usize = 5;
 /// like a mesh whose members are far apart.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trips {
-    /// The latest of each come first.
-    of: BTreeMap<NodeId, [Duration; TRIPS_KEPT]>,
+    /// In order of node; the latest of each come first.
+    of: Vec<(NodeId, [Duration; TRIPS_KEPT])>,
 }
 
 impl Trips {
@@ -93,18 +92,22 @@ impl Trips {
             kept[0] = *trip;
             kept.iter().min().copied()
         };
-        if self.of.keys().eq(trips.iter().map(|(node, _)| node)) {
-            let both = self.of.values_mut().zip(trips);
-            return both.filter_map(|(kept, (_, trip))| note(kept, trip)).max();
+        if !self.of.iter().map(|(node, _)| node).eq(trips.iter().map(|(node, _)| node)) {
+            let mut before = std::mem::take(&mut self.of).into_iter().peekable();
+            let mut kept = |node: NodeId| {
+                while before.next_if(|(id, _)| *id < node).is_some() {}
+                before.next_if(|(id, _)| *id == node).map_or([Duration::MAX; TRIPS_KEPT], |it| it.1)
+            };
+            self.of = trips.iter().map(|(node, _)| (*node, kept(*node))).collect();
         }
-        let mut before = std::mem::take(&mut self.of);
-        let mut longest = None;
-        for (node, trip) in trips {
-            let mut kept = before.remove(node).unwrap_or([Duration::MAX; TRIPS_KEPT]);
-            longest = longest.max(note(&mut kept, trip));
-            self.of.insert(*node, kept);
-        }
-        longest
+        let both = self.of.iter_mut().zip(trips);
+        both.filter_map(|((_, kept), (_, trip))| note(kept, trip)).max()
+    }
+
+    /// A link's latest round trip, if one was measured since it came up.
+    pub(super) fn latest(&self, node: NodeId) -> Option<Duration> {
+        let at = self.of.binary_search_by_key(&node, |(id, _)| *id).ok()?;
+        Some(self.of[at].1[0])
     }
 }
 

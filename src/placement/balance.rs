@@ -153,7 +153,7 @@ impl Balance {
                 self.look_by(now + LOOK);
                 self.spread_at = earlier(self.spread_at, Some(now + LOOK));
             }
-            Event::Look { units, wishes } => self.look(now, world, units, &wishes, effects),
+            Event::Look { units, wishes } => self.look(world, units, &wishes, effects),
             Event::Asked(from, ask) => self.asked(now, world, from, &ask, effects),
             Event::Answered(from, answer) => self.answered(now, world, from, &answer, effects),
             Event::Released(from, Release { ticket, encoders }) => {
@@ -240,19 +240,38 @@ impl Balance {
         leaving == 0 || leaving + want.encoders.len() <= AT_ONCE
     }
 
+    /// When to look again after this time.
+    fn look_after(&mut self, now: Mono) {
+        self.resting.retain(|_, until| *until > now);
+        let rested = self.resting.values().min().map(|until| (*until).max(now + LOOK));
+        let settled = self.stirred.map(|at| at + LOOK).filter(|at| *at > now);
+        self.look_at = earlier(rested, settled);
+    }
+
+    /// Whether anybody might take anything that is here: only then is there anything to plan, which
+    /// costs as much as there are encoders in the mesh.
+    fn may_give(&self, world: &World<'_>) -> bool {
+        if (world.steered)() {
+            return true;
+        }
+        let open = || world.seats.iter().filter(|seat| seat.duty == Duty::Open);
+        let Some(seat) = open().find(|seat| seat.node == world.me) else { return false };
+        let none = open().all(|seat| seat.weight == 0);
+        let weight = |seat: &Seat| if none { WEIGHT_ONE } else { seat.weight };
+        let leaving = u32::try_from(self.leaving()).unwrap_or(u32::MAX);
+        let here = (world.count.saturating_sub(leaving), weight(seat));
+        let takes = |to: &Seat| evens(here, ((world.load)(to.node), weight(to)), 1);
+        weight(seat) == 0 || open().any(takes)
+    }
+
     /// What this node is to do by a plan of all that is known.
     fn look(
         &mut self,
-        now: Mono,
         world: &World<'_>,
         mut units: Vec<Unit>,
         wishes: &[Wish],
         effects: &mut Vec<Effect>,
     ) {
-        self.resting.retain(|_, until| *until > now);
-        let rested = self.resting.values().min().map(|until| (*until).max(now + LOOK));
-        let settled = self.stirred.map(|at| at + LOOK).filter(|at| *at > now);
-        self.look_at = earlier(rested, settled);
         let offered = self.asked.values();
         let offered = offered.flat_map(|it| it.want.encoders.iter().map(|id| (*id, it.want.to)));
         let going: BTreeMap<EncoderId, NodeId> =
@@ -281,8 +300,10 @@ impl Balance {
             return;
         }
         if self.wants.is_empty() && self.look_at.is_some_and(|at| at <= now) {
-            self.look_at = None;
-            return effects.push(Effect::Look);
+            self.look_after(now);
+            if self.may_give(world) {
+                return effects.push(Effect::Look);
+            }
         }
         // What is to go is known.
         if self.spread_at.take_if(|at| *at <= now).is_some() {

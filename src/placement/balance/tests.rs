@@ -130,6 +130,9 @@ impl Town {
     fn tell(&mut self, me: usize, event: Event) {
         let mut out = Vec::new();
         let linked = self.seats.iter().map(|seat| seat.node).collect();
+        let mut believed = BTreeMap::<NodeId, u32>::new();
+        self.believed().iter().for_each(|unit| *believed.entry(unit.at).or_default() += 1);
+        let steered = !self.wishes.is_empty() || !self.rooms.is_empty();
         let (homes, watched, moving) = (&self.homes, &self.watched, &self.moving);
         let may_go = |id: EncoderId| {
             homes.get(&id) == Some(&me) && !watched.contains(&id) && !moving.contains(&id)
@@ -138,6 +141,8 @@ impl Town {
             me: node(me),
             count: self.count(me),
             seats: &self.seats,
+            load: &|node| believed.get(&node).copied().unwrap_or(0),
+            steered: &|| steered,
             linked: &linked,
             may_go: &may_go,
         };

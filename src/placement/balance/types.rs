@@ -104,6 +104,10 @@ pub struct World<'a> {
     pub count: u32,
     /// Nodes that live.
     pub seats: &'a [Seat],
+    /// Encoders that a node says are at home there.
+    pub load: &'a dyn Fn(NodeId) -> u32,
+    /// Whether any encoder here is in a room or wished anywhere.
+    pub steered: &'a dyn Fn() -> bool,
     /// Nodes with a working link.
     pub linked: &'a BTreeSet<NodeId>,
     /// Whether an encoder is at home here, nobody watches it, and it can be asked to move.

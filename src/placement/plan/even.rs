@@ -166,8 +166,10 @@ enum Step {
 /// A round trip that leaves everything as even as it is and needs fewer moves, if there is one:
 /// a cycle of negative cost. There is one only where pools overlap or weights tie.
 fn saving(seats: &Seats<'_>, counts: &Counts) -> Option<Vec<(usize, usize, Step)>> {
-    // While nobody moves, no step costs less than nothing.
-    if counts.now == counts.first {
+    // While nobody moves, no step costs less than nothing. And where all may go anywhere and nodes
+    // are equal, whoever takes any takes it from the fullest, and that is the least already.
+    let alike = seats.alike() && counts.now.len() == 1;
+    if counts.now == counts.first || alike {
         return None;
     }
     let nodes = seats.seats.len();
@@ -271,15 +273,18 @@ fn singles(seats: &mut Seats<'_>, counts: &mut Counts) -> bool {
 /// Moves one encoder from this node to the emptiest that it reaches, through others if need be.
 fn step(seats: &mut Seats<'_>, counts: &mut Counts, from: usize) -> bool {
     let takes = |to: &usize| seats.fits(*to, 1) && seats.evens(from, *to, 1);
-    let mut to: Vec<usize> = (0..seats.seats.len()).filter(takes).collect();
-    to.sort_by(|a, b| seats.fuller(*a, *b, 1));
-    let Some(&emptiest) = to.first() else { return false };
+    let to = || (0..seats.seats.len()).filter(takes);
+    let Some(emptiest) = to().min_by(|a, b| seats.fuller(*a, *b, 1)) else { return false };
     let path = match counts.way(seats, from, emptiest) {
         Some(wish) => vec![(wish, from, emptiest)],
-        None => match path(seats, counts, from, &to) {
-            Some(path) => path,
-            None => return false,
-        },
+        None => {
+            let mut to: Vec<usize> = to().collect();
+            to.sort_by(|a, b| seats.fuller(*a, *b, 1));
+            match path(seats, counts, from, &to) {
+                Some(path) => path,
+                None => return false,
+            }
+        }
     };
     let Some(&(.., last)) = path.last() else { return false };
     for (wish, a, b) in path {

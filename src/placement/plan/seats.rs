@@ -52,6 +52,12 @@ impl<'a> Seats<'a> {
         self.seats[seat].duty == Duty::Open && self.seats[seat].weight > 0
     }
 
+    /// Whether every encoder likes every node as well, and all carry equal shares.
+    pub(super) fn alike(&self) -> bool {
+        let tiers = self.tiers.iter().all(|wish| wish.iter().all(|tier| *tier == wish[0]));
+        tiers && self.seats.iter().all(|seat| seat.weight == self.seats[0].weight)
+    }
+
     /// Whether so many more fit.
     pub(super) fn fits(&self, seat: usize, size: u32) -> bool {
         self.takes(seat) && self.load[seat].saturating_add(size) <= self.seats[seat].limit
