@@ -56,6 +56,11 @@ fn salted(boot: Boot, seed: &[u8; 32]) -> Boot {
     Boot(boot.0 << 16 | u64::from(u16::from_le_bytes([seed[0], seed[1]])))
 }
 
+/// The boot that a [`salted`] one is of, or a later one.
+fn unsalted(boot: Boot) -> Boot {
+    Boot(boot.0 >> 16)
+}
+
 /// One node's deciding half.
 pub struct Control {
     me: NodeId,

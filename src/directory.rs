@@ -463,6 +463,12 @@ impl Directory {
         old: Option<&Entry>,
         new: Option<&Entry>,
     ) {
+        // Most changes are of what is shown or watched.
+        if let (Some(old), Some(new)) = (old, new)
+            && (&old.name, old.epoch) == (&new.name, new.epoch)
+        {
+            return;
+        }
         self.claims.change(origin, encoder, old, new);
         if let Some(entry) = new.or(old) {
             self.raise_floor(encoder, entry.epoch);
@@ -540,6 +546,11 @@ impl Directory {
     /// How many encoders a node claims.
     pub fn count(&self, node: NodeId) -> usize {
         self.parts.get(&node).map_or(0, Part::count)
+    }
+
+    /// The start of a node that numbered what is known of it, if anything came.
+    pub fn boot(&self, node: NodeId) -> Option<Boot> {
+        Some(self.parts.get(&node)?.boot)
     }
 
     /// How far everything is known here.

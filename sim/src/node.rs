@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use roost::accounts::Batch;
-use roost::admission::{Invitation, Keypair, Roster, Statement};
+use roost::admission::{Invitation, Keypair, Statement};
 use roost::control::{Config, Control, Effect, Event, Note};
 use roost::id::{Boot, EncoderId, Epoch, InviteId, NodeId, SessionId};
 use roost::wire::{self, Message as _, NodeMessage, join_statement, take_varint};
@@ -185,18 +185,9 @@ impl World {
 
     fn start_control(&mut self, ix: usize) {
         let seed = self.hosts[ix].rng.random();
-        self.settle_keys(ix);
+        let roster = self.roster_on_disk(ix);
+        self.settle_keys(ix, &roster);
         let node = &mut self.nodes[ix];
-        // To check signatures takes longer than all else, and most nodes start with the same.
-        let roster = match &self.founding {
-            Some((statements, roster)) if *statements == node.disk.statements => roster.clone(),
-            _ => {
-                let statements = node.disk.statements.clone();
-                let roster = Roster::from_statements(self.mesh, statements.iter().cloned());
-                self.founding = Some((statements, roster.clone()));
-                roster
-            }
-        };
         let config = Config {
             keypair: node.keypair.clone(),
             next_key: node.disk.next_key.clone(),

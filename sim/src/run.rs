@@ -128,7 +128,7 @@ impl World {
             index,
             mesh: MeshId([0; 16]),
             invitation: None,
-            founding: None,
+            checked: None,
             active: BTreeMap::new(),
             last_wish: 0,
             backups: BTreeMap::new(),

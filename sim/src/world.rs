@@ -235,8 +235,8 @@ pub(crate) struct World {
     pub(crate) index: Index,
     pub(crate) mesh: MeshId,
     pub(crate) invitation: Option<Invitation>,
-    /// What a node started from last, and the roster that it comes to.
-    pub(crate) founding: Option<(Vec<Statement>, Roster)>,
+    /// Statements that a node started with, and the roster that they come to.
+    pub(crate) checked: Option<(Vec<Statement>, Roster)>,
     pub(crate) active: BTreeMap<usize, Active>,
     /// How often people said what they want of a node.
     pub(crate) last_wish: u64,

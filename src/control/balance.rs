@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Control, Effect, Note};
+use super::{Control, Effect, Note, unsalted};
 use crate::accounts::{Key, Kind};
+use crate::directory::Directory;
 use crate::id::NodeId;
+use crate::membership::Membership;
 use crate::placement::balance::{Effect as Out, Event, STABILITY_PERIOD, World};
 use crate::placement::plan::Why;
 use crate::session::host::{Cause, Order};
@@ -16,6 +18,15 @@ const SETTING: &str = "stability-period";
 /// Its value.
 const VALUE: u16 = 2;
 
+/// Encoders that a node says it has. What a former life of it said is over, also if the present one
+/// has said nothing yet.
+fn load_of(directory: &Directory, membership: &Membership, node: NodeId) -> u32 {
+    let said = directory.boot(node).map(unsalted);
+    let over = membership.peer(node).is_some_and(|peer| said < Some(peer.boot));
+    let count = if over { 0 } else { directory.count(node) };
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 impl Control {
     pub(super) fn balance(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
         let mut out = Vec::new();
@@ -24,7 +35,7 @@ impl Control {
             me: self.me,
             count: u32::try_from(self.directory.count(self.me)).unwrap_or(u32::MAX),
             seats: &self.seats,
-            load: &|node| u32::try_from(self.directory.count(node)).unwrap_or(u32::MAX),
+            load: &|node| load_of(&self.directory, &self.membership, node),
             steered: &|| {
                 let rights = self.rights.read();
                 let steered = |id| rights.guide(id).is_some() || rights.room(id).is_some();
