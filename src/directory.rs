@@ -32,6 +32,10 @@ use self::types::{entry_fits, header_fits};
 pub const REPAIR_INTERVAL: Duration = Duration::from_secs(2);
 /// Shortest time between two digests to one link, so that a burst of gaps asks once.
 pub const DIGEST_SPACING: Duration = Duration::from_millis(250);
+/// A whole digest costs as much as there are origins: after one, a link that comes up is told of the
+/// two nodes that it joins alone, for so long for each origin. There are as many links as origins,
+/// and what all of them lack would be the same.
+const DIGEST_EACH: Duration = Duration::from_micros(500);
 /// What an origin that hears of a later self adds to that one's boot: more than any count of
 /// starts, so that numbers made up in memory never meet persisted ones.
 const BOOT_STRIDE: u64 = 1 << 20;
@@ -95,6 +99,13 @@ fn header_change(old: Option<&Header>, new: Option<&Header>) -> HeaderChange {
     }
 }
 
+/// What another node said that it has more of.
+#[derive(Debug)]
+struct Ask {
+    at: Mono,
+    of: BTreeMap<NodeId, (Boot, u64)>,
+}
+
 /// Everyone's headers and entries, and the machine that keeps them equal on all nodes.
 #[derive(Debug)]
 pub struct Directory {
@@ -104,8 +115,14 @@ pub struct Directory {
     floors: Floors,
     /// Links, and when the last digest went out over each.
     links: BTreeMap<NodeId, Option<Mono>>,
-    /// When to send those that had to wait for [`DIGEST_SPACING`].
-    asks: BTreeMap<NodeId, Mono>,
+    /// What to ask for once [`DIGEST_SPACING`] is over.
+    asks: BTreeMap<NodeId, Ask>,
+    /// When the first of them is due.
+    asks_due: Option<Mono>,
+    /// When a link that comes up may be told of all origins again: see [`DIGEST_EACH`].
+    whole_at: Option<Mono>,
+    /// The last one that was not, and is to be then.
+    owed: Option<NodeId>,
     forgotten: BTreeMap<NodeId, Boot>,
     /// How far the own part was pushed.
     pushed: (Boot, u64),
@@ -132,6 +149,9 @@ impl Directory {
             floors: Floors::default(),
             links: BTreeMap::new(),
             asks: BTreeMap::new(),
+            asks_due: None,
+            whole_at: None,
+            owed: None,
             forgotten: BTreeMap::new(),
             pushed: (boot, 0),
             told: 0,
@@ -225,11 +245,20 @@ impl Directory {
                 if self.repair_at.is_none() {
                     self.repair_at = Some(now.mono + self.repair_after());
                 }
-                self.send_digest(now.mono, node, effects);
+                if self.whole_at.is_none_or(|at| at <= now.mono) {
+                    self.send_whole(now.mono, node, effects);
+                } else {
+                    self.owed = Some(node);
+                    let position =
+                        |of| self.parts.get(&of).map_or_else(Default::default, Part::position);
+                    let of = [self.me, node].map(|origin| (origin, position(origin)));
+                    self.send_digest(node, Digest { of: of.into(), only: true }, effects);
+                }
             }
             Event::Unlinked(node) => {
                 self.links.remove(&node);
                 self.asks.remove(&node);
+                self.owed = self.owed.filter(|owed| *owed != node);
                 if self.links.is_empty() {
                     self.repair_at = None;
                 }
@@ -238,7 +267,8 @@ impl Directory {
             Event::Delta { from, delta } => self.on_delta(now.mono, from, delta, effects),
             Event::Wake => self.on_wake(now.mono, effects),
         }
-        self.due = self.asks.values().fold(self.repair_at, |at, ask| earlier(at, Some(*ask)));
+        let whole = self.owed.and(self.whole_at);
+        self.due = earlier(earlier(self.repair_at, self.asks_due), whole);
     }
 
     /// When to call [`Directory::handle`] with [`Event::Wake`].
@@ -247,16 +277,24 @@ impl Directory {
     }
 
     fn on_wake(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let due = self.asks.iter().filter(|(_, due)| **due <= now);
-        for node in due.map(|(node, _)| *node).collect::<Vec<_>>() {
-            self.send_digest(now, node, effects);
+        if self.asks_due.is_some_and(|at| at <= now) {
+            let due = self.asks.iter().filter(|(_, ask)| ask.at <= now);
+            for node in due.map(|(node, _)| *node).collect::<Vec<_>>() {
+                self.send_ask(now, node, effects);
+            }
+            self.asks_due = self.asks.values().map(|ask| ask.at).min();
+        }
+        if self.whole_at.is_some_and(|at| at <= now)
+            && let Some(node) = self.owed
+        {
+            self.send_whole(now, node, effects);
         }
         if self.repair_at.is_some_and(|at| at <= now) {
             let mut after = self.links.range((Excluded(self.repaired_last), Unbounded));
             let next = after.next().or_else(|| self.links.first_key_value());
             if let Some(node) = next.map(|(node, _)| *node) {
                 self.repaired_last = node;
-                self.send_digest(now, node, effects);
+                self.send_whole(now, node, effects);
             }
             self.repair_at = Some(now + self.repair_after());
         }
@@ -274,22 +312,51 @@ impl Directory {
         Duration::from_millis(base * 3 / 4 + (hash ^ (hash >> 31)) % (base / 2))
     }
 
-    fn send_digest(&mut self, now: Mono, to: NodeId, effects: &mut Vec<Effect>) {
-        let Some(asked) = self.links.get_mut(&to) else { return };
-        *asked = Some(now);
-        self.asks.remove(&to);
-        let digest = self.digest();
+    fn send_digest(&mut self, to: NodeId, digest: Digest, effects: &mut Vec<Effect>) {
         self.counters.digests += 1;
         effects.push(Effect::Digest { to, digest });
     }
 
-    /// A digest now, or when the link has rested.
-    fn ask(&mut self, now: Mono, to: NodeId, effects: &mut Vec<Effect>) {
+    fn send_whole(&mut self, now: Mono, to: NodeId, effects: &mut Vec<Effect>) {
+        let Some(asked) = self.links.get_mut(&to) else { return };
+        *asked = Some(now);
+        self.asks.remove(&to);
+        self.owed = None;
+        let many = u32::try_from(self.parts.len()).unwrap_or(u32::MAX);
+        self.whole_at = Some(now + DIGEST_EACH * many);
+        self.send_digest(to, self.digest(), effects);
+    }
+
+    /// Asks for what a node said that it has more of: now, or when the link has rested.
+    fn ask(
+        &mut self,
+        now: Mono,
+        to: NodeId,
+        of: BTreeMap<NodeId, (Boot, u64)>,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(asked) = self.links.get(&to) else { return };
-        match asked.map(|asked| asked + DIGEST_SPACING) {
-            Some(rested) if rested > now => drop(self.asks.insert(to, rested)),
-            _ => self.send_digest(now, to, effects),
+        let at = asked.map_or(now, |asked| asked + DIGEST_SPACING);
+        let ask = self.asks.entry(to).or_insert_with(|| Ask { at, of: BTreeMap::new() });
+        for (origin, has) in of {
+            let known = ask.of.entry(origin).or_default();
+            *known = has.max(*known);
         }
+        match ask.at <= now {
+            true => self.send_ask(now, to, effects),
+            false => self.asks_due = earlier(self.asks_due, Some(ask.at)),
+        }
+    }
+
+    fn send_ask(&mut self, now: Mono, to: NodeId, effects: &mut Vec<Effect>) {
+        let Some(ask) = self.asks.remove(&to) else { return };
+        let position = |of| self.parts.get(&of).map_or_else(Default::default, Part::position);
+        let of = ask.of.into_iter().map(|(origin, has)| (origin, has, position(origin)));
+        // Some of it has come meanwhile.
+        let of: BTreeMap<_, _> = of.filter(|it| it.2 < it.1).map(|it| (it.0, it.2)).collect();
+        let Some(asked) = self.links.get_mut(&to).filter(|_| !of.is_empty()) else { return };
+        *asked = Some(now);
+        self.send_digest(to, Digest { of, only: true }, effects);
     }
 
     fn answer(
@@ -314,22 +381,29 @@ impl Directory {
         if !self.links.contains_key(&from) {
             return;
         }
-        if digest.0.len() > ORIGINS_MAX || digest.0.values().any(|(boot, _)| boot.0 > BOOT_MAX) {
+        if digest.of.len() > ORIGINS_MAX || digest.of.values().any(|(boot, _)| boot.0 > BOOT_MAX) {
             self.counters.refused += 1;
             return;
         }
-        if let Some((boot, seq)) = digest.0.get(&self.me) {
+        if let Some((boot, seq)) = digest.of.get(&self.me) {
             self.heard_of_self(*boot, *seq, effects);
         }
-        for origin in self.parts.keys().copied().collect::<Vec<_>>() {
-            self.answer(from, origin, digest.0.get(&origin).copied(), effects);
+        let asked: Vec<NodeId> = match digest.only {
+            true => digest.of.keys().copied().collect(),
+            false => self.parts.keys().copied().collect(),
+        };
+        for origin in asked {
+            self.answer(from, origin, digest.of.get(&origin).copied(), effects);
         }
-        let lacking = digest.0.iter().any(|(origin, has)| {
-            !self.is_forgotten(*origin, has.0)
-                && self.parts.get(origin).is_none_or(|part| part.position() < *has)
+        let lacking = digest.of.iter().filter(|(origin, has)| {
+            // A link that comes up is told of its two nodes from both sides: it is asked already.
+            !(digest.only && **origin == from)
+                && !self.is_forgotten(**origin, has.0)
+                && self.parts.get(origin).is_none_or(|part| part.position() < **has)
         });
-        if lacking {
-            self.ask(now, from, effects);
+        let lacking: BTreeMap<_, _> = lacking.map(|(origin, has)| (*origin, *has)).collect();
+        if !lacking.is_empty() {
+            self.ask(now, from, lacking, effects);
         }
     }
 
@@ -370,13 +444,13 @@ impl Directory {
             }
             Some((boot, seq)) if delta.boot == boot && delta.from > seq => {
                 self.counters.gaps += 1;
-                self.ask(now, from, effects);
+                self.ask(now, from, [(delta.origin, (delta.boot, delta.to))].into(), effects);
             }
             Some((boot, _)) if delta.boot == boot => self.apply(from, delta, effects),
             _ if delta.from == 0 => self.apply(from, delta, effects),
             _ => {
                 self.counters.gaps += 1;
-                self.ask(now, from, effects);
+                self.ask(now, from, [(delta.origin, (delta.boot, delta.to))].into(), effects);
             }
         }
     }
@@ -555,7 +629,8 @@ impl Directory {
 
     /// How far everything is known here.
     pub fn digest(&self) -> Digest {
-        Digest(self.parts.iter().map(|(origin, part)| (*origin, part.position())).collect())
+        let of = self.parts.iter().map(|(origin, part)| (*origin, part.position())).collect();
+        Digest { of, only: false }
     }
 
     /// What was counted so far.

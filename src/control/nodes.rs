@@ -25,8 +25,9 @@ const REPORT_KEEP: Duration = Duration::from_secs(30);
 /// for each member: all of them are looked at each time, and a mesh that starts or heals changes
 /// once for every member and link.
 const REST_EACH: Duration = Duration::from_micros(500);
-/// The same for telling clients, who are told of every member each time.
-const TELL_EACH: Duration = Duration::from_millis(2);
+/// The same for telling clients, who are told of every member each time: some ten kilobytes a second,
+/// however many members there are.
+const TELL_EACH: Duration = Duration::from_millis(5);
 /// From some clients that are told to the next: with all at once, a thousand agents, whom four nodes
 /// that start are news to several times, keep two processors from pictures for a third of a second.
 const TELL_EVERY: Duration = Duration::from_millis(25);

@@ -203,7 +203,7 @@ impl Mesh {
     /// How often `of` has said anything.
     fn said(&self, of: usize) -> u64 {
         let digest = self.sides[of].control.directory().digest();
-        digest.0[&self.id(of)].1
+        digest.of[&self.id(of)].1
     }
 }
 

@@ -1,7 +1,7 @@
 //! Indexes over everyone's entries: who claims an encoder, under which name, and the highest
 //! epoch it ever had.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Entry;
 use crate::id::{EncoderId, Epoch, NodeId};
@@ -10,8 +10,7 @@ use crate::id::{EncoderId, Epoch, NodeId};
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     by_encoder: BTreeMap<EncoderId, Few<NodeId>>,
-    /// Never gone through, only looked into.
-    by_name: HashMap<String, Few<(EncoderId, NodeId)>>,
+    by_name: BTreeMap<String, Few<(EncoderId, NodeId)>>,
 }
 
 /// A small ordered set. Nearly all have one element, for which a tree would keep room for eleven.

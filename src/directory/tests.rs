@@ -295,7 +295,7 @@ fn a_stale_digest_is_answered_with_everything_in_pieces_of_limited_size() {
     for key in 0..2_500 {
         net.put(0, key, Some(entry("cam", 1)));
     }
-    let digest = Digest(BTreeMap::from([(node(1), (Boot(1), 99))]));
+    let digest = Digest { of: BTreeMap::from([(node(1), (Boot(1), 99))]), only: false };
     let effects = net.handle(node(0), Event::Digest { from: node(1), digest });
     let deltas: Vec<_> = effects
         .iter()
@@ -360,6 +360,39 @@ fn a_lost_delta_is_found_as_a_gap_and_repaired() {
     net.drain();
     assert_eq!(net.at(1).counters().gaps, 1);
     net.assert_equal();
+}
+
+#[test]
+fn of_many_links_that_come_up_at_once_few_are_told_of_everyone_and_all_become_equal() {
+    let mut net = Net::new(20, &[], Limits::default());
+    for n in 0..20 {
+        net.at(n).put_header(Header::default());
+        net.put(n, u16::from(n), Some(entry("cam", 1)));
+        net.flush(node(n));
+    }
+    for (a, b) in (0..20u8).flat_map(|b| (0..b).map(move |a| (node(a), node(b)))) {
+        net.links.extend([(a, b), (b, a)]);
+        net.handle(a, Event::Linked(b));
+        net.handle(b, Event::Linked(a));
+    }
+    let digests = net.wires.values().flatten().filter_map(|event| match event {
+        Event::Digest { digest, .. } => Some(digest.only),
+        _ => None,
+    });
+    let (only, whole): (Vec<bool>, Vec<bool>) = digests.partition(|only| *only);
+    assert_eq!((only.len(), whole.len()), (20 * 19 - 20, 20), "all come up at one instant");
+    net.drain();
+    net.assert_equal();
+}
+
+#[test]
+fn a_digest_of_an_older_node_asks_for_everyone() {
+    let of = BTreeMap::from([(node(1), (Boot(3), 9))]);
+    let older = postcard::to_stdvec(&(of.clone(),)).unwrap();
+    let (digest, rest) = postcard::take_from_bytes::<Digest>(&older).unwrap();
+    assert_eq!((digest, rest.len()), (Digest { of: of.clone(), only: false }, 0));
+    let only = postcard::to_stdvec(&Digest { of, only: true }).unwrap();
+    assert_eq!(only[..older.len()], older, "an older node reads the same and answers with all");
 }
 
 #[test]
@@ -485,7 +518,7 @@ fn what_is_over_a_limit_is_refused_and_counted() {
         assert_eq!(net.handle(node(0), Event::Delta { from: node(1), delta }), []);
         assert_eq!(net.at(0).counters().refused, count as u64 + 1);
     }
-    assert_eq!(net.at(0).digest().0.len(), 2);
+    assert_eq!(net.at(0).digest().of.len(), 2);
     net.put(0, 1, Some(entry(&long, 1)));
     assert_eq!(net.at(0).counters().refused, 6);
     let reason = "\u{e9}".repeat(REASON_MAX);
@@ -660,6 +693,7 @@ proptest! {
             0..60,
         ),
         digest in proptest::collection::btree_map(0..4u8, (any::<u64>(), any::<u64>()), 0..4),
+        only in any::<bool>(),
     ) {
         let mut net = Net::new(3, &[(0, 1), (1, 2)], small());
         for (origin, boot, from, to, entries) in deltas {
@@ -677,6 +711,6 @@ proptest! {
             prop_assert!(net.at(1).parts.values().all(|part| part.count() <= small().entries));
         }
         let digest = digest.into_iter().map(|(n, (b, s))| (node(n), (Boot(b), s))).collect();
-        net.handle(node(1), Event::Digest { from: node(2), digest: Digest(digest) });
+        net.handle(node(1), Event::Digest { from: node(2), digest: Digest { of: digest, only } });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::grow::growing;
 use crate::id::{Boot, EncoderId, Epoch, NAME_MAX, NodeId};
@@ -127,7 +127,18 @@ growing! {
 
 /// How far a reader has each origin: (boot, sequence).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Digest(pub BTreeMap<NodeId, (Boot, u64)>);
+pub struct Digest {
+    /// Those that it knows.
+    pub of: BTreeMap<NodeId, (Boot, u64)>,
+    /// It asks for no others. Absent in messages of older nodes, which answer with all they have.
+    #[serde(deserialize_with = "appended")]
+    pub only: bool,
+}
+
+/// A flag that was appended to a message: one that ends before it does not set it.
+fn appended<'de, D: Deserializer<'de>>(source: D) -> Result<bool, D::Error> {
+    Ok(bool::deserialize(source).unwrap_or_default())
+}
 
 /// A change to one origin's part of the directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,7 +198,7 @@ pub enum Effect {
     Digest {
         /// To this node.
         to: NodeId,
-        /// How far everything is known here.
+        /// How far everything is known here, or what is asked for.
         digest: Digest,
     },
     /// Send a delta over links.

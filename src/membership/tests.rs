@@ -774,7 +774,7 @@ fn member_with_company() -> (Membership, Now, Vec<u8>, Vec<u8>) {
     mesh.nodes[2].machine.swim.gossip(&mut asked).unwrap();
     let datagram = asked.datagrams.pop().unwrap().1;
     let mut effects = Vec::new();
-    mesh.nodes[2].machine.push(id(0), true, &mut effects);
+    mesh.nodes[2].machine.push(id(0), Told::All, true, &mut effects);
     let Some(Effect::State { bytes, .. }) = effects.pop() else { panic!("no state") };
     let now = Now { mono: mesh.now, wall: 0 };
     (mesh.nodes.swap_remove(0).machine, now, datagram, bytes)

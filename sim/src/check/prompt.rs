@@ -107,7 +107,7 @@ impl World {
         let id = self.nodes[origin].id;
         let version = |ix: usize| {
             let control = self.nodes[ix].control.as_ref()?;
-            control.directory().digest().0.get(&id).copied()
+            control.directory().digest().of.get(&id).copied()
         };
         let (says, knows) = (version(origin)?, version(who));
         (knows != Some(says)).then_some((says, knows))

@@ -31,7 +31,7 @@ pub(crate) fn all() -> Vec<(&'static str, String)> {
     framed("Handshake Keep: order 7", Handshake::Keep(Keep { order: 7 }).frame());
     let state = MemberState { bytes: vec![1, 2, 3], reply: true };
     framed("LinkMessage Members: bytes 01 02 03, reply", LinkMessage::Members(state).frame());
-    let digest = Digest(BTreeMap::from([(NODE, (Boot(2), 130))]));
+    let digest = Digest { of: BTreeMap::from([(NODE, (Boot(2), 130))]), only: false };
     framed(
         "LinkMessage DirectoryDigest: 11.. has boot 2, sequence 130",
         LinkMessage::DirectoryDigest(digest).frame(),
