@@ -229,7 +229,7 @@ pub struct Membership {
     rng: ChaCha8Rng,
     seen: BTreeMap<NodeId, Seen>,
     /// A hash of foca's list as it was when the program was told of it last.
-    reported: Option<u64>,
+    reported: bool,
     /// Members that are not down, if nothing changed since that was worked out.
     active: Option<BTreeSet<NodeId>>,
     /// The linked nodes that are not among them, likewise.
@@ -286,7 +286,7 @@ impl Membership {
             trips: Trips::default(),
             rng,
             seen: BTreeMap::new(),
-            reported: None,
+            reported: false,
             active: None,
             apart: None,
             summed: None,
@@ -432,7 +432,7 @@ impl Membership {
         // Nor is it cut off from here.
         self.losses.retain(|(lost, _)| *lost != node);
         self.seen.remove(&node);
-        self.reported = None;
+        self.reported = false;
         self.heard.remove(&node);
         self.doubted.remove(&node);
     }

@@ -124,8 +124,10 @@ pub struct Peering {
     targets: BTreeMap<NodeId, Target>,
     seeds: BTreeMap<String, Seed>,
     links: usize,
+    /// Dials under way.
+    dials: usize,
     alone_since: Mono,
-    /// Worked out after each event, for it is asked for far more often.
+    /// When something is to be done, or a little earlier.
     due: Option<Mono>,
 }
 
@@ -138,6 +140,7 @@ impl Peering {
             targets: BTreeMap::new(),
             seeds: BTreeMap::new(),
             links: 0,
+            dials: 0,
             alone_since: Mono(0),
             due: None,
         }
@@ -149,6 +152,17 @@ impl Peering {
         if self.alone_since == Mono(0) {
             self.alone_since = now;
         }
+        // To look at all targets at each event would count in a large mesh. So what is due may be
+        // said to be so too early, and is worked out anew then.
+        let alone = self.links == 0;
+        let full = self.dials >= DIALS_MAX;
+        let about = match &event {
+            Event::Known { node, .. } | Event::LinkUp { node } | Event::LinkDown { node } => {
+                Some(*node)
+            }
+            Event::DialFailed { node, .. } => *node,
+            Event::Seeds(_) | Event::Forget(_) | Event::Wake => None,
+        };
         match event {
             Event::Seeds(addrs) => {
                 for addr in addrs {
@@ -160,8 +174,11 @@ impl Peering {
             }
             Event::Known { node, addrs, up } => self.known(now, node, addrs, up),
             Event::Forget(node) => {
-                if self.targets.remove(&node).is_some_and(|target| target.linked_at.is_some()) {
-                    self.lost_a_link(now);
+                if let Some(target) = self.targets.remove(&node) {
+                    self.dials -= usize::from(target.dialling.is_some());
+                    if target.linked_at.is_some() {
+                        self.lost_a_link(now);
+                    }
                 }
             }
             Event::LinkUp { node } => self.link_up(now, node),
@@ -170,15 +187,19 @@ impl Peering {
             Event::DialFailed { node: None, addr } => self.seed_failed(now, &addr),
             Event::Wake => {}
         }
-        // Nothing is late before it is due, and each look at all targets counts in a large mesh.
-        if self.due.is_none_or(|due| due <= now) {
-            self.give_up_late_dials(now);
+        match about {
+            Some(node) if (alone, full) == (self.links == 0, self.dials >= DIALS_MAX) => {
+                let target = self.targets.get(&node).and_then(|target| target.next(full));
+                self.due = earlier(self.due, target);
+            }
+            _ => self.due = self.first_due(),
         }
-        self.due = self.first_due();
         if self.due.is_some_and(|due| due <= now) {
+            self.give_up_late_dials(now);
             self.dial(now, effects);
             self.due = self.first_due();
         }
+        debug_assert_eq!(self.dials, self.counted(), "dials are counted as they come and go");
     }
 
     /// When to call again with [`Event::Wake`].
@@ -187,12 +208,8 @@ impl Peering {
     }
 
     fn first_due(&self) -> Option<Mono> {
-        let full = self.dials() >= DIALS_MAX;
-        let targets = self.targets.values().filter_map(|target| match target.dialling {
-            Some(deadline) => Some(deadline),
-            None if full || !target.wanted() => None,
-            None => Some(target.due),
-        });
+        let full = self.dials >= DIALS_MAX;
+        let targets = self.targets.values().filter_map(|target| target.next(full));
         let alone = self.links == 0;
         let seeds = self.seeds.values().filter_map(|seed| match seed.dialling {
             Some(deadline) => Some(deadline),
@@ -233,6 +250,7 @@ impl Peering {
         }
         let target = self.targets.entry(node).or_insert_with(|| Target::new(now));
         let asked_for = target.dialling.take().is_some();
+        self.dials -= usize::from(asked_for);
         if target.linked_at.replace(now).is_none() {
             self.links += 1;
         }
@@ -242,6 +260,7 @@ impl Peering {
             if let Some(seed) = oldest.min_by_key(|seed| seed.dialling) {
                 seed.dialling = None;
                 seed.failures = 0;
+                self.dials -= 1;
             }
         }
     }
@@ -273,9 +292,9 @@ impl Peering {
     fn target_failed(&mut self, now: Mono, node: NodeId, addr: &str) {
         let jitter = self.jitter();
         let Some(target) = self.targets.get_mut(&node) else { return };
-        if target.dialling.take().is_none()
-            || target.addrs.get(target.turn).is_none_or(|a| a != addr)
-        {
+        let dialled = target.dialling.take().is_some();
+        self.dials -= usize::from(dialled);
+        if !dialled || target.addrs.get(target.turn).is_none_or(|a| a != addr) {
             return;
         }
         target.turn += 1;
@@ -293,7 +312,7 @@ impl Peering {
         let newly = now.since(self.alone_since) < ALONE_LONG;
         let cap = if newly { RETRY_SEED } else { RETRY_SEED_LATER };
         let Some(seed) = self.seeds.get_mut(addr) else { return };
-        seed.dialling = None;
+        self.dials -= usize::from(seed.dialling.take().is_some());
         seed.due = now + backoff(seed.failures, cap).mul_f64(jitter);
         seed.failures = seed.failures.saturating_add(1);
     }
@@ -324,7 +343,7 @@ impl Peering {
     /// Dials whoever is due, as far as the limit allows: members that are up first, then those
     /// that have waited longest.
     fn dial(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let mut room = DIALS_MAX.saturating_sub(self.dials());
+        let mut room = DIALS_MAX.saturating_sub(self.dials);
         let deadline = now + DIAL_DEADLINE;
         let mut due: Vec<(bool, Mono, NodeId)> = self
             .targets
@@ -340,6 +359,7 @@ impl Peering {
                 seed.dialling = Some(deadline);
                 effects.push(Effect::Dial { node: None, addr: addr.clone() });
                 room -= 1;
+                self.dials += 1;
             }
         }
         for (_, _, node) in due.into_iter().take(room) {
@@ -348,11 +368,12 @@ impl Peering {
             {
                 target.dialling = Some(deadline);
                 effects.push(Effect::Dial { node: Some(node), addr: addr.clone() });
+                self.dials += 1;
             }
         }
     }
 
-    fn dials(&self) -> usize {
+    fn counted(&self) -> usize {
         self.targets.values().filter(|target| target.dialling.is_some()).count()
             + self.seeds.values().filter(|seed| seed.dialling.is_some()).count()
     }
@@ -382,6 +403,12 @@ impl Target {
             due,
             dialling: None,
         }
+    }
+
+    /// When something is to be done about it; `full` if no dials may begin.
+    fn next(&self, full: bool) -> Option<Mono> {
+        let due = || (!full && self.wanted()).then_some(self.due);
+        self.dialling.or_else(due)
     }
 
     fn wanted(&self) -> bool {
@@ -598,7 +625,7 @@ mod tests {
         while let Some(Effect::Dial { node: Some(node), .. }) = effects.pop() {
             seen.insert(node);
             machine.handle(at(5), Event::LinkUp { node }, &mut effects);
-            assert!(machine.dials() <= DIALS_MAX);
+            assert!(machine.dials <= DIALS_MAX);
         }
         assert_eq!(seen.len(), 200);
     }

@@ -40,7 +40,7 @@ pub struct Roster {
     /// By which of its signer's keys each is signed.
     signed_with: BTreeMap<StatementId, u32>,
     pub(super) keys: BTreeMap<NodeId, Keys>,
-    admissions: usize,
+    pub(super) admissions: usize,
     /// Each member's shortest way up, and those of nodes on the way that are members no more.
     best: BTreeMap<NodeId, Arc<Statement>>,
     pub(super) out: BTreeMap<NodeId, Outcast>,

@@ -21,6 +21,9 @@ impl Control {
         from: Option<NodeId>,
         effects: &mut Vec<Effect>,
     ) -> Option<u64> {
+        if list.is_empty() {
+            return None;
+        }
         let before: BTreeSet<NodeId> = self.roster.members().collect();
         let was_out = self.roster.outcast(self.me).is_some();
         let new = self.roster.adopt(list);

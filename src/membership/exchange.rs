@@ -130,7 +130,7 @@ impl Membership {
                 || (id.node == from && goodbye == Some(id.age()))
             {
                 self.left.insert(id.node, id.age());
-                self.reported = None;
+                self.reported = false;
             }
         }
         self.drop_known(&mut state.members);
@@ -151,6 +151,12 @@ impl Membership {
 
     /// Drops what this node knows already: foca would look for each of them among all.
     fn drop_known(&self, told: &mut Vec<Member<Identity>>) {
+        if let [one] = &told[..] {
+            if self.swim.iter_membership_state().any(|known| known == one) {
+                told.clear();
+            }
+            return;
+        }
         let mut known: Vec<&Member<Identity>> = self.swim.iter_membership_state().collect();
         known.sort_unstable_by_key(|member| member.id().node);
         told.retain(|member| {

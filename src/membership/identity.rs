@@ -1,7 +1,7 @@
 //! What nodes are called in gossip, and how gossip is written.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, BufMut};
 use foca::{Codec, Header, Member, Message};
@@ -140,15 +140,19 @@ fn convert<A, B>(message: Message<A>, convert: impl Fn(A) -> B) -> Message<B> {
 #[derive(Debug, Clone, Default)]
 pub(super) struct LeanCodec(pub(super) Written);
 
-/// Whether foca wrote a member down. It does so for whatever it changes in its list, to tell
-/// others: while it has written none, the list is as it was.
+/// Members that foca wrote down. It does so with whatever it changes in its list, to tell others:
+/// whom it has not written is as it was.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Written(Arc<AtomicBool>);
+pub(super) struct Written(Arc<Mutex<BTreeSet<NodeId>>>);
 
 impl Written {
-    /// Whether it did since this was asked last.
-    pub(super) fn take(&self) -> bool {
-        self.0.swap(false, Ordering::Relaxed)
+    /// Those that it wrote since this was asked last.
+    pub(super) fn take(&self) -> BTreeSet<NodeId> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note(&self, node: NodeId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
     }
 }
 
@@ -208,7 +212,7 @@ impl Codec<Identity> for LeanCodec {
         member: &Member<Identity>,
         buf: impl BufMut,
     ) -> Result<(), postcard::Error> {
-        self.0.0.store(true, Ordering::Relaxed);
+        self.0.note(member.id().node);
         put(&postcard::to_stdvec(member)?, buf)
     }
 

@@ -1,5 +1,6 @@
 //! Driving foca: its timers, its notifications, and the rebirths it knows nothing of.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use foca::{Foca, Incarnation, Member, Notification, State, Timer};
@@ -12,14 +13,6 @@ use super::{
 };
 use crate::id::{Boot, NodeId};
 use crate::time::Mono;
-
-/// Spreads what differs in a bit over all bits (splitmix64's end).
-fn mix(mut x: u64) -> u64 {
-    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
 
 /// Why a node is reborn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,59 +229,66 @@ impl Membership {
     }
 
     fn forget_reported(&mut self) {
-        self.reported = None;
+        self.reported = false;
+        self.forget_sums();
+    }
+
+    fn forget_sums(&mut self) {
         self.active = None;
         self.apart = None;
         self.summed = None;
     }
 
-    /// A hash of all that is told of foca's list, in whatever order it is.
-    fn list_hash(&self) -> u64 {
-        let members = self.swim.iter_membership_state().map(|member| {
-            let id = member.id();
-            let (first, second) = id.node.0.split_at(8);
-            let age = id.boot.0 << 8 ^ u64::from(id.generation) << 2 ^ member.state() as u64;
-            let addrs = id.addrs.iter().map(String::as_bytes);
-            let words = addrs.flat_map(|addr| addr.chunks(8).chain([&b"\n"[..]]));
-            words.chain([first, second]).fold(mix(age), |hash, word| {
-                let mut bytes = [0; 8];
-                bytes[..word.len()].copy_from_slice(word);
-                mix(hash ^ u64::from_le_bytes(bytes))
-            })
-        });
-        members.fold(0, u64::wrapping_add)
-    }
-
-    /// Tells the program what changed in foca's list. Most datagrams change nothing, and to find
-    /// that out by looking at each member would be most of what a large mesh costs.
+    /// Tells the program what changed in foca's list. Most datagrams change nothing, and what
+    /// changes concerns few: to look at each member would be most of what a large mesh costs.
     pub(super) fn report(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        if self.written.take() || self.reported.is_none() {
-            let hash = Some(self.list_hash());
-            if hash != self.reported {
-                self.forget_reported();
-                self.reported = hash;
-                self.report_members(now, effects);
-            }
-        } else {
-            debug_assert_eq!(self.reported, Some(self.list_hash()), "foca changes what it tells");
+        let written = self.written.take();
+        if !std::mem::replace(&mut self.reported, true) {
+            self.forget_sums();
+            self.report_members(now, None, effects);
+        } else if !written.is_empty() {
+            self.forget_sums();
+            self.report_members(now, Some(&written), effects);
         }
+        debug_assert!(self.all_reported(), "foca changes what it does not tell");
         if self.unrest_until > now {
             self.digest_at = self.digest_at.min(now + DIGEST_SOON);
         }
     }
 
-    fn report_members(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+    /// What the rest of the program is to know of a member of foca's list.
+    fn liveness_of(&self, member: &Member<Identity>) -> Liveness {
+        match member.state() {
+            State::Alive => Liveness::Up,
+            State::Suspect => Liveness::Suspect,
+            State::Down if self.left.get(&member.id().node) == Some(&member.id().age()) => {
+                Liveness::Left
+            }
+            State::Down => Liveness::Down,
+        }
+    }
+
+    fn all_reported(&self) -> bool {
+        self.swim.iter_membership_state().all(|member| {
+            let id = member.id();
+            let known =
+                |seen: &Seen| seen.liveness == self.liveness_of(member) && seen.peer == id.peer();
+            id.node == self.me.node || self.seen.get(&id.node).is_some_and(known)
+        })
+    }
+
+    fn report_members(
+        &mut self,
+        now: Mono,
+        among: Option<&BTreeSet<NodeId>>,
+        effects: &mut Vec<Effect>,
+    ) {
         for member in self.swim.iter_membership_state() {
             let id = member.id();
-            if id.node == self.me.node {
+            if id.node == self.me.node || among.is_some_and(|among| !among.contains(&id.node)) {
                 continue;
             }
-            let is = match member.state() {
-                State::Alive => Liveness::Up,
-                State::Suspect => Liveness::Suspect,
-                State::Down if self.left.get(&id.node) == Some(&id.age()) => Liveness::Left,
-                State::Down => Liveness::Down,
-            };
+            let is = self.liveness_of(member);
             let Some(seen) = self.seen.get_mut(&id.node) else {
                 if is_up(is) {
                     effects.push(Effect::Up(id.peer()));
