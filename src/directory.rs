@@ -24,7 +24,7 @@ use std::time::Duration;
 use crate::id::{Boot, EncoderId, NodeId};
 use crate::time::{Mono, Now, earlier};
 
-use self::claims::{Claims, Floors};
+use self::claims::Claims;
 use self::part::{Part, Span};
 use self::types::{entry_fits, header_fits};
 
@@ -112,7 +112,6 @@ pub struct Directory {
     me: NodeId,
     parts: BTreeMap<NodeId, Part>,
     claims: Claims,
-    floors: Floors,
     /// Links, and when the last digest went out over each.
     links: BTreeMap<NodeId, Option<Mono>>,
     /// What to ask for once [`DIGEST_SPACING`] is over.
@@ -146,7 +145,6 @@ impl Directory {
             me,
             parts: BTreeMap::from([(me, Part::new(boot))]),
             claims: Claims::default(),
-            floors: Floors::default(),
             links: BTreeMap::new(),
             asks: BTreeMap::new(),
             asks_due: None,
@@ -209,10 +207,11 @@ impl Directory {
             self.counters.refused += 1;
             return;
         }
-        let old = old.cloned();
         part.seq += 1;
-        part.set(Span::at(part.seq), encoder, entry.clone(), &self.limits);
-        self.reindex(self.me, encoder, old.as_ref(), entry.as_ref());
+        let old = part.set(Span::at(part.seq), encoder, entry, &self.limits);
+        let (new, limit) = (part.entry(encoder), self.limits.floors);
+        self.counters.floors_dropped +=
+            self.claims.change(self.me, encoder, old.as_ref(), new, limit);
         self.own_changes.insert(encoder);
     }
 
@@ -472,44 +471,37 @@ impl Directory {
 
     fn apply(&mut self, from: NodeId, delta: Delta, effects: &mut Vec<Effect>) {
         let origin = delta.origin;
+        let part = self.parts.entry(origin).or_insert_with(|| Part::new(delta.boot));
         let mut before = BTreeMap::new();
         let mut header_before = None;
-        let mut part = match self.parts.remove(&origin) {
-            Some(old) if delta.from == 0 => {
-                before.extend(old.entries().map(|(encoder, entry)| (encoder, Some(entry.clone()))));
-                header_before = old.header;
-                Part::new(delta.boot)
-            }
-            Some(mut part) => {
-                if delta.header.is_some() {
-                    header_before = part.header.take();
-                }
-                part
-            }
-            None => Part::new(delta.boot),
-        };
-        for (encoder, _) in &delta.entries {
-            before.entry(*encoder).or_insert_with(|| part.entry(*encoder).cloned());
+        if delta.from == 0 {
+            let old = std::mem::replace(part, Part::new(delta.boot));
+            header_before = old.header.clone();
+            before.extend(old.into_entries().map(|(encoder, entry)| (encoder, Some(entry))));
+        } else if delta.header.is_some() {
+            header_before = part.header.take();
         }
-        part.apply(&delta, &self.limits);
-        let header = match delta.from != 0 && delta.header.is_none() {
-            true => HeaderChange::None,
-            false => header_change(header_before.as_ref(), part.header.as_ref()),
-        };
-        let mut changed = Vec::new();
+        for (encoder, old) in part.apply(&delta, &self.limits) {
+            before.entry(encoder).or_insert(old);
+        }
+        if delta.from == 0 || delta.header.is_some() {
+            header_change(header_before.as_ref(), part.header.as_ref()).tell(origin, effects);
+        }
+        let mut claimed = Vec::new();
         for (encoder, old) in before {
             let new = part.entry(encoder);
-            if old.as_ref() != new {
-                changed.push((encoder, old, new.cloned()));
+            if old.as_ref() == new {
+                continue;
             }
-        }
-        self.parts.insert(origin, part);
-        header.tell(origin, effects);
-        for (encoder, old, new) in changed {
-            self.reindex(origin, encoder, old.as_ref(), new.as_ref());
+            let dropped =
+                self.claims.change(origin, encoder, old.as_ref(), new, self.limits.floors);
+            self.counters.floors_dropped += dropped;
             effects.push(Effect::Changed(encoder));
-            if let Some(claim) = new.filter(|_| from == origin) {
-                self.tell_floor(origin, encoder, claim.epoch, effects);
+            claimed.extend(new.map(|claim| (encoder, claim.epoch)));
+        }
+        if from == origin {
+            for (encoder, epoch) in claimed {
+                self.tell_floor(origin, encoder, epoch, effects);
             }
         }
         self.counters.applied += 1;
@@ -527,25 +519,6 @@ impl Directory {
         self.counters.forwarded += to.len() as u64;
         if !to.is_empty() {
             effects.push(Effect::Delta { to, delta });
-        }
-    }
-
-    fn reindex(
-        &mut self,
-        origin: NodeId,
-        encoder: EncoderId,
-        old: Option<&Entry>,
-        new: Option<&Entry>,
-    ) {
-        // Most changes are of what is shown or watched.
-        if let (Some(old), Some(new)) = (old, new)
-            && (&old.name, old.epoch) == (&new.name, new.epoch)
-        {
-            return;
-        }
-        self.claims.change(origin, encoder, old, new);
-        if let Some(entry) = new.or(old) {
-            self.raise_floor(encoder, entry.epoch);
         }
     }
 
@@ -581,7 +554,7 @@ impl Directory {
     ) -> Option<(NodeId, &Entry)> {
         // A claim below the floor was superseded, also if whoever superseded it is gone: its node
         // does not get the encoder back by outliving the other.
-        let mut floor = self.floors.get(encoder);
+        let mut floor = self.claims.floors.get(encoder);
         let claims = self.claims(encoder).inspect(|(_, entry)| floor = floor.max(entry.epoch));
         let living = claims.filter(|(node, _)| alive(*node));
         let best = living.max_by_key(|(node, entry)| (entry.epoch, std::cmp::Reverse(*node)));
@@ -603,11 +576,14 @@ impl Directory {
     ) -> Option<EncoderId> {
         let mut last = None;
         for (encoder, node) in self.claims.named(name).filter(|(encoder, _)| among(*encoder)) {
+            // Names are looked up by their hashes.
+            let Some(entry) = self.entry(node, encoder).filter(|it| it.name == name) else {
+                continue;
+            };
             if alive(node) {
                 return Some(encoder);
             }
-            let epoch = self.entry(node, encoder).map(|entry| entry.epoch);
-            last = last.max(Some((epoch, std::cmp::Reverse(encoder))));
+            last = last.max(Some((entry.epoch, std::cmp::Reverse(encoder))));
         }
         last.map(|(_, encoder)| encoder.0)
     }
@@ -647,7 +623,8 @@ impl Directory {
         }
         let Some(part) = self.parts.remove(&node) else { return };
         for (encoder, entry) in part.entries() {
-            self.claims.change(node, encoder, Some(entry), None);
+            self.counters.floors_dropped +=
+                self.claims.change(node, encoder, Some(entry), None, self.limits.floors);
         }
         if self.forgotten.len() < ORIGINS_MAX {
             self.forgotten.insert(node, part.boot);

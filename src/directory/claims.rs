@@ -2,6 +2,7 @@
 //! epoch it ever had.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::Entry;
 use crate::id::{EncoderId, Epoch, NodeId};
@@ -10,67 +11,101 @@ use crate::id::{EncoderId, Epoch, NodeId};
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     by_encoder: BTreeMap<EncoderId, Few<NodeId>>,
-    by_name: BTreeMap<String, Few<(EncoderId, NodeId)>>,
+    /// By the hashes of names, lest every node keep every name twice.
+    by_name: BTreeMap<u64, Few<(EncoderId, NodeId)>>,
+    pub(super) floors: Floors,
 }
 
-/// A small ordered set. Nearly all have one element, for which a tree would keep room for eleven.
+/// A small ordered set that is not empty. Nearly all have one element, which takes no allocation.
 #[derive(Debug)]
-struct Few<T>(Vec<T>);
+enum Few<T> {
+    One(T),
+    Many(Vec<T>),
+}
 
-impl<T> Default for Few<T> {
-    fn default() -> Self {
-        Self(Vec::with_capacity(1))
+impl<T: Ord + Copy> Few<T> {
+    fn all(&self) -> &[T] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+
+    fn insert(&mut self, element: T) {
+        let Err(at) = self.all().binary_search(&element) else { return };
+        let mut many = self.all().to_vec();
+        many.insert(at, element);
+        *self = Self::Many(many);
+    }
+
+    /// Whether nothing is left.
+    fn remove(&mut self, element: T) -> bool {
+        if let Self::Many(many) = self {
+            many.retain(|it| *it != element);
+            if let [one] = many[..] {
+                *self = Self::One(one);
+            }
+            return false;
+        }
+        self.all() == [element]
     }
 }
 
-impl<T: Ord> Few<T> {
-    fn insert(&mut self, element: T) {
-        if let Err(at) = self.0.binary_search(&element) {
-            self.0.insert(at, element);
-        }
-    }
+fn insert<K: Ord, T: Ord + Copy>(index: &mut BTreeMap<K, Few<T>>, key: K, element: T) {
+    index.entry(key).and_modify(|few| few.insert(element)).or_insert(Few::One(element));
+}
 
-    fn remove(&mut self, element: T) {
-        if let Ok(at) = self.0.binary_search(&element) {
-            self.0.remove(at);
-        }
+fn remove<K: Ord, T: Ord + Copy>(index: &mut BTreeMap<K, Few<T>>, key: &K, element: T) {
+    if index.get_mut(key).is_some_and(|few| few.remove(element)) {
+        index.remove(key);
     }
+}
+
+/// The same on every node and in every run: no order may follow from where memory is.
+fn hash(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Claims {
+    /// A node's entry changed. Returns how many floors were dropped to keep so many.
     pub(super) fn change(
         &mut self,
         node: NodeId,
         encoder: EncoderId,
         old: Option<&Entry>,
         new: Option<&Entry>,
-    ) {
+        floors: usize,
+    ) -> u64 {
+        // Most changes are of what is shown or watched.
+        if let (Some(old), Some(new)) = (old, new)
+            && (&old.name, old.epoch) == (&new.name, new.epoch)
+        {
+            return 0;
+        }
         if let Some(old) = old {
-            if let Some(nodes) = self.by_encoder.get_mut(&encoder) {
-                nodes.remove(node);
-                if nodes.0.is_empty() {
-                    self.by_encoder.remove(&encoder);
-                }
-            }
-            if let Some(claims) = self.by_name.get_mut(&old.name) {
-                claims.remove((encoder, node));
-                if claims.0.is_empty() {
-                    self.by_name.remove(&old.name);
-                }
-            }
+            remove(&mut self.by_encoder, &encoder, node);
+            remove(&mut self.by_name, &hash(&old.name), (encoder, node));
         }
         if let Some(new) = new {
-            self.by_encoder.entry(encoder).or_default().insert(node);
-            self.by_name.entry(new.name.clone()).or_default().insert((encoder, node));
+            insert(&mut self.by_encoder, encoder, node);
+            insert(&mut self.by_name, hash(&new.name), (encoder, node));
+        }
+        // Claims that stand say themselves how high they are.
+        match old.filter(|old| new.is_none_or(|new| new.epoch < old.epoch)) {
+            Some(over) => self.floors.raise(encoder, over.epoch, floors),
+            None => 0,
         }
     }
 
     pub(super) fn of(&self, encoder: EncoderId) -> impl Iterator<Item = NodeId> {
-        self.by_encoder.get(&encoder).into_iter().flat_map(|few| &few.0).copied()
+        self.by_encoder.get(&encoder).into_iter().flat_map(Few::all).copied()
     }
 
+    /// Those of this name, and perhaps others whose names have the same hash.
     pub(super) fn named(&self, name: &str) -> impl Iterator<Item = (EncoderId, NodeId)> {
-        self.by_name.get(name).into_iter().flat_map(|few| &few.0).copied()
+        self.by_name.get(&hash(name)).into_iter().flat_map(Few::all).copied()
     }
 
     pub(super) fn encoders(&self) -> impl Iterator<Item = EncoderId> {
@@ -78,7 +113,7 @@ impl Claims {
     }
 }
 
-/// The highest epoch seen per encoder, kept after its entries vanish.
+/// Epochs of encoders that were seen and that no entry has any more: the highest of each.
 #[derive(Debug, Default)]
 pub(super) struct Floors {
     floors: BTreeMap<EncoderId, (Epoch, u64)>,

@@ -9,7 +9,7 @@ impl Directory {
     /// The highest epoch seen for an encoder, also after every claim to it is gone.
     pub fn floor(&self, encoder: EncoderId) -> Epoch {
         let claimed = self.claims(encoder).map(|(_, entry)| entry.epoch).max();
-        self.floors.get(encoder).max(claimed.unwrap_or_default())
+        self.claims.floors.get(encoder).max(claimed.unwrap_or_default())
     }
 
     /// Everything that is at home at nodes that are `alive`, in order of encoder: what
@@ -24,7 +24,7 @@ impl Directory {
         claims.sort_unstable_by_key(|(encoder, entry, node, _)| (*encoder, entry.epoch, *node));
         let homes = claims.chunk_by(|a, b| a.0 == b.0).filter_map(|claims| {
             let (encoder, highest, ..) = claims.last()?;
-            let floor = self.floors.get(*encoder).max(highest.epoch);
+            let floor = self.claims.floors.get(*encoder).max(highest.epoch);
             let (_, entry, node, _) = claims.iter().rev().find(|(.., lives)| *lives)?;
             (entry.epoch >= floor).then_some((*encoder, node.0, *entry))
         });
@@ -33,7 +33,8 @@ impl Directory {
 
     /// Notes an epoch that was seen elsewhere than in the directory.
     pub fn raise_floor(&mut self, encoder: EncoderId, epoch: Epoch) {
-        self.counters.floors_dropped += self.floors.raise(encoder, epoch, self.limits.floors);
+        self.counters.floors_dropped +=
+            self.claims.floors.raise(encoder, epoch, self.limits.floors);
     }
 
     /// Tells a node that claims an encoder under an epoch that is over. While the claim that

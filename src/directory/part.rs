@@ -72,6 +72,10 @@ impl Part {
         self.slots.iter().filter_map(|(encoder, slot)| Some((*encoder, slot.entry.as_ref()?)))
     }
 
+    pub(super) fn into_entries(self) -> impl Iterator<Item = (EncoderId, Entry)> {
+        self.slots.into_iter().filter_map(|(encoder, slot)| Some((encoder, slot.entry?)))
+    }
+
     /// How many entries there would be after `delta`. A key that comes twice counts twice.
     pub(super) fn count_after(&self, delta: &Delta) -> usize {
         let mut count = if delta.from == 0 { 0 } else { self.count() };
@@ -91,23 +95,25 @@ impl Part {
         self.header = Some(header);
     }
 
-    /// Writes or removes one entry.
+    /// Writes or removes one entry; returns what was there.
     pub(super) fn set(
         &mut self,
         changed: Span,
         encoder: EncoderId,
         entry: Option<Entry>,
         limits: &Limits,
-    ) {
+    ) -> Option<Entry> {
         let removed = entry.is_none();
         let seq = changed.until;
-        if let Some(old) = self.slots.insert(encoder, Slot { changed, entry }) {
+        let old = self.slots.insert(encoder, Slot { changed, entry });
+        if let Some(old) = &old {
             self.changes.remove(&(old.changed.until, encoder));
             self.tombstones.remove(&(old.changed.until, encoder));
         }
         self.changes.insert((seq, encoder));
+        let old = old.and_then(|old| old.entry);
         if !removed {
-            return;
+            return old;
         }
         self.tombstones.insert((seq, encoder));
         while self.tombstones.len() > limits.tombstones {
@@ -116,14 +122,21 @@ impl Part {
             self.changes.remove(&oldest);
             self.slots.remove(&oldest.1);
         }
+        old
     }
 
-    /// Writes a delta that was found to apply; a head of a replacement only into a new part.
-    pub(super) fn apply(&mut self, delta: &Delta, limits: &Limits) {
+    /// Writes a delta that was found to apply; a head of a replacement only into a new part. Returns
+    /// what was there of what it names.
+    pub(super) fn apply(
+        &mut self,
+        delta: &Delta,
+        limits: &Limits,
+    ) -> Vec<(EncoderId, Option<Entry>)> {
         let changed = Span { after: delta.from, until: delta.to };
-        for (encoder, entry) in &delta.entries {
-            self.set(changed, *encoder, entry.clone(), limits);
-        }
+        let set = |(encoder, entry): &(EncoderId, Option<Entry>)| {
+            (*encoder, self.set(changed, *encoder, entry.clone(), limits))
+        };
+        let before = delta.entries.iter().map(set).collect();
         if let Some(header) = &delta.header {
             self.set_header(changed, header.clone());
         }
@@ -131,6 +144,7 @@ impl Part {
         if delta.from == 0 {
             self.floor = self.floor.max(delta.to);
         }
+        before
     }
 
     /// Numbers everything anew under `boot`, so that everyone gets a full replacement.
