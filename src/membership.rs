@@ -75,6 +75,10 @@ const FULL_MEMBERS: usize = 32;
 const PULL_AGAIN: Duration = Duration::from_millis(1000);
 /// The same, when there is a sign that it is there or knows more.
 const PULL_SOON: Duration = Duration::from_millis(200);
+/// With more news than this to tell, that a member is there is not handed on: each piece is told some
+/// ten times and a packet holds twenty, so that packets would be full for long of what lists have
+/// brought around by then. What is said against a member is always handed on.
+const NEWS_MAX: usize = 64;
 /// A list costs as much as there are members: after a full exchange that this node began, none is
 /// begun by a link that comes up or a fingerprint that differs for so long for each of them. There
 /// are as many links as members, and what each knows would be the same.

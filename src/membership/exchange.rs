@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use foca::Member;
+use foca::{Member, State};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 
 use super::identity::{
@@ -12,8 +12,8 @@ use super::identity::{
 use super::swim::{Asked, Rebirth};
 use super::{
     DIGEST_EVERY, DIGEST_SOON, DOUBT_AGAIN, Effect, FAREWELL_EVERY, FAREWELLS, FULL_EVERY,
-    FULL_MEMBERS, LIST_EACH, Liveness, MEMBERS_MAX, Membership, PULL_AGAIN, PULL_FANOUT, PULL_SOON,
-    TICK, UNREST, WATCHERS,
+    FULL_MEMBERS, LIST_EACH, Liveness, MEMBERS_MAX, Membership, NEWS_MAX, PULL_AGAIN, PULL_FANOUT,
+    PULL_SOON, TICK, UNREST, WATCHERS,
 };
 use crate::id::NodeId;
 use crate::time::Mono;
@@ -77,8 +77,11 @@ impl Membership {
                 let missed = header.dst.node == self.me.node && header.dst != self.me;
                 let mut doubt = |told: &mut _| self.doubt(now, from, told, effects);
                 let doubted = news.iter_mut().filter_map(|told| doubt(told).then_some(())).count();
-                let otherwise = (doubted > 0).then(|| swim_message(&header, &news));
                 let mut asked = Asked::default();
+                let before = news.len();
+                self.take_quietly(&mut news, &mut asked);
+                let otherwise =
+                    (doubted > 0 || news.len() < before).then(|| swim_message(&header, &news));
                 let handled =
                     self.swim.handle_data(otherwise.as_deref().unwrap_or(raw), &mut asked);
                 self.count(handled);
@@ -138,6 +141,7 @@ impl Membership {
             self.doubt(now, from, told, effects);
         }
         let mut asked = Asked::default();
+        self.take_quietly(&mut state.members, &mut asked);
         let applied = self.swim.apply_many(state.members.into_iter(), true, &mut asked);
         self.count(applied);
         self.absorb(now, asked, effects);
@@ -147,6 +151,18 @@ impl Membership {
             // One that is taken for down here must hear of it to be able to object.
             self.push(from, Told::Itself, false, effects);
         }
+    }
+
+    /// Takes in who is there without handing it on, while there is much to tell: see [`NEWS_MAX`].
+    fn take_quietly(&mut self, news: &mut Vec<Member<Identity>>, asked: &mut Asked) {
+        if self.swim.updates_backlog() <= NEWS_MAX {
+            return;
+        }
+        let quiet: Vec<Member<Identity>> =
+            news.extract_if(.., |member| member.state() == State::Alive).collect();
+        quiet.iter().for_each(|member| self.written.note(member.id().node));
+        let applied = self.swim.apply_many(quiet.into_iter(), false, asked);
+        self.count(applied);
     }
 
     /// Drops what this node knows already: foca would look for each of them among all.

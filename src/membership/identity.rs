@@ -151,7 +151,8 @@ impl Written {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn note(&self, node: NodeId) {
+    /// It changes this one without writing it.
+    pub(super) fn note(&self, node: NodeId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
     }
 }
