@@ -269,7 +269,10 @@ impl World {
                     self.net.latency.remove(at);
                 }
             }
-            Fault::Drift(..) => self.drifts.retain(|host, _| !active.hosts.contains(host)),
+            Fault::Drift(..) => {
+                self.drifts.retain(|host, _| !active.hosts.contains(host));
+                self.righted.extend(active.hosts.iter().map(|host| (*host, self.now)));
+            }
             Fault::DiskFull(_) => self.full.retain(|host| !active.hosts.contains(host)),
         }
     }

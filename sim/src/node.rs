@@ -316,8 +316,11 @@ impl World {
                 Effect::Admit { ticket, admitted } => self.admit(ix, ticket, admitted),
                 Effect::RefuseJoin { ticket, reason } => {
                     self.nodes[ix].joins.remove(&ticket);
-                    // Rightly, by a clock that is years ahead; it asks again.
-                    if !self.drifts.contains_key(&ix) {
+                    // Rightly, by a clock that is years ahead or most of which are; it asks again.
+                    let members = (0..self.plan.nodes).filter(|node| self.is_member(*node));
+                    let (wrong, right): (Vec<usize>, Vec<usize>) =
+                        members.partition(|node| self.clock_seems_wrong(*node));
+                    if !self.drifts.contains_key(&ix) && wrong.len() < right.len() {
                         self.refused_newcomer(ix, &reason);
                     }
                 }

@@ -137,6 +137,7 @@ impl World {
             events: 0,
             clocks_off: BTreeMap::new(),
             drifts: BTreeMap::new(),
+            righted: BTreeMap::new(),
             full: std::collections::BTreeSet::new(),
             stirred: true,
             traffic: None,

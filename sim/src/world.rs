@@ -28,6 +28,9 @@ use crate::trace::Trace;
 /// sent away again and again.
 const LINGERS: u64 = 30 * SEC;
 
+/// By this many readings a clock is judged, one a second, which take a while to come.
+const READINGS: u64 = 30 * SEC;
+
 /// The moment at which a run begins, so that no machine sees zero.
 pub(crate) const BEGIN: u64 = 0;
 /// What a wall clock shows at the beginning, in milliseconds since 1970.
@@ -249,6 +252,8 @@ pub(crate) struct World {
     pub(crate) clocks_off: BTreeMap<usize, i64>,
     /// Wall clocks that run wrongly: since when, and how many milliseconds they gain a second.
     pub(crate) drifts: BTreeMap<usize, (u64, i64)>,
+    /// When a wall clock last went right again.
+    pub(crate) righted: BTreeMap<usize, u64>,
     /// Nodes whose disks are full.
     pub(crate) full: BTreeSet<usize>,
     /// Somebody came or went in somebody's eyes.
@@ -336,6 +341,12 @@ impl World {
         });
         let wall = (WALL + self.now / MS + skew).saturating_add_signed(off.saturating_add(drift));
         Now { mono: Mono(since + SEC), wall }
+    }
+
+    /// A node's wall clock runs wrongly, or did so lately: it is judged by several readings.
+    pub(crate) fn clock_seems_wrong(&self, node: usize) -> bool {
+        let righted = self.righted.get(&node);
+        self.drifts.contains_key(&node) || righted.is_some_and(|at| self.now < at + READINGS)
     }
 
     /// Has a host's machine called at its own time `at`, or a little later, as timers are.
