@@ -394,10 +394,10 @@ impl Directory {
         for origin in asked {
             self.answer(from, origin, digest.of.get(&origin).copied(), effects);
         }
-        let lacking = digest.of.iter().filter(|(origin, has)| {
-            // A link that comes up is told of its two nodes from both sides: it is asked already.
-            !(digest.only && **origin == from)
-                && !self.is_forgotten(**origin, has.0)
+        // A link that comes up is told of its two nodes from both sides: it is asked already.
+        let others = digest.of.iter().filter(|(origin, _)| !digest.only || **origin != from);
+        let lacking = others.filter(|(origin, has)| {
+            !self.is_forgotten(**origin, has.0)
                 && self.parts.get(origin).is_none_or(|part| part.position() < **has)
         });
         let lacking: BTreeMap<_, _> = lacking.map(|(origin, has)| (*origin, *has)).collect();
