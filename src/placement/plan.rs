@@ -253,10 +253,13 @@ fn blocks(seats: &Seats<'_>, units: &[Unit]) -> Vec<Block> {
     order.into_iter().map(block).collect()
 }
 
-/// What moves together: one encoder, or those of a room that are at one node.
-fn parts(blocks: &[Block]) -> Vec<Vec<usize>> {
-    let alone = (0..blocks.len()).filter(|at| blocks[*at].room.is_none()).map(|at| vec![at]);
-    alone.chain(rooms(blocks).into_values().flat_map(BTreeMap::into_values)).collect()
+/// What moves together and concerns the caller: one encoder, or those of a room that are at one
+/// node. Most concern nobody.
+fn parts(blocks: &[Block], concerns: &dyn Fn(&[usize]) -> bool) -> Vec<Vec<usize>> {
+    let alone = (0..blocks.len()).filter(|at| blocks[*at].room.is_none());
+    let alone = alone.filter(|at| concerns(&[*at])).map(|at| vec![at]);
+    let rooms = rooms(blocks).into_values().flat_map(BTreeMap::into_values);
+    alone.chain(rooms.filter(|part| concerns(part))).collect()
 }
 
 /// Who of each room is where.

@@ -1,9 +1,10 @@
 //! Evening out: whatever is too much at one node goes to another, over a third if need be, until
 //! no move makes anything more even.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::seats::{NO_TIER, Seats};
+use super::seats::{Fill, NO_TIER, Seats};
 use super::{Block, Duty};
 
 /// Single encoders that may move, by wish and node: those of one wish are interchangeable.
@@ -132,7 +133,7 @@ pub(super) fn out(seats: &mut Seats<'_>, counts: &mut Counts, blocks: &mut [Bloc
     let whole = rooms.into_values().filter(|parts| parts.len() == 1);
     let mut rooms: Vec<Vec<usize>> = whole.flat_map(BTreeMap::into_values).collect();
     rooms.retain(|room| super::all_free(blocks, room));
-    rooms.sort_by_key(|room| (std::cmp::Reverse(room.len()), room.first().copied()));
+    rooms.sort_by_key(|room| (Reverse(room.len()), room.first().copied()));
     let mut stepped = singles(seats, counts);
     while move_room(seats, &rooms, blocks) {
         stepped = true;
@@ -252,46 +253,79 @@ fn by_load(seats: &Seats<'_>) -> Vec<usize> {
     order
 }
 
+/// Nodes that may still give, and nodes that have room, by how full they are: to look at all nodes
+/// for each move is most of what it costs to plan for a large mesh.
+struct Order {
+    done: Vec<bool>,
+    /// The last is the fullest, of equals the first in order of id.
+    givers: BTreeSet<(Fill, Reverse<usize>)>,
+    /// The first is the one that is emptiest with one more, of equals the first in order of id.
+    takers: BTreeSet<(Fill, usize)>,
+}
+
+impl Order {
+    fn of(seats: &Seats<'_>, counts: &Counts) -> Self {
+        let done = vec![false; seats.seats.len()];
+        let mut order = Self { done, givers: BTreeSet::new(), takers: BTreeSet::new() };
+        (0..seats.seats.len()).for_each(|seat| order.put(seats, counts, seat));
+        order
+    }
+
+    /// Forgets a node whose load or counts will change.
+    fn take(&mut self, seats: &Seats<'_>, seat: usize) {
+        self.givers.remove(&(seats.fill(seat, 0), Reverse(seat)));
+        self.takers.remove(&(seats.fill(seat, 1), seat));
+    }
+
+    fn put(&mut self, seats: &Seats<'_>, counts: &Counts, seat: usize) {
+        let has = || counts.now.values().any(|now| now[seat] > 0);
+        if !self.done[seat] && may_give(seats, seat) && has() {
+            self.givers.insert((seats.fill(seat, 0), Reverse(seat)));
+        }
+        if seats.fits(seat, 1) {
+            self.takers.insert((seats.fill(seat, 1), seat));
+        }
+    }
+}
+
 fn singles(seats: &mut Seats<'_>, counts: &mut Counts) -> bool {
-    let mut done = vec![false; seats.seats.len()];
+    let mut order = Order::of(seats, counts);
     let (mut moved, mut stepped) = (false, false);
     loop {
-        let givers = (0..seats.seats.len()).filter(|seat| {
-            !done[*seat] && may_give(seats, *seat) && counts.now.values().any(|now| now[*seat] > 0)
-        });
-        let from = givers.max_by(|a, b| seats.fuller(*a, *b, 0).then(b.cmp(a)));
-        match from {
-            Some(from) if step(seats, counts, from) => (moved, stepped) = (true, true),
-            Some(from) => done[from] = true,
+        match order.givers.last().map(|(_, Reverse(seat))| *seat) {
+            Some(from) if step(seats, counts, &mut order, from) => (moved, stepped) = (true, true),
+            Some(from) => {
+                order.done[from] = true;
+                order.givers.pop_last();
+            }
             // What went on elsewhere may have opened a way.
-            None if std::mem::take(&mut moved) => done.fill(false),
+            None if std::mem::take(&mut moved) => order = Order::of(seats, counts),
             None => return stepped,
         }
     }
 }
 
 /// Moves one encoder from this node to the emptiest that it reaches, through others if need be.
-fn step(seats: &mut Seats<'_>, counts: &mut Counts, from: usize) -> bool {
-    let takes = |to: &usize| seats.fits(*to, 1) && seats.evens(from, *to, 1);
-    let to = || (0..seats.seats.len()).filter(takes);
-    let Some(emptiest) = to().min_by(|a, b| seats.fuller(*a, *b, 1)) else { return false };
+fn step(seats: &mut Seats<'_>, counts: &mut Counts, order: &mut Order, from: usize) -> bool {
+    let takes = |to: &usize| seats.evens(from, *to, 1);
+    let takers = || order.takers.iter().map(|(_, to)| *to).take_while(takes);
+    let Some(emptiest) = takers().next() else { return false };
     let path = match counts.way(seats, from, emptiest) {
         Some(wish) => vec![(wish, from, emptiest)],
-        None => {
-            let mut to: Vec<usize> = to().collect();
-            to.sort_by(|a, b| seats.fuller(*a, *b, 1));
-            match path(seats, counts, from, &to) {
-                Some(path) => path,
-                None => return false,
-            }
-        }
+        None => match path(seats, counts, from, &takers().collect::<Vec<_>>()) {
+            Some(path) => path,
+            None => return false,
+        },
     };
     let Some(&(.., last)) = path.last() else { return false };
+    let touched: Vec<usize> = path.iter().map(|(.., to)| *to).chain([from]).collect();
+    touched.iter().for_each(|seat| order.take(seats, *seat));
     for (wish, a, b) in path {
         counts.go(wish, a, b);
     }
     seats.load[from] -= 1;
     seats.load[last] += 1;
+    touched.iter().for_each(|seat| order.put(seats, counts, *seat));
     true
 }
 

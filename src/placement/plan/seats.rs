@@ -1,5 +1,6 @@
 //! Nodes as the planner sees them: how full each is, and in which order a wish likes them.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use super::{Block, Duty, Seat, WEIGHT_ONE, Why, Wish};
@@ -7,6 +8,34 @@ use crate::id::{NodeId, RecordId};
 
 /// The tier of a node where an encoder may not be at all.
 pub(super) const NO_TIER: usize = usize::MAX;
+
+/// How full a node is: its load relative to its weight. One without weight is fuller than any other.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fill {
+    load: u64,
+    weight: u64,
+}
+
+impl Ord for Fill {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let none = (self.weight == 0).cmp(&(other.weight == 0));
+        none.then_with(|| (self.load * other.weight).cmp(&(other.load * self.weight)))
+    }
+}
+
+impl PartialEq for Fill {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Fill {}
+
+impl PartialOrd for Fill {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// All live nodes in order of id, with what is there as far as it is decided.
 pub(super) struct Seats<'a> {
@@ -78,20 +107,21 @@ impl<'a> Seats<'a> {
         (self.load[seat], self.seats[seat].weight)
     }
 
+    /// How full a node would be with so many more.
+    pub(super) fn fill(&self, seat: usize, with: u32) -> Fill {
+        let (load, weight) = self.filled(seat);
+        Fill { load: u64::from(load) + u64::from(with), weight }
+    }
+
     /// Orders nodes by how full they would be with so many more.
-    pub(super) fn fuller(&self, a: usize, b: usize, with: u32) -> std::cmp::Ordering {
-        let ((a, a_weight), (b, b_weight)) = (self.filled(a), self.filled(b));
-        let full = |load: u32, weight: u64| (u64::from(load) + u64::from(with)) * weight;
-        // A node without weight is fuller than any other.
-        let none = (a_weight == 0).cmp(&(b_weight == 0));
-        none.then(full(a, b_weight).cmp(&full(b, a_weight)))
+    pub(super) fn fuller(&self, a: usize, b: usize, with: u32) -> Ordering {
+        self.fill(a, with).cmp(&self.fill(b, with))
     }
 
     /// Moves what has to go to where it is liked best and emptiest. A room goes apart only if it
     /// fits nowhere as it is.
     pub(super) fn place(&mut self, blocks: &mut [Block]) -> bool {
-        let mut order = super::parts(blocks);
-        order.retain(|part| self.has_to_go(blocks, part));
+        let mut order = super::parts(blocks, &|part| self.has_to_go(blocks, part));
         // What is watched before what is not, and what is hard to fit before the rest.
         order.sort_by_key(|part| {
             (super::all_free(blocks, part), std::cmp::Reverse(part.len()), part.first().copied())
@@ -112,16 +142,24 @@ impl<'a> Seats<'a> {
 
     /// Moves what is free to where it is liked better.
     pub(super) fn prefer(&mut self, blocks: &mut [Block]) -> bool {
+        let parts = super::parts(blocks, &|part| {
+            self.tier_of(blocks, part) > 0 && super::all_free(blocks, part)
+        });
         let mut stepped = false;
-        for part in super::parts(blocks) {
-            let Some(block) = part.first().map(|at| &blocks[*at]) else { continue };
-            let Some(seat) = block.to else { continue };
-            let tier = self.tier(block.wish, seat);
-            if tier > 0 && super::all_free(blocks, &part) && !self.drains(seat) {
-                stepped |= self.put_best(blocks, &part, tier);
-            }
+        for part in parts {
+            let tier = self.tier_of(blocks, &part);
+            stepped |= self.put_best(blocks, &part, tier);
         }
         stepped
+    }
+
+    /// How many tiers a part could rise by; none if it is nowhere, or has to go anyway.
+    fn tier_of(&self, blocks: &[Block], part: &[usize]) -> usize {
+        let first = part.first().map(|at| &blocks[*at]);
+        let stays = first.and_then(|block| Some((block.wish, block.to?)));
+        stays
+            .filter(|(_, seat)| !self.drains(*seat))
+            .map_or(0, |(wish, seat)| self.tier(wish, seat))
     }
 
     /// Moves what is free to where most of its room are that cannot move, or most in all, as far
