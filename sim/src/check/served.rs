@@ -114,7 +114,9 @@ impl World {
         }
         let home = self.home_of(watches);
         home.is_some_and(|home| {
-            steady(encoder, home)
+            // Who keeps secret what is at home there keeps it from those who look for it, too.
+            let told = home == node || !self.liars.contains(&home);
+            told && steady(encoder, home)
                 && quiet(encoder)
                 && quiet(home)
                 && quiet(node)
