@@ -66,12 +66,16 @@ impl World {
         told.nodes.is_empty() && (!reached || self.nodes[target].disk.statements.is_empty())
     }
 
-    /// A viewer waits for its encoder's home before it can be served.
+    /// A viewer waits for its encoder's home before it can be served, and finds none that keeps
+    /// secret what is there.
     fn watches_nothing(&self, host: usize) -> bool {
         let viewer = host.checked_sub(self.plan.nodes + self.plan.encoders);
         viewer.is_some_and(|v| {
             let watches = self.viewers[v].watches;
-            self.home_of(watches).is_none() && self.next_of(watches).is_none()
+            match self.home_of(watches) {
+                Some(home) => self.liars.contains(&home),
+                None => self.next_of(watches).is_none(),
+            }
         })
     }
 
@@ -114,9 +118,7 @@ impl World {
         }
         let home = self.home_of(watches);
         home.is_some_and(|home| {
-            // Who keeps secret what is at home there keeps it from those who look for it, too.
-            let told = home == node || !self.liars.contains(&home);
-            told && steady(encoder, home)
+            steady(encoder, home)
                 && quiet(encoder)
                 && quiet(home)
                 && quiet(node)
