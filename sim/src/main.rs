@@ -373,13 +373,14 @@ fn scaled(all: &[usize], encoders: Option<usize>, seed: u64) {
             last = scaled.clone();
         });
         println!(
-            "  converged {}, death known {}, halves whole {}; moves {} at rest, {} after; at most \
-             {:.2} MB for each node",
+            "  converged {}, death known {}, halves whole {}; moves {} to even out, {} at rest, {} \
+             after; at most {:.2} MB for each node",
             time(last.converged),
             time(last.detected),
             time(last.healed),
-            last.moves.0,
-            last.moves.1,
+            last.moves[0],
+            last.moves[1],
+            last.moves[2],
             peak_mb() / nodes as f64
         );
         done.push((nodes as f64, last));

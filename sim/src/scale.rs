@@ -10,12 +10,14 @@ use crate::run::Watch;
 use crate::world::World;
 
 /// When what a mesh costs at rest is counted from, and for how long.
-const QUIET: (u64, u64) = (20 * SEC, 60 * SEC);
+const QUIET: (u64, u64) = (60 * SEC, 60 * SEC);
+/// When all that starts has started, and what starts uneven begins to be evened out.
+const STARTED: u64 = 20 * SEC;
 /// When a node is killed for good, when halves are cut, and when they are whole again.
-const KILLED: u64 = 80 * SEC;
-const CUT: u64 = 90 * SEC;
-const WHOLE: u64 = 100 * SEC;
-const END: u64 = 120 * SEC;
+const KILLED: u64 = 120 * SEC;
+const CUT: u64 = 130 * SEC;
+const WHOLE: u64 = 140 * SEC;
+const END: u64 = 160 * SEC;
 
 /// What a plane sent.
 #[derive(Debug, Default, Clone, Copy)]
@@ -37,8 +39,8 @@ pub struct Scaled {
     pub healed: Option<f64>,
     /// Of each plane, all nodes together, per second at rest.
     pub planes: BTreeMap<&'static str, Sent>,
-    /// Times that an encoder's home changed: at rest, and after that.
-    pub moves: (u64, u64),
+    /// Times that an encoder's home changed: to even out, at rest, and after that.
+    pub moves: [u64; 3],
     /// Virtual seconds of each part, and what they took of one core.
     pub parts: Vec<(&'static str, f64, f64)>,
 }
@@ -147,14 +149,18 @@ pub fn scale(nodes: usize, encoders: usize, seed: u64, told: &mut dyn FnMut(&Sca
         before.iter().zip(after).filter(|(before, after)| before != after).count() as u64
     };
     let since = |at: Option<u64>, from: u64| at.map(|at| at.saturating_sub(from) as f64 / 1e9);
-    let settled = world.play_until(QUIET.0 - 1);
-    part(&mut scaled, "start", QUIET.0);
+    let settled = world.play_until(STARTED - 1);
+    part(&mut scaled, "start", STARTED);
     let homes = world.homes();
+    let evened = world.play_until(QUIET.0 - 1);
+    let even = world.homes();
+    scaled.moves[0] = changed(&homes, &even);
+    part(&mut scaled, "evening out", QUIET.0);
     let still = world.play_until(KILLED - 1);
     // What was agreed on before must hold until the end of the rest.
-    scaled.converged = since(still.and(settled), SEC);
+    scaled.converged = since(still.and(evened).and(settled), SEC);
     let quiet = world.homes();
-    scaled.moves.0 = changed(&homes, &quiet);
+    scaled.moves[1] = changed(&even, &quiet);
     scaled.planes = world.traffic.take().unwrap_or_default().planes;
     for sent in scaled.planes.values_mut() {
         sent.packets = sent.packets * SEC / QUIET.1;
@@ -166,7 +172,7 @@ pub fn scale(nodes: usize, encoders: usize, seed: u64, told: &mut dyn FnMut(&Sca
     world.play_until(WHOLE - 1);
     part(&mut scaled, "a cut into halves", WHOLE);
     scaled.healed = since(world.play_until(END), WHOLE);
-    scaled.moves.1 = changed(&quiet, &world.homes());
+    scaled.moves[2] = changed(&quiet, &world.homes());
     part(&mut scaled, "whole again", END);
 }
 
