@@ -2,7 +2,8 @@
 //!
 //! An *origin* numbers its changes by (boot, sequence). Changes travel as deltas, pushed over
 //! links as soon as they are flushed and handed on to nodes that the origin has no link to;
-//! digests find and repair whatever was missed. Nothing is stored on disk.
+//! digests find and repair whatever was missed, of everyone at a pace that many origins slow down
+//! (ADR 21). Nothing is stored on disk.
 
 mod claims;
 mod floors;

@@ -1,7 +1,8 @@
 //! Who is alive: foca (SWIM) as a machine, with what foca leaves to its host.
 //!
-//! Datagrams are small and may get lost; *states* are whole member lists for an ordered stream,
-//! exchanged when a link comes up, when fingerprints differ, and now and then. On top of foca:
+//! Datagrams are small and may get lost; *states* are for an ordered stream: of its sender alone when
+//! a link comes up, and whole member lists, exchanged then, when fingerprints differ, and now and then,
+//! at a pace that many members slow down (ADR 21). On top of foca:
 //!
 //! - A node that stood still for longer than the suspicion time, or that hears nobody at all, is
 //!   itself the one in doubt. It is *reborn*: it drops what foca knew, takes a higher generation,
