@@ -233,7 +233,7 @@ pub struct Membership {
     trips: Trips,
     rng: ChaCha8Rng,
     seen: BTreeMap<NodeId, Seen>,
-    /// A hash of foca's list as it was when the program was told of it last.
+    /// The program was told of all of foca's list but what it has written since.
     reported: bool,
     /// Members that are not down, if nothing changed since that was worked out.
     active: Option<BTreeSet<NodeId>>,
