@@ -166,6 +166,8 @@ plans! {
     lost_pings_of_idle_legs_move_nobody = "idle-legs-lossy",
     a_node_whose_old_folder_is_put_back_is_believed = "old-folder-after-many-starts",
     a_home_whose_old_folder_is_put_back_is_believed = "home-gets-old-folder",
+    a_node_whose_older_folders_are_put_back_uses_no_number_twice =
+        "older-folders-one-after-the-other",
     a_node_that_relays_and_stood_still_shows_nothing_old = "relay-frozen-and-woken",
     a_viewer_whose_node_has_no_path_to_home_sees = "viewers-node-without-home",
     a_viewer_that_begins_where_no_home_is_known_looks_elsewhere =
