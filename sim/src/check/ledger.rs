@@ -113,7 +113,9 @@ impl World {
             let acked = self.checks.acked.iter().filter(|acked| !acked.lost && held(acked));
             for acked in acked.filter(|acked| self.is_member(acked.at)) {
                 let (actor, seq) = acked.version;
-                if !ledger.has(acked.version) {
+                // What was removed and forgotten, and is nowhere after records were lost, stays removed.
+                let gone = acked.change == Change::Delete && ledger.encoded(acked.key).is_none();
+                if !ledger.has(acked.version) && !gone {
                     let text = format!("n{ix} lacks change {seq} of {}", actor.short());
                     found = Some(("acknowledged", text));
                 }
