@@ -18,7 +18,7 @@ const SEEDS: u64 = 21;
 const APART: f64 = 0.25;
 /// Or by this, in seconds: nodes show whom they believe alive at beats of 50 ms, and are looked at
 /// every 10 ms here and there.
-const SHARP: f64 = 0.05;
+const SHARP: f64 = 0.07;
 
 /// Until everyone has a report or a newer one, in seconds: twice what was measured.
 const REPORTED: f64 = 6.0;
