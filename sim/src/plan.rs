@@ -460,6 +460,11 @@ impl Plan {
         self.faults.iter().any(|item| matches!(item.fault, Fault::Room(..)))
     }
 
+    /// Whether records become unreadable in it.
+    pub(crate) fn loses_records(&self) -> bool {
+        self.faults.iter().any(|item| matches!(item.fault, Fault::Unreadable(_)))
+    }
+
     /// Whether any node ever says what is false of its media.
     pub(crate) fn has_boasts(&self) -> bool {
         self.faults.iter().any(|item| matches!(item.fault, Fault::Boast(..)))
