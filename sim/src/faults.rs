@@ -311,6 +311,7 @@ impl World {
             return;
         }
         self.note_woken(host);
+        self.note_stood(host);
         let state = &mut self.hosts[host];
         state.thawed = self.now;
         let long = self.now - state.frozen_at >= LOOP_LATE;

@@ -110,7 +110,8 @@ impl World {
             && self.net.latency.is_empty()
     }
 
-    /// Everyone who watches sees something.
+    /// Everyone who watches sees something, unless the only address that it was ever given is one
+    /// of a node that is shut out.
     pub(super) fn check_all_see(&mut self) {
         let near = self.now.saturating_sub(2 * SEC);
         let lit = |e: usize| {
@@ -121,7 +122,7 @@ impl World {
         let viewers = self.viewers.iter().enumerate();
         let dark = viewers
             .filter(|(v, viewer)| self.hosts[self.host_of_viewer(*v)].up && lit(viewer.watches))
-            .filter(|(v, _)| self.all_allow(*v))
+            .filter(|(v, _)| self.all_allow(*v) && !self.knows_nobody(self.host_of_viewer(*v)))
             .find(|(_, viewer)| viewer.seen.fresh_at < near)
             .map(|(v, viewer)| (format!("viewer{v}"), viewer.watches, viewer.seen.fresh_at));
         let browsers = self.browsers.iter().enumerate();

@@ -22,6 +22,7 @@ mod room;
 mod served;
 mod spread;
 mod stale;
+mod stalls;
 mod steady;
 mod trust;
 mod twins;
@@ -92,6 +93,8 @@ pub(crate) struct Checks {
     pub(crate) dark: BTreeMap<usize, u64>,
     /// Agents that stood still a moment ago.
     pub(crate) woken: Vec<steady::Woken>,
+    /// Nodes that stood still a moment ago.
+    pub(crate) stood: Vec<stalls::Stood>,
     /// Since when two nodes that are linked both claim an encoder.
     pub(crate) rivals: BTreeMap<(usize, usize, EncoderId), u64>,
     /// The highest epoch of an encoder that a node knew of, in which of its lives.
@@ -198,6 +201,7 @@ impl World {
         self.check_served();
         self.check_next();
         self.check_steady();
+        self.check_stalls();
         self.note_rough();
         self.check_twins();
         self.check_trust();

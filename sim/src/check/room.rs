@@ -48,9 +48,11 @@ impl World {
         }
     }
 
-    /// Those of a room that nobody watches join the others; those that are watched stay.
+    /// Those of a room that nobody watches join the others; those that are watched stay. Nobody
+    /// is sent to a node that keeps its load secret.
     pub(super) fn check_rooms(&mut self) {
-        let calm = self.plan.is_roomed() && self.whole() && self.calm_for(FILLED);
+        let open = self.whole() && self.liars.is_empty();
+        let calm = self.plan.is_roomed() && open && self.calm_for(FILLED);
         if !calm || self.is_pooled() || (0..self.plan.nodes).any(|ix| self.is_wished_away(ix)) {
             return;
         }

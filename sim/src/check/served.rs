@@ -56,7 +56,7 @@ impl World {
 
     /// It was given one address, which it does not reach or where no member ever was, and was told
     /// no other yet.
-    fn knows_nobody(&self, host: usize) -> bool {
+    pub(super) fn knows_nobody(&self, host: usize) -> bool {
         let e = host - self.plan.nodes;
         let (told, target) = match e.checked_sub(self.plan.encoders) {
             None => (&self.encoders[e].peers, self.encoders[e].target),
