@@ -238,7 +238,7 @@ impl Directory {
                     self.repair_at = None;
                 }
             }
-            Event::Digest { from, digest } => self.on_digest(now.mono, from, &digest, effects),
+            Event::Digest { from, digest } => self.on_digest(from, &digest, effects),
             Event::Delta { from, delta } => self.on_delta(now.mono, from, delta, effects),
             Event::Wake => self.on_wake(now.mono, effects),
         }

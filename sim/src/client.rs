@@ -45,6 +45,8 @@ pub(crate) struct Encoder {
     pub(crate) peers: PeerList,
     pub(crate) target: usize,
     pub(crate) camera: Camera,
+    /// What its agent says of the camera.
+    pub(crate) signal: SourceState,
     /// When it took the last picture, or would have, if nobody wants any.
     pub(crate) resting: Option<u64>,
     pub(crate) group: Group,
@@ -152,6 +154,7 @@ impl Encoder {
             target: rng.random_range(0..plan.nodes),
             camera: Camera::new(plan.camera),
             resting: None,
+            signal: SourceState::Ready,
             group: Group::default(),
             sending: BTreeMap::new(),
         }
@@ -237,6 +240,7 @@ impl World {
             self.agent_effects(ix, effects);
             self.agent_event(ix, agent::Event::Wake);
             self.agent_event(ix, agent::Event::Source(SourceState::Ready));
+            self.encoders[ix].signal = SourceState::Ready;
             let end = self.end_of(host);
             // A camera that nobody ever watches takes no pictures.
             let watchers = self.plan.viewers.max(self.plan.browsers);
@@ -288,7 +292,7 @@ impl World {
         }
     }
 
-    fn agent_event(&mut self, ix: usize, event: agent::Event) {
+    pub(crate) fn agent_event(&mut self, ix: usize, event: agent::Event) {
         let host = self.host_of_encoder(ix);
         if !self.runs(host) {
             return;

@@ -32,7 +32,10 @@ impl World {
         let (from, begun) = (self.end_of(host), self.now);
         self.legs(host).insert(leg, Leg { expect, conn: None });
         match index_of(addr).filter(|to| *to < self.plan.nodes) {
-            Some(to) => self.client_dial(ClientDial { from, leg, to, begun, wait: PROBE_FIRST }),
+            Some(to) => {
+                self.check_dial(host, to);
+                self.client_dial(ClientDial { from, leg, to, begun, wait: PROBE_FIRST });
+            }
             None => self.queue.push(self.now + HANDSHAKE, Ev::LegFailed { end: from, leg }),
         }
     }

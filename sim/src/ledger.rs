@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand::RngExt as _;
-use roost::accounts::{Batch, Change, Expect, Key, Kind, Loaded, Record, Row, Write};
+use roost::accounts::{Batch, Change, Expect, Key, Kind, Loaded, Record, Row, VALUE_MAX, Write};
 use roost::control::Event;
 use roost::id::{AccountId, ActorId, RecordId};
 
@@ -18,6 +18,10 @@ const COMMIT: (u64, u64) = (MS / 2, 20 * MS);
 const RECORDS: u8 = 6;
 /// The field that is written.
 const FIELD: u16 = 1;
+/// Those that hold much begin here.
+const LONG: u16 = 16;
+/// What marks a change that has to be refused.
+pub(crate) const BLIND: u64 = 1 << 40;
 
 /// A node's ledger on disk.
 #[derive(Debug, Default, Clone)]
@@ -103,16 +107,33 @@ impl World {
         }
         let ticket = edit as u64;
         self.checks.edits.insert(ticket, (ix, self.hosts[ix].life, key, change.clone()));
+        let mut changes = vec![change];
+        // So much that what a node lacks does not go into one answer.
+        if rng.random_bool(0.3) {
+            let field = LONG + rng.random_range(0..4);
+            changes.push(Change::Set(field, vec![edit as u8; VALUE_MAX]));
+        }
         let write = Write {
             key,
-            changes: vec![change],
+            changes,
             account: AccountId([1; 16]),
             expect: Expect::Any,
             wait: 0,
             patience: std::time::Duration::ZERO,
         };
         self.trace.say(self.now, || format!("n{ix} is asked for change {ticket}"));
+        if rng.random_bool(0.1) {
+            self.edit_blindly(ix, ticket, write.clone());
+        }
         self.node_event(ix, Event::Write { ticket, write });
+    }
+
+    /// Somebody changes a record that is not as they saw it.
+    fn edit_blindly(&mut self, ix: usize, ticket: u64, write: Write) {
+        let record = self.nodes[ix].control.as_ref().and_then(|it| it.ledger().get(write.key));
+        let expect = Expect::Tag(record.map_or(0, |record| record.tag()) ^ 1);
+        let write = Write { expect, ..write };
+        self.node_event(ix, Event::Write { ticket: BLIND | ticket, write });
     }
 
     pub(crate) fn back_up(&mut self, fault: usize) {

@@ -25,6 +25,7 @@ mod run;
 mod scale;
 mod serve;
 mod shrink;
+mod signal;
 mod steer;
 mod storm;
 mod story;

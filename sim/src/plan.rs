@@ -29,6 +29,9 @@ pub struct Plan {
     /// How many changes people make to the ledger.
     #[serde(default)]
     pub writes: usize,
+    /// How often a camera loses its signal or gets it back.
+    #[serde(default)]
+    pub signals: usize,
     /// Whether clients show credentials, and the changes are about who may watch.
     #[serde(default)]
     pub guarded: bool,
@@ -260,6 +263,7 @@ impl Plan {
             viewers: encoders,
             browsers: 0,
             writes: 0,
+            signals: 0,
             guarded: false,
             net: Net::default(),
             camera: Camera::default(),
@@ -308,6 +312,7 @@ impl Plan {
         }
         plan.writes = rng.random_range(0..=80);
         plan.guarded = rng.random_bool(0.3);
+        plan.signals = rng.random_range(0..=4);
         plan
     }
 

@@ -29,6 +29,8 @@ pub(crate) enum For {
     Kept,
     /// A change that somebody makes.
     Edit(usize),
+    /// A camera that loses its signal or gets it back.
+    Signal(usize),
     /// When a node hears others' reports.
     Reports(usize, u64),
     /// Keys and names that last for a run.
@@ -43,6 +45,7 @@ pub(crate) fn stream(seed: u64, purpose: For) -> ChaCha8Rng {
         For::Path(from, to) => (3, from as u64, to as u64),
         For::Host(host, life) => (4, host as u64, life),
         For::Edit(edit) => (7, edit as u64, 0),
+        For::Signal(change) => (20, change as u64, 0),
         For::Birth(host) => (5, host as u64, 0),
         For::Reports(host, at) => (18, host as u64, at),
         For::Trust => (8, 0, 0),

@@ -202,6 +202,7 @@ impl World {
         }
         self.schedule_rights();
         self.schedule_edits();
+        self.schedule_signals();
         self.queue.push(BEGIN + PROBE, Ev::Probe);
     }
 }

@@ -58,6 +58,7 @@ fn smaller(plan: &Plan) -> Vec<Plan> {
         with(&|plan| drop(plan.faults.remove(index)));
     }
     with(&|plan| plan.writes = 0);
+    with(&|plan| plan.signals = 0);
     with(&|plan| plan.writes /= 2);
     with(&|plan| plan.browsers = plan.browsers.saturating_sub(1));
     with(&|plan| plan.viewers = plan.viewers.saturating_sub(1));

@@ -155,6 +155,8 @@ pub(crate) enum Ev {
     People,
     /// Somebody makes a change.
     Edit(usize),
+    /// A camera's signal changes.
+    Signal(usize),
     /// Statements about members are on disk.
     Recorded {
         end: End,
@@ -469,6 +471,7 @@ impl World {
             Ev::People => self.people(),
             Ev::Edit(edit) if self.plan.guarded => self.change_rights(edit),
             Ev::Edit(edit) => self.edit(edit),
+            Ev::Signal(change) => self.change_signal(change),
             Ev::Persisted { end } if self.awake(end) => self.persisted(end),
             Ev::Recorded { end, number, statements } if self.awake(end) => {
                 self.recorded(end, number, statements);

@@ -50,6 +50,12 @@ plans! {
     a_next_that_its_encoder_does_not_reach_is_given_up = "next-cut-from-encoder",
     what_is_said_to_one_that_is_linked_with_both_is_handed_on = "news-comes-by-a-third",
     who_is_watched_before_it_has_gone_stays = "even-watched-on-the-way",
+    a_next_that_leaves_is_not_dialled_at_once_again_and_again = "next-leaves-right-after-home-died",
+    a_viewer_is_let_in_at_once_by_a_node_that_was_started_anew = "viewer-whose-nodes-start-anew",
+    a_viewer_that_is_refused_does_not_come_again_at_once =
+        "viewer-that-a-node-lets-in-and-refuses",
+    who_is_suspected_hears_of_it_before_it_is_silent_again =
+        "isolated-twice-for-less-than-a-suspicion",
     what_a_node_that_is_shut_out_wrote_too_late_counts_nowhere =
         "revoked-while-its-write-is-not-on-disk",
     who_is_shut_out_right_after_another_change_is_left_out_at_once =

@@ -144,13 +144,7 @@ impl Directory {
         effects.extend(deltas.into_iter().map(|delta| Effect::Delta { to: vec![to], delta }));
     }
 
-    pub(super) fn on_digest(
-        &mut self,
-        now: Mono,
-        from: NodeId,
-        digest: &Digest,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(super) fn on_digest(&mut self, from: NodeId, digest: &Digest, effects: &mut Vec<Effect>) {
         if !self.links.contains_key(&from) {
             return;
         }
@@ -167,16 +161,6 @@ impl Directory {
         };
         for origin in asked {
             self.answer(from, origin, digest.of.get(&origin).copied(), effects);
-        }
-        // A link that comes up is told of its two nodes from both sides: it is asked already.
-        let others = digest.of.iter().filter(|(origin, _)| !digest.only || **origin != from);
-        let lacking = others.filter(|(origin, has)| {
-            !self.is_forgotten(**origin, has.0)
-                && self.parts.get(origin).is_none_or(|part| part.position() < **has)
-        });
-        let lacking: BTreeMap<_, _> = lacking.map(|(origin, has)| (*origin, *has)).collect();
-        if !lacking.is_empty() {
-            self.ask(now, from, lacking, effects);
         }
     }
 }

@@ -13,7 +13,7 @@ use super::swim::{Asked, Rebirth};
 use super::{
     DIGEST_EVERY, DIGEST_SOON, DOUBT_AGAIN, Effect, FAREWELL_EVERY, FAREWELLS, FULL_EVERY,
     FULL_MEMBERS, LIST_EACH, Liveness, MEMBERS_MAX, Membership, NEWS_MAX, PULL_AGAIN, PULL_FANOUT,
-    PULL_SOON, TICK, UNREST, WATCHERS,
+    PULL_SOON, Seen, TICK, UNREST, WATCHERS,
 };
 use crate::id::NodeId;
 use crate::time::Mono;
@@ -62,11 +62,7 @@ impl Membership {
                     }
                 }
             }
-            Packet::Beat => {
-                if !self.is_active(from) {
-                    self.pull(now, from, PULL_SOON, effects);
-                }
-            }
+            Packet::Beat => {}
             Packet::Swim { header, mut news, raw } => {
                 let known = self.swim.iter_membership_state().len() + news.len() + 1;
                 if known > MEMBERS_MAX && self.count_unknown(&news, &header.src) > 0 {
@@ -92,10 +88,23 @@ impl Membership {
                     self.count(announced);
                 }
                 self.absorb(now, asked, effects);
-                if !self.is_active(from) {
-                    self.pull(now, from, PULL_SOON, effects);
-                }
             }
+        }
+        self.tell_doubted(now, from, effects);
+    }
+
+    /// One that is heard, and that is suspected here or taken for down, must hear of it to be able to
+    /// object, and before it is silent again.
+    fn tell_doubted(&mut self, now: Mono, from: NodeId, effects: &mut Vec<Effect>) {
+        let suspected = |seen: &Seen| seen.liveness == Liveness::Suspect;
+        if !self.is_active(from) {
+            self.pull(now, from, PULL_SOON, effects);
+        } else if self.seen.get(&from).is_some_and(suspected)
+            && self.linked.contains_key(&from)
+            && self.may_pull(now, from, PULL_SOON)
+        {
+            self.pulled.insert(from, now);
+            self.push(from, Told::Itself, false, effects);
         }
     }
 
@@ -147,9 +156,6 @@ impl Membership {
         self.absorb(now, asked, effects);
         if reply {
             self.push(from, Told::All, false, effects);
-        } else if !state.leaving && !self.is_active(from) {
-            // One that is taken for down here must hear of it to be able to object.
-            self.push(from, Told::Itself, false, effects);
         }
     }
 

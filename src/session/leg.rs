@@ -180,7 +180,12 @@ impl Book {
         self.said.retain(|(other, _)| *other != leg);
         let same = peers == *self.peers;
         self.said.push((leg, if same { Arc::clone(&self.peers) } else { Arc::new(peers) }));
-        self.newest_counts()
+        let before = Arc::clone(&self.peers);
+        let other = self.newest_counts();
+        if other {
+            self.forgive_risen(&before);
+        }
+        other
     }
 
     /// Forgets what was said on legs that are no more: a node says its list once, so that of one
@@ -191,20 +196,22 @@ impl Book {
         before != self.said.len() && self.newest_counts()
     }
 
+    /// Nodes that somebody says are up again are dialled at once. Not so by an older list that counts
+    /// again: a node that leaves says so to whoever dials it, and its word ends with the leg.
+    fn forgive_risen(&mut self, before: &PeerList) {
+        let up = before.nodes.iter().filter(|peer| peer.up);
+        let were_up: BTreeSet<NodeId> = up.map(|peer| peer.node).collect();
+        let risen = self.peers.nodes.iter().filter(|peer| peer.up && !were_up.contains(&peer.node));
+        for addr in risen.flat_map(|peer| &peer.addrs) {
+            self.tries.remove(addr);
+        }
+    }
+
     /// Without a word, the last list stays.
     fn newest_counts(&mut self) -> bool {
         let Some((_, peers)) = self.said.last() else { return false };
         if Arc::ptr_eq(peers, &self.peers) || *peers == self.peers {
             return false;
-        }
-        let up = self.peers.nodes.iter().filter(|peer| peer.up);
-        let were_up: BTreeSet<NodeId> = up.map(|peer| peer.node).collect();
-        for peer in peers.nodes.iter().filter(|peer| peer.up) {
-            if !were_up.contains(&peer.node) {
-                for addr in &peer.addrs {
-                    self.tries.remove(addr);
-                }
-            }
         }
         self.peers = Arc::clone(peers);
         true
@@ -327,6 +334,17 @@ mod tests {
         Mono(1_000_000_000 + ms * 1_000_000)
     }
 
+    fn peer(node: u8) -> crate::wire::Peer {
+        crate::wire::Peer {
+            node: NodeId([node; 16]),
+            name: format!("n{node}"),
+            addrs: vec![format!("n{node}:1")],
+            up: true,
+            draining: false,
+            later: crate::grow::Later::default(),
+        }
+    }
+
     #[test]
     fn a_watched_leg_is_silent_after_the_limit_and_not_before() {
         let mut pulse = Pulse::new(at(0));
@@ -397,14 +415,6 @@ mod tests {
 
     #[test]
     fn the_list_of_a_node_that_stands_counts_again_when_another_is_gone() {
-        let peer = |node| crate::wire::Peer {
-            node: NodeId([node; 16]),
-            name: format!("n{node}"),
-            addrs: vec![format!("n{node}:1")],
-            up: true,
-            draining: false,
-            later: crate::grow::Later::default(),
-        };
         let all = PeerList { nodes: vec![peer(1), peer(2), peer(3)] };
         let few = PeerList { nodes: vec![peer(2)] };
         let rng = rand::SeedableRng::seed_from_u64(1);
@@ -417,6 +427,21 @@ mod tests {
         assert_eq!(book.peers(), &all);
         assert!(!book.keep_of(|_| false), "without a word the last list stays");
         assert_eq!(book.peers(), &all);
+    }
+
+    #[test]
+    fn a_node_is_not_dialled_at_once_because_an_older_list_calls_it_up_again() {
+        let list = |up| PeerList { nodes: vec![crate::wire::Peer { up, ..peer(1) }] };
+        let rng = rand::SeedableRng::seed_from_u64(1);
+        let mut book = Book::new(Vec::new(), PeerList::default(), rng);
+        book.set_peers(LegId(1), list(true));
+        book.set_peers(LegId(2), list(false));
+        book.failed(at(0), "n1:1");
+        assert!(book.keep_of(|leg| leg == LegId(1)));
+        assert_eq!(book.address_of(at(1), NodeId([1; 16])), None);
+        book.set_peers(LegId(3), list(false));
+        book.set_peers(LegId(3), list(true));
+        assert!(book.address_of(at(1), NodeId([1; 16])).is_some(), "that is news");
     }
 
     #[test]

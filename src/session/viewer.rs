@@ -160,16 +160,21 @@ impl Viewer {
     }
 
     fn connected(&mut self, now: Mono, id: LegId, node: NodeId, effects: &mut Vec<Effect>) {
-        let twin = self.legs.iter().any(|(other, l)| *other != id && l.node == Some(node));
+        let twin = self.legs.iter().find(|(other, leg)| **other != id && leg.node == Some(node));
+        let twin = twin.map(|(&twin, leg)| (twin, leg.welcomed && !leg.pulse.silent(now)));
+        match twin {
+            Some((_, true)) => drop(self.legs.remove(&id)),
+            // A node that is silent may have been started anew: it is this leg that stands.
+            Some((twin, false)) => {
+                effects.push(Effect::Close(twin));
+                self.closed(now, twin, SILENT);
+            }
+            None => {}
+        }
         let Some(leg) = self.legs.get_mut(&id) else {
             effects.push(Effect::Close(id));
             return;
         };
-        if twin {
-            self.legs.remove(&id);
-            effects.push(Effect::Close(id));
-            return;
-        }
         leg.node = Some(node);
         leg.opened = now;
         leg.pulse = Pulse::new(now);
@@ -207,6 +212,10 @@ impl Viewer {
             }
             // One node may know this viewer as a neighbour, and another not: it relays.
             NodeMessage::Failed(_) if self.legs.values().any(|leg| leg.welcomed) => {
+                // It is not gone to again at once: it would let this viewer in and refuse it again.
+                if let Some(leg) = self.legs.get(&id) {
+                    self.book.failed(now, &leg.addr);
+                }
                 effects.push(Effect::Close(id));
                 self.closed(now, id, "refused");
             }

@@ -17,6 +17,7 @@ impl World {
     /// An agent says something: an epoch under which it wants to be at home is on its disk.
     pub(crate) fn check_epoch(&mut self, agent: usize, bytes: &[u8]) {
         let Ok(ClientMessage::Register(register)) = ClientMessage::decode(bytes) else { return };
+        self.check_ask(agent);
         let lease = self.encoders[agent].lease;
         if register.role == Role::Home && register.epoch.counter > lease {
             let name = self.host_name(self.host_of_encoder(agent));

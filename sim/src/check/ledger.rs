@@ -5,6 +5,7 @@ use roost::accounts::{Change, Key, Receipt};
 use roost::control::Control;
 use roost::id::ActorId;
 
+use crate::ledger::BLIND;
 use crate::net::SEC;
 use crate::world::World;
 
@@ -27,6 +28,10 @@ const CONTACT: u64 = 2 * SEC;
 
 impl World {
     pub(crate) fn acked(&mut self, ix: usize, ticket: u64, receipt: Receipt) {
+        if ticket ^ BLIND < self.plan.writes as u64 {
+            let text = format!("n{ix} changes a record that is not as it was expected");
+            return self.fail("expected", text);
+        }
         let Some((_, _, key, change)) = self.checks.edits.remove(&ticket) else { return };
         let Some(ledger) = self.nodes[ix].control.as_ref().map(Control::ledger) else { return };
         let version = receipt.version;

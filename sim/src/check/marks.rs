@@ -49,6 +49,8 @@ pub const MARKS: &[&str] = &[
     "a home does not reach its encoder",
     "a home that is watched does not reach its encoder",
     "two nodes claim one encoder",
+    "a camera loses its signal",
+    "who starts again comes back to its home",
     "a node that reaches no other is home",
     "next takes over",
     "a node that was called down is back",

@@ -1,6 +1,7 @@
 //! What must hold: at every step, within a bound after a fault, and at the end.
 
 mod alike;
+mod dials;
 mod drain;
 mod even;
 mod failover;
@@ -17,9 +18,11 @@ mod peers;
 mod pools;
 mod prompt;
 mod relayed;
+mod returns;
 mod rights;
 mod room;
 mod served;
+mod signal;
 mod spread;
 mod stale;
 mod stalls;
@@ -71,6 +74,12 @@ pub(crate) struct Checks {
     pub(crate) grants: grants::Grants,
     /// Since when a client and a node reach each other.
     pub(crate) reached: BTreeMap<(usize, usize), u64>,
+    /// When a client dialled a node lately.
+    pub(crate) dialled: BTreeMap<(usize, usize), dials::Lately>,
+    /// When an agent asked for a place lately.
+    pub(crate) asks: BTreeMap<usize, dials::Lately>,
+    /// Since when home does not know what its agent says of the camera.
+    pub(crate) unsaid: BTreeMap<usize, u64>,
     /// Since when a client is not served.
     pub(crate) unserved: BTreeMap<usize, u64>,
     /// Nodes that kept from others what is at home there, who find out when digests are compared.
@@ -95,6 +104,8 @@ pub(crate) struct Checks {
     pub(crate) woken: Vec<steady::Woken>,
     /// Nodes that stood still a moment ago.
     pub(crate) stood: Vec<stalls::Stood>,
+    /// Where each agent was at home last.
+    pub(crate) stayed: BTreeMap<usize, returns::Stayed>,
     /// Since when two nodes that are linked both claim an encoder.
     pub(crate) rivals: BTreeMap<(usize, usize, EncoderId), u64>,
     /// The highest epoch of an encoder that a node knew of, in which of its lives.
@@ -202,6 +213,8 @@ impl World {
         self.check_next();
         self.check_steady();
         self.check_stalls();
+        self.check_returns();
+        self.check_signals();
         self.note_rough();
         self.check_twins();
         self.check_trust();

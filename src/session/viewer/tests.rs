@@ -381,3 +381,15 @@ fn a_keyframe_is_asked_for_where_the_picture_comes_from_now_and_not_with_every_f
     }
     assert_eq!(trial.wishes, [HOME, NEXT, NEXT], "and again, if none comes");
 }
+
+#[test]
+fn a_viewer_that_is_refused_by_one_node_does_not_come_again_at_once() {
+    let mut trial = Trial::new();
+    let reason = "no encoder is known here".to_owned();
+    let failed = wire::Failed { status: 404, reason, retry_after: None };
+    trial.tell(NEXT, &NodeMessage::Failed(failed));
+    trial.pass(100);
+    assert_eq!((trial.closed.as_slice(), trial.leg(NEXT)), (&[NEXT][..], None));
+    trial.pass(150);
+    assert!(trial.leg(NEXT).is_some(), "it may be let in by now");
+}

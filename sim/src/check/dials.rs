@@ -1,0 +1,50 @@
+//! Whoever is refused, or answered by nobody, tries again ever more rarely.
+
+use std::collections::VecDeque;
+
+use crate::net::SEC;
+use crate::world::World;
+
+/// What is counted is counted over so long.
+const WINDOW: u64 = 10 * SEC;
+/// So often at most a client dials one address: the first waits are short, and begin anew when it
+/// hears that the node is there again.
+const DIALS: usize = 25;
+/// So often at most an agent asks for a place.
+const ASKS: usize = 60;
+
+/// When something was done lately.
+pub(crate) type Lately = VecDeque<u64>;
+
+fn note(lately: &mut Lately, now: u64) -> usize {
+    lately.push_back(now);
+    while lately.front().is_some_and(|at| at + WINDOW < now) {
+        lately.pop_front();
+    }
+    lately.len()
+}
+
+impl World {
+    /// A client dials a node.
+    pub(crate) fn check_dial(&mut self, host: usize, to: usize) {
+        if self.unchecked {
+            return;
+        }
+        let count = note(self.checks.dialled.entry((host, to)).or_default(), self.now);
+        self.measure("dials of one address in ten seconds", count as u64);
+        if count > DIALS {
+            let text = format!("{} dials n{to} {count} times in 10 s", self.host_name(host));
+            self.fail("dials", text);
+        }
+    }
+
+    /// An agent asks to be home, or next, or where to go.
+    pub(super) fn check_ask(&mut self, agent: usize) {
+        let count = note(self.checks.asks.entry(agent).or_default(), self.now);
+        self.measure("questions of one agent in ten seconds", count as u64);
+        if count > ASKS {
+            let name = self.host_name(self.host_of_encoder(agent));
+            self.fail("dials", format!("{name} asks {count} times in 10 s"));
+        }
+    }
+}
