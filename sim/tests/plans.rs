@@ -52,6 +52,8 @@ plans! {
     who_is_watched_before_it_has_gone_stays = "even-watched-on-the-way",
     a_next_that_leaves_is_not_dialled_at_once_again_and_again = "next-leaves-right-after-home-died",
     a_viewer_is_let_in_at_once_by_a_node_that_was_started_anew = "viewer-whose-nodes-start-anew",
+    a_viewer_does_not_go_to_and_fro_where_nodes_differ = "nodes-differ-about-who-is-next",
+    a_newcomer_takes_what_does_not_go_into_one_answer = "newcomer-far-behind",
     a_viewer_that_is_refused_does_not_come_again_at_once =
         "viewer-that-a-node-lets-in-and-refuses",
     who_is_suspected_hears_of_it_before_it_is_silent_again =

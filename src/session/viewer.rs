@@ -239,8 +239,13 @@ impl Viewer {
         if self.book.keep_of(|leg| self.legs.contains_key(&leg)) {
             effects.push(Effect::Peers(self.book.peers().clone()));
         }
-        let mut words: Vec<_> = self.legs.values().filter_map(|leg| leg.said.as_ref()).collect();
-        words.sort_by_key(|(number, _)| *number);
+        let said = self.legs.values().filter_map(|leg| Some((leg.node, leg.said.as_ref()?)));
+        // Home itself says who its next is. Others may differ as long as they are apart, and whoever
+        // follows one and then another goes to and fro between them.
+        let mut words: Vec<_> = said
+            .map(|(node, (number, place))| ((node.is_some() && node == place.home, number), place))
+            .collect();
+        words.sort_by_key(|(weight, _)| *weight);
         let best = words
             .into_iter()
             .map(|(_, place)| place)

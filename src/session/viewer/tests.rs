@@ -393,3 +393,13 @@ fn a_viewer_that_is_refused_by_one_node_does_not_come_again_at_once() {
     trial.pass(150);
     assert!(trial.leg(NEXT).is_some(), "it may be let in by now");
 }
+
+#[test]
+fn home_says_who_its_next_is_whatever_others_say_later() {
+    let mut trial = Trial::new();
+    let other = StreamPlace { next: Some(THIRD), ..place(HOME, 1) };
+    trial.tell(NEXT, &NodeMessage::Stream(other.clone()));
+    assert_eq!(trial.viewer.place(), Some(&place(HOME, 1)));
+    trial.tell(HOME, &NodeMessage::Stream(other.clone()));
+    assert_eq!(trial.viewer.place(), Some(&other));
+}
