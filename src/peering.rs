@@ -177,7 +177,7 @@ impl Peering {
                 if let Some(target) = self.targets.remove(&node) {
                     self.dials -= usize::from(target.dialling.is_some());
                     if target.linked_at.is_some() {
-                        self.lost_a_link(now);
+                        self.lost_a_link(now, true);
                     }
                 }
             }
@@ -259,7 +259,6 @@ impl Peering {
             let oldest = self.seeds.values_mut().filter(|seed| seed.dialling.is_some());
             if let Some(seed) = oldest.min_by_key(|seed| seed.dialling) {
                 seed.dialling = None;
-                seed.failures = 0;
                 self.dials -= 1;
             }
         }
@@ -270,21 +269,19 @@ impl Peering {
         let jitter = self.jitter();
         let Some(target) = self.targets.get_mut(&node) else { return };
         let Some(since) = target.linked_at.take() else { return };
-        target.failures = match now.since(since) >= STABLE {
-            true => 0,
-            false => target.failures.saturating_add(1),
-        };
+        let held = now.since(since) >= STABLE;
+        target.failures = if held { 0 } else { target.failures.saturating_add(1) };
         target.due = now + courtesy + target.delay().mul_f64(jitter);
-        self.lost_a_link(now);
+        self.lost_a_link(now, held);
     }
 
-    fn lost_a_link(&mut self, now: Mono) {
+    fn lost_a_link(&mut self, now: Mono, held: bool) {
         self.links -= 1;
         if self.links == 0 {
             self.alone_since = now;
             for seed in self.seeds.values_mut() {
-                seed.failures = 0;
-                seed.due = now + RETRY_FIRST;
+                seed.failures = if held { 0 } else { seed.failures.saturating_add(1) };
+                seed.due = now + backoff(seed.failures, RETRY_SEED);
             }
         }
     }
@@ -599,6 +596,25 @@ mod tests {
             dials += 1;
         }
         assert!(dials < 14, "{dials}");
+    }
+
+    #[test]
+    fn nor_is_a_seed_whose_link_flaps() {
+        let mut machine = Peering::new(id(1), [3; 32]);
+        machine.handle(at(0), Event::Seeds(vec!["n2:1".into()]), &mut Vec::new());
+        let (mut now, mut dials) = (0, 0);
+        while now < 10_000 {
+            let mut effects = Vec::new();
+            machine.handle(at(now), Event::LinkUp { node: id(2) }, &mut effects);
+            machine.handle(at(now + 1), Event::LinkDown { node: id(2) }, &mut effects);
+            while effects.is_empty() {
+                let wake = machine.next_wake().unwrap().since(at(0).mono).as_nanos();
+                now = wake.div_ceil(1_000_000) as u64;
+                machine.handle(at(now), Event::Wake, &mut effects);
+            }
+            dials += 1;
+        }
+        assert!(dials < 18, "{dials}");
     }
 
     #[test]

@@ -37,6 +37,9 @@ impl World {
         if !self.nodes[ix].dialling.insert(addr.clone()) {
             return;
         }
+        if let Some(to) = index_of(&addr) {
+            self.check_dial(ix, to);
+        }
         let (from, begun) = (self.end_of(ix), self.now);
         self.link_dial(LinkDial { from, node, addr, begun, wait: PROBE_FIRST });
     }

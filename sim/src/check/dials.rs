@@ -7,11 +7,11 @@ use crate::world::World;
 
 /// What is counted is counted over so long.
 const WINDOW: u64 = 10 * SEC;
-/// So often at most a client dials one address: the first waits are short, and begin anew when it
+/// So often at most a host dials one address: the first waits are short, and begin anew when it
 /// hears that the node is there again.
 const DIALS: usize = 25;
 /// So often at most an agent asks for a place.
-const ASKS: usize = 60;
+const ASKS: usize = 30;
 
 /// When something was done lately.
 pub(crate) type Lately = VecDeque<u64>;
@@ -25,7 +25,7 @@ fn note(lately: &mut Lately, now: u64) -> usize {
 }
 
 impl World {
-    /// A client dials a node.
+    /// A host dials a node.
     pub(crate) fn check_dial(&mut self, host: usize, to: usize) {
         if self.unchecked {
             return;

@@ -1,7 +1,7 @@
 //! The ledger: what was acknowledged is everywhere in the end, equal writes mean equal records,
 //! and what was revoked stays so unless somebody who saw it undid it.
 
-use roost::accounts::{Change, Key, Receipt};
+use roost::accounts::{Change, Key, Receipt, Record};
 use roost::control::Control;
 use roost::id::ActorId;
 
@@ -124,6 +124,14 @@ impl World {
                 if !ledger.has(acked.version) && !gone {
                     let text = format!("n{ix} lacks change {seq} of {}", actor.short());
                     found = Some(("acknowledged", text));
+                }
+                let back = |record: Record| record.exists() && !record.is_deleted();
+                if acked.change == Change::Delete
+                    && acked.key.kind.collected()
+                    && ledger.get(acked.key).is_some_and(back)
+                {
+                    let text = format!("n{ix} has what was removed by change {seq}");
+                    found = Some(("removed", text));
                 }
                 let standing = acked.change == Change::Disable && !acked.undone;
                 if standing && !self.checks.unsure.contains(&acked.key) {
