@@ -54,6 +54,9 @@ plans! {
     a_viewer_is_let_in_at_once_by_a_node_that_was_started_anew = "viewer-whose-nodes-start-anew",
     a_viewer_does_not_go_to_and_fro_where_nodes_differ = "nodes-differ-about-who-is-next",
     a_newcomer_takes_what_does_not_go_into_one_answer = "newcomer-far-behind",
+    a_viewer_that_nobody_lets_in_does_not_go_to_and_fro = "nodes-differ-about-who-is-up",
+    a_seed_that_lets_go_of_each_link_is_dialled_ever_more_rarely =
+        "older-folder-after-a-newer-life",
     a_viewer_that_is_refused_does_not_come_again_at_once =
         "viewer-that-a-node-lets-in-and-refuses",
     who_is_suspected_hears_of_it_before_it_is_silent_again =

@@ -346,7 +346,7 @@ impl Agent {
     }
 
     fn peers_came(&mut self, now: Mono, id: LegId, peers: PeerList, effects: &mut Vec<Effect>) {
-        if self.book.set_peers(id, peers) {
+        if self.book.set_peers(now, id, peers) {
             effects.push(Effect::Peers(self.book.peers().clone()));
         }
         // Somebody else says that home is dead: look at it closely. Not so if it is drained: thousands
@@ -540,7 +540,7 @@ impl Agent {
     /// Everything that is due.
     fn proceed(&mut self, now: Mono, effects: &mut Vec<Effect>) {
         self.give_up_dials(now, effects);
-        if self.book.keep_of(|leg| self.legs.contains_key(&leg)) {
+        if self.book.keep_of(now, |leg| self.legs.contains_key(&leg)) {
             effects.push(Effect::Peers(self.book.peers().clone()));
         }
         self.judge_home(now, effects);

@@ -161,6 +161,8 @@ struct Try {
     not_before: Mono,
     /// Since when it works again.
     worked: Option<Mono>,
+    /// When a list called it up again.
+    risen: Option<Mono>,
 }
 
 impl Book {
@@ -176,42 +178,37 @@ impl Book {
     }
 
     /// The peer list that the node of this leg says now; true if it differs.
-    pub fn set_peers(&mut self, leg: LegId, peers: PeerList) -> bool {
+    pub fn set_peers(&mut self, now: Mono, leg: LegId, peers: PeerList) -> bool {
         self.said.retain(|(other, _)| *other != leg);
         let same = peers == *self.peers;
         self.said.push((leg, if same { Arc::clone(&self.peers) } else { Arc::new(peers) }));
-        let before = Arc::clone(&self.peers);
-        let other = self.newest_counts();
-        if other {
-            self.forgive_risen(&before);
-        }
-        other
+        self.newest_counts(now)
     }
 
     /// Forgets what was said on legs that are no more: a node says its list once, so that of one
     /// that stands must not be lost to that of one that is gone. True if another list counts now.
-    pub fn keep_of(&mut self, stands: impl Fn(LegId) -> bool) -> bool {
+    pub fn keep_of(&mut self, now: Mono, stands: impl Fn(LegId) -> bool) -> bool {
         let before = self.said.len();
         self.said.retain(|(leg, _)| stands(*leg));
-        before != self.said.len() && self.newest_counts()
+        before != self.said.len() && self.newest_counts(now)
     }
 
-    /// Nodes that somebody says are up again are dialled at once. Not so by an older list that counts
-    /// again: a node that leaves says so to whoever dials it, and its word ends with the leg.
-    fn forgive_risen(&mut self, before: &PeerList) {
-        let up = before.nodes.iter().filter(|peer| peer.up);
-        let were_up: BTreeSet<NodeId> = up.map(|peer| peer.node).collect();
-        let risen = self.peers.nodes.iter().filter(|peer| peer.up && !were_up.contains(&peer.node));
-        for addr in risen.flat_map(|peer| &peer.addrs) {
-            self.tries.remove(addr);
-        }
-    }
-
-    /// Without a word, the last list stays.
-    fn newest_counts(&mut self) -> bool {
+    /// Without a word, the last list stays. Nodes that rise in it are dialled at once, but not again
+    /// and again: lists of nodes that differ, or of one that leaves, take turns as legs come and go.
+    fn newest_counts(&mut self, now: Mono) -> bool {
         let Some((_, peers)) = self.said.last() else { return false };
         if Arc::ptr_eq(peers, &self.peers) || *peers == self.peers {
             return false;
+        }
+        let up = self.peers.nodes.iter().filter(|peer| peer.up);
+        let were_up: BTreeSet<NodeId> = up.map(|peer| peer.node).collect();
+        let risen = peers.nodes.iter().filter(|peer| peer.up && !were_up.contains(&peer.node));
+        for addr in risen.flat_map(|peer| &peer.addrs) {
+            if let Some(t) = self.tries.get_mut(addr)
+                && t.risen.is_none_or(|at| now.since(at) >= RETRY_MAX)
+            {
+                *t = Try { failures: 0, not_before: now, worked: None, risen: Some(now) };
+            }
         }
         self.peers = Arc::clone(peers);
         true
@@ -272,12 +269,13 @@ impl Book {
     /// A dial came to nothing: the address waits, longer each time, with jitter.
     pub fn failed(&mut self, now: Mono, addr: &str) {
         let mended = |t: &Try| t.worked.is_some_and(|since| now.since(since) >= MENDED);
-        let before = self.tries.get(addr).filter(|t| !mended(t));
-        let failures = before.map_or(0, |t| t.failures).min(16) + 1;
+        let before = self.tries.get(addr);
+        let risen = before.and_then(|t| t.risen);
+        let failures = before.filter(|t| !mended(t)).map_or(0, |t| t.failures).min(16) + 1;
         let wait = (RETRY_FIRST * 2u32.pow(failures - 1)).min(RETRY_MAX);
         let jitter = self.rng.random_range(0.7..1.3);
         let not_before = now + wait.mul_f64(jitter);
-        self.tries.insert(addr.to_owned(), Try { failures, not_before, worked: None });
+        self.tries.insert(addr.to_owned(), Try { failures, not_before, worked: None, risen });
         // Addresses come from peer lists of members only; still, bound what one may add.
         while self.tries.len() > TRIES_MAX {
             self.tries.pop_first();
@@ -419,29 +417,37 @@ mod tests {
         let few = PeerList { nodes: vec![peer(2)] };
         let rng = rand::SeedableRng::seed_from_u64(1);
         let mut book = Book::new(Vec::new(), PeerList::default(), rng);
-        assert!(book.set_peers(LegId(1), all.clone()));
-        assert!(book.set_peers(LegId(2), few.clone()));
-        assert!(!book.keep_of(|_| true));
+        assert!(book.set_peers(at(0), LegId(1), all.clone()));
+        assert!(book.set_peers(at(0), LegId(2), few.clone()));
+        assert!(!book.keep_of(at(0), |_| true));
         assert_eq!(book.peers(), &few);
-        assert!(book.keep_of(|leg| leg == LegId(1)));
+        assert!(book.keep_of(at(0), |leg| leg == LegId(1)));
         assert_eq!(book.peers(), &all);
-        assert!(!book.keep_of(|_| false), "without a word the last list stays");
+        assert!(!book.keep_of(at(0), |_| false), "without a word the last list stays");
         assert_eq!(book.peers(), &all);
     }
 
     #[test]
-    fn a_node_is_not_dialled_at_once_because_an_older_list_calls_it_up_again() {
+    fn a_node_that_lists_call_up_and_down_by_turns_is_not_dialled_each_time() {
         let list = |up| PeerList { nodes: vec![crate::wire::Peer { up, ..peer(1) }] };
         let rng = rand::SeedableRng::seed_from_u64(1);
         let mut book = Book::new(Vec::new(), PeerList::default(), rng);
-        book.set_peers(LegId(1), list(true));
-        book.set_peers(LegId(2), list(false));
-        book.failed(at(0), "n1:1");
-        assert!(book.keep_of(|leg| leg == LegId(1)));
-        assert_eq!(book.address_of(at(1), NodeId([1; 16])), None);
-        book.set_peers(LegId(3), list(false));
-        book.set_peers(LegId(3), list(true));
-        assert!(book.address_of(at(1), NodeId([1; 16])).is_some(), "that is news");
+        let node = NodeId([1; 16]);
+        book.set_peers(at(0), LegId(1), list(true));
+        let mut dials = 0;
+        for now in 0..1_000 {
+            book.set_peers(at(now), LegId(2), list(false));
+            if book.address_of(at(now), node).is_some() {
+                book.failed(at(now), "n1:1");
+                dials += 1;
+            }
+            book.keep_of(at(now), |leg| leg == LegId(1));
+        }
+        assert!(dials < 6, "{dials} dials in a second");
+        book.set_peers(at(6_000), LegId(2), list(false));
+        book.failed(at(6_000), "n1:1");
+        book.keep_of(at(6_001), |leg| leg == LegId(1));
+        assert!(book.address_of(at(6_001), node).is_some(), "that is news again");
     }
 
     #[test]

@@ -203,9 +203,9 @@ impl Viewer {
                 self.book.worked(now, &leg.addr);
                 let name = self.config.name.clone();
                 send(id, ClientMessage::Follow(wire::Follow { name }), effects);
-                self.peers_came(id, welcome.peers, effects);
+                self.peers_came(now, id, welcome.peers, effects);
             }
-            NodeMessage::Peers(peers) => self.peers_came(id, peers, effects),
+            NodeMessage::Peers(peers) => self.peers_came(now, id, peers, effects),
             NodeMessage::Stream(place) => {
                 self.words += 1;
                 leg.said = Some((self.words, place));
@@ -227,16 +227,16 @@ impl Viewer {
         }
     }
 
-    fn peers_came(&mut self, id: LegId, peers: PeerList, effects: &mut Vec<Effect>) {
-        if self.book.set_peers(id, peers) {
+    fn peers_came(&mut self, now: Mono, id: LegId, peers: PeerList, effects: &mut Vec<Effect>) {
+        if self.book.set_peers(now, id, peers) {
             effects.push(Effect::Peers(self.book.peers().clone()));
         }
     }
 
     /// What counts is the best of what the nodes said last: each says it once, so the word of one
     /// must not be lost to that of another that goes. Without a word, what was known holds.
-    fn settle(&mut self, effects: &mut Vec<Effect>) {
-        if self.book.keep_of(|leg| self.legs.contains_key(&leg)) {
+    fn settle(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        if self.book.keep_of(now, |leg| self.legs.contains_key(&leg)) {
             effects.push(Effect::Peers(self.book.peers().clone()));
         }
         let said = self.legs.values().filter_map(|leg| Some((leg.node, leg.said.as_ref()?)));
@@ -337,7 +337,7 @@ impl Viewer {
             effects.push(Effect::Close(id));
             self.closed(now, id, reason);
         }
-        self.settle(effects);
+        self.settle(now, effects);
         self.keep_legs(now, effects);
         self.explain(now, effects);
         self.watch(now, effects);
