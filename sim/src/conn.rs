@@ -149,6 +149,11 @@ impl World {
             return;
         }
         let (from, to) = (conn.ends[side].host, conn.ends[1 - side].host);
+        if let (Cargo::Message(_), false) = (&cargo, self.unchecked) {
+            let client = matches!(conn.kind, Kind::Client { .. });
+            self.check_said(from, to, client);
+        }
+        let Some(conn) = self.conns.get_mut(&id) else { return };
         if let Some(traffic) = &mut self.traffic {
             traffic.count(self.now, &conn.kind, &cargo);
         }

@@ -12,6 +12,11 @@ const WINDOW: u64 = 10 * SEC;
 const DIALS: usize = 25;
 /// So often at most an agent asks for a place.
 const ASKS: usize = 30;
+/// So many messages at most go one way between a client and a node, some three times of what is
+/// usual where most happens.
+const SAID: usize = 250;
+/// And over a link.
+const LINKED: usize = 1_000;
 
 /// When something was done lately.
 pub(crate) type Lately = VecDeque<u64>;
@@ -35,6 +40,20 @@ impl World {
         if count > DIALS {
             let text = format!("{} dials n{to} {count} times in 10 s", self.host_name(host));
             self.fail("dials", text);
+        }
+    }
+
+    /// A message goes from one host to another.
+    pub(crate) fn check_said(&mut self, from: usize, to: usize, client: bool) {
+        let count = note(self.checks.said.entry((from, to)).or_default(), self.now);
+        let (what, most) = match client {
+            true => ("messages between a client and a node in ten seconds", SAID),
+            false => ("messages of a link in ten seconds", LINKED),
+        };
+        self.measure(what, count as u64);
+        if count > most {
+            let (from, to) = (self.host_name(from), self.host_name(to));
+            self.fail("said", format!("{from} says {count} things to {to} in 10 s"));
         }
     }
 

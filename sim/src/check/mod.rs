@@ -76,6 +76,8 @@ pub(crate) struct Checks {
     pub(crate) reached: BTreeMap<(usize, usize), u64>,
     /// When a client dialled a node lately.
     pub(crate) dialled: BTreeMap<(usize, usize), dials::Lately>,
+    /// When one host said something to another lately.
+    pub(crate) said: BTreeMap<(usize, usize), dials::Lately>,
     /// When an agent asked for a place lately.
     pub(crate) asks: BTreeMap<usize, dials::Lately>,
     /// Since when home does not know what its agent says of the camera.
