@@ -35,7 +35,13 @@ impl World {
         if self.unchecked {
             return;
         }
-        let count = note(self.checks.dialled.entry((host, to)).or_default(), self.now);
+        let life = self.hosts[host].life;
+        let lately = self.checks.dialled.entry((host, to)).or_default();
+        // Whoever starts again knows nothing of it.
+        if std::mem::replace(&mut lately.0, life) != life {
+            lately.1.clear();
+        }
+        let count = note(&mut lately.1, self.now);
         self.measure("dials of one address in ten seconds", count as u64);
         if count > DIALS {
             let text = format!("{} dials n{to} {count} times in 10 s", self.host_name(host));

@@ -74,8 +74,8 @@ pub(crate) struct Checks {
     pub(crate) grants: grants::Grants,
     /// Since when a client and a node reach each other.
     pub(crate) reached: BTreeMap<(usize, usize), u64>,
-    /// When a client dialled a node lately.
-    pub(crate) dialled: BTreeMap<(usize, usize), dials::Lately>,
+    /// When a host dialled a node lately, in which life.
+    pub(crate) dialled: BTreeMap<(usize, usize), (u64, dials::Lately)>,
     /// When one host said something to another lately.
     pub(crate) said: BTreeMap<(usize, usize), dials::Lately>,
     /// When an agent asked for a place lately.

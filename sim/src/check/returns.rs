@@ -25,8 +25,16 @@ impl World {
         for ix in 0..self.encoders.len() {
             let host = self.host_of_encoder(ix);
             let Some(home) = self.home_of(ix) else {
-                if let Some(stayed) = self.checks.stayed.get_mut(&ix) {
-                    stayed.left.get_or_insert(self.now);
+                let Some(&stayed) = self.checks.stayed.get(&ix) else { continue };
+                // It was on its way elsewhere when it ended.
+                let id = self.encoders[ix].id;
+                let mut others = (0..self.plan.nodes).filter(|node| *node != stayed.home);
+                match others.any(|node| self.claims(node, id)) {
+                    true => drop(self.checks.stayed.remove(&ix)),
+                    false => {
+                        let left = stayed.left.or(Some(self.now));
+                        self.checks.stayed.insert(ix, Stayed { left, ..stayed });
+                    }
                 }
                 continue;
             };
