@@ -240,16 +240,18 @@ impl Viewer {
             effects.push(Effect::Peers(self.book.peers().clone()));
         }
         let said = self.legs.values().filter_map(|leg| Some((leg.node, leg.said.as_ref()?)));
-        // Home itself says who its next is. Others may differ as long as they are apart, and whoever
-        // follows one and then another goes to and fro between them.
         let mut words: Vec<_> = said
-            .map(|(node, (number, place))| ((node.is_some() && node == place.home, number), place))
+            .map(|(node, (number, place))| (*number, node.is_some() && node == place.home, place))
             .collect();
-        words.sort_by_key(|(weight, _)| *weight);
-        let best = words
-            .into_iter()
-            .map(|(_, place)| place)
-            .reduce(|best, place| if place.overrides(best) { place } else { best });
+        words.sort_by_key(|(number, ..)| *number);
+        let best = words.into_iter().map(|(_, own, place)| (own, place)).reduce(|best, word| {
+            // Home itself says who its next is. Others may differ as long as they are apart, and
+            // whoever follows one and then another goes to and fro between them.
+            let claim = |place: &StreamPlace| (place.encoder, place.home, place.epoch);
+            let known = best.0 && !word.0 && claim(best.1) == claim(word.1);
+            if !known && word.1.overrides(best.1) { word } else { best }
+        });
+        let best = best.map(|(_, place)| place);
         let Some(best) = best.filter(|best| self.place.as_ref() != Some(best)) else { return };
         // A node that knows no home of an encoder that had one says nothing new.
         let known = self.place.as_ref().is_some_and(|old| old.encoder == best.encoder);
