@@ -213,7 +213,7 @@ impl Viewer {
             // One node may know this viewer as a neighbour, and another not: it relays.
             NodeMessage::Failed(_) if self.legs.values().any(|leg| leg.welcomed) => {
                 // It is not gone to again at once: it would let this viewer in and refuse it again.
-                if let Some(leg) = self.legs.get(&id) {
+                if let Some(leg) = self.legs.get(&id).filter(|leg| leg.welcomed) {
                     self.book.failed(now, &leg.addr);
                 }
                 effects.push(Effect::Close(id));
