@@ -73,6 +73,10 @@ export async function network(purpose, names) {
     },
     /** Gives a host one more address. */
     another: (at, address) => ip("-n", hosts.get(at).space, "addr", "add", `${address}/24`, "dev", "eth0"),
+    /** A host sends this many kilobits a second from now on, until `quicken`. */
+    slow: (at, rate) =>
+      execFileSync("ip", ["netns", "exec", hosts.get(at).space, "tc", ..."qdisc add dev eth0 root tbf burst 4kb latency 1s rate".split(" "), `${rate}kbit`]),
+    quicken: (at) => execFileSync("ip", ["netns", "exec", hosts.get(at).space, "tc", ..."qdisc del dev eth0 root".split(" ")]),
     heal() {
       for (const { space } of hosts.values()) ip("netns", "exec", space, "nft", "flush", "chain", "inet", "cut", "input");
     },
