@@ -320,6 +320,7 @@ impl World {
         machine.handle(now, event, &mut effects);
         let wake = machine.next_wake();
         for effect in effects {
+            self.tally_viewer(&effect);
             match effect {
                 viewer::Effect::Dial { leg, node, addr } => {
                     self.dial_client(host, leg, node, &addr)
@@ -347,6 +348,7 @@ impl World {
     fn agent_effects(&mut self, ix: usize, effects: Vec<agent::Effect>) {
         let host = self.host_of_encoder(ix);
         for effect in effects {
+            self.tally_agent(&effect);
             match effect {
                 agent::Effect::Dial { leg, node, addr } => self.dial_client(host, leg, node, &addr),
                 agent::Effect::Close(leg) => {
@@ -499,8 +501,10 @@ impl World {
 
     fn viewer_sees(&mut self, ix: usize, leg: LegId, frame: Frame) {
         let now = self.now;
+        let before = self.viewers[ix].seen;
         let (fresh, lacks) = self.viewers[ix].seen.take(&frame, now);
         if fresh {
+            self.tally_picture(before, &frame);
             let who = format!("viewer{ix}");
             self.check_shown(&who, self.viewers[ix].seen);
             self.check_damage(&who, self.viewers[ix].seen.lacks_since);
@@ -513,8 +517,10 @@ impl World {
 
     pub(crate) fn browser_sees(&mut self, ix: usize, frame: Frame) {
         let now = self.now;
+        let before = self.browsers[ix].seen;
         let (fresh, lacks) = self.browsers[ix].seen.take(&frame, now);
         if fresh {
+            self.tally_picture(before, &frame);
             let who = format!("page{ix}");
             self.check_shown(&who, self.browsers[ix].seen);
             self.check_damage(&who, self.browsers[ix].seen.lacks_since);

@@ -149,6 +149,9 @@ impl World {
             return;
         }
         let (from, to) = (conn.ends[side].host, conn.ends[1 - side].host);
+        if !self.unchecked {
+            self.tally.sent(&conn.kind, from >= self.plan.nodes, &cargo);
+        }
         if let (Cargo::Message(_), false) = (&cargo, self.unchecked) {
             let client = matches!(conn.kind, Kind::Client { .. });
             self.check_said(from, to, client);

@@ -54,6 +54,9 @@ enum Task {
         /// Go on after a failure.
         #[arg(long)]
         keep_going: bool,
+        /// Write down how often things happen, for later swarms.
+        #[arg(long)]
+        record: Option<PathBuf>,
     },
     /// A plan from a file.
     Replay {
@@ -223,7 +226,9 @@ fn act(task: Task) -> Result<ExitCode, String> {
             println!("{}", text(&shrink(&plan)));
             Ok(ExitCode::SUCCESS)
         }
-        Task::Swarm { seeds, size, keep_going } => Ok(swarm(seeds, size, keep_going)),
+        Task::Swarm { seeds, size, keep_going, record } => {
+            swarm(seeds, size, keep_going, record.as_ref())
+        }
         Task::Scale { nodes, encoders, seed } => {
             scaled(&nodes, encoders, seed);
             Ok(ExitCode::SUCCESS)
@@ -288,17 +293,24 @@ fn one(plan: &Plan, watch: Watch) -> ExitCode {
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn swarm((from, to): (u64, u64), size: Size, keep_going: bool) -> ExitCode {
+fn swarm(
+    (from, to): (u64, u64),
+    size: Size,
+    keep_going: bool,
+    record: Option<&PathBuf>,
+) -> Result<ExitCode, String> {
     let started = std::time::Instant::now();
     let (mut failed, mut virtual_s) = (Vec::new(), 0.0);
     let mut marks: std::collections::BTreeMap<&str, u64> =
         MARKS.iter().map(|name| (*name, 0)).collect();
     let mut measured: std::collections::BTreeMap<&str, roost_sim::Measure> =
         std::collections::BTreeMap::new();
+    let mut counted = roost_sim::Counted::default();
     for seed in from..to {
         let plan = size.plan(seed);
         let outcome = run(&plan, Watch::Nobody);
         virtual_s += outcome.seconds;
+        counted.add(&plan, &outcome);
         for name in outcome.marks.keys() {
             *marks.entry(name).or_default() += 1;
         }
@@ -329,12 +341,23 @@ fn swarm((from, to): (u64, u64), size: Size, keep_going: bool) -> ExitCode {
     marks.iter().for_each(|(name, seeds)| println!("  {seeds:>6}  {name}"));
     let never: Vec<&str> = marks.iter().filter(|(_, n)| **n == 0).map(|(name, _)| *name).collect();
     // A small swarm cannot meet everything, nor can one of a single kind.
-    let whole = to.saturating_sub(from) >= WHOLE && size.kind.is_none() && failed.is_empty();
-    if whole && !never.is_empty() {
+    let drawn = matches!(size, Size { nodes: None, encoders: None, kind: None });
+    let whole = drawn && failed.is_empty();
+    if whole && to.saturating_sub(from) >= WHOLE && !never.is_empty() {
         println!("never: {}", never.join("; "));
-        return ExitCode::FAILURE;
+        return Ok(ExitCode::FAILURE);
     }
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if !failed.is_empty() || !whole {
+        return Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    if let Some(path) = record {
+        let text = counted.rates().text().map_err(|error| error.to_string())?;
+        std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let unusual = counted.unusual();
+    unusual.iter().for_each(|what| println!("UNUSUAL: {what}"));
+    Ok(if unusual.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The most memory that this process had so far, in megabytes; zero where `/proc` is not there.

@@ -301,6 +301,7 @@ impl World {
             if !self.hosts[ix].up {
                 return;
             }
+            self.tally_effect(&effect);
             match effect {
                 Effect::Dial { node, addr } => self.dial_link(ix, node, addr),
                 Effect::Send(node, bytes) => self.link_send(ix, node, Cargo::Message(bytes)),
@@ -462,6 +463,7 @@ impl World {
         if ix < self.plan.nodes {
             self.tear(ix);
             self.edits_lost(ix);
+            self.tally_life(ix);
         }
         self.hosts[ix].up = false;
         self.hosts[ix].inbox.clear();

@@ -12,6 +12,7 @@ use crate::net::{MS, Net, SEC};
 use crate::node::Node;
 use crate::plan::{Fault, Join, Plan};
 use crate::queue::Queue;
+use crate::rates::Tally;
 use crate::rng::{For, stream};
 use crate::tables::Conns;
 use crate::trace::Trace;
@@ -43,6 +44,8 @@ pub struct Outcome {
     pub marks: BTreeMap<&'static str, u64>,
     /// Hashes of everything until each tenth of a second, if lines were kept.
     pub hashes: Vec<u64>,
+    /// How often everything happened.
+    pub counts: BTreeMap<String, u64>,
     /// Numbers by name.
     pub measured: BTreeMap<&'static str, Measure>,
     /// The longest time that any viewer stood still, in milliseconds, after its first picture.
@@ -61,6 +64,7 @@ pub fn run(plan: &Plan, watch: Watch) -> Outcome {
 impl World {
     /// What came of it.
     pub(crate) fn outcome(&mut self) -> Outcome {
+        (0..self.plan.nodes).for_each(|ix| self.tally_life(ix));
         let gaps = self.viewers.iter().map(|viewer| viewer.seen.longest_gap);
         Outcome {
             hash: self.trace.hash(),
@@ -69,6 +73,7 @@ impl World {
             longest_gap_ms: gaps.max().unwrap_or(0) / MS,
             marks: std::mem::take(&mut self.checks.marks),
             hashes: self.trace.take_hashes(),
+            counts: self.tally.take(),
             measured: std::mem::take(&mut self.checks.measured),
             lines: self.trace.take_lines(),
             violation: self.violation.take(),
@@ -135,6 +140,7 @@ impl World {
             checks: Checks::default(),
             violation: None,
             events: 0,
+            tally: Tally::default(),
             clocks_off: BTreeMap::new(),
             drifts: BTreeMap::new(),
             righted: BTreeMap::new(),

@@ -18,6 +18,7 @@ use crate::net::{MS, Net, SEC};
 use crate::node::Node;
 use crate::plan::Plan;
 use crate::queue::Queue;
+use crate::rates::Tally;
 use crate::rng::{For, stream};
 use crate::scale::Traffic;
 use crate::story::Story;
@@ -250,6 +251,8 @@ pub(crate) struct World {
     pub(crate) checks: Checks,
     pub(crate) violation: Option<Violation>,
     pub(crate) events: u64,
+    /// How often everything happened.
+    pub(crate) tally: Tally,
     /// How far wall clocks are off besides, in milliseconds.
     pub(crate) clocks_off: BTreeMap<usize, i64>,
     /// Wall clocks that run wrongly: since when, and how many milliseconds they gain a second.

@@ -200,6 +200,7 @@ impl World {
 
     /// Regularly.
     pub(crate) fn check_probe(&mut self) {
+        self.tally_world();
         self.note_alike();
         self.note_epochs();
         self.note_arrived();
