@@ -28,6 +28,8 @@ const RUNS_MIN: usize = 20 * KINDS as usize;
 const SLACK: f64 = 0.05;
 /// and by so many times the error that a mean of so many runs has.
 const ERRORS: f64 = 5.0;
+/// What happens more rarely in a run is judged by how many runs it happens in.
+const OFTEN: f64 = 1.0;
 /// Tags of messages are below.
 const TAGS: usize = 32;
 /// Times are told apart by these bounds, in milliseconds.
@@ -454,14 +456,15 @@ impl Counted {
         let mean = |all: f64| all / runs;
         let was = mean(self.of(what).map(|(kind, sizes, _)| rate.usual(kind, sizes)).sum());
         let is = mean(self.of(what).map(|(_, _, count)| count).sum());
-        // What never happened yet may do so once in as many runs.
-        let spread = rate.spread.max((was + 1.0 / before).sqrt());
-        let may = was * SLACK + errors * spread;
+        let may = was * SLACK + errors * rate.spread;
         let log = |kind: usize| rate.logs.get(kind).copied().unwrap_or(0.0);
         let ratio = |(kind, sizes, count)| rate.ratio(kind, sizes, count) - log(kind);
         let ratio = mean(self.of(what).map(ratio).sum());
+        // What never happened yet may do so once in as many runs.
         let ratio_may = SLACK + errors * rate.log_spread.max(before.sqrt().recip());
-        let off = ((is - was).abs() / may).max(ratio.abs() / ratio_may);
+        // Of what is rare one run may have many.
+        let off = if was < OFTEN { 0.0 } else { (is - was).abs() / may };
+        let off = off.max(ratio.abs() / ratio_may);
         (off > 1.0).then(|| {
             let times = ratio.exp();
             let text = format!(
