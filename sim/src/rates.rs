@@ -1,6 +1,6 @@
 //! How often things happen. That one message is never sent any more, or twice as often, breaks no
-//! promise at once, and still is seldom meant: a swarm counts everything and compares the mean of its
-//! runs with what was written down in `rates.json`.
+//! promise at once, and still is seldom meant: in some calm courses, of one thing after the other,
+//! everything is counted and compared with what was written down.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Write as _};
@@ -15,21 +15,20 @@ use crate::conn::{Cargo, Kind};
 use crate::media::Frame;
 use crate::net::{MS, SEC};
 use crate::plan::Plan;
-use crate::run::Outcome;
 use crate::world::World;
 
-/// What was written down, by `swarm --record`.
+/// What was written down, by `courses --record`.
 const RECORDED: &str = include_str!("../rates.json");
-/// Runs are drawn in turns of so many kinds, which differ: what counts is how runs of one kind do.
-const KINDS: u64 = 7;
-/// Fewer runs than this say nothing.
-const RUNS_MIN: usize = 20 * KINDS as usize;
+/// Each course is played under so many seeds, as a rule the same ones each time.
+const SEEDS: u64 = 30;
+/// And under so many where that is written down.
+const SEEDS_RECORDED: u64 = 150;
 /// A mean may be off by this part of it,
 const SLACK: f64 = 0.05;
-/// and by so many times the error that a mean of so many runs has.
+/// by so many times the error of a mean of so few runs: what a change only shuffles is within,
 const ERRORS: f64 = 5.0;
-/// What happens more rarely in a run is judged by how many runs it happens in.
-const OFTEN: f64 = 1.0;
+/// and by this, for what hardly ever happens.
+const RARELY: f64 = 0.15;
 /// Tags of messages are below.
 const TAGS: usize = 32;
 /// Times are told apart by these bounds, in milliseconds.
@@ -268,210 +267,105 @@ impl World {
     }
 }
 
-/// What makes a run longer or larger, of which each count goes with the one that it follows best.
-const SIZES: [&str; 6] = [
-    "run",
-    "node and second",
-    "link and second",
-    "encoder and second",
-    "viewer and second",
-    "fault",
-];
+/// How often something happens in a run of a course.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct Rate(
+    /// On average.
+    f64,
+    /// How far runs are from that (standard deviation).
+    f64,
+);
 
-type Sizes = [f64; SIZES.len()];
+/// How often what happens, by course.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rates(BTreeMap<String, BTreeMap<String, Rate>>);
 
-fn sizes(plan: &Plan, seconds: f64) -> Sizes {
-    let (nodes, encoders, viewers) =
-        (plan.nodes as f64, plan.encoders as f64, (plan.viewers + plan.browsers) as f64);
-    [
-        1.0,
-        nodes * seconds,
-        nodes * (nodes - 1.0) * seconds,
-        encoders * seconds,
-        viewers * seconds,
-        plan.faults.len() as f64,
-    ]
+#[derive(rust_embed::RustEmbed)]
+#[folder = "courses/"]
+struct Files;
+
+/// Every course by name: what happens in it, one after the other.
+///
+/// # Errors
+///
+/// A file that is no plan.
+pub fn courses() -> serde_json::Result<Vec<Plan>> {
+    let files = Files::iter().filter_map(|name| Files::get(&name));
+    files.map(|file| serde_json::from_slice(&file.data)).collect()
 }
 
-/// How often something happens.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Rate {
-    /// In a run.
-    mean: f64,
-    /// Of which of [`SIZES`].
-    per: String,
-    /// So often, in runs of each kind.
-    kinds: Vec<f64>,
-    /// How far a run is from that (root of the mean square).
-    spread: f64,
-    /// The same of the ratio of a run's count to what is usual, as a logarithm: a few runs in which
-    /// something happens very often hide much in a mean, and little in this.
-    logs: Vec<f64>,
-    log_spread: f64,
-}
-
-impl Rate {
-    /// With four digits: more would be noise, and each recording a larger change.
-    fn rounded(mut self) -> Self {
-        let round = |number: &mut f64| {
-            if let Ok(rounded) = format!("{number:.3e}").parse() {
-                *number = rounded;
-            }
-        };
-        let lists = self.kinds.iter_mut().chain(&mut self.logs);
-        lists.chain([&mut self.mean, &mut self.spread, &mut self.log_spread]).for_each(round);
-        self
-    }
-
-    fn usual(&self, kind: usize, sizes: &Sizes) -> f64 {
-        let size = SIZES.iter().position(|name| *name == self.per).unwrap_or(0);
-        self.kinds.get(kind).copied().unwrap_or(0.0) * sizes[size]
-    }
-
-    fn ratio(&self, kind: usize, sizes: &Sizes, count: f64) -> f64 {
-        ((1.0 + count) / (1.0 + self.usual(kind, sizes))).ln()
-    }
-}
-
-/// How often things happen.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Rates {
-    /// Of so many runs.
-    runs: usize,
-    rates: BTreeMap<String, Rate>,
+/// With four digits: more would be noise, and each recording a larger change.
+fn rounded(number: f64) -> f64 {
+    format!("{number:.3e}").parse().unwrap_or(number)
 }
 
 impl Rates {
-    /// As JSON, each in a line of its own, so that what changes can be read.
+    /// Plays a course under some seeds, from this one on, and adds what happened: under more where
+    /// that is to be written down.
+    ///
+    /// # Errors
+    ///
+    /// What did not hold, in words, and the plan.
+    pub fn play(&mut self, course: &Plan, from: u64, record: bool) -> Result<(), String> {
+        let mut runs: Vec<BTreeMap<String, u64>> = Vec::new();
+        for seed in from..from + if record { SEEDS_RECORDED } else { SEEDS } {
+            let plan = Plan { seed, ..course.clone() };
+            let outcome = crate::run(&plan, crate::Watch::Nobody);
+            if let Some(violation) = outcome.violation {
+                return Err(format!("course {} under seed {seed}: {violation}", course.name));
+            }
+            runs.push(outcome.counts);
+        }
+        let count = runs.len() as f64;
+        let all: BTreeSet<&String> = runs.iter().flat_map(BTreeMap::keys).collect();
+        for what in all {
+            let times = || runs.iter().map(|run| run.get(what).copied().unwrap_or(0) as f64);
+            let mean = times().sum::<f64>() / count;
+            let spread = (times().map(|n| (n - mean).powi(2)).sum::<f64>() / count).sqrt();
+            if mean > 0.0 {
+                let of = self.0.entry(what.clone()).or_default();
+                of.insert(course.name.clone(), Rate(rounded(mean), rounded(spread)));
+            }
+        }
+        Ok(())
+    }
+
+    /// As JSON, each thing in a line of its own, so that what changes can be read.
     ///
     /// # Errors
     ///
     /// None but those of the library that writes numbers and words.
     pub fn text(&self) -> serde_json::Result<String> {
         let mut lines = Vec::new();
-        for (what, rate) in &self.rates {
-            let (what, rate) = (serde_json::to_string(what)?, serde_json::to_string(rate)?);
-            lines.push(format!("    {what}: {rate}"));
+        for (what, of) in &self.0 {
+            let (what, of) = (serde_json::to_string(what)?, serde_json::to_string(of)?);
+            lines.push(format!("  {what}: {of}"));
         }
-        let lines = lines.join(",\n");
-        Ok(format!("{{\n  \"runs\": {},\n  \"rates\": {{\n{lines}\n  }}\n}}\n", self.runs))
-    }
-}
-
-/// What runs of all kinds came to, together.
-#[derive(Debug, Default)]
-pub struct Counted {
-    /// Kind, sizes and counts of each.
-    runs: Vec<(usize, Sizes, BTreeMap<String, u64>)>,
-}
-
-impl Counted {
-    /// One more run, of a plan as [`Plan::draw_any`] draws it.
-    pub fn add(&mut self, plan: &Plan, outcome: &Outcome) {
-        let kind = (plan.seed % KINDS) as usize;
-        self.runs.push((kind, sizes(plan, outcome.seconds), outcome.counts.clone()));
+        Ok(format!("{{\n{}\n}}\n", lines.join(",\n")))
     }
 
-    /// Another's runs, too.
-    pub fn merge(&mut self, other: Self) {
-        self.runs.extend(other.runs);
-    }
-
-    /// Of each run: kind, sizes, and how often this happened.
-    fn of<'a>(&'a self, what: &'a str) -> impl Iterator<Item = (usize, &'a Sizes, f64)> + 'a {
-        let count = move |counts: &BTreeMap<String, u64>| counts.get(what).copied().unwrap_or(0);
-        self.runs.iter().map(move |(kind, sizes, counts)| (*kind, sizes, count(counts) as f64))
-    }
-
-    fn whats(&self) -> BTreeSet<&str> {
-        self.runs.iter().flat_map(|(_, _, counts)| counts.keys().map(String::as_str)).collect()
-    }
-
-    fn rate(&self, what: &str, size: usize) -> Rate {
-        let kinds =
-            self.means(self.of(what).map(|(kind, sizes, count)| (kind, count, sizes[size])));
-        let mean = self.of(what).map(|(_, _, count)| count).sum::<f64>() / self.runs.len() as f64;
-        let per = SIZES[size].to_owned();
-        let mut rate = Rate { mean, per, kinds, spread: 0.0, logs: Vec::new(), log_spread: 0.0 };
-        let off = self.of(what).map(|(kind, sizes, count)| count - rate.usual(kind, sizes));
-        rate.spread = self.root(off);
-        let ratio = |(kind, sizes, count)| (kind, rate.ratio(kind, sizes, count));
-        let logs = self.means(self.of(what).map(ratio).map(|(kind, log)| (kind, log, 1.0)));
-        let off = self.of(what).map(ratio).map(|(kind, log)| log - logs[kind]);
-        rate.log_spread = self.root(off);
-        rate.logs = logs;
-        rate
-    }
-
-    /// Of each kind, all together divided by all sizes together.
-    fn means(&self, all: impl Iterator<Item = (usize, f64, f64)>) -> Vec<f64> {
-        let mut sums = [(0.0, 0.0); KINDS as usize];
-        for (kind, value, size) in all {
-            sums[kind] = (sums[kind].0 + value, sums[kind].1 + size);
-        }
-        sums.iter().map(|(sum, size)| if *size > 0.0 { sum / size } else { 0.0 }).collect()
-    }
-
-    /// Root of the mean square.
-    fn root(&self, off: impl Iterator<Item = f64>) -> f64 {
-        (off.map(|off| off * off).sum::<f64>() / self.runs.len() as f64).sqrt()
-    }
-
-    /// As it may be written down.
-    pub fn rates(&self) -> Rates {
-        let best = |what: &str| {
-            let all = (0..SIZES.len()).map(|size| self.rate(what, size));
-            all.min_by(|a, b| a.spread.total_cmp(&b.spread)).map(Rate::rounded)
-        };
-        let rates =
-            self.whats().into_iter().filter_map(|what| Some((what.to_owned(), best(what)?)));
-        Rates { runs: self.runs.len(), rates: rates.collect() }
-    }
-
-    /// What happens more often or more rarely than was written down, in words, the worst first.
-    pub fn unusual(&self) -> Vec<String> {
-        if self.runs.len() < RUNS_MIN {
-            return Vec::new();
-        }
-        let recorded = match serde_json::from_str::<Rates>(RECORDED) {
+    /// What happens in a course more often or more rarely than was written down, in words, the
+    /// worst first.
+    pub fn unusual(&self, course: &str) -> Vec<String> {
+        let recorded = match serde_json::from_str::<Self>(RECORDED) {
             Ok(recorded) => recorded,
             Err(error) => return vec![format!("rates.json: {error}")],
         };
-        let never = Rate { per: SIZES[0].to_owned(), ..Rate::default() };
-        let whats = self.whats().into_iter().chain(recorded.rates.keys().map(String::as_str));
-        let whats: BTreeSet<&str> = whats.collect();
-        let usual = |what: &str| recorded.rates.get(what).unwrap_or(&never);
-        let mut unusual: Vec<(f64, String)> = whats
-            .into_iter()
-            .filter_map(|what| self.compare(what, usual(what), recorded.runs.max(1) as f64))
-            .collect();
+        let of = |rates: &Self, what: &str| {
+            rates.0.get(what).and_then(|of| of.get(course)).copied().unwrap_or_default()
+        };
+        let error = ERRORS * (1.0 / SEEDS as f64 + 1.0 / SEEDS_RECORDED as f64).sqrt();
+        let mut unusual: Vec<(f64, String)> = Vec::new();
+        for what in self.0.keys().chain(recorded.0.keys()).collect::<BTreeSet<_>>() {
+            let (Rate(is, _), Rate(was, spread)) = (of(self, what), of(&recorded, what));
+            let may = SLACK * was + error * spread + RARELY;
+            let off = (is - was).abs() / may;
+            if off > 1.0 {
+                let text = format!("{course}: {what}: {is:.2} a run, usually {was:.2} ± {may:.2}");
+                unusual.push((off, text));
+            }
+        }
         unusual.sort_by(|(a, _), (b, _)| b.total_cmp(a));
         unusual.into_iter().map(|(_, text)| text).collect()
-    }
-
-    /// By how much more than it may something is off, if it is, and in words.
-    fn compare(&self, what: &str, rate: &Rate, before: f64) -> Option<(f64, String)> {
-        let runs = self.runs.len() as f64;
-        let errors = ERRORS * (1.0 / runs + 1.0 / before).sqrt();
-        let mean = |all: f64| all / runs;
-        let was = mean(self.of(what).map(|(kind, sizes, _)| rate.usual(kind, sizes)).sum());
-        let is = mean(self.of(what).map(|(_, _, count)| count).sum());
-        let may = was * SLACK + errors * rate.spread;
-        let log = |kind: usize| rate.logs.get(kind).copied().unwrap_or(0.0);
-        let ratio = |(kind, sizes, count)| rate.ratio(kind, sizes, count) - log(kind);
-        let ratio = mean(self.of(what).map(ratio).sum());
-        // What never happened yet may do so once in as many runs.
-        let ratio_may = SLACK + errors * rate.log_spread.max(before.sqrt().recip());
-        // Of what is rare one run may have many.
-        let off = if was < OFTEN { 0.0 } else { (is - was).abs() / may };
-        let off = off.max(ratio.abs() / ratio_may);
-        (off > 1.0).then(|| {
-            let times = ratio.exp();
-            let text = format!(
-                "{what}: {is:.2} a run, usually {was:.2} ± {may:.2}; as a rule {times:.2} times as \
-                 often, ± {ratio_may:.2}"
-            );
-            (off, text)
-        })
     }
 }
