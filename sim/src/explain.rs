@@ -129,6 +129,8 @@ pub(crate) fn words(world: &World, befell: &Befell) -> String {
         Fault::Drain(..) => format!("{who} drained"),
         Fault::Cordon(..) => format!("{who} cordoned"),
         Fault::Capacity(_, _, to) => format!("{who} of capacity {to}"),
+        Fault::Limit(_, _, to) => format!("{who} takes {to} encoders at most"),
+        Fault::Mute(..) => format!("{who} may not send"),
         Fault::Liar(_) => format!("{who} lets nobody know its load"),
         Fault::Boast(_, viewers) => format!("{who} says that it serves {viewers} viewers"),
         Fault::Room(..) => format!("{who} put into one room"),

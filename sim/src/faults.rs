@@ -9,6 +9,7 @@ use crate::conn::{Cargo, End};
 use crate::net::MS;
 use crate::node::LOOP_LATE;
 use crate::plan::{Fault, Who};
+use crate::steer::{CAPACITY, LIMIT};
 use crate::world::{Ev, World};
 
 /// From the end of a fault that killed a node to its next start, at most.
@@ -81,7 +82,8 @@ impl World {
             Fault::Drain(_, who)
             | Fault::Cordon(_, who)
             | Fault::Label(_, who)
-            | Fault::Capacity(_, who, _) => {
+            | Fault::Capacity(_, who, _)
+            | Fault::Limit(_, who, _) => {
                 active.hosts = self.resolve_all(&[*who]);
                 active.hosts.retain(|host| *host < self.plan.nodes);
             }
@@ -100,7 +102,7 @@ impl World {
                 active.hosts = from.into_iter().chain(to).collect();
             }
             Fault::Slow(who, _) | Fault::Drift(who, _) => active.hosts = self.resolve_all(who),
-            Fault::Room(_, who) => active.hosts = self.resolve_all(who),
+            Fault::Room(_, who) | Fault::Mute(_, who) => active.hosts = self.resolve_all(who),
             Fault::DiskFull(who) | Fault::Liar(who) | Fault::Boast(who, _) => {
                 active.hosts = self.resolve_all(who);
                 active.hosts.retain(|host| *host < self.plan.nodes);
@@ -147,7 +149,9 @@ impl World {
             }
             Fault::Drain(by, _) => self.wish_all(*by, &hosts, crate::steer::DRAIN, true),
             Fault::Cordon(by, _) => self.wish_all(*by, &hosts, crate::steer::CORDON, true),
-            Fault::Capacity(by, _, to) => self.size_all(*by, &hosts, Some(*to)),
+            Fault::Capacity(by, _, to) => self.size_all(*by, &hosts, CAPACITY, Some(*to)),
+            Fault::Limit(by, _, most) => self.size_all(*by, &hosts, LIMIT, Some(*most)),
+            Fault::Mute(by, _) => self.let_send(*by, &hosts, false),
             Fault::Liar(_) => {
                 self.liars.extend(&hosts);
                 self.checks.lied.extend(&hosts);
@@ -248,7 +252,9 @@ impl World {
             Fault::Revoke(..) | Fault::Readmit(..) | Fault::Rotate(_) | Fault::Send(..) => {}
             Fault::Drain(by, _) => self.wish_all(by, &active.hosts, crate::steer::DRAIN, false),
             Fault::Cordon(by, _) => self.wish_all(by, &active.hosts, crate::steer::CORDON, false),
-            Fault::Capacity(by, ..) => self.size_all(by, &active.hosts, None),
+            Fault::Capacity(by, ..) => self.size_all(by, &active.hosts, CAPACITY, None),
+            Fault::Limit(by, ..) => self.size_all(by, &active.hosts, LIMIT, None),
+            Fault::Mute(by, _) => self.let_send(by, &active.hosts, true),
             Fault::Liar(_) => self.liars.retain(|host| !active.hosts.contains(host)),
             Fault::Boast(..) => self.boasts.retain(|host, _| !active.hosts.contains(host)),
             Fault::Room(by, _) => self.room(by, &active.hosts, false),

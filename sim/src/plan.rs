@@ -156,6 +156,13 @@ pub enum Fault {
     /// Somebody at the first node gives the other one a capacity, in hundredths, until the fault is
     /// over: then it has that of any other.
     Capacity(usize, Who, u32),
+    /// Somebody at the first node lets so many encoders at most be at the other, until the fault is
+    /// over.
+    Limit(usize, Who, u32),
+    /// Somebody at the first node takes from these agents what lets them send, until the fault is
+    /// over: of every second one the account's right, at once; of the others the stream key, which
+    /// ends a few seconds later. Where clients show credentials.
+    Mute(usize, Vec<Who>),
     /// These nodes let nobody know any more what is at home there.
     Liar(Vec<Who>),
     /// These nodes say falsely that they serve so many viewers.
@@ -473,6 +480,11 @@ impl Plan {
     /// Whether any node ever says what is false of its media.
     pub(crate) fn has_boasts(&self) -> bool {
         self.faults.iter().any(|item| matches!(item.fault, Fault::Boast(..)))
+    }
+
+    /// Whether agents have accounts of their own, from which the right to send is taken.
+    pub(crate) fn has_mute(&self) -> bool {
+        self.faults.iter().any(|item| matches!(item.fault, Fault::Mute(..)))
     }
 
     /// Whether any encoder ever has a second agent.

@@ -1,6 +1,7 @@
 //! Viewers with accounts of their own, and people who give and take their rights.
 
 use rand::RngExt as _;
+use roost::access::keys::{StreamKey, key_hash, key_text};
 use roost::access::{DEFAULT_DOMAIN, Principal, Right, Rights, Who};
 use roost::accounts::{Change, Dot, Expect, Key, Kind, Record, Stamp, Write};
 use roost::admission::{Session, issue_credential, issue_session};
@@ -19,18 +20,34 @@ const EVERYTHING: u16 = 5;
 const ACCOUNTS: u16 = 2;
 /// Everyone's.
 const SECRET: &[u8] = b"secret";
+/// Viewers' accounts are numbered from here, and agents' where they have some.
+const VIEWERS: u8 = 0x40;
+const AGENTS: u8 = 0xc0;
+/// Set of an encoder's record.
+const KEYS: u16 = 2;
+/// A stream key that is taken away ends so much later.
+const KEY_LEFT_MS: u64 = 3_000;
 /// Milliseconds since 1970 that no run reaches.
 const NEVER: u64 = 1 << 48;
 /// Changes of the beginning are numbered from here.
 const FIRST: u64 = 1 << 32;
 
-fn account(viewer: usize) -> AccountId {
-    AccountId([0x40 + u8::try_from(viewer).unwrap_or(0xbf); 16])
+fn numbered(from: u8, number: usize) -> AccountId {
+    AccountId([from.saturating_add(u8::try_from(number).unwrap_or(u8::MAX)); 16])
 }
 
-fn keys(viewer: usize) -> (Key, Key) {
-    let id = RecordId(account(viewer).0);
+fn account(viewer: usize) -> AccountId {
+    numbered(VIEWERS, viewer)
+}
+
+fn keys(of: AccountId) -> (Key, Key) {
+    let id = RecordId(of.0);
     (Key { kind: Kind::ACCOUNT, id }, Key { kind: Kind::RULE, id })
+}
+
+/// Every second agent has an account, the others have stream keys.
+fn has_account(agent: usize) -> bool {
+    agent % 2 == 1
 }
 
 /// What stands for [`SECRET`] in a sign-in.
@@ -39,7 +56,7 @@ fn password() -> u64 {
     let dot = Dot { actor: ActorId([0; 16]), seq: 1, nonce: [0; 4] };
     let by = Stamp { account: account(0), node: NodeId([0; 16]), wall: 0 };
     let made = record.apply(dot, by, &[Change::Set(PASSWORD, SECRET.to_vec())]);
-    let rights = Rights::of([(keys(0).0, record)]);
+    let rights = Rights::of([(keys(account(0)).0, record)]);
     made.ok().and_then(|()| rights.password_of(account(0))).unwrap_or_default()
 }
 
@@ -60,12 +77,59 @@ impl World {
             return None;
         }
         let (founder, mesh) = (&self.nodes.first()?.keypair, self.mesh);
-        let Some(viewer) = self.viewer_at(host) else {
-            let id = InviteId([9; 16]);
-            return Some(issue_credential(founder, mesh, id, DEFAULT_DOMAIN, NEVER));
+        let agent = self.encoder_at(host).filter(|_| self.plan.has_mute());
+        let account = match (self.viewer_at(host), agent) {
+            (Some(viewer), _) => account(viewer),
+            (_, Some(agent)) if has_account(agent) => numbered(AGENTS, agent),
+            (_, Some(agent)) => return Some(self.stream_key(agent)),
+            _ => {
+                let id = InviteId([9; 16]);
+                return Some(issue_credential(founder, mesh, id, DEFAULT_DOMAIN, NEVER));
+            }
         };
-        let session = Session { account: account(viewer), password: password(), expires: NEVER };
+        let session = Session { account, password: password(), expires: NEVER };
         Some(issue_session(founder, mesh, &session))
+    }
+
+    fn stream_key(&self, agent: usize) -> String {
+        key_text(self.encoders[agent].id, &[0x5e; 20])
+    }
+
+    /// What is kept of an agent's stream key, which ends at this time or never.
+    fn key_element(&self, agent: usize, expires: u64) -> Vec<u8> {
+        let (id, hash) = ([u8::from(expires > 0); 4], key_hash(&self.stream_key(agent)));
+        StreamKey { id, hash, made: 1, expires }.encode()
+    }
+
+    /// What time it is in the mesh, by the first node that runs.
+    fn mesh_time(&self) -> u64 {
+        let mut running = (0..self.plan.nodes).filter(|ix| self.runs(*ix));
+        let time = |ix: usize| Some(self.nodes[ix].control.as_ref()?.time(self.clock(ix)));
+        running.find_map(time).unwrap_or(NEVER)
+    }
+
+    /// Somebody takes from agents the right to send, or gives it back.
+    pub(crate) fn let_send(&mut self, by: usize, hosts: &[usize], on: bool) {
+        let Some(at) = self.teller(by) else { return };
+        let ends = self.mesh_time() + KEY_LEFT_MS;
+        let agents: Vec<usize> = hosts.iter().filter_map(|host| self.encoder_at(*host)).collect();
+        for agent in agents {
+            if has_account(agent) {
+                let (_, rule) = keys(numbered(AGENTS, agent));
+                self.tell(at, rule, vec![if on { Change::Enable } else { Change::Disable }]);
+                continue;
+            }
+            let whole = self.key_element(agent, 0);
+            let changes = match on {
+                true => vec![Change::Add(KEYS, whole)],
+                false => {
+                    let ending = self.key_element(agent, ends);
+                    vec![Change::Remove(KEYS, whole), Change::Add(KEYS, ending)]
+                }
+            };
+            let record = Key { kind: Kind::ENCODER, id: RecordId(self.encoders[agent].id.0) };
+            self.tell(at, record, changes);
+        }
     }
 
     /// Once all nodes run, everyone gets an account and a right.
@@ -80,13 +144,24 @@ impl World {
             self.queue.push(self.now + 100 * MS, Ev::People);
             return;
         }
-        for viewer in 0..self.plan.viewers {
-            let (person, rule) = keys(viewer);
+        let agents = if self.plan.has_mute() { self.plan.encoders } else { 0 };
+        for agent in (0..agents).filter(|agent| !has_account(*agent)) {
+            let name = Change::Set(NAME, self.encoders[agent].name.clone().into_bytes());
+            let key = Change::Add(KEYS, self.key_element(agent, 0));
+            let record = Key { kind: Kind::ENCODER, id: RecordId(self.encoders[agent].id.0) };
+            self.tell(0, record, vec![name, key]);
+        }
+        let viewers = (0..self.plan.viewers).map(|viewer| (account(viewer), "viewer"));
+        let agents = (0..agents).filter(|agent| has_account(*agent));
+        let agents = agents.map(|agent| (numbered(AGENTS, agent), "publisher"));
+        for (ticket, (who, role)) in (FIRST..).step_by(2).zip(viewers.chain(agents)) {
+            let (person, rule) = keys(who);
             let set = |field, value: &[u8]| Change::Set(field, value.to_vec());
-            let who = account(viewer).0.to_vec();
-            let role = [set(ROLE, b"viewer"), set(EVERYTHING, &[1]), Change::Add(ACCOUNTS, who)];
-            self.ask_for(0, FIRST + 2 * viewer as u64, person, vec![set(PASSWORD, SECRET)]);
-            self.ask_for(0, FIRST + 2 * viewer as u64 + 1, rule, role.into());
+            let who = who.0.to_vec();
+            let role =
+                [set(ROLE, role.as_bytes()), set(EVERYTHING, &[1]), Change::Add(ACCOUNTS, who)];
+            self.ask_for(0, ticket, person, vec![set(PASSWORD, SECRET)]);
+            self.ask_for(0, ticket + 1, rule, role.into());
         }
     }
 
@@ -96,7 +171,7 @@ impl World {
         let _when: u64 = rng.random();
         let ix = rng.random_range(0..self.plan.nodes);
         let viewer = rng.random_range(0..self.plan.viewers.max(1));
-        let (person, rule) = keys(viewer);
+        let (person, rule) = keys(account(viewer));
         let who = account(viewer).0.to_vec();
         let (key, change) = match rng.random_range(0..10) {
             0 => (person, Change::Disable),

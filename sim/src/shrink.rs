@@ -104,6 +104,8 @@ fn is_there(fault: &Fault, nodes: usize, encoders: usize) -> bool {
         Fault::Drain(node, _)
         | Fault::Cordon(node, _)
         | Fault::Capacity(node, ..)
+        | Fault::Limit(node, ..)
+        | Fault::Mute(node, _)
         | Fault::Pool(node, _)
         | Fault::Room(node, _)
         | Fault::Label(node, _)

@@ -12,7 +12,8 @@ use crate::world::World;
 /// Fields of a node's record.
 pub(crate) const DRAIN: u16 = 3;
 pub(crate) const CORDON: u16 = 4;
-const CAPACITY: u16 = 5;
+pub(crate) const CAPACITY: u16 = 5;
+pub(crate) const LIMIT: u16 = 6;
 
 /// The pool, and the label of its nodes.
 const POOL: &str = "pool";
@@ -37,11 +38,11 @@ impl World {
     }
 
     /// Somebody says what several nodes are good for, or takes it back.
-    pub(crate) fn size_all(&mut self, by: usize, of: &[usize], capacity: Option<u32>) {
-        let bytes = capacity.map(number);
+    pub(crate) fn size_all(&mut self, by: usize, of: &[usize], field: u16, size: Option<u32>) {
+        let bytes = size.map(number);
         for &node in of {
-            let clear = Change::Clear(CAPACITY);
-            let set = bytes.clone().map(|bytes| Change::Set(CAPACITY, bytes));
+            let clear = Change::Clear(field);
+            let set = bytes.clone().map(|bytes| Change::Set(field, bytes));
             self.wish(by, node, set.unwrap_or(clear));
         }
     }
@@ -104,12 +105,12 @@ impl World {
     }
 
     /// Who is told what this node would be, if it ran.
-    fn teller(&self, by: usize) -> Option<usize> {
+    pub(crate) fn teller(&self, by: usize) -> Option<usize> {
         let mut choices = std::iter::once(by).chain(0..self.plan.nodes);
         choices.find(|ix| self.runs(*ix) && self.nodes[*ix].control.is_some())
     }
 
-    fn tell(&mut self, at: usize, key: Key, changes: Vec<Change>) {
+    pub(crate) fn tell(&mut self, at: usize, key: Key, changes: Vec<Change>) {
         let write = Write {
             key,
             changes,

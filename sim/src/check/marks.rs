@@ -95,6 +95,8 @@ impl World {
             Fault::Clock(..) => "fault: clock that jumps",
             Fault::Drain(..) => "fault: drained",
             Fault::Cordon(..) => "fault: cordoned",
+            // Courses have them, drawn plans do not.
+            Fault::Limit(..) | Fault::Mute(..) => return,
             Fault::Capacity(..) => "fault: another capacity",
             Fault::Liar(_) => "fault: loads kept secret",
             Fault::Boast(..) => "fault: false word of media",
