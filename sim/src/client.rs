@@ -299,6 +299,9 @@ impl World {
         }
         let now = self.clock(host).mono;
         let Some(agent) = &mut self.encoders[ix].agent else { return };
+        if matches!(event, agent::Event::Wake) {
+            self.tally.count("an agent wakes");
+        }
         let stood_by = agent.next();
         let mut effects = Vec::new();
         agent.handle(now, event, &mut effects);
@@ -316,6 +319,9 @@ impl World {
         }
         let now = self.clock(host).mono;
         let Some(machine) = &mut self.viewers[ix].machine else { return };
+        if matches!(event, viewer::Event::Wake) {
+            self.tally.count("a viewer wakes");
+        }
         let mut effects = Vec::new();
         machine.handle(now, event, &mut effects);
         let wake = machine.next_wake();

@@ -172,6 +172,7 @@ impl World {
         let existing = self.existing(ix, to.host);
         let boot = Boot(self.nodes[to.host].disk.boot);
         let verdict = tie::at_dialler(existing.as_ref(), boot);
+        self.tally.word("dialler of a link", &verdict);
         if verdict == Verdict::KeepExisting {
             self.node_event(ix, Event::DialFailed { node: Some(there), addr });
             return;
@@ -269,6 +270,7 @@ impl World {
                 let existing = self.existing(ix, peer);
                 let me = self.nodes[ix].id;
                 let verdict = tie::at_acceptor(me, node, existing.as_ref(), hello.boot, order);
+                self.tally.word("acceptor of a link", &verdict);
                 if verdict == Verdict::KeepExisting {
                     self.retire(id, ix);
                     return;

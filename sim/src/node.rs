@@ -286,6 +286,9 @@ impl World {
         let node = &mut self.nodes[ix];
         let Some(control) = &mut node.control else { return };
         let mut effects = Vec::new();
+        if matches!(event, Event::Wake) {
+            self.tally.count("a node wakes");
+        }
         control.handle(now, event, &mut effects);
         let wake = control.next_wake();
         node.turned = self.now;

@@ -87,7 +87,7 @@ impl Tally {
         *self.named.entry(what).or_default() += times;
     }
 
-    fn word(&mut self, who: &str, what: &impl Debug) {
+    pub(crate) fn word(&mut self, who: &str, what: &impl Debug) {
         *self.words.entry(format!("{who}: {}", word(what))).or_default() += 1;
     }
 

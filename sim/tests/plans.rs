@@ -190,5 +190,6 @@ plans! {
         "home-killed-while-a-keyframe-is-wanted",
     a_thousand_encoders_do_not_stampede_three_survivors = "thousand-one-killed",
     a_thousand_encoders_do_not_stampede_fifteen_survivors = "thousand-one-of-sixteen-killed",
+    a_node_that_refuses_to_be_next_is_not_pestered = "nodes-that-refuse-to-be-next",
     a_camera_that_ignores_requests_is_not_pestered = "camera-that-ignores-requests",
 }

@@ -60,6 +60,9 @@ struct Leg {
     /// Sent a registration at that time.
     asked: Option<Mono>,
     registered: bool,
+    /// How often it refused to be next, and until when it is not asked again.
+    refused: u32,
+    hold_until: Option<Mono>,
     pulse: Pulse,
     demand: wire::Demand,
 }
@@ -452,6 +455,9 @@ impl Agent {
                 return;
             }
         }
+        if !superseded && self.refused_as_next(now, id, &rejected, effects) {
+            return;
+        }
         self.rejections += 1;
         if self.rejections > 1 {
             // The first may be due to an epoch that was too low, which is mended at once.
@@ -569,7 +575,7 @@ impl Agent {
         for leg in self.legs.values() {
             let at = match (leg.welcomed, leg.asked) {
                 (_, Some(asked)) => (asked + REGISTER_DEADLINE).min(leg.pulse.next_wake()),
-                (true, None) => leg.pulse.next_wake(),
+                (true, None) => leg.pulse.next_wake().min(leg.held(now)),
                 (false, None) => leg.opened + self.patience(leg),
             };
             due = earlier(due, Some(at));

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Agent, BOTH_SILENT, Effect, Leg, Purpose, REGISTER_DEADLINE, send};
+use super::{
+    Agent, BOTH_SILENT, Effect, Leg, Note, Purpose, REGISTER_DEADLINE, REJECTED_WAIT, send,
+};
 use crate::id::NodeId;
 use crate::session::leg::{DIAL_DEADLINE, DIAL_STAGGER, DIALS_MAX, LegId, Pulse};
 use crate::time::Mono;
@@ -11,6 +13,13 @@ use crate::wire::{self, ClientMessage, Role};
 /// A node that another proposed as home has so long to answer: two round trips and a little more of
 /// the longest lines. Whoever asked stays with the other then.
 const PROPOSED_DEADLINE: Duration = Duration::from_secs(1);
+
+impl Leg {
+    /// When it may be asked again to be next, if that is to come.
+    pub(super) fn held(&self, now: Mono) -> Mono {
+        self.hold_until.filter(|until| *until > now).unwrap_or(Mono(u64::MAX))
+    }
+}
 
 impl Agent {
     pub(super) fn give_up_dials(&mut self, now: Mono, effects: &mut Vec<Effect>) {
@@ -134,7 +143,8 @@ impl Agent {
             let waits = leg.purpose == Purpose::Next
                 && leg.welcomed
                 && !leg.registered
-                && leg.asked.is_none();
+                && leg.asked.is_none()
+                && leg.hold_until.is_none_or(|until| until <= now);
             if waits {
                 leg.asked = Some(now);
                 let register = wire::Register {
@@ -150,6 +160,29 @@ impl Agent {
                 send(id, ClientMessage::Register(register), effects);
             }
         }
+    }
+
+    /// A node refused to be next, while another is home or is asked to be: it is asked again, ever
+    /// more rarely, and nothing else waits for it.
+    pub(super) fn refused_as_next(
+        &mut self,
+        now: Mono,
+        id: LegId,
+        rejected: &wire::Rejected,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let next = matches!(rejected.role, Role::Next | Role::Also);
+        if !next || self.home.is_none_or(|home| home == id) {
+            return false;
+        }
+        let Some(leg) = self.legs.get_mut(&id) else { return true };
+        (leg.asked, leg.registered) = (None, false);
+        leg.hold_until = Some(now + REJECTED_WAIT * (1 << leg.refused.min(5)));
+        leg.refused += 1;
+        if rejected.name_taken {
+            effects.push(Effect::Note(Note::Refused(rejected.reason.clone())));
+        }
+        true
     }
 
     pub(super) fn dial(
@@ -173,6 +206,8 @@ impl Agent {
             welcomed: false,
             asked: None,
             registered: false,
+            refused: 0,
+            hold_until: None,
             pulse: Pulse::new(now),
             demand: wire::Demand { watched: false, also: false, viewers: 0 },
         };

@@ -16,6 +16,8 @@ struct Trial {
     refuses: Option<(NodeId, bool)>,
     /// Every node is full.
     full: bool,
+    /// None stands by.
+    no_next: bool,
     sent: Vec<Effect>,
 }
 
@@ -41,8 +43,16 @@ impl Trial {
         let mut effects = Vec::new();
         let agent = Agent::new(config, &mut effects);
         let (legs, sent) = (BTreeMap::new(), Vec::new());
-        let mut trial =
-            Self { agent, ms: 1000, legs, silent: None, refuses: None, full: false, sent };
+        let mut trial = Self {
+            agent,
+            ms: 1000,
+            legs,
+            silent: None,
+            refuses: None,
+            full: false,
+            no_next: false,
+            sent,
+        };
         trial.take(effects);
         trial.pass(500);
         assert_eq!((trial.agent.home(), trial.agent.next()), (Some(HOME), Some(NEXT)));
@@ -117,6 +127,13 @@ impl Trial {
                 name_taken: false,
                 reason: "every node is full".into(),
                 retry_after: Some(5),
+            }),
+            Role::Next if self.no_next => NodeMessage::Rejected(wire::Rejected {
+                role: Role::Next,
+                floor: Epoch::default(),
+                name_taken: true,
+                reason: "it may not send".into(),
+                retry_after: None,
             }),
             Role::Ask => NodeMessage::Assign(Assign {
                 home: HOME,
@@ -504,4 +521,28 @@ fn whoever_is_refused_by_a_node_that_is_shut_out_tries_another_soon() {
         let after = dials(&trial).expect("a dial").1;
         assert_eq!(after, Some(if waits { HOME } else { NEXT }), "{status}");
     }
+}
+
+#[test]
+fn a_node_that_refuses_to_be_next_is_asked_ever_more_rarely_and_nothing_waits_for_it() {
+    let mut trial = Trial::new();
+    trial.no_next = true;
+    trial.sent.clear();
+    let (leg, reason) = (trial.leg(NEXT), "gone".to_owned());
+    trial.event(Event::Closed { leg, reason });
+    trial.pass(10_000);
+    let asks = trial.sent.iter().filter(|effect| match effect {
+        Effect::Send(_, bytes) => matches!(
+            ClientMessage::decode(bytes),
+            Ok(ClientMessage::Register(register)) if register.role == Role::Next
+        ),
+        _ => false,
+    });
+    let asks = asks.count();
+    assert!((4..=8).contains(&asks), "asked {asks} times in ten seconds");
+    // Home goes, and another is found at once.
+    let (leg, reason) = (trial.leg(HOME), "gone".to_owned());
+    trial.event(Event::Closed { leg, reason });
+    trial.pass(100);
+    assert!(trial.agent.home().is_some());
 }
