@@ -39,7 +39,7 @@ mod world;
 pub use check::{Evened, MARKS, Measure, Violation};
 pub use even::{CHANGES, Evenly, even};
 pub use explain::{Explained, explain};
-pub use rates::{Rates, courses};
+pub use rates::{Rates, SEEDS_RECORDED, courses};
 pub use run::{Outcome, Watch, run};
 pub use scale::{Scaled, Sent, scale};
 pub use shrink::shrink;

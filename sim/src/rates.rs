@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Write as _};
+use std::ops::Range;
 
 use roost::control::{Effect, Note};
 use roost::session::{agent, viewer};
@@ -19,10 +20,8 @@ use crate::world::World;
 
 /// What was written down, by `courses --record`.
 const RECORDED: &str = include_str!("../rates.json");
-/// Each course is played under so many seeds, as a rule the same ones each time.
-const SEEDS: u64 = 30;
-/// And under so many where that is written down.
-const SEEDS_RECORDED: u64 = 150;
+/// Each course was played under so many seeds when that was done.
+pub const SEEDS_RECORDED: u64 = 150;
 /// A mean may be off by this part of it,
 const SLACK: f64 = 0.05;
 /// by so many times the error of a mean of so few runs: what a change only shuffles is within,
@@ -277,8 +276,14 @@ struct Rate(
 );
 
 /// How often what happens, by course.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Rates(BTreeMap<String, BTreeMap<String, Rate>>);
+type ByCourse = BTreeMap<String, BTreeMap<String, Rate>>;
+
+/// How often what happens in courses that were played under some seeds.
+#[derive(Debug)]
+pub struct Rates {
+    seeds: Range<u64>,
+    rates: ByCourse,
+}
 
 #[derive(rust_embed::RustEmbed)]
 #[folder = "courses/"]
@@ -300,15 +305,19 @@ fn rounded(number: f64) -> f64 {
 }
 
 impl Rates {
-    /// Plays a course under some seeds, from this one on, and adds what happened: under more where
-    /// that is to be written down.
+    /// Nothing yet, of courses that will be played under these seeds.
+    pub fn under(seeds: Range<u64>) -> Self {
+        Self { seeds, rates: ByCourse::new() }
+    }
+
+    /// Plays a course, and adds what happened.
     ///
     /// # Errors
     ///
     /// What did not hold, in words, and the plan.
-    pub fn play(&mut self, course: &Plan, from: u64, record: bool) -> Result<(), String> {
+    pub fn play(&mut self, course: &Plan) -> Result<(), String> {
         let mut runs: Vec<BTreeMap<String, u64>> = Vec::new();
-        for seed in from..from + if record { SEEDS_RECORDED } else { SEEDS } {
+        for seed in self.seeds.clone() {
             let plan = Plan { seed, ..course.clone() };
             let outcome = crate::run(&plan, crate::Watch::Nobody);
             if let Some(violation) = outcome.violation {
@@ -323,7 +332,7 @@ impl Rates {
             let mean = times().sum::<f64>() / count;
             let spread = (times().map(|n| (n - mean).powi(2)).sum::<f64>() / count).sqrt();
             if mean > 0.0 {
-                let of = self.0.entry(what.clone()).or_default();
+                let of = self.rates.entry(what.clone()).or_default();
                 of.insert(course.name.clone(), Rate(rounded(mean), rounded(spread)));
             }
         }
@@ -337,7 +346,7 @@ impl Rates {
     /// None but those of the library that writes numbers and words.
     pub fn text(&self) -> serde_json::Result<String> {
         let mut lines = Vec::new();
-        for (what, of) in &self.0 {
+        for (what, of) in &self.rates {
             let (what, of) = (serde_json::to_string(what)?, serde_json::to_string(of)?);
             lines.push(format!("  {what}: {of}"));
         }
@@ -347,17 +356,18 @@ impl Rates {
     /// What happens in a course more often or more rarely than was written down, in words, the
     /// worst first.
     pub fn unusual(&self, course: &str) -> Vec<String> {
-        let recorded = match serde_json::from_str::<Self>(RECORDED) {
+        let recorded = match serde_json::from_str::<ByCourse>(RECORDED) {
             Ok(recorded) => recorded,
             Err(error) => return vec![format!("rates.json: {error}")],
         };
-        let of = |rates: &Self, what: &str| {
-            rates.0.get(what).and_then(|of| of.get(course)).copied().unwrap_or_default()
+        let of = |rates: &ByCourse, what: &str| {
+            rates.get(what).and_then(|of| of.get(course)).copied().unwrap_or_default()
         };
-        let error = ERRORS * (1.0 / SEEDS as f64 + 1.0 / SEEDS_RECORDED as f64).sqrt();
+        let error =
+            ERRORS * (1.0 / self.seeds.clone().count() as f64 + 1.0 / SEEDS_RECORDED as f64).sqrt();
         let mut unusual: Vec<(f64, String)> = Vec::new();
-        for what in self.0.keys().chain(recorded.0.keys()).collect::<BTreeSet<_>>() {
-            let (Rate(is, _), Rate(was, spread)) = (of(self, what), of(&recorded, what));
+        for what in self.rates.keys().chain(recorded.keys()).collect::<BTreeSet<_>>() {
+            let (Rate(is, _), Rate(was, spread)) = (of(&self.rates, what), of(&recorded, what));
             let may = SLACK * was + error * spread + RARELY;
             let off = (is - was).abs() / may;
             if off > 1.0 {
