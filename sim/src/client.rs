@@ -299,9 +299,7 @@ impl World {
         }
         let now = self.clock(host).mono;
         let Some(agent) = &mut self.encoders[ix].agent else { return };
-        if matches!(event, agent::Event::Wake) {
-            self.tally.count("an agent wakes");
-        }
+        self.tally.woken("an agent wakes", matches!(event, agent::Event::Wake));
         let stood_by = agent.next();
         let mut effects = Vec::new();
         agent.handle(now, event, &mut effects);
@@ -319,9 +317,7 @@ impl World {
         }
         let now = self.clock(host).mono;
         let Some(machine) = &mut self.viewers[ix].machine else { return };
-        if matches!(event, viewer::Event::Wake) {
-            self.tally.count("a viewer wakes");
-        }
+        self.tally.woken("a viewer wakes", matches!(event, viewer::Event::Wake));
         let mut effects = Vec::new();
         machine.handle(now, event, &mut effects);
         let wake = machine.next_wake();

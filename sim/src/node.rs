@@ -8,8 +8,9 @@ use roost::accounts::Batch;
 use roost::admission::{Invitation, Keypair, Statement};
 use roost::control::{Config, Control, Effect, Event, Note};
 use roost::id::{Boot, EncoderId, Epoch, InviteId, NodeId, SessionId};
-use roost::wire::{self, Message as _, NodeMessage, join_statement, take_varint};
+use roost::wire::{self, Message as _, join_statement, take_varint};
 
+use crate::check::is_request;
 use crate::conn::{Cargo, ConnId, End};
 use crate::ledger::Books;
 use crate::links::LinkRecord;
@@ -286,9 +287,7 @@ impl World {
         let node = &mut self.nodes[ix];
         let Some(control) = &mut node.control else { return };
         let mut effects = Vec::new();
-        if matches!(event, Event::Wake) {
-            self.tally.count("a node wakes");
-        }
+        self.tally.woken("a node wakes", matches!(event, Event::Wake));
         control.handle(now, event, &mut effects);
         let wake = control.next_wake();
         node.turned = self.now;
@@ -347,7 +346,7 @@ impl World {
                     if !self.unchecked && !self.lenient {
                         self.check_assigned(ix, session, &bytes);
                     }
-                    if !self.unchecked && self.is_request(&bytes) {
+                    if !self.unchecked && is_request(&bytes) {
                         self.check_request_of(ix, session);
                         if self.net.request_lost(ix, ix) {
                             continue;
@@ -384,10 +383,6 @@ impl World {
                 Effect::Left => self.exit(ix),
             }
         }
-    }
-
-    fn is_request(&self, bytes: &[u8]) -> bool {
-        matches!(NodeMessage::decode(bytes), Ok(NodeMessage::Keyframe(_)))
     }
 
     fn node_note(&mut self, ix: usize, note: &Note) {

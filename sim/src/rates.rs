@@ -82,6 +82,11 @@ impl Tally {
         self.add(what, 1);
     }
 
+    /// An event of a machine, which may be that it wakes.
+    pub(crate) fn woken(&mut self, what: &'static str, wakes: bool) {
+        self.add(what, u64::from(wakes));
+    }
+
     fn add(&mut self, what: &'static str, times: u64) {
         *self.named.entry(what).or_default() += times;
     }

@@ -393,8 +393,11 @@ impl Viewer {
             Some(place) if !self.config.stay => (place.home, place.next),
             _ => (None, None),
         };
+        // A node that was started anew does not know of a leg from before, which only falls silent: so
+        // does one behind a line that is full for a moment, to which another leg is a burden.
+        let stands = |leg: &Leg| !leg.welcomed || leg.pulse.silence(now) < leg.pulse.limit() * 2;
         for node in [home, next].into_iter().flatten() {
-            if !self.legs.values().any(|leg| leg.node == Some(node))
+            if !self.legs.values().any(|leg| leg.node == Some(node) && stands(leg))
                 && let Some(addr) = self.book.address_of(now, node)
             {
                 self.dial(now, Some(node), addr, effects);

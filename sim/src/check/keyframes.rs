@@ -1,6 +1,7 @@
 //! Whoever needs a keyframe gets one, and no source is asked too often.
 
 use roost::id::{EncoderId, SessionId};
+use roost::wire::{Message as _, NodeMessage};
 
 use super::{Checks, SLACK};
 use crate::net::{MS, SEC};
@@ -14,6 +15,11 @@ const PROMPT: u64 = 2 * SEC;
 const LATE: u64 = 11 * SEC;
 /// From the first request to the second, and at most.
 const PACE: (u64, u64) = (300 * MS, 4_800 * MS);
+
+/// Whether it is a keyframe that a node asks an agent for.
+pub(crate) fn is_request(bytes: &[u8]) -> bool {
+    matches!(NodeMessage::decode(bytes), Ok(NodeMessage::Keyframe(_)))
+}
 
 /// What a node asked upstream.
 #[derive(Debug, Default, Clone, Copy)]

@@ -31,6 +31,7 @@ mod trust;
 mod twins;
 
 pub use even::Evened;
+pub(crate) use keyframes::is_request;
 pub use marks::MARKS;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -403,3 +403,18 @@ fn home_says_who_its_next_is_whatever_others_say_later() {
     trial.tell(HOME, &NodeMessage::Stream(other.clone()));
     assert_eq!(trial.viewer.place(), Some(&other));
 }
+
+#[test]
+fn a_node_that_was_started_anew_is_gone_to_before_the_leg_to_its_former_life_is_given_up() {
+    let mut trial = Trial::new();
+    // The picture stops, and next is asked: it is silent.
+    (trial.silent, trial.frames_from) = (Some(NEXT), None);
+    trial.pass(300);
+    // It starts anew: what it hears on a leg from before says nothing to it.
+    let former = trial.leg(NEXT).expect("a leg");
+    trial.legs.remove(&former);
+    trial.silent = None;
+    trial.pass(2000);
+    let leg = trial.leg(NEXT).expect("another leg");
+    assert!(leg > former);
+}
