@@ -27,7 +27,7 @@ pub use types::{Config, Effect, Event, Note};
 const NUDGE: Duration = Duration::from_secs(2);
 /// A registration that is not answered within this time is as good as refused.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(2);
-/// With home and next both silent, home gets this long in all before others are asked: most
+/// With home and next both silent, and nobody else who answers, home gets this long in all: most
 /// likely it is this machine's own network.
 const BOTH_SILENT: Duration = Duration::from_secs(1);
 /// A node that was found mute is not gone to for this long, whoever proposes it: by then the

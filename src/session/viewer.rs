@@ -27,7 +27,7 @@ pub use types::{Config, Effect, Event, Lacks, Note};
 pub const STALL_MIN: Duration = Duration::from_millis(120);
 /// Frame intervals without a frame that count as standing still.
 const STALL_INTERVALS: f64 = 2.5;
-/// With nothing from home and next, every other node is asked after this long.
+/// With no picture from home and next though they answer, every other node is asked after this long.
 const ASK_ALL: Duration = Duration::from_millis(1200);
 /// A node that was dialled has this long to answer before people are told that none does.
 const TELL_AFTER: Duration = Duration::from_secs(1);
@@ -406,12 +406,12 @@ impl Viewer {
         let standing =
             self.legs.values().filter(|leg| leg.welcomed && !leg.pulse.silent(now)).count();
         let reachable = self.legs.values().any(|leg| leg.welcomed && !leg.pulse.silent(now));
-        let busy: Vec<String> =
-            self.legs.values().filter(|leg| !leg.welcomed).map(|leg| leg.addr.clone()).collect();
+        let under_way = self.legs.values().filter(|leg| !leg.welcomed).count();
+        let busy: Vec<String> = self.legs.values().map(|leg| leg.addr.clone()).collect();
         let staggered = self.dialled_at.is_none_or(|at| now >= at + DIAL_STAGGER);
         if !reachable
-            && busy.len() < DIALS_MAX
-            && (busy.is_empty() || staggered)
+            && under_way < DIALS_MAX
+            && (under_way == 0 || staggered)
             && let Some((node, addr)) = self.book.anywhere(now, &busy, None)
         {
             self.dial(now, node, addr, effects);
@@ -452,6 +452,9 @@ impl Viewer {
         let limit = if self.fresh.is_some() { self.stall_limit() } else { SETTLE };
         let stalled = stalled_for >= limit;
         let home_leg = self.legs.values().any(|leg| leg.node == home && leg.welcomed);
+        let speaks = |leg: &Leg| leg.welcomed && !leg.pulse.silent(now);
+        let either = |leg: &Leg| leg.node.is_some() && (leg.node == home || leg.node == next);
+        let both_silent = !self.legs.values().any(|leg| either(leg) && speaks(leg));
         let settled = !stalled && now.since(self.flowing_since) >= SETTLE;
         // A home that was just asked has sent nothing yet: until then the picture comes from where
         // it came.
@@ -463,7 +466,8 @@ impl Viewer {
             let wanted = at_home
                 || stays
                 || (home.is_none() && self.fresh.is_none())
-                || (stalled && (leg.node == next || stalled_for >= ASK_ALL || !home_leg))
+                || (stalled
+                    && (leg.node == next || stalled_for >= ASK_ALL || both_silent || !home_leg))
                 || (!settled && leg.watching.is_some())
                 || (via == Some(id) && (!home_leg || asked));
             let stay = !at_home;

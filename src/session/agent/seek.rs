@@ -48,22 +48,37 @@ impl Agent {
         }
     }
 
+    /// Whether home still stands, or whoever was asked to be it.
     pub(super) fn judge_home(&mut self, now: Mono, effects: &mut Vec<Effect>) {
-        let Some(id) = self.home else { return };
-        let Some(leg) = self.legs.get(&id).filter(|leg| leg.registered) else { return };
+        let Some((id, leg)) = self.home.and_then(|id| Some((id, self.legs.get(&id)?))) else {
+            return;
+        };
+        let (node, registered, silence) = (leg.node, leg.registered, leg.pulse.silence(now));
+        let asked = |leg: &Leg| leg.purpose == Purpose::Ask && leg.welcomed;
         if !leg.pulse.silent(now) {
+            if registered && self.legs.values().any(asked) {
+                self.drop_others(effects);
+            }
             return;
         }
-        let silence = leg.pulse.silence(now);
-        let next_stands = self
-            .legs
-            .values()
-            .any(|leg| leg.purpose == Purpose::Next && leg.registered && !leg.pulse.silent(now));
-        if next_stands || silence >= BOTH_SILENT {
-            let node = leg.node;
-            let name = self.label(node);
+        // With next silent as well, it may be this machine's own network: a third node tells.
+        let stands = |leg: &Leg| leg.purpose == Purpose::Next && leg.registered;
+        let speaks = |leg: &Leg| (stands(leg) || asked(leg)) && !leg.pulse.silent(now);
+        let late = registered && silence >= BOTH_SILENT;
+        if !late && !self.legs.values().any(speaks) {
+            return self.dial_around(now, |_| true, effects);
+        }
+        // Whoever is asked may not know yet that next is silent, too.
+        let silent = |leg: &&Leg| leg.welcomed && leg.pulse.silent(now);
+        let silent: Vec<_> = self.legs.values().filter(silent).filter_map(|leg| leg.node).collect();
+        self.mute.extend(silent.into_iter().map(|node| (node, now)));
+        let name = self.label(node);
+        if registered {
             let reason = format!("{name} was silent for {} ms", silence.as_millis());
             self.lose_home(now, node, reason, effects);
+        } else {
+            effects.push(Effect::Close(id));
+            self.closed(now, id, "silent", effects);
         }
     }
 
@@ -107,12 +122,17 @@ impl Agent {
             send(id, ClientMessage::Register(register), effects);
             return;
         }
-        let busy: Vec<String> =
-            self.legs.values().filter(|l| !l.welcomed).map(|l| l.addr.clone()).collect();
+        self.dial_around(now, |leg| !leg.welcomed, effects);
+    }
+
+    /// One more node is dialled, but not where one of these legs goes.
+    fn dial_around(&mut self, now: Mono, busy: impl Fn(&Leg) -> bool, effects: &mut Vec<Effect>) {
+        let under_way = self.legs.values().filter(|leg| !leg.welcomed).count();
         let staggered = self.dialled_at.is_none_or(|at| now >= at + DIAL_STAGGER);
-        if busy.len() < DIALS_MAX && (busy.is_empty() || staggered) {
-            let avoid = self.lost_home;
-            if let Some((node, addr)) = self.book.anywhere(now, &busy, avoid) {
+        if under_way < DIALS_MAX && (under_way == 0 || staggered) {
+            let busy = self.legs.values().filter(|leg| busy(leg));
+            let busy: Vec<String> = busy.map(|leg| leg.addr.clone()).collect();
+            if let Some((node, addr)) = self.book.anywhere(now, &busy, self.lost_home) {
                 self.dial(now, node, addr, Purpose::Ask, effects);
             }
         }

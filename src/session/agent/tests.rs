@@ -11,7 +11,7 @@ struct Trial {
     agent: Agent,
     ms: u64,
     legs: BTreeMap<LegId, NodeId>,
-    silent: Option<NodeId>,
+    silent: Vec<NodeId>,
     /// Takes no encoders, and says so, or says nothing.
     refuses: Option<(NodeId, bool)>,
     /// Every node is full.
@@ -47,7 +47,7 @@ impl Trial {
             agent,
             ms: 1000,
             legs,
-            silent: None,
+            silent: Vec::new(),
             refuses: None,
             full: false,
             no_next: false,
@@ -57,6 +57,10 @@ impl Trial {
         trial.pass(500);
         assert_eq!((trial.agent.home(), trial.agent.next()), (Some(HOME), Some(NEXT)));
         trial
+    }
+
+    fn speaks(&self, node: Option<&NodeId>) -> bool {
+        node.is_some_and(|node| !self.silent.contains(node))
     }
 
     fn now(&self) -> Mono {
@@ -98,12 +102,15 @@ impl Trial {
                 Effect::Dial { leg, node, .. } => {
                     let node = node.unwrap();
                     self.legs.insert(leg, node);
+                    if !self.speaks(Some(&node)) {
+                        continue;
+                    }
                     self.event(Event::Connected { leg, node });
                     let welcome = Welcome { peers: self.agent.peers().clone() };
                     self.event(Event::Message(leg, NodeMessage::Welcome(welcome).encode()));
                 }
                 Effect::Send(leg, bytes) => self.answer(leg, &bytes),
-                Effect::Datagram(leg, body) if self.silent != self.legs.get(&leg).copied() => {
+                Effect::Datagram(leg, body) if self.speaks(self.legs.get(&leg)) => {
                     // The driver reads the flow's id off.
                     let Some(Heartbeat::Ping(number)) = Heartbeat::decode(&body[1..]) else {
                         panic!("a ping");
@@ -164,7 +171,7 @@ fn a_home_that_speaks_but_does_not_hear_is_left() {
     trial.watch(HOME, true);
     trial.pass(1000);
     assert_eq!(trial.agent.home(), Some(HOME));
-    trial.silent = Some(HOME);
+    trial.silent = vec![HOME];
     for _ in 0..10 {
         trial.pass(40);
         if trial.agent.home() == Some(HOME) {
@@ -179,7 +186,7 @@ fn media_flows_on_at_a_new_home_whose_viewers_have_yet_to_come() {
     let mut trial = Trial::new();
     trial.watch(HOME, true);
     trial.pass(1000);
-    trial.silent = Some(HOME);
+    trial.silent = vec![HOME];
     trial.sent.clear();
     trial.pass(400);
     trial.watch(NEXT, false);
@@ -216,7 +223,7 @@ fn who_stands_by_goes_on_to_when_home_is_cut_off_from_the_others() {
     trial.pass(1000);
     assert_eq!(trial.agent.next(), Some(NEXT), "it serves those who do not reach home");
     // Not for ever: once it is gone, it is gone.
-    trial.silent = Some(NEXT);
+    trial.silent = vec![NEXT];
     trial.pass(12_000);
     assert_eq!(trial.agent.next(), None);
 }
@@ -266,7 +273,7 @@ fn a_home_that_is_said_to_be_dead_is_looked_at_until_it_answers_and_one_that_is_
     {
         let mut trial = Trial::new();
         trial.pass(1000);
-        trial.silent = (!answers).then_some(HOME);
+        trial.silent.extend((!answers).then_some(HOME));
         let mut peers = trial.agent.peers().clone();
         (peers.nodes[0].up, peers.nodes[0].draining) = (false, draining);
         trial.sent.clear();
@@ -440,7 +447,7 @@ fn a_home_that_dies_while_its_encoder_is_on_its_way_is_forgotten() {
     trial.pass(1000);
     trial.refuses = Some((FAR, false));
     trial.send_away(FAR);
-    trial.silent = Some(HOME);
+    trial.silent = vec![HOME];
     trial.pass(3500);
     assert!(trial.agent.home().is_some_and(|home| home != HOME));
     assert!(!trial.agent.media().is_empty());
@@ -545,4 +552,40 @@ fn a_node_that_refuses_to_be_next_is_asked_ever_more_rarely_and_nothing_waits_fo
     trial.event(Event::Closed { leg, reason });
     trial.pass(100);
     assert!(trial.agent.home().is_some());
+}
+
+#[test]
+fn with_home_and_next_silent_a_third_node_that_answers_is_gone_to_at_once() {
+    let mut trial = Trial::with_far();
+    trial.watch(HOME, true);
+    trial.pass(1000);
+    trial.silent = vec![HOME, NEXT];
+    trial.pass(350);
+    assert_eq!(trial.agent.home(), Some(FAR), "which proposes home, and does not know better");
+    assert!(trial.agent.media().contains(&trial.leg(FAR)));
+}
+
+#[test]
+fn with_everyone_silent_home_has_a_second_and_others_are_let_be_if_it_speaks_again() {
+    let mut trial = Trial::with_far();
+    trial.watch(HOME, true);
+    trial.pass(1000);
+    let epoch = trial.agent.epoch();
+    trial.silent = vec![HOME, NEXT, FAR];
+    trial.pass(700);
+    assert_eq!((trial.agent.home(), trial.agent.epoch()), (Some(HOME), epoch));
+    // Next, if it spoke first, would be believed to have outlived home.
+    trial.silent = vec![NEXT, FAR];
+    trial.pass(100);
+    trial.silent.clear();
+    trial.pass(100);
+    // Only now it is let in there.
+    let leg = trial.leg(FAR);
+    trial.event(Event::Connected { leg, node: FAR });
+    let welcome = Welcome { peers: trial.agent.peers().clone() };
+    trial.event(Event::Message(leg, NodeMessage::Welcome(welcome).encode()));
+    trial.pass(100);
+    assert!(trial.sent.contains(&Effect::Close(leg)), "it is not needed any more");
+    assert_eq!((trial.agent.home(), trial.agent.next()), (Some(HOME), Some(NEXT)));
+    assert_eq!(trial.agent.epoch(), epoch);
 }

@@ -13,7 +13,7 @@ struct Trial {
     viewer: Viewer,
     ms: u64,
     legs: BTreeMap<LegId, NodeId>,
-    silent: Option<NodeId>,
+    silent: Vec<NodeId>,
     frames_from: Option<NodeId>,
     /// Knows the encoder, and no home of it.
     homeless: Option<NodeId>,
@@ -37,7 +37,7 @@ impl Trial {
             viewer: Viewer::new(config),
             ms: 1000,
             legs: BTreeMap::new(),
-            silent: None,
+            silent: Vec::new(),
             frames_from: Some(HOME),
             homeless: None,
             source: SourceState::Ready,
@@ -57,6 +57,10 @@ impl Trial {
         trial
     }
 
+    fn speaks(&self, node: Option<&NodeId>) -> bool {
+        node.is_some_and(|node| !self.silent.contains(node))
+    }
+
     fn now(&self) -> Mono {
         Mono(self.ms * 1_000_000)
     }
@@ -73,7 +77,7 @@ impl Trial {
             self.event(Event::Wake);
             if self.ms.is_multiple_of(40)
                 && let Some(node) = self.frames_from
-                && self.silent != Some(node)
+                && self.speaks(Some(&node))
                 && let Some(leg) = self.leg(node)
             {
                 self.event(Event::Fresh(leg));
@@ -103,7 +107,7 @@ impl Trial {
                         "third:1" => THIRD,
                         _ => NEXT,
                     };
-                    if self.silent != Some(node) {
+                    if self.speaks(Some(&node)) {
                         self.legs.insert(leg, node);
                         self.event(Event::Connected { leg, node });
                         let welcome = NodeMessage::Welcome(Welcome { peers: peers() });
@@ -127,7 +131,7 @@ impl Trial {
                 Effect::Datagram(leg, body) => {
                     // The driver reads the flow's id off.
                     if let Some(Heartbeat::Ping(number)) = Heartbeat::decode(&body[1..])
-                        && self.legs.get(&leg).is_some_and(|node| self.silent != Some(*node))
+                        && self.speaks(self.legs.get(&leg))
                     {
                         let pong = Heartbeat::Pong(number).encode()[1..].to_vec();
                         self.event(Event::Datagram(leg, pong));
@@ -180,7 +184,7 @@ fn a_picture_that_flows_has_no_cause() {
 #[test]
 fn a_node_that_falls_silent_is_named_with_the_time_since() {
     let mut trial = Trial::new();
-    trial.silent = Some(HOME);
+    trial.silent = vec![HOME];
     trial.pass(300);
     assert!(trial.watches.contains(&NEXT), "next is asked");
     let cause = trial.cause_from(NEXT);
@@ -190,9 +194,9 @@ fn a_node_that_falls_silent_is_named_with_the_time_since() {
 #[test]
 fn a_node_that_stood_still_for_a_while_is_named_with_the_time_that_it_did() {
     let mut trial = Trial::new();
-    trial.silent = Some(HOME);
+    trial.silent = vec![HOME];
     trial.pass(300);
-    trial.silent = None;
+    trial.silent = Vec::new();
     trial.frames_from = None;
     trial.pass(100);
     let cause = trial.cause_from(HOME);
@@ -260,9 +264,9 @@ fn a_viewer_that_slept_blames_itself_and_keeps_its_legs() {
 #[test]
 fn an_idle_leg_that_lost_a_ping_is_not_dead_when_it_is_needed() {
     let mut trial = Trial::new();
-    trial.silent = Some(NEXT);
+    trial.silent = vec![NEXT];
     trial.pass(3_500);
-    trial.silent = Some(HOME);
+    trial.silent = vec![HOME];
     trial.pass(200);
     assert!(trial.watches.contains(&NEXT));
     assert!(!trial.closed.contains(&NEXT));
@@ -347,7 +351,7 @@ fn what_a_node_said_counts_again_when_whoever_said_better_is_gone() {
     assert_eq!(trial.viewer.place(), Some(&other));
     let leg = trial.leg(NEXT).expect("a leg");
     trial.legs.remove(&leg);
-    trial.silent = Some(NEXT);
+    trial.silent = vec![NEXT];
     trial.event(Event::Closed { leg, reason: "reset".into() });
     assert_eq!(trial.viewer.place(), Some(&place(HOME, 1)));
 }
@@ -357,7 +361,7 @@ fn a_home_is_not_forgotten_because_another_node_sees_none() {
     let mut trial = Trial::new();
     let leg = trial.leg(HOME).expect("a leg");
     trial.legs.remove(&leg);
-    trial.silent = Some(HOME);
+    trial.silent = vec![HOME];
     trial.event(Event::Closed { leg, reason: "reset".into() });
     trial.tell(NEXT, &NodeMessage::Stream(homeless(1)));
     assert_eq!(trial.viewer.place(), Some(&place(HOME, 1)));
@@ -408,13 +412,25 @@ fn home_says_who_its_next_is_whatever_others_say_later() {
 fn a_node_that_was_started_anew_is_gone_to_before_the_leg_to_its_former_life_is_given_up() {
     let mut trial = Trial::new();
     // The picture stops, and next is asked: it is silent.
-    (trial.silent, trial.frames_from) = (Some(NEXT), None);
+    (trial.silent, trial.frames_from) = (vec![NEXT], None);
     trial.pass(300);
     // It starts anew: what it hears on a leg from before says nothing to it.
     let former = trial.leg(NEXT).expect("a leg");
     trial.legs.remove(&former);
-    trial.silent = None;
+    trial.silent = Vec::new();
     trial.pass(2000);
     let leg = trial.leg(NEXT).expect("another leg");
     assert!(leg > former);
+}
+
+#[test]
+fn with_home_and_next_silent_any_other_node_is_asked_at_once() {
+    let mut trial = Trial::new();
+    let mut peers = peers();
+    let third = Peer { node: THIRD, addrs: vec!["third:1".into()], ..peers.nodes[0].clone() };
+    peers.nodes.push(third);
+    trial.tell(HOME, &NodeMessage::Peers(peers));
+    trial.silent = vec![HOME, NEXT];
+    trial.pass(500);
+    assert!(trial.watches.contains(&THIRD), "asked {:?}", trial.watches);
 }
