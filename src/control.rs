@@ -160,7 +160,7 @@ impl Control {
             peering: Peering::new(me, config.seed),
             directory: Directory::new(me, salted(config.boot, &config.seed)),
             host: Host::default(),
-            ledger: ledger::born(me, config.seed, config.ledger, config.removed_kept),
+            ledger: ledger::born(me, config.seed, config.ledger, config.spare),
             rights: SharedRights::default(),
             rights_changed: false,
             host_called: false,

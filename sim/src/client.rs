@@ -203,10 +203,11 @@ impl World {
     }
 
     pub(crate) fn start_client(&mut self, host: usize) {
-        if self.hosts[host].up {
+        let stops = self.hosts[host].up && self.hosts[host].stopping;
+        if self.hosts[host].up && !stops {
             return;
         }
-        if self.hosts[host].holds > 0 {
+        if stops || self.hosts[host].holds > 0 {
             self.queue.push(self.now + 50 * MS, Ev::StartClient(host));
             return;
         }
@@ -259,6 +260,24 @@ impl World {
             viewer.machine = Some(Machine::new(config));
             viewer.seen = Seen { longest_gap: viewer.seen.longest_gap, ..Seen::default() };
             self.viewer_event(ix, viewer::Event::Wake);
+        }
+    }
+
+    /// Told to stop, an agent says so, and the process ends when that is on its way.
+    pub(crate) fn client_leaves(&mut self, host: usize) {
+        if let Some(ix) = self.encoder_at(host) {
+            self.agent_event(ix, agent::Event::Leave);
+        }
+        for leg in self.legs(host).keys().copied().collect::<Vec<_>>() {
+            self.close_leg(host, leg);
+        }
+        let end = self.end_of(host);
+        self.queue.push(self.now + CLOSE_LATER + MS, Ev::ClientEnds(end));
+    }
+
+    pub(crate) fn client_ends(&mut self, end: End) {
+        if self.lives(end) {
+            self.crash(end.host);
         }
     }
 

@@ -22,7 +22,7 @@ const READ: std::ops::Range<u64> = 1_000..50_000;
 #[derive(Debug, Default)]
 pub(crate) struct Active {
     hosts: Vec<usize>,
-    cuts: Vec<(usize, usize)>,
+    pub(crate) cuts: Vec<(usize, usize)>,
 }
 
 impl World {
@@ -144,7 +144,10 @@ impl World {
             Fault::Leave(_) => {
                 for &host in &hosts {
                     self.hosts[host].stopping = true;
-                    self.node_event(host, Event::Leave);
+                    match host < self.plan.nodes {
+                        true => self.node_event(host, Event::Leave),
+                        false => self.client_leaves(host),
+                    }
                 }
             }
             Fault::Drain(by, _) => self.wish_all(*by, &hosts, crate::steer::DRAIN, true),
@@ -283,7 +286,7 @@ impl World {
         }
     }
 
-    fn crash(&mut self, host: usize) {
+    pub(crate) fn crash(&mut self, host: usize) {
         if !self.hosts[host].up {
             return;
         }

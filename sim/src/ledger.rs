@@ -1,6 +1,7 @@
 //! The ledger's driver, and people who change it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use rand::RngExt as _;
 use roost::accounts::{Batch, Change, Expect, Key, Kind, Loaded, Record, Row, VALUE_MAX, Write};
@@ -9,6 +10,7 @@ use roost::id::{AccountId, ActorId, RecordId};
 
 use crate::conn::End;
 use crate::net::MS;
+use crate::plan::log_uniform;
 use crate::rng::{For, stream};
 use crate::world::{Ev, World};
 
@@ -94,7 +96,9 @@ impl World {
         let ix = rng.random_range(0..self.plan.nodes);
         let kind = if rng.random_bool(0.7) { Kind::ACCOUNT } else { Kind::ROOM };
         let key = Key { kind, id: RecordId([rng.random_range(0..RECORDS); 16]) };
-        let change = match rng.random_range(0..10) {
+        let change = match rng.random_range(0..12) {
+            10 => Change::Clear(FIELD),
+            11 => Change::Restore,
             0..4 => Change::Set(FIELD, edit.to_le_bytes().to_vec()),
             4 => Change::Add(2, vec![rng.random_range(0..3)]),
             5 => Change::Remove(2, vec![rng.random_range(0..3)]),
@@ -113,13 +117,16 @@ impl World {
             let field = LONG + rng.random_range(0..4);
             changes.push(Change::Set(field, vec![edit as u8; VALUE_MAX]));
         }
+        // What is out of use counts from its answer on, which is not to come late.
+        let hurry = matches!(changes[..], [Change::Disable | Change::Enable, ..]);
+        let wait = if rng.random_bool(0.7) || hurry { 0 } else { rng.random_range(2..=4) };
         let write = Write {
             key,
             changes,
             account: AccountId([1; 16]),
             expect: Expect::Any,
-            wait: 0,
-            patience: std::time::Duration::ZERO,
+            wait,
+            patience: Duration::from_millis(log_uniform(&mut rng, 100.0, 10_000.0)),
         };
         self.trace.say(self.now, || format!("n{ix} is asked for change {ticket}"));
         if rng.random_bool(0.1) {
@@ -188,6 +195,15 @@ impl World {
             self.mark("a write finds the disk full");
             self.node_event(end.host, Event::Persisted(Err("no space left".into())));
             return;
+        }
+        if batch.actors.iter().any(|(_, row)| row.retired) {
+            self.mark("an actor is retired");
+        }
+        if batch.records.iter().any(|(key, _)| key.kind == Kind::BASELINE) {
+            self.checks.named_at = Some(self.now);
+        }
+        if !batch.forgotten.is_empty() {
+            self.mark("a removed record is forgotten");
         }
         self.nodes[end.host].disk.books.write(batch);
         self.node_event(end.host, Event::Persisted(Ok(())));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::RngExt as _;
-use roost::accounts::Batch;
+use roost::accounts::{Batch, Spare};
 use roost::admission::{Invitation, Keypair, Statement};
 use roost::control::{Config, Control, Effect, Event, Note};
 use roost::id::{Boot, EncoderId, Epoch, InviteId, NodeId, SessionId};
@@ -199,8 +199,9 @@ impl World {
             remembered: node.disk.remembered.clone().into_iter().collect(),
             names: node.disk.names.clone().into_iter().collect(),
             ledger: node.disk.books.load(),
-            // Whatever may be forgotten is, at once: the harder case.
-            removed_kept: 0,
+            // Whatever may be forgotten is, at once: the harder case. One actor is called idle
+            // alone, as the last of many would be.
+            spare: Spare { removed: 0, idle: 1 },
             measured: 100,
             seeds: if ix == 0 { Vec::new() } else { vec![addr_of(0)] },
             seed,

@@ -147,7 +147,7 @@ pub enum Fault {
     /// A second agent of this encoder starts, with a copy of the first one's disk if it never ran
     /// before; killed when the fault is over.
     Twin(usize),
-    /// A node is told to stop; started again when the fault is over.
+    /// A process is told to stop; started again when the fault is over.
     Leave(Who),
     /// Somebody at the first node wants the other one empty, until the fault is over.
     Drain(usize, Who),
@@ -339,7 +339,11 @@ impl Plan {
             let until_ms = Some(at_ms + log_uniform(&mut rng, 100.0, 30_000.0));
             let (a, b) = (rng.random_range(0..plan.nodes), rng.random_range(0..plan.nodes));
             let e = rng.random_range(0..plan.encoders.max(1));
-            let fault = match rng.random_range(0..9) {
+            let fault = match rng.random_range(0..13) {
+                9 if plan.encoders > 0 => Fault::Leave(Who::Encoder(e)),
+                10 if plan.viewers > 0 => Fault::Freeze(vec![Who::Viewer(a % plan.viewers)]),
+                11 if plan.viewers > 0 => Fault::Leave(Who::Viewer(a % plan.viewers)),
+                12 if plan.guarded && plan.encoders > 0 => Fault::Mute(b, vec![Who::Encoder(e)]),
                 // Long enough for what goes over a third node to be missed.
                 8 if plan.browsers > 0 => {
                     let until_ms = Some(at_ms + rng.random_range(12_000..25_000));
@@ -421,7 +425,8 @@ impl Plan {
             let until_ms = Some(at_ms + log_uniform(&mut rng, 1_000.0, 40_000.0));
             let (a, b) = (rng.random_range(0..plan.nodes), rng.random_range(0..plan.nodes));
             let e = rng.random_range(0..plan.encoders.max(1));
-            let (until_ms, fault) = match rng.random_range(0..12) {
+            let (until_ms, fault) = match rng.random_range(0..14) {
+                12 | 13 => (until_ms, Fault::Limit(a, Who::Node(b), rng.random_range(0..=2))),
                 8 | 9 => (until_ms, Fault::Label(a, Who::Node(b))),
                 10 => (until_ms, Fault::Pool(a, false)),
                 11 => (until_ms, Fault::Pool(a, true)),

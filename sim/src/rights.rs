@@ -114,6 +114,10 @@ impl World {
         let ends = self.mesh_time() + KEY_LEFT_MS;
         let agents: Vec<usize> = hosts.iter().filter_map(|host| self.encoder_at(*host)).collect();
         for agent in agents {
+            match on {
+                true => drop(self.mute.remove(&agent)),
+                false => drop(self.mute.insert(agent)),
+            }
             if has_account(agent) {
                 let (_, rule) = keys(numbered(AGENTS, agent));
                 self.tell(at, rule, vec![if on { Change::Enable } else { Change::Disable }]);

@@ -66,6 +66,8 @@ pub(crate) enum Ev {
         conn: ConnId,
         side: usize,
     },
+    /// A client that was told to stop has said so.
+    ClientEnds(End),
     /// A side closes after it had time to say what it had to say.
     CloseConn {
         conn: ConnId,
@@ -271,6 +273,8 @@ pub(crate) struct World {
     pub(crate) lenient: bool,
     /// Nodes that let nobody know any more what is at home there.
     pub(crate) liars: BTreeSet<usize>,
+    /// Agents that have lost their right to send.
+    pub(crate) mute: BTreeSet<usize>,
     /// Nodes that say falsely that they serve so many viewers.
     pub(crate) boasts: BTreeMap<usize, u32>,
     /// What is told of it, if somebody wants to know.
@@ -436,6 +440,7 @@ impl World {
             Ev::Drain(end) => self.drain(end),
             Ev::Idle { conn, side, since } => self.idle(conn, side, since),
             Ev::Reset { conn, side } => self.reset(conn, side),
+            Ev::ClientEnds(end) => self.client_ends(end),
             Ev::CloseConn { conn, side } => self.close_later(conn, side),
             Ev::LinkDial(dial) => self.link_dial(*dial),
             Ev::LinkHello { from, to, node, addr } => self.link_hello(from, to, node, addr),

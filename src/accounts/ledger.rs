@@ -19,8 +19,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::clock::hash_upto;
 use super::{
-    Answer, BUCKETS, Clock, Counters, Cuts, Effect, Event, Everything, Key, Kind, Loaded,
-    REMOVED_KEPT, Receipt, Record, Refusal, WAITS_MAX, WRITES_MAX, Write, hash,
+    Answer, BUCKETS, Clock, Counters, Cuts, Effect, Event, Everything, Key, Kind, Loaded, Receipt,
+    Record, Refusal, Spare, WAITS_MAX, WRITES_MAX, Write, hash,
 };
 use crate::id::{ActorId, NodeId, RecordId};
 use crate::time::{Mono, Now, earlier};
@@ -65,7 +65,7 @@ pub struct Ledger {
     /// Removed records that will be forgotten, with the time of their last change.
     dead: BTreeMap<Key, u64>,
     /// So many of them stay.
-    kept: usize,
+    spare: Spare,
     /// Those that were: nobody makes a record of the same id.
     graveyard: BTreeSet<Key>,
     /// Actors that baselines name, with their last writes.
@@ -173,7 +173,7 @@ impl Ledger {
             authors: BTreeMap::new(),
             cuts: Arc::default(),
             dead: BTreeMap::new(),
-            kept: REMOVED_KEPT,
+            spare: Spare::default(),
             graveyard: loaded.forgotten.into_iter().collect(),
             named: BTreeMap::new(),
             state: 0,
@@ -213,10 +213,10 @@ impl Ledger {
         ledger
     }
 
-    /// The same, but so many removed records stay for what they remember.
+    /// The same, but so much stays of what is needed no more.
     #[must_use]
-    pub fn keeping(self, removed: usize) -> Self {
-        Self { kept: removed, ..self }
+    pub fn keeping(self, spare: Spare) -> Self {
+        Self { spare, ..self }
     }
 
     /// One event in, effects out.

@@ -67,6 +67,21 @@ pub const ACTOR_WRITES: u64 = 4_096;
 /// Actors that no longer write are retired when there are this many: fewer cost less than the
 /// record that names them.
 pub const RETIRE_AT: usize = 32;
+/// Before what a ledger needs no more is forgotten, there is so much of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spare {
+    /// Removed records.
+    pub removed: usize,
+    /// Actors that no longer write.
+    pub idle: usize,
+}
+
+impl Default for Spare {
+    fn default() -> Self {
+        Self { removed: REMOVED_KEPT, idle: RETIRE_AT }
+    }
+}
+
 /// Most actors that one record names.
 pub const RETIRE_MAX: usize = 128;
 /// Most actors whose writes a revocation says to count: of a node that was started a thousand times

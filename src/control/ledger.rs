@@ -2,15 +2,15 @@
 
 use super::{Control, Effect, Note};
 use crate::access::Rights;
-use crate::accounts::{self, Changed, Key, Ledger, Loaded, Records};
+use crate::accounts::{self, Changed, Key, Ledger, Loaded, Records, Spare};
 use crate::id::NodeId;
 use crate::time::Now;
 use crate::wire::{LinkMessage, Message};
 
 /// Gives the ledger a stream of randomness of its own.
-pub(super) fn born(me: NodeId, mut seed: [u8; 32], loaded: Loaded, kept: usize) -> Ledger {
+pub(super) fn born(me: NodeId, mut seed: [u8; 32], loaded: Loaded, spare: Spare) -> Ledger {
     seed[0] ^= 1;
-    Ledger::new(me, seed, loaded).keeping(kept)
+    Ledger::new(me, seed, loaded).keeping(spare)
 }
 
 impl Control {

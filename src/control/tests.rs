@@ -19,7 +19,7 @@ impl Side {
             roster: roster.clone(),
             remembered: Vec::new(),
             names: Vec::new(),
-            removed_kept: 0,
+            spare: crate::accounts::Spare { removed: 0, idle: 3 },
             measured: 100,
             seeds: Vec::new(),
             ledger: accounts::Loaded::default(),

@@ -34,8 +34,8 @@ pub struct Config {
     pub seeds: Vec<String>,
     /// The ledger as the disk has it.
     pub ledger: accounts::Loaded,
-    /// Removed records that stay for what they remember: see [`accounts::REMOVED_KEPT`].
-    pub removed_kept: usize,
+    /// How much of it stays of what is needed no more.
+    pub spare: accounts::Spare,
     /// Its capacity, if people declare none: a hundred for each processor that it may use.
     pub measured: u32,
     /// Seed of this start's randomness.

@@ -44,7 +44,7 @@ use folder::Folder;
 use ports::Ports;
 
 use crate::access::{Principal, SharedRights};
-use crate::accounts::REMOVED_KEPT;
+use crate::accounts::Spare;
 use crate::admission::{
     Denied, Enrolment, Invitation, Keypair, Roster, Session, issue_credential, issue_redirect,
     issue_session,
@@ -257,7 +257,7 @@ impl Node {
             names,
             seeds,
             ledger,
-            removed_kept: REMOVED_KEPT,
+            spare: Spare::default(),
             measured: report::capacity(),
             seed,
         };

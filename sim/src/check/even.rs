@@ -265,6 +265,8 @@ impl World {
         let (most, least) = (counts.iter().max(), counts.iter().min());
         let (most, least) = (most.copied().unwrap_or(0), least.copied().unwrap_or(0));
         let equal = loads.windows(2).all(|pair| pair[0].2 == pair[1].2);
+        // Who is cut off from the others gets nothing.
+        let whole = self.whole();
         let even = &mut self.checks.even;
         if since > even.since {
             // Who stands by is spread once all are even.
@@ -288,7 +290,7 @@ impl World {
                 counts: (0, 0),
                 fullest: share,
             });
-            let plain = !self.plan.has_boasts() && !self.plan.is_roomed();
+            let plain = whole && !self.plan.has_boasts() && !self.plan.is_roomed();
             if plain && fewer && was_even && total as usize >= 15 * counts.len() && share > 1_250 {
                 let text = format!("{share} thousandths of the mean at the fullest of {counts:?}");
                 return self.fail("spread", text);

@@ -20,15 +20,19 @@ pub(crate) struct Expected {
     next: usize,
     at: u64,
     by: u64,
+    /// Home goes on, and the viewer does not reach it.
+    cut: bool,
 }
 
 impl World {
     /// A fault is about to end homes: whose viewers must not notice for long?
     pub(super) fn expect_pictures(&mut self, fault: &Fault, hosts: &[usize]) {
         let sudden = matches!(fault, Fault::Crash(_) | Fault::Freeze(_));
+        // Who does not reach home any more is shown the same by next.
+        let cut = matches!(fault, Fault::Cut { one_way: false, .. });
         // What a camera that ignores requests sent last is only kept if it is short.
         let quick = self.plan.camera.obeys || self.plan.camera.group < 60;
-        if !sudden
+        if !(sudden || cut)
             || !quick
             || self.plan.has_twins()
             || self.active.len() > 1
@@ -42,16 +46,38 @@ impl World {
             let (Some(home), Some(next)) = (self.home_of(e), self.next_of(e)) else { continue };
             let (encoder, host) = (self.host_of_encoder(e), self.host_of_viewer(v));
             let let_in = !self.plan.guarded || viewer.seen.flows_since + LET_IN < self.now;
+            let apart = |a: usize, b: usize| {
+                self.active.values().any(|active| active.cuts.contains(&(a, b)))
+            };
+            let befell = match cut {
+                true => {
+                    let others = [(encoder, next), (encoder, home), (host, next), (home, next)];
+                    apart(host, home) && !others.iter().any(|(a, b)| apart(*a, *b))
+                }
+                false => {
+                    let spared = [next, encoder, host];
+                    hosts.contains(&home) && spared.iter().all(|host| !hosts.contains(host))
+                }
+            };
             let fine = self.all_allow(v)
                 && let_in
-                && hosts.contains(&home)
-                && [next, encoder, host].iter().all(|host| !hosts.contains(host))
+                && befell
                 && self.reach(encoder, next)
                 && self.reach(host, next)
                 && viewer.seen.fresh_at + 500 * MS > self.now;
             if fine {
-                let (at, by) = (self.now, self.now + limit);
-                self.checks.pictures.push(Expected { viewer: v, encoder: e, home, next, at, by });
+                // Of whom the cut befell, it is the last that does.
+                let at = self.now + u64::from(cut);
+                let by = self.now + if cut { limit / 2 } else { limit };
+                self.checks.pictures.push(Expected {
+                    viewer: v,
+                    encoder: e,
+                    home,
+                    next,
+                    at,
+                    by,
+                    cut,
+                });
             }
         }
     }
@@ -64,7 +90,7 @@ impl World {
         waiting.retain(|expected| {
             let seen = self.viewers[expected.viewer].seen;
             if seen.taken > expected.at {
-                healed.push(seen.longest_gap);
+                healed.push((expected.cut, seen.longest_gap));
                 let home = self.home_of(expected.encoder);
                 let other = |home| home != expected.next && home != expected.home;
                 if home.is_some_and(other) && self.is_quiet_since(expected) {
@@ -87,8 +113,11 @@ impl World {
             true
         });
         self.checks.pictures = waiting;
-        for gap in healed {
-            self.mark("next takes over");
+        for (cut, gap) in healed {
+            match cut {
+                true => self.mark("a viewer is cut off from home, and next serves it"),
+                false => self.mark("next takes over"),
+            }
             self.measure("ms without a picture when home ends", gap / MS);
         }
         if let Some(text) = late {

@@ -39,6 +39,11 @@ impl World {
             self.fail("acknowledged", format!("n{ix} acknowledges what is not on its disk"));
             return;
         }
+        let disks = self.nodes.iter().filter(|node| node.disk.books.has(version)).count();
+        if receipt.nodes as usize > disks && !self.checks.set_back {
+            let text = format!("n{ix} says that {} nodes have it, and {disks} do", receipt.nodes);
+            return self.fail("acknowledged", text);
+        }
         let twice = self.checks.acked.iter().any(|acked| acked.version == version);
         if change == Change::Enable {
             for acked in self.checks.acked.iter_mut().filter(|acked| acked.key == key) {
@@ -48,6 +53,9 @@ impl World {
         self.checks.acked.push(Acked { version, at: ix, key, change, undone: false, lost: false });
         if self.net.cut_anywhere() {
             self.mark("a change is acknowledged in a split");
+        }
+        if receipt.enough && receipt.nodes > 1 {
+            self.mark("a change is acknowledged when more nodes have it");
         }
         self.measure("changes acknowledged", 1);
         if twice {
@@ -111,7 +119,8 @@ impl World {
                 continue;
             }
             let digest = (ledger.digest().clock, ledger.digest().state);
-            if *first.get_or_insert(digest) != digest {
+            let spread = self.checks.named_at.is_none_or(|at| at + SEC <= self.now);
+            if *first.get_or_insert(digest) != digest && spread {
                 found = Some(("converged", format!("n{ix} has another ledger than the first")));
             }
             // What was changed at a node that is out may be known to nobody else.

@@ -1,6 +1,6 @@
 //! What must happen sometimes: a swarm in which one of these never did has not tried it.
 
-use crate::plan::Fault;
+use crate::plan::{Fault, Who};
 use crate::world::World;
 
 /// Everything that a swarm of some hundred seeds meets.
@@ -34,6 +34,10 @@ pub const MARKS: &[&str] = &[
     "fault: loads kept secret",
     "fault: false word of media",
     "fault: room made",
+    "fault: limit of encoders",
+    "fault: right to send taken",
+    "fault: client told to stop",
+    "a viewer is cut off from home, and next serves it",
     "a room is at one node",
     "who comes is led to others of its room",
     "an encoder is moved to even out",
@@ -59,6 +63,9 @@ pub const MARKS: &[&str] = &[
     "a page has no node to open at",
     "wall clocks are more than a year apart",
     "a change is acknowledged in a split",
+    "a change is acknowledged when more nodes have it",
+    "an actor is retired",
+    "a removed record is forgotten",
     "a process dies while it writes",
     "a write finds the disk full",
 ];
@@ -77,6 +84,7 @@ impl World {
             Fault::OldBackup(_) => "fault: old backup",
             Fault::Unreadable(_) => "fault: unreadable record",
             Fault::Twin(_) => "fault: second agent",
+            Fault::Leave(Who::Encoder(_) | Who::Viewer(_)) => "fault: client told to stop",
             Fault::Leave(_) => "fault: told to stop",
             Fault::Cut { one_way: false, .. } => "fault: cut both ways",
             Fault::Cut { one_way: true, .. } => "fault: cut one way",
@@ -95,8 +103,8 @@ impl World {
             Fault::Clock(..) => "fault: clock that jumps",
             Fault::Drain(..) => "fault: drained",
             Fault::Cordon(..) => "fault: cordoned",
-            // Courses have them, drawn plans do not.
-            Fault::Limit(..) | Fault::Mute(..) => return,
+            Fault::Limit(..) => "fault: limit of encoders",
+            Fault::Mute(..) => "fault: right to send taken",
             Fault::Capacity(..) => "fault: another capacity",
             Fault::Liar(_) => "fault: loads kept secret",
             Fault::Boast(..) => "fault: false word of media",

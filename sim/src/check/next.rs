@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use roost::id::NodeId;
 use roost::session::agent;
+use roost::session::leg::LegId;
 use roost::wire::{ClientMessage, Message as _};
 
 use super::SLACK;
@@ -86,8 +87,13 @@ impl World {
         if stood_by.is_none() || agent.next().is_some() || agent.home().is_none() {
             return;
         }
+        let leads_to = |leg: &LegId| {
+            let conn = self.encoders[ix].legs.get(leg).and_then(|leg| self.conns.get(&leg.conn?));
+            conn.and_then(|conn| Some(self.nodes.get(conn.ends[1].host)?.id))
+        };
+        // One that is silent for long is given up, and is told nothing.
         let goodbye = |effect: &agent::Effect| match effect {
-            agent::Effect::Send(_, bytes) => {
+            agent::Effect::Send(leg, bytes) if leads_to(leg) == stood_by => {
                 matches!(ClientMessage::decode(bytes), Ok(ClientMessage::Goodbye(_)))
             }
             _ => false,

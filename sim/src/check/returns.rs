@@ -24,6 +24,11 @@ impl World {
         let mut strayed = None;
         for ix in 0..self.encoders.len() {
             let host = self.host_of_encoder(ix);
+            // Who says goodbye is not waited for.
+            if self.hosts[host].stopping {
+                self.checks.stayed.remove(&ix);
+                continue;
+            }
             let Some(home) = self.home_of(ix) else {
                 let Some(&stayed) = self.checks.stayed.get(&ix) else { continue };
                 // It was on its way elsewhere when it ended.

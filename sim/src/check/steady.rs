@@ -50,7 +50,10 @@ impl World {
             let Some(agent) = &self.encoders[it.agent].agent else { return false };
             let quiet = |other: usize| self.hosts[other].touched < it.stood_at;
             let nodes = (0..self.plan.nodes).all(quiet);
-            let alone = self.hosts[host].life == it.life && nodes && self.reach(host, it.home);
+            let alone = self.hosts[host].life == it.life
+                && nodes
+                && self.is_member(it.home)
+                && self.reach(host, it.home);
             if !alone || !self.net.loss.is_empty() || !self.net.latency.is_empty() {
                 return false;
             }

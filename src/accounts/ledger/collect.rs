@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use super::super::{
-    Change, Clock, Everything, Expect, FORGOTTEN_MAX, Key, Kind, RETIRE_AT, RETIRE_MAX, Record,
-    WAIT_MAX, Write,
+    Change, Clock, Everything, Expect, FORGOTTEN_MAX, Key, Kind, RETIRE_MAX, Record, WAIT_MAX,
+    Write,
 };
 use super::commit::Draft;
 use super::{Ledger, Meta, Taken};
@@ -60,7 +60,7 @@ impl Ledger {
 
     fn forget_dead(&mut self, draft: &mut Draft) {
         let room = FORGOTTEN_MAX.saturating_sub(self.graveyard.len());
-        let excess = self.dead.len().saturating_sub(self.kept).min(ROUND).min(room);
+        let excess = self.dead.len().saturating_sub(self.spare.removed).min(ROUND).min(room);
         if excess == 0 {
             return;
         }
@@ -125,7 +125,7 @@ impl Ledger {
         });
         let idle: Vec<_> =
             idle.map(|actor| (actor, self.clock.upto(actor))).take(RETIRE_MAX).collect();
-        if idle.len() < RETIRE_AT {
+        if idle.len() < self.spare.idle {
             return;
         }
         let id = RecordId(rand::RngExt::random(&mut self.rng));

@@ -117,7 +117,7 @@ impl Net {
     fn start(&mut self, at: usize) {
         let seed = self.rng.random();
         let mut ledger = Ledger::new(node(at), seed, self.disks[at].load());
-        ledger = ledger.keeping(self.kept);
+        ledger = ledger.keeping(Spare { removed: self.kept, ..Spare::default() });
         let members = (0..self.nodes.len()).map(node).collect();
         ledger.handle(self.now, Event::Members(members), &mut Vec::new());
         self.listeners[at] = everything(&ledger);
