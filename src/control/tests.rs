@@ -19,7 +19,7 @@ impl Side {
             roster: roster.clone(),
             remembered: Vec::new(),
             names: Vec::new(),
-            spare: crate::accounts::Spare { removed: 0, idle: 3 },
+            spare: accounts::Spare { removed: 0, idle: 3 },
             measured: 100,
             seeds: Vec::new(),
             ledger: accounts::Loaded::default(),

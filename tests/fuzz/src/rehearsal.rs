@@ -69,7 +69,7 @@ fn config(which: usize) -> Config {
         boot: Boot(1),
         roster: roster(),
         names: Vec::new(),
-        removed_kept: 0,
+        spare: roost::accounts::Spare { removed: 0, idle: 1 },
         remembered: Vec::new(),
         measured: 100,
         seeds: Vec::new(),
