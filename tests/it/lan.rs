@@ -16,6 +16,8 @@ const NAMES: [&str; 3] = ["cam-1", "cam-2", "cam-3"];
 /// A lost home costs no more of the picture: four times what half of the failures have to keep to,
 /// since every test may run at once.
 const GAP_BAR_MS: u64 = 1_600;
+/// The same of home and next lost at once, which simulated meshes of near nodes heal in 0.5 s.
+const BOTH_BAR_MS: u64 = 2_000;
 /// A node that is cut off is down for everyone within this.
 const DOWN_WITHIN: Duration = Duration::from_millis(2_500);
 /// A client's leg at next is made within this; there is nothing to see from outside.
@@ -271,6 +273,33 @@ fn media_flows_at_next_without_another_handshake_when_home_is_lost() {
         assert!(media(&earlier) <= PROBES, "{way}: {} before", media(&earlier));
         assert_eq!(media(&later) > 5 * PROBES, carries_media, "{way}: {}", media(&later));
     }
+}
+
+#[test]
+fn with_home_and_next_frozen_at_once_a_third_node_goes_on() {
+    let Some(mut lan) = Lan::start() else { return };
+    let nodes = lan.nodes(4);
+    let (camera, client) = (lan.host("camera"), lan.host("client"));
+    let string = nodes[0].0.invite(&["--client"]);
+    let _encoder = camera.encode("cam-1", &string, &nodes[2].0);
+    let (report, frozen) = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| client.watch("cam-1", &string, "6s", &[]));
+        wait_until(PATIENCE, "it is watched", || {
+            nodes[0].0.encoder("cam-1").is_some_and(|encoder| encoder["state"] == "live")
+        });
+        std::thread::sleep(WARM_AFTER);
+        let (home, next, _) = place_of(&nodes[0].0, "cam-1").expect("it has a place");
+        let frozen = [home, next].map(|name| node_of(&nodes, &name));
+        frozen.iter().for_each(|(_, process)| process.freeze());
+        (watch.join().expect("the viewer reports"), frozen)
+    });
+    let goes_on = |(host, _): &&(Host, Process)| frozen.iter().all(|f| f.0.name() != host.name());
+    let witness = nodes.iter().find(goes_on).expect("two go on");
+    let home = home_of(&witness.0, "cam-1").expect("it has a home");
+    assert!(frozen.iter().all(|(host, _)| host.name() != home), "{home}");
+    assert!(!gaps(&report).is_empty(), "the blow is noticed: {report}");
+    assert!(gaps(&report).iter().all(|ms| *ms < BOTH_BAR_MS), "{report}");
+    assert_eq!(report["backwards"], 0, "{report}");
 }
 
 #[test]
