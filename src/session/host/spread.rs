@@ -15,8 +15,8 @@ const SPREAD_AT_ONCE: usize = 25;
 type Standbys = BTreeMap<NodeId, (u32, u64)>;
 
 impl Host {
-    /// Gives encoders another next: those that like another node better first, then those that
-    /// nobody watches, until no two nodes differ by two or more, by weight: a node that came back
+    /// Gives encoders another next: those that like another node better first, or whose next is
+    /// full, then those that nobody watches, until no two nodes differ by two or more, by weight: a node that came back
     /// stands by for nobody, and another for all that it stood by for before. Those that are `going`
     /// elsewhere do not count. Says how many it gave another.
     pub fn spread_nexts(
@@ -81,11 +81,20 @@ impl Host {
         self.settle(world, encoder, effects);
     }
 
-    /// Who would stand by and is liked better than who does: a pool has a node again.
+    /// Who would stand by and is liked better than who does, since a pool has a node again, or as well
+    /// and has room, where the other would take nobody.
     fn liked_next(&self, world: &World<'_>, encoder: EncoderId, next: NodeId) -> Option<NodeId> {
         let wish = world.rights.wish(encoder);
-        let liked = wish.tier(next).filter(|tier| *tier > 0)?;
-        self.best_next(world, encoder).filter(|best| wish.tier(*best).is_some_and(|it| it < liked))
+        let full =
+            |node: NodeId| world.candidates.iter().any(|it| it.node == node && it.load >= it.limit);
+        let (tier, helpless) = (wish.tier(next)?, full(next));
+        if tier == 0 && !helpless {
+            return None;
+        }
+        self.best_next(world, encoder).filter(|best| {
+            let liked = wish.tier(*best);
+            liked < Some(tier) && liked.is_some() || liked == Some(tier) && helpless && !full(*best)
+        })
     }
 
     /// The emptiest node that makes it more even to stand by for this encoder, and that it likes as

@@ -1316,3 +1316,24 @@ fn a_node_is_not_emptied_to_a_next_that_media_keeps_much_busier_than_another() {
     assert_eq!(busy(&mut trial, 51), Some(other));
     assert_eq!(trial.next(), Some(next), "who stands by is left alone");
 }
+
+#[test]
+fn who_stands_by_and_is_full_gives_way_to_a_node_with_room_and_to_no_other() {
+    let mut trial = Trial::new(3);
+    trial.home(1, epoch(1));
+    let next = trial.next().unwrap();
+    let other = (2..=3).map(node).find(|it| *it != next).unwrap();
+    let mut given = |trial: &mut Trial, full: &[NodeId]| {
+        for it in &mut trial.candidates {
+            it.load = if full.contains(&it.node) { it.limit } else { 0 };
+        }
+        let mut given = 0;
+        trial.call(|host, world, out| given = host.spread_nexts(world, &BTreeSet::new(), out));
+        given
+    };
+    assert_eq!(given(&mut trial, &[next, other]), 0);
+    assert_eq!(trial.next(), Some(next), "nobody is better");
+    assert_eq!(given(&mut trial, &[next]), 1);
+    assert_eq!(trial.next(), Some(other));
+    assert_eq!(given(&mut trial, &[]), 0, "and nobody goes back");
+}
