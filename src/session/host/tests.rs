@@ -1323,7 +1323,7 @@ fn who_stands_by_and_is_full_gives_way_to_a_node_with_room_and_to_no_other() {
     trial.home(1, epoch(1));
     let next = trial.next().unwrap();
     let other = (2..=3).map(node).find(|it| *it != next).unwrap();
-    let mut given = |trial: &mut Trial, full: &[NodeId]| {
+    let given = |trial: &mut Trial, full: &[NodeId]| {
         for it in &mut trial.candidates {
             it.load = if full.contains(&it.node) { it.limit } else { 0 };
         }
