@@ -64,7 +64,7 @@ pub struct Ledger {
     cuts: Arc<Cuts>,
     /// Removed records that will be forgotten, with the time of their last change.
     dead: BTreeMap<Key, u64>,
-    /// So many of them stay.
+    /// How much of what is needed no more stays.
     spare: Spare,
     /// Those that were: nobody makes a record of the same id.
     graveyard: BTreeSet<Key>,

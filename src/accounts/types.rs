@@ -67,6 +67,16 @@ pub const ACTOR_WRITES: u64 = 4_096;
 /// Actors that no longer write are retired when there are this many: fewer cost less than the
 /// record that names them.
 pub const RETIRE_AT: usize = 32;
+/// Most actors that one record names.
+pub const RETIRE_MAX: usize = 128;
+/// Most actors whose writes a revocation says to count: of a node that was started a thousand times
+/// since they were retired last. Those of the others do not count.
+pub const CUT_ACTORS_MAX: usize = 1_000;
+/// Most actors in a message, of nodes that write and of those not yet retired.
+pub const ACTORS_MAX: usize = 65_536;
+/// Parts that records are divided into to find which ones differ.
+pub const BUCKETS: usize = 256;
+
 /// Before what a ledger needs no more is forgotten, there is so much of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spare {
@@ -81,16 +91,6 @@ impl Default for Spare {
         Self { removed: REMOVED_KEPT, idle: RETIRE_AT }
     }
 }
-
-/// Most actors that one record names.
-pub const RETIRE_MAX: usize = 128;
-/// Most actors whose writes a revocation says to count: of a node that was started a thousand times
-/// since they were retired last. Those of the others do not count.
-pub const CUT_ACTORS_MAX: usize = 1_000;
-/// Most actors in a message, of nodes that write and of those not yet retired.
-pub const ACTORS_MAX: usize = 65_536;
-/// Parts that records are divided into to find which ones differ.
-pub const BUCKETS: usize = 256;
 
 /// What a node has, in a few bytes: whoever has the same says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -27,7 +27,8 @@ pub use types::{Config, Effect, Event, Lacks, Note};
 pub const STALL_MIN: Duration = Duration::from_millis(120);
 /// Frame intervals without a frame that count as standing still.
 const STALL_INTERVALS: f64 = 2.5;
-/// With no picture from home and next though they answer, every other node is asked after this long.
+/// With no picture from home and next though they answer, every other node is asked after this
+/// long.
 const ASK_ALL: Duration = Duration::from_millis(1200);
 /// A node that was dialled has this long to answer before people are told that none does.
 const TELL_AFTER: Duration = Duration::from_secs(1);

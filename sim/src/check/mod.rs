@@ -135,9 +135,9 @@ pub(crate) struct Checks {
     pub(crate) acked: Vec<ledger::Acked>,
     /// Nodes whose records are unlike those of another with equal writes, and since when.
     pub(crate) unlike: BTreeMap<usize, u64>,
-    /// A disk was set back.
     /// When a node wrote down, of itself, that actors are idle.
     pub(crate) named_at: Option<u64>,
+    /// A disk was set back.
     pub(crate) set_back: bool,
     /// Records that somebody may have enabled or not.
     pub(crate) unsure: BTreeSet<Key>,

@@ -16,9 +16,9 @@ type Standbys = BTreeMap<NodeId, (u32, u64)>;
 
 impl Host {
     /// Gives encoders another next: those that like another node better first, or whose next is
-    /// full, then those that nobody watches, until no two nodes differ by two or more, by weight: a node that came back
-    /// stands by for nobody, and another for all that it stood by for before. Those that are `going`
-    /// elsewhere do not count. Says how many it gave another.
+    /// full, then those that nobody watches, until no two nodes differ by two or more, by weight: a
+    /// node that came back stands by for nobody, and another for all that it stood by for before.
+    /// Those that are `going` elsewhere do not count. Says how many it gave another.
     pub fn spread_nexts(
         &mut self,
         world: &mut World<'_>,
@@ -81,8 +81,8 @@ impl Host {
         self.settle(world, encoder, effects);
     }
 
-    /// Who would stand by and is liked better than who does, since a pool has a node again, or as well
-    /// and has room, where the other would take nobody.
+    /// Who would stand by and is liked better than who does, since a pool has a node again, or as
+    /// well and has room, where the other would take nobody.
     fn liked_next(&self, world: &World<'_>, encoder: EncoderId, next: NodeId) -> Option<NodeId> {
         let wish = world.rights.wish(encoder);
         let full =
@@ -93,7 +93,7 @@ impl Host {
         }
         self.best_next(world, encoder).filter(|best| {
             let liked = wish.tier(*best);
-            liked < Some(tier) && liked.is_some() || liked == Some(tier) && helpless && !full(*best)
+            liked.is_some() && liked < Some(tier) || liked == Some(tier) && helpless && !full(*best)
         })
     }
 
