@@ -1,7 +1,8 @@
 //! Who should be linked and when to try again.
 //!
 //! Every pair of live members has a link. Both sides want it; the one with the lower id dials at
-//! once and the other a moment later, so that there is rarely a second link to throw away. Failed
+//! once and the other a moment later, so that there is rarely a second link to throw away. Who has
+//! just started dials all that it remembers at once, for they take its former link for good. Failed
 //! attempts are repeated with a capped, jittered, exponential delay: often for members that are
 //! known to be up, rarely for those that are down, and often again for the addresses that the
 //! operator gave while there is no link at all.
@@ -127,6 +128,8 @@ pub struct Peering {
     /// Dials under way.
     dials: usize,
     alone_since: Mono,
+    /// There was a link since the start.
+    met: bool,
     /// When something is to be done, or a little earlier.
     due: Option<Mono>,
 }
@@ -142,6 +145,7 @@ impl Peering {
             links: 0,
             dials: 0,
             alone_since: Mono(0),
+            met: false,
             due: None,
         }
     }
@@ -229,7 +233,8 @@ impl Peering {
             return;
         }
         addrs.truncate(TARGET_ADDRS_MAX);
-        let first = now + self.courtesy(node);
+        // Nobody who is remembered from before the start knows yet that there is no link any more.
+        let first = if self.met { now + self.courtesy(node) } else { now };
         let target = self.targets.entry(node).or_insert_with(|| Target::new(first));
         let moved = !addrs.is_empty() && addrs != target.addrs;
         let risen = up && !target.up;
@@ -245,6 +250,7 @@ impl Peering {
     }
 
     fn link_up(&mut self, now: Mono, node: NodeId) {
+        self.met = true;
         if node == self.me || !self.has_room_for(node) {
             return;
         }
@@ -488,14 +494,18 @@ mod tests {
 
         effects.clear();
         let mut high = Peering::new(id(2), [1; 32]);
+        high.handle(at(0), known(0, true), &mut effects);
+        assert_eq!(effects.len(), 1, "who has just started waits for nobody that it remembers");
+        effects.clear();
+        high.handle(at(0), Event::LinkUp { node: id(0) }, &mut effects);
         high.handle(at(0), known(1, true), &mut effects);
         assert_eq!(effects, []);
         let wake = high.next_wake().unwrap().since(at(0).mono);
         assert!((240..=375).contains(&wake.as_millis()), "{wake:?}");
         high.handle(at(100), Event::LinkUp { node: id(1) }, &mut effects);
-        assert_eq!(high.next_wake(), None);
         high.handle(at(1000), Event::Wake, &mut effects);
         assert_eq!(effects, [], "the other side was first");
+        assert_eq!(high.next_wake(), None);
     }
 
     #[test]

@@ -99,8 +99,12 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
         ("right_lost", host.ended),
     ];
     add("client_refusals", "Messages and clients that were refused.", "cause", &clients);
-    let registrations =
-        [("rejected", host.rejected), ("superseded", host.superseded), ("adopted", host.adopted)];
+    let registrations = [
+        ("rejected", host.rejected),
+        ("superseded", host.superseded),
+        ("unclaimed", host.unclaimed),
+        ("adopted", host.adopted),
+    ];
     let moved: Vec<(&str, u64)> = Cause::ALL
         .into_iter()
         .zip(host.moved)

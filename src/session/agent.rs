@@ -22,9 +22,6 @@ mod types;
 
 pub use types::{Config, Effect, Event, Note};
 
-/// After a hint that home may be dead, it is pinged at the watched pace until it answers, and for
-/// this long at most.
-const NUDGE: Duration = Duration::from_secs(2);
 /// A registration that is not answered within this time is as good as refused.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(2);
 /// With home and next both silent, and nobody else who answers, home gets this long in all: most
@@ -363,18 +360,15 @@ impl Agent {
         }
     }
 
-    /// Looks at home closely until it answers.
-    fn nudge(&mut self, now: Mono) {
-        let home = self.home.and_then(|home| self.legs.get(&home));
-        self.nudged_at = home.map_or(0, |leg| leg.pulse.pings());
-        self.nudged_until = Some(now + NUDGE);
-    }
-
     fn assign(&mut self, now: Mono, id: LegId, assign: &wire::Assign, effects: &mut Vec<Effect>) {
         self.heed_floor(assign.floor);
         let Some(leg) = self.legs.get_mut(&id) else { return };
         leg.asked = None;
         if self.home.is_some() {
+            // Who stands by says so unasked once nobody claims the encoder any more.
+            if leg.purpose == Purpose::Next && leg.registered {
+                self.nudge(now);
+            }
             return;
         }
         // The node that is asked may not have noticed yet what this agent has: then it has to do.

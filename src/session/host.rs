@@ -118,6 +118,8 @@ struct Claim {
 struct Warm {
     session: SessionId,
     epoch: Epoch,
+    /// Some node claimed the encoder when this was looked at last.
+    claimed: bool,
     /// Outstanding question after a stall.
     unconfirmed: Option<u64>,
     told: Option<wire::Demand>,

@@ -10,6 +10,9 @@ use crate::session::leg::{DIAL_DEADLINE, DIAL_STAGGER, DIALS_MAX, LegId, Pulse};
 use crate::time::Mono;
 use crate::wire::{self, ClientMessage, Role};
 
+/// After a hint that home may be dead, it is pinged at the watched pace until it answers, and for
+/// this long at most.
+const NUDGE: Duration = Duration::from_secs(2);
 /// A node that another proposed as home has so long to answer: two round trips and a little more of
 /// the longest lines. Whoever asked stays with the other then.
 const PROPOSED_DEADLINE: Duration = Duration::from_secs(1);
@@ -46,6 +49,13 @@ impl Agent {
             true => PROPOSED_DEADLINE,
             false => DIAL_DEADLINE,
         }
+    }
+
+    /// Looks at home closely until it answers.
+    pub(super) fn nudge(&mut self, now: Mono) {
+        let home = self.home.and_then(|home| self.legs.get(&home));
+        self.nudged_at = home.map_or(0, |leg| leg.pulse.pings());
+        self.nudged_until = Some(now + NUDGE);
     }
 
     /// Whether home still stands, or whoever was asked to be it.

@@ -289,6 +289,22 @@ fn a_home_that_is_said_to_be_dead_is_looked_at_until_it_answers_and_one_that_is_
 }
 
 #[test]
+fn an_idle_encoder_that_nobody_claims_any_more_is_at_next_at_once_unless_home_answers() {
+    for (answers, home) in [(false, NEXT), (true, HOME)] {
+        let mut trial = Trial::new();
+        trial.pass(1000);
+        trial.silent.extend((!answers).then_some(HOME));
+        let (home_then, reason) = (trial.agent.home(), String::new());
+        assert_eq!(home_then, Some(HOME));
+        let floor = trial.agent.epoch();
+        let unasked = wire::Assign { home: NEXT, next: None, floor, reason };
+        trial.tell(NEXT, &NodeMessage::Assign(unasked));
+        trial.pass(400);
+        assert_eq!(trial.agent.home(), Some(home));
+    }
+}
+
+#[test]
 fn who_is_sent_elsewhere_sends_to_both_until_the_new_home_has_it_all() {
     for to in [NEXT, FAR] {
         let mut trial = Trial::with_far();

@@ -365,7 +365,7 @@ impl Host {
         let unconfirmed = self.doubt(world.now.mono, id, epoch, effects);
         let name = register.name.clone();
         let stream = self.streams.entry(encoder).or_insert_with(|| Stream::new(name));
-        stream.warm = Some(Warm { session: id, epoch, unconfirmed, told: None });
+        stream.warm = Some(Warm { session: id, epoch, claimed: false, unconfirmed, told: None });
         self.settle(world, encoder, effects);
     }
 }

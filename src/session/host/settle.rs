@@ -46,6 +46,7 @@ impl Host {
             stream.home = None;
         }
         self.choose_next(world, encoder);
+        self.tell_unclaimed(world, encoder, effects);
         self.publish(world, encoder, effects);
         self.reroute(world, encoder, effects);
         self.tell_demand(world.now.mono, encoder, effects);
@@ -141,6 +142,22 @@ impl Host {
             effects.push(Effect::Send(session, NodeMessage::Registered(registered)));
         }
         world.directory.put_entry(encoder, entry);
+    }
+
+    /// Who stands by tells the agent when nobody claims the encoder any more: a home that started
+    /// anew has forgotten it, and an agent that sends nothing would not notice for seconds (ADR 23).
+    fn tell_unclaimed(&mut self, world: &World<'_>, encoder: EncoderId, effects: &mut Vec<Effect>) {
+        let Some(stream) = self.streams.get_mut(&encoder).filter(|it| it.home.is_none()) else {
+            return;
+        };
+        let Some(warm) = &mut stream.warm else { return };
+        let claimed = world.directory.claims(encoder).next().is_some();
+        if std::mem::replace(&mut warm.claimed, claimed) && !claimed {
+            self.counters.unclaimed += 1;
+            let (floor, reason) = (world.directory.floor(encoder), "nobody claims it".to_owned());
+            let assign = wire::Assign { home: world.me, next: None, floor, reason };
+            effects.push(Effect::Send(warm.session, NodeMessage::Assign(assign)));
+        }
     }
 
     pub(super) fn reroute(

@@ -272,6 +272,34 @@ fn nobody_stands_by_under_an_epoch_that_is_over() {
 }
 
 #[test]
+fn who_stands_by_is_told_once_that_its_home_started_anew_and_claims_it_no_more() {
+    let mut trial = Trial::new(3);
+    trial.welcome(1);
+    let told = |effects: &[Effect]| {
+        let assigned = |it: &&Effect| matches!(it, Effect::Send(_, NodeMessage::Assign(_)));
+        effects.iter().filter(assigned).count()
+    };
+    // That nobody claims it yet is no news.
+    let effects = trial.register(1, Role::Next, epoch(1));
+    assert_eq!(told(&effects), 0, "{effects:?}");
+    assert_eq!(told(&trial.claimed_by(node(2), epoch(1))), 0);
+    let effects = trial.said_by(node(2), Boot(2), None);
+    let to_us = |it: &Effect| match it {
+        Effect::Send(SessionId(1), NodeMessage::Assign(it)) => {
+            (it.home, it.floor) == (node(1), epoch(1))
+        }
+        _ => false,
+    };
+    assert!(effects.iter().any(to_us), "{effects:?}");
+    assert_eq!(told(&trial.wake()), 0);
+    // Another home is as good; and a home that is called dead goes on claiming.
+    trial.claimed_by(node(3), epoch(2));
+    trial.alive.remove(&node(3));
+    assert_eq!(told(&trial.call(|host, world, out| host.nodes_changed(world, out))), 0);
+    assert_eq!(trial.host.counters.unclaimed, 1);
+}
+
+#[test]
 fn a_wish_for_a_keyframe_waits_its_time_and_is_repeated_until_one_comes() {
     let mut trial = Trial::new(2);
     trial.home(1, epoch(1));
@@ -627,9 +655,14 @@ impl Trial {
 
     /// Another node says that CAM is at home there.
     fn claimed_by(&mut self, at: NodeId, epoch: Epoch) -> Vec<Effect> {
-        let mut other = Directory::new(at, Boot(1));
+        self.said_by(at, Boot(1), Some(epoch))
+    }
+
+    /// This start of another node says under which epoch CAM is at home there, if it is.
+    fn said_by(&mut self, at: NodeId, boot: Boot, epoch: Option<Epoch>) -> Vec<Effect> {
+        let mut other = Directory::new(at, boot);
         other.put_header(Header::default());
-        let entry = crate::directory::Entry {
+        let entry = epoch.map(|epoch| crate::directory::Entry {
             name: "cam".into(),
             epoch,
             next: None,
@@ -638,8 +671,8 @@ impl Trial {
             why: String::new(),
             stays: false,
             later: Later::default(),
-        };
-        other.put_entry(CAM, Some(entry));
+        });
+        other.put_entry(CAM, entry);
         let (now, mut out) = (Now { mono: Mono(1), wall: 1 }, Vec::new());
         other.handle(now, crate::directory::Event::Linked(node(1)), &mut out);
         other.flush(&mut out);

@@ -131,6 +131,8 @@ pub struct Counters {
     pub ended: u64,
     /// Claims given up because a higher epoch was seen.
     pub superseded: u64,
+    /// Agents that were told by this node, at which they stand by, that nobody claims their encoder.
+    pub unclaimed: u64,
     /// Encoders that became home here after another home was lost.
     pub adopted: u64,
     /// Times that this node stood still and asked its encoders again.
