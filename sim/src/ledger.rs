@@ -8,6 +8,7 @@ use roost::accounts::{Batch, Change, Expect, Key, Kind, Loaded, Record, Row, VAL
 use roost::control::Event;
 use roost::id::{AccountId, ActorId, RecordId};
 
+use crate::check::Wait;
 use crate::conn::End;
 use crate::net::MS;
 use crate::plan::log_uniform;
@@ -120,13 +121,19 @@ impl World {
         // What is out of use counts from its answer on, which is not to come late.
         let hurry = matches!(changes[..], [Change::Disable | Change::Enable, ..]);
         let wait = if rng.random_bool(0.7) || hurry { 0 } else { rng.random_range(2..=4) };
+        let patience = Duration::from_millis(log_uniform(&mut rng, 100.0, 10_000.0));
+        if wait > 0 {
+            let (asked, nodes) = (self.now, wait as usize);
+            let patience = patience.as_nanos() as u64;
+            self.checks.waits.insert(ticket, Wait { asked, nodes, patience });
+        }
         let write = Write {
             key,
             changes,
             account: AccountId([1; 16]),
             expect: Expect::Any,
             wait,
-            patience: Duration::from_millis(log_uniform(&mut rng, 100.0, 10_000.0)),
+            patience,
         };
         self.trace.say(self.now, || format!("n{ix} is asked for change {ticket}"));
         if rng.random_bool(0.1) {

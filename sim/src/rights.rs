@@ -116,7 +116,7 @@ impl World {
         for agent in agents {
             match on {
                 true => drop(self.mute.remove(&agent)),
-                false => drop(self.mute.insert(agent)),
+                false => drop(self.mute.insert(agent, self.now)),
             }
             if has_account(agent) {
                 let (_, rule) = keys(numbered(AGENTS, agent));

@@ -150,7 +150,7 @@ impl World {
             unchecked: false,
             lenient: false,
             liars: std::collections::BTreeSet::new(),
-            mute: std::collections::BTreeSet::new(),
+            mute: BTreeMap::new(),
             boasts: BTreeMap::new(),
             story: None,
             plan: plan.clone(),

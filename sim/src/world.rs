@@ -274,7 +274,7 @@ pub(crate) struct World {
     /// Nodes that let nobody know any more what is at home there.
     pub(crate) liars: BTreeSet<usize>,
     /// Agents that have lost their right to send.
-    pub(crate) mute: BTreeSet<usize>,
+    pub(crate) mute: BTreeMap<usize, u64>,
     /// Nodes that say falsely that they serve so many viewers.
     pub(crate) boasts: BTreeMap<usize, u32>,
     /// What is told of it, if somebody wants to know.

@@ -6,7 +6,7 @@ use roost::control::Control;
 use roost::id::ActorId;
 
 use crate::ledger::BLIND;
-use crate::net::SEC;
+use crate::net::{MS, SEC};
 use crate::world::World;
 
 /// A change that was acknowledged.
@@ -22,6 +22,17 @@ pub(crate) struct Acked {
     /// Nobody else had it when a disk that had was set back.
     lost: bool,
 }
+
+/// A change that is to be on so many nodes before it is acknowledged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wait {
+    pub(crate) asked: u64,
+    pub(crate) nodes: usize,
+    pub(crate) patience: u64,
+}
+
+/// Where nothing is wrong, a change is on all nodes by then.
+const SPREAD: u64 = 3 * SEC;
 
 /// Two nodes with different writes under one number know it this long after they met.
 const CONTACT: u64 = 2 * SEC;
@@ -43,6 +54,17 @@ impl World {
         if receipt.nodes as usize > disks && !self.checks.set_back {
             let text = format!("n{ix} says that {} nodes have it, and {disks} do", receipt.nodes);
             return self.fail("acknowledged", text);
+        }
+        if let Some(wait) = self.checks.waits.remove(&ticket) {
+            let since = self.now - wait.asked;
+            let calm = self.active.is_empty() && self.whole() && self.calm_for(since + SEC);
+            let there = (0..self.plan.nodes).all(|node| self.runs(node) && self.is_member(node));
+            let long = wait.patience >= SPREAD * self.patience();
+            if !receipt.enough && long && calm && there && wait.nodes <= self.plan.nodes {
+                let (has, ms) = (receipt.nodes, since / MS);
+                let text = format!("after {ms} ms n{ix} says that only {has} have a change");
+                return self.fail("acknowledged", text);
+            }
         }
         let twice = self.checks.acked.iter().any(|acked| acked.version == version);
         if change == Change::Enable {

@@ -57,6 +57,7 @@ pub const MARKS: &[&str] = &[
     "who starts again comes back to its home",
     "a node that reaches no other is home",
     "next takes over",
+    "an encoder whose home starts anew is at home again",
     "a node that was called down is back",
     "a node stands still as home",
     "a newcomer joins after the start",

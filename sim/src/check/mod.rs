@@ -1,6 +1,7 @@
 //! What must hold: at every step, within a bound after a fault, and at the end.
 
 mod alike;
+mod anew;
 mod dials;
 mod drain;
 mod even;
@@ -32,6 +33,7 @@ mod twins;
 
 pub use even::Evened;
 pub(crate) use keyframes::is_request;
+pub(crate) use ledger::Wait;
 pub use marks::MARKS;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +72,8 @@ pub(crate) struct Checks {
     pub(crate) claimed: BTreeMap<(usize, EncoderId), Epoch>,
     pub(crate) downs: Vec<members::Expected>,
     pub(crate) pictures: Vec<failover::Expected>,
+    /// Encoders whose home has ended, and whose next has not.
+    pub(crate) forgotten: Vec<anew::Forgotten>,
     pub(crate) seams: Vec<drain::Seam>,
     pub(crate) even: even::Even,
     pub(crate) grants: grants::Grants,
@@ -131,6 +135,8 @@ pub(crate) struct Checks {
     pub(crate) at_home: BTreeMap<usize, ([u64; 2], Vec<usize>)>,
     /// Changes that were asked for: of which node in which life, and what.
     pub(crate) edits: BTreeMap<u64, (usize, u64, Key, Change)>,
+    /// When a change was asked for that is to be on so many nodes, and how long that may take.
+    pub(crate) waits: BTreeMap<u64, Wait>,
     /// Changes that were acknowledged.
     pub(crate) acked: Vec<ledger::Acked>,
     /// Nodes whose records are unlike those of another with equal writes, and since when.
@@ -213,6 +219,7 @@ impl World {
         self.check_downs();
         self.check_rivals();
         self.check_pictures();
+        self.check_anew();
         self.check_seams();
         self.check_drained();
         self.check_served();
@@ -248,6 +255,7 @@ impl World {
     /// A fault is about to begin.
     pub(crate) fn expect_before(&mut self, fault: &Fault, hosts: &[usize]) {
         self.expect_pictures(fault, hosts);
+        self.expect_anew(fault, hosts);
     }
 
     /// A fault has begun.

@@ -1,4 +1,5 @@
 //! Nobody watches who may not: at once by what their node knows, and soon by what any node knows.
+//! Nor does anyone send for long who may not.
 
 use roost::access::Rights;
 
@@ -8,6 +9,8 @@ use crate::world::World;
 
 /// Once nothing keeps nodes apart, what one of them knows of rights holds at all within this time.
 const JUDGED: u64 = 5 * SEC;
+/// A key that is taken away ends three seconds later, and keys are looked at every ten.
+const KEY_ENDED: u64 = 13 * SEC;
 
 impl World {
     pub(super) fn check_rights(&mut self) {
@@ -36,6 +39,17 @@ impl World {
             return self.fail("rights", text);
         }
         let limit = JUDGED * self.patience() + SLACK;
+        let sends = self.mute.iter().find_map(|(&agent, &since)| {
+            let home = self.home_of(agent).filter(|home| self.runs(*home))?;
+            let long = self.now >= since + KEY_ENDED + limit
+                && self.calm_for(KEY_ENDED + limit)
+                && self.active.len() == 1;
+            (long && self.claims(home, self.encoders[agent].id)).then_some((agent, home))
+        });
+        if let Some((agent, home)) = sends {
+            let text = format!("cam{agent} may not send any more, and is at home at n{home}");
+            return self.fail("rights", text);
+        }
         let settled = self.now >= self.checks.judged_at + limit;
         if !(settled && self.whole() && self.calm_for(limit)) {
             return;

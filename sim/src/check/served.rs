@@ -28,7 +28,7 @@ impl World {
             }
             let e = host - self.plan.nodes;
             let barred = e < self.plan.encoders && self.is_barred(e);
-            let mute = self.encoder_at(host).is_some_and(|agent| self.mute.contains(&agent));
+            let mute = self.encoder_at(host).is_some_and(|agent| self.mute.contains_key(&agent));
             let excused = barred || mute || self.knows_nobody(host) || self.watches_nothing(host);
             if !self.runs(host) || self.is_served(host) || excused {
                 self.checks.unserved.remove(&host);
