@@ -18,6 +18,9 @@ const PASSWORD: u16 = 4;
 const ROLE: u16 = 4;
 const EVERYTHING: u16 = 5;
 const ACCOUNTS: u16 = 2;
+const GROUPS: u16 = 3;
+/// Set of a group's record.
+const MEMBERS: u16 = 2;
 /// Everyone's.
 const SECRET: &[u8] = b"secret";
 /// Viewers' accounts are numbered from here, and agents' where they have some.
@@ -43,6 +46,12 @@ fn account(viewer: usize) -> AccountId {
 fn keys(of: AccountId) -> (Key, Key) {
     let id = RecordId(of.0);
     (Key { kind: Kind::ACCOUNT, id }, Key { kind: Kind::RULE, id })
+}
+
+/// Every second viewer has its right as the member of a group of its own.
+fn group(viewer: usize) -> Option<Key> {
+    let id = RecordId(account(viewer).0);
+    (viewer % 2 == 1).then_some(Key { kind: Kind::GROUP, id })
 }
 
 /// Every second agent has an account, the others have stream keys.
@@ -155,17 +164,24 @@ impl World {
             let record = Key { kind: Kind::ENCODER, id: RecordId(self.encoders[agent].id.0) };
             self.tell(0, record, vec![name, key]);
         }
-        let viewers = (0..self.plan.viewers).map(|viewer| (account(viewer), "viewer"));
+        let viewers = (0..self.plan.viewers).map(|viewer| (account(viewer), "viewer", group(viewer)));
         let agents = (0..agents).filter(|agent| has_account(*agent));
-        let agents = agents.map(|agent| (numbered(AGENTS, agent), "publisher"));
-        for (ticket, (who, role)) in (FIRST..).step_by(2).zip(viewers.chain(agents)) {
+        let agents = agents.map(|agent| (numbered(AGENTS, agent), "publisher", None));
+        for (ticket, (who, role, group)) in (FIRST..).step_by(3).zip(viewers.chain(agents)) {
             let (person, rule) = keys(who);
             let set = |field, value: &[u8]| Change::Set(field, value.to_vec());
             let who = who.0.to_vec();
+            let (named, set_of) = match group {
+                Some(group) => (group.id.0.to_vec(), GROUPS),
+                None => (who.clone(), ACCOUNTS),
+            };
             let role =
-                [set(ROLE, role.as_bytes()), set(EVERYTHING, &[1]), Change::Add(ACCOUNTS, who)];
+                [set(ROLE, role.as_bytes()), set(EVERYTHING, &[1]), Change::Add(set_of, named)];
             self.ask_for(0, ticket, person, vec![set(PASSWORD, SECRET)]);
             self.ask_for(0, ticket + 1, rule, role.into());
+            if let Some(group) = group {
+                self.ask_for(0, ticket + 2, group, vec![Change::Add(MEMBERS, who)]);
+            }
         }
     }
 
@@ -177,13 +193,17 @@ impl World {
         let viewer = rng.random_range(0..self.plan.viewers.max(1));
         let (person, rule) = keys(account(viewer));
         let who = account(viewer).0.to_vec();
-        let (key, change) = match rng.random_range(0..10) {
-            0 => (person, Change::Disable),
-            1 | 2 => (person, Change::Enable),
-            3 => (rule, Change::Disable),
-            4 | 5 => (rule, Change::Enable),
-            6 => (rule, Change::Remove(ACCOUNTS, who)),
-            7 | 8 => (rule, Change::Add(ACCOUNTS, who)),
+        let (key, change) = match (rng.random_range(0..10), group(viewer)) {
+            (0, _) => (person, Change::Disable),
+            (1 | 2, _) => (person, Change::Enable),
+            (3, _) => (rule, Change::Disable),
+            (4, Some(group)) => (group, Change::Delete),
+            (4 | 5, _) => (rule, Change::Enable),
+            (6, Some(group)) => (group, Change::Remove(MEMBERS, who)),
+            (7, Some(group)) => (group, Change::Restore),
+            (8, Some(group)) => (group, Change::Add(MEMBERS, who)),
+            (6, None) => (rule, Change::Remove(ACCOUNTS, who)),
+            (7 | 8, None) => (rule, Change::Add(ACCOUNTS, who)),
             _ => (person, Change::Set(NAME, edit.to_le_bytes().to_vec())),
         };
         if !self.runs(ix) || self.nodes[ix].control.is_none() {

@@ -34,8 +34,10 @@ impl World {
         let at = |encoder| control.directory().home(encoder, &alive).map(|(node, _)| node);
         let id = self.encoders[agent].id;
         let others: BTreeSet<NodeId> = control.rights().company(id).filter_map(at).collect();
-        // One that lost its home is not led there again.
-        let fresh = self.now < self.hosts[self.host_of_encoder(agent)].touched + KNOWN;
+        // One that lost its home is not led there again; who stands by is told, unasked, that nobody
+        // claims it.
+        let fresh = self.now < self.hosts[self.host_of_encoder(agent)].touched + KNOWN
+            && self.next_of(agent) != Some(ix);
         if let Some(place) = others.first().filter(|_| others.len() == 1 && fresh)
             && at(id).is_none()
         {
