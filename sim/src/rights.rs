@@ -164,7 +164,8 @@ impl World {
             let record = Key { kind: Kind::ENCODER, id: RecordId(self.encoders[agent].id.0) };
             self.tell(0, record, vec![name, key]);
         }
-        let viewers = (0..self.plan.viewers).map(|viewer| (account(viewer), "viewer", group(viewer)));
+        let viewers =
+            (0..self.plan.viewers).map(|viewer| (account(viewer), "viewer", group(viewer)));
         let agents = (0..agents).filter(|agent| has_account(*agent));
         let agents = agents.map(|agent| (numbered(AGENTS, agent), "publisher", None));
         for (ticket, (who, role, group)) in (FIRST..).step_by(3).zip(viewers.chain(agents)) {

@@ -7,6 +7,7 @@ use roost::id::ActorId;
 
 use crate::ledger::BLIND;
 use crate::net::{MS, SEC};
+use crate::plan::Fault;
 use crate::world::World;
 
 /// A change that was acknowledged.
@@ -19,8 +20,18 @@ pub(crate) struct Acked {
     change: Change,
     /// A disabling that an enabling has seen.
     undone: bool,
+    /// Somebody who may have seen it gave the field another value.
+    overwritten: bool,
     /// Nobody else had it when a disk that had was set back.
     lost: bool,
+}
+
+/// The field that a change gives a value, or takes its values from.
+fn field_of(change: &Change) -> Option<u16> {
+    match change {
+        Change::Set(field, _) | Change::Clear(field) => Some(*field),
+        _ => None,
+    }
 }
 
 /// A change that is to be on so many nodes before it is acknowledged.
@@ -72,7 +83,19 @@ impl World {
                 acked.undone |= acked.change == Change::Disable && ledger.has(acked.version);
             }
         }
-        self.checks.acked.push(Acked { version, at: ix, key, change, undone: false, lost: false });
+        let mut overwritten = false;
+        if let Some(field) = field_of(&change) {
+            let same =
+                |acked: &&mut Acked| acked.key == key && field_of(&acked.change) == Some(field);
+            for acked in self.checks.acked.iter_mut().filter(same) {
+                acked.overwritten |= ledger.has(acked.version);
+                // Of two, the one that came later may have been answered first.
+                let there = self.nodes[acked.at].control.as_ref().map(Control::ledger);
+                overwritten |= there.is_none_or(|there| there.has(version));
+            }
+        }
+        let acked = Acked { version, at: ix, key, change, undone: false, overwritten, lost: false };
+        self.checks.acked.push(acked);
         if self.net.cut_anywhere() {
             self.mark("a change is acknowledged in a split");
         }
@@ -97,9 +120,12 @@ impl World {
     /// An enabling that was under way when its node died may count or not.
     pub(crate) fn edits_lost(&mut self, ix: usize) {
         let life = self.hosts[ix].life;
-        let unsure = &mut self.checks.unsure;
+        let (unsure, blurred) = (&mut self.checks.unsure, &mut self.checks.blurred);
         self.checks.edits.retain(|_, (at, of, key, change)| {
             let lost = *at == ix && *of == life;
+            if lost {
+                blurred.insert(*key);
+            }
             if lost && *change == Change::Enable {
                 unsure.insert(*key);
             }
@@ -124,6 +150,18 @@ impl World {
         if self.now >= *self.checks.unlike.entry(ix).or_insert(self.now) + found {
             self.fail("law", format!("n{ix} and another have equal writes and other records"));
         }
+    }
+
+    /// Whether values of a record may be gone for another reason than that they were overwritten.
+    fn may_be_gone(&self, key: Key) -> bool {
+        let removed = |acked: &Acked| acked.key == key && acked.change == Change::Delete;
+        let outcasts = self.plan.faults.iter().any(|item| matches!(item.fault, Fault::Revoke(..)));
+        let under_way = self.checks.edits.values().any(|(_, _, of, _)| *of == key);
+        self.checks.set_back
+            || outcasts
+            || under_way
+            || self.checks.blurred.contains(&key)
+            || self.checks.acked.iter().any(removed)
     }
 
     pub(super) fn check_ledger(&mut self) {
@@ -163,6 +201,16 @@ impl World {
                 {
                     let text = format!("n{ix} has what was removed by change {seq}");
                     found = Some(("removed", text));
+                }
+                if let Change::Set(field, value) = &acked.change
+                    && !acked.overwritten
+                    && !self.may_be_gone(acked.key)
+                    && ledger.get(acked.key).is_none_or(|record| {
+                        !record.values(*field).iter().any(|sibling| sibling.value == value)
+                    })
+                {
+                    let text = format!("n{ix} has lost the value of change {seq}");
+                    found = Some(("acknowledged", text));
                 }
                 let standing = acked.change == Change::Disable && !acked.undone;
                 if standing && !self.checks.unsure.contains(&acked.key) {

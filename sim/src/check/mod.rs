@@ -145,6 +145,8 @@ pub(crate) struct Checks {
     pub(crate) named_at: Option<u64>,
     /// A disk was set back.
     pub(crate) set_back: bool,
+    /// Records with a change of which it is not known whether it counts.
+    pub(crate) blurred: BTreeSet<Key>,
     /// Records that somebody may have enabled or not.
     pub(crate) unsure: BTreeSet<Key>,
     /// When rights were changed last.
