@@ -21,6 +21,8 @@ const ACCOUNTS: u16 = 2;
 const GROUPS: u16 = 3;
 /// Set of a group's record.
 const MEMBERS: u16 = 2;
+/// From the least right to the greatest. Each lets its holder watch.
+const ROLES: [&str; 4] = ["viewer", "publisher", "operator", "admin"];
 /// Everyone's.
 const SECRET: &[u8] = b"secret";
 /// Viewers' accounts are numbered from here, and agents' where they have some.
@@ -178,6 +180,8 @@ impl World {
             };
             let role =
                 [set(ROLE, role.as_bytes()), set(EVERYTHING, &[1]), Change::Add(set_of, named)];
+            // Whoever changed it before that is overwritten.
+            self.checks.blurred.insert(rule);
             self.ask_for(0, ticket, person, vec![set(PASSWORD, SECRET)]);
             self.ask_for(0, ticket + 1, rule, role.into());
             if let Some(group) = group {
@@ -205,7 +209,10 @@ impl World {
             (8, Some(group)) => (group, Change::Add(MEMBERS, who)),
             (6, None) => (rule, Change::Remove(ACCOUNTS, who)),
             (7 | 8, None) => (rule, Change::Add(ACCOUNTS, who)),
-            _ => (person, Change::Set(NAME, edit.to_le_bytes().to_vec())),
+            _ => {
+                let role = ROLES[rng.random_range(0..ROLES.len())];
+                (rule, Change::Set(ROLE, role.as_bytes().to_vec()))
+            }
         };
         if !self.runs(ix) || self.nodes[ix].control.is_none() {
             return;
@@ -215,6 +222,24 @@ impl World {
         self.checks.edits.insert(ticket, (ix, self.hosts[ix].life, key, change.clone()));
         self.trace.say(self.now, || format!("n{ix} is asked for {change:?} of viewer{viewer}"));
         self.ask_for(ix, ticket, key, vec![change]);
+    }
+
+    /// Of roles that were given to a viewer at the same time the least counts. Who has more?
+    pub(crate) fn has_too_much(&self, ix: usize) -> Option<usize> {
+        let control = self.nodes[ix].control.as_ref()?;
+        let (ledger, rights) = (control.ledger(), control.rights());
+        (0..self.plan.viewers).find(|&viewer| {
+            let rule = ledger.get(keys(account(viewer)).1);
+            let rank = |role: &[u8]| ROLES.iter().position(|it| it.as_bytes() == role);
+            let values = rule.as_ref().map(|rule| rule.values(ROLE)).unwrap_or_default();
+            let least = values.iter().filter_map(|value| rank(value.value)).min();
+            let above = least.and_then(|least| Right::of_role(ROLES.get(least + 1)?));
+            let who = Who::Account(account(viewer));
+            above.is_some_and(|above| {
+                let over = |encoder: EncoderId| rights.may_stream(&who, above, encoder);
+                self.encoders.iter().any(|encoder| over(encoder.id))
+            })
+        })
     }
 
     fn ask_for(&mut self, ix: usize, ticket: u64, key: Key, changes: Vec<Change>) {

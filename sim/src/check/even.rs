@@ -144,7 +144,8 @@ impl World {
         let watches = |v: &crate::client::Viewer| {
             self.encoders[v.watches].id == id && v.seen.fresh_at + FRESH > self.now
         };
-        if self.viewers.iter().any(watches) {
+        // Whoever watches at next, which is told nothing of this home, is not known here.
+        if !self.liars.contains(&ix) && self.viewers.iter().any(watches) {
             return self.fail("watched", format!("{name} is moved from n{ix}, and is watched"));
         }
         // Unless it lost its home meanwhile, which alone knows, or its agent, which did not hear it.

@@ -64,6 +64,10 @@ impl World {
                 let text = format!("n{ix} judges rights by other records than it has");
                 return self.fail("rights", text);
             }
+            if let Some(viewer) = self.has_too_much(ix) {
+                let text = format!("n{ix} lets viewer{viewer} do more than the least of its roles");
+                return self.fail("rights", text);
+            }
         }
         for (ix, who, encoder) in served {
             for (other, node) in self.nodes.iter().enumerate() {
