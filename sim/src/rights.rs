@@ -25,8 +25,9 @@ const MEMBERS: u16 = 2;
 const ROLES: [&str; 4] = ["viewer", "publisher", "operator", "admin"];
 /// Everyone's.
 const SECRET: &[u8] = b"secret";
-/// Viewers' accounts are numbered from here, and agents' where they have some.
+/// Viewers' accounts are numbered from here, their groups, and agents' accounts where they have some.
 const VIEWERS: u8 = 0x40;
+const GROUPED: u8 = 0x80;
 const AGENTS: u8 = 0xc0;
 /// Set of an encoder's record.
 const KEYS: u16 = 2;
@@ -52,7 +53,7 @@ fn keys(of: AccountId) -> (Key, Key) {
 
 /// Every second viewer has its right as the member of a group of its own.
 fn group(viewer: usize) -> Option<Key> {
-    let id = RecordId(account(viewer).0);
+    let id = RecordId(numbered(GROUPED, viewer).0);
     (viewer % 2 == 1).then_some(Key { kind: Kind::GROUP, id })
 }
 
