@@ -169,7 +169,7 @@ impl Size {
     fn plan(self, seed: u64) -> Plan {
         let draw = match self.kind {
             None => Plan::draw_any,
-            Some(Drawn::Plain) => Plan::draw,
+            Some(Drawn::Plain) => Plan::draw_plain,
             Some(Drawn::Rare) => Plan::draw_rare,
             Some(Drawn::Storm) => Plan::draw_storm,
             Some(Drawn::Trust) => Plan::draw_trust,

@@ -323,7 +323,38 @@ impl Plan {
         plan
     }
 
-    /// The same with rarer things in addition: second agents, folders that are put back, cameras
+    /// The same; of every third plan something befalls one encoder first, and all else is calm then.
+    pub fn draw_plain(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
+        let mut plan = Self::draw(seed, nodes, encoders);
+        let mut rng = stream(seed, For::First);
+        if plan.viewers == 0 || !rng.random_bool(0.33) {
+            return plan;
+        }
+        for item in &mut plan.faults {
+            item.at_ms += CALM_MS;
+            item.until_ms = item.until_ms.map(|until_ms| until_ms + CALM_MS);
+        }
+        let e = rng.random_range(0..plan.encoders);
+        let (fault, lasts) = match rng.random_range(0..5) {
+            0 => {
+                plan.guarded = true;
+                let by = rng.random_range(0..plan.nodes);
+                (Fault::Mute(by, vec![Who::Encoder(e)]), rng.random_range(14_000..25_000))
+            }
+            // One of its viewers does not reach home any more.
+            1 | 2 => {
+                let (from, to) = (vec![Who::Viewer(e)], vec![Who::Home(e)]);
+                (Fault::Cut { from, to, one_way: false }, rng.random_range(2_000..8_000))
+            }
+            // Its home starts anew before anyone calls it down.
+            _ => (Fault::Crash(vec![Who::Home(e)]), rng.random_range(100..600)),
+        };
+        let first = Item { at_ms: CALM_MS, until_ms: Some(CALM_MS + lasts), fault };
+        plan.faults.insert(0, first);
+        plan
+    }
+
+    /// The same as [`Plan::draw`] with rarer things in addition: second agents, folders that are put back, cameras
     /// whose keyframes are far apart, and requests for them that get lost.
     pub fn draw_rare(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
         let mut plan = Self::draw(seed, nodes, encoders);

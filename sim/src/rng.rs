@@ -15,6 +15,8 @@ pub(crate) enum For {
     Path(usize, usize),
     /// A host's start: its machines and its own timing.
     Host(usize, u64),
+    /// What comes first in a plan of common faults.
+    First,
     /// The stormy part of a plan.
     Storm,
     /// The rare part of a plan.
@@ -48,6 +50,7 @@ pub(crate) fn stream(seed: u64, purpose: For) -> ChaCha8Rng {
         For::Signal(change) => (20, change as u64, 0),
         For::Birth(host) => (5, host as u64, 0),
         For::Reports(host, at) => (18, host as u64, at),
+        For::First => (21, 0, 0),
         For::Trust => (8, 0, 0),
         For::Steer => (9, 0, 0),
         For::Even => (17, 0, 0),

@@ -14,7 +14,7 @@ impl Plan {
     pub fn draw_any(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
         match seed % 7 {
             0 => Self::draw_storm(seed, nodes, encoders),
-            1 => Self::draw(seed, nodes, encoders),
+            1 => Self::draw_plain(seed, nodes, encoders),
             2 => Self::draw_trust(seed, nodes, encoders),
             3 => Self::draw_steer(seed, nodes, encoders),
             4 => Self::draw_even(seed, nodes, encoders),
