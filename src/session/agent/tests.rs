@@ -297,7 +297,7 @@ fn an_idle_encoder_that_nobody_claims_any_more_is_at_next_at_once_unless_home_an
         let (home_then, reason) = (trial.agent.home(), String::new());
         assert_eq!(home_then, Some(HOME));
         let floor = trial.agent.epoch();
-        let unasked = wire::Assign { home: NEXT, next: None, floor, reason };
+        let unasked = Assign { home: NEXT, next: None, floor, reason };
         trial.tell(NEXT, &NodeMessage::Assign(unasked));
         trial.pass(400);
         assert_eq!(trial.agent.home(), Some(home));
