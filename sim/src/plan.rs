@@ -323,7 +323,7 @@ impl Plan {
         plan
     }
 
-    /// The same; of every third plan something befalls one encoder first, and all else is calm then.
+    /// The same; in every third plan something befalls one encoder first, while all else is calm.
     pub fn draw_plain(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
         let mut plan = Self::draw(seed, nodes, encoders);
         let mut rng = stream(seed, For::First);
@@ -354,8 +354,8 @@ impl Plan {
         plan
     }
 
-    /// The same as [`Plan::draw`] with rarer things in addition: second agents, folders that are put back, cameras
-    /// whose keyframes are far apart, and requests for them that get lost.
+    /// The same as [`Plan::draw`] with rarer things in addition: second agents, folders that are
+    /// put back, cameras whose keyframes are far apart, and requests for them that get lost.
     pub fn draw_rare(seed: u64, nodes: Option<usize>, encoders: Option<usize>) -> Self {
         let mut plan = Self::draw(seed, nodes, encoders);
         let mut rng = stream(seed, For::Rare);
