@@ -1,11 +1,16 @@
 //! What an agent says of its camera is what its home says of it.
 
+use roost::directory::SourceState;
+use roost::session::host::AGENT_GONE;
+
 use super::SLACK;
 use crate::net::SEC;
 use crate::world::World;
 
 /// Within this time.
 const TOLD: u64 = SEC;
+/// Who stood still learns of a connection that is gone by what it says next on it.
+const NOTICED: u64 = 4 * SEC;
 
 impl World {
     pub(super) fn check_signals(&mut self) {
@@ -38,6 +43,8 @@ impl World {
         let control = self.nodes[home].control.as_ref();
         let entry = control.and_then(|it| it.directory().entry(it.me(), encoder.id));
         let claim = entry.filter(|entry| entry.epoch == agent.epoch());
-        claim.is_none_or(|entry| entry.source == encoder.signal)
+        let gone = SourceState::NoSignal(AGENT_GONE.into());
+        let woken = self.now < self.hosts[host].touched + NOTICED;
+        claim.is_none_or(|it| it.source == encoder.signal || (it.source == gone && woken))
     }
 }
