@@ -304,6 +304,11 @@ impl Control {
             Event::KeyframeArrived(encoder) => self.host(now, effects, |host, world, out| {
                 host.keyframe_arrived(world.now.mono, encoder, out);
             }),
+            Event::Silent { encoder, feed, silence } => {
+                self.host(now, effects, |host, world, out| {
+                    host.silent(world, encoder, feed, silence, out);
+                })
+            }
             Event::Write { ticket, write } => {
                 self.account(now, accounts::Event::Write { ticket, write }, effects);
             }

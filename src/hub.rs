@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::flow::{Sent, is_after};
 use crate::id::EncoderId;
-use crate::media::{Frame, gop::GopCache};
+use crate::media::{Frame, Pace, Silence, gop::GopCache};
 
 /// Frames that wait for one slow receiver, two seconds at 30 fps. Beyond it the receiver is behind:
 /// it gets what it lacks of the group of pictures as it makes room, and goes on with the next
@@ -38,6 +38,15 @@ pub enum HubEvent {
     Keyframe(EncoderId),
     /// A keyframe came, whether or not it was asked for.
     KeyframeArrived(EncoderId),
+    /// Nothing came from where frames should come from; said again, ever more rarely, while it lasts.
+    Silent {
+        /// Which stream.
+        encoder: EncoderId,
+        /// The feed that brings nothing.
+        feed: u64,
+        /// Since its last frame, or since it was to begin.
+        silence: Silence,
+    },
 }
 
 /// All streams of a node.
@@ -95,6 +104,9 @@ struct Inner {
     /// Only frames that carry this number are taken: it changes with every route.
     feed: u64,
     timeline: u64,
+    /// When its last frame came.
+    fed: Option<Instant>,
+    pace: Pace,
     coming: Option<Coming>,
     receivers: BTreeMap<u64, Receiver>,
     next_receiver: u64,
@@ -104,6 +116,7 @@ struct Inner {
 #[derive(Debug)]
 struct Coming {
     feed: u64,
+    fed: Option<Instant>,
     cache: GopCache,
 }
 
@@ -233,6 +246,7 @@ impl Hub {
         if inner.feed != feed {
             inner.feed = feed;
             inner.timeline = timeline;
+            inner.fed = None;
             inner.cache.reset();
         }
     }
@@ -249,7 +263,7 @@ impl Hub {
                 return;
             }
             if inner.feed != 0 && inner.timeline == timeline && flows {
-                inner.coming = Some(Coming { feed, cache: GopCache::new() });
+                inner.coming = Some(Coming { feed, fed: None, cache: GopCache::new() });
                 return;
             }
         }
@@ -280,7 +294,11 @@ impl Hub {
         counters.frames_in.fetch_add(1, Ordering::Relaxed);
         counters.bytes_in.fetch_add(frame.size() as u64, Ordering::Relaxed);
         inner.cache.push(frame.clone());
-        inner.pushed = Some(Instant::now());
+        let now = Instant::now();
+        if let Some(last) = inner.pushed.replace(now) {
+            inner.pace.came_after(now - last);
+        }
+        inner.fed = Some(now);
         if frame.keyframe && !inner.receivers.is_empty() {
             let _ = self.shared.events.send(HubEvent::KeyframeArrived(self.encoder));
         }
@@ -291,6 +309,42 @@ impl Hub {
         if lacking || inner.cache.wants_keyframe() && !inner.receivers.is_empty() {
             self.request_keyframe();
         }
+    }
+
+    /// Tells the node whenever a feed, which was to begin just now, stands still; until another is
+    /// awaited or in force.
+    pub async fn watch(self: Arc<Self>, feed: u64) {
+        let begins = Instant::now();
+        let mut told = None;
+        while let Some((fed, limit)) = self.awaited(feed) {
+            let last = fed.unwrap_or(begins);
+            let repeated = told.filter(|(since, _)| *since == last);
+            let wait = repeated.map_or(limit, |(_, waited): (Instant, Duration)| waited * 2);
+            let silent_for = last.elapsed();
+            if silent_for < wait {
+                tokio::time::sleep(wait - silent_for).await;
+                continue;
+            }
+            told = Some((last, wait));
+            let silence = match fed {
+                Some(_) => Silence::After(silent_for),
+                None => Silence::Never(silent_for),
+            };
+            let silent = HubEvent::Silent { encoder: self.encoder, feed, silence };
+            let _ = self.shared.events.send(silent);
+        }
+    }
+
+    /// When the last frame of this feed came, and after how long without one it stands still; `None`
+    /// if frames of it are not taken any more.
+    fn awaited(&self, feed: u64) -> Option<(Option<Instant>, Duration)> {
+        let inner = lock(&self.inner);
+        let coming = inner.coming.as_ref().filter(|coming| coming.feed == feed);
+        let fed = match coming {
+            Some(coming) => coming.fed,
+            None => (inner.feed == feed && feed != 0).then_some(inner.fed)?,
+        };
+        Some((fed, inner.pace.still_after(SEAMLESS)))
     }
 
     /// Passes a receiver's wish for a keyframe on; the gate upstream coalesces.
@@ -331,11 +385,13 @@ impl Inner {
         let starts = frame.keyframe || !coming.cache.wants_keyframe();
         if silent || (newer && starts) {
             self.feed = feed;
+            self.fed = coming.fed;
             self.cache = std::mem::take(&mut coming.cache);
             self.coming = None;
             return false;
         }
         coming.cache.push(frame.clone());
+        coming.fed = Some(Instant::now());
         true
     }
 
@@ -526,6 +582,33 @@ mod tests {
         std::thread::sleep(SEAMLESS + Duration::from_millis(50));
         hub.push(3, frame(0, true));
         assert_eq!(hub.feed(), 3, "the one before fell silent");
+    }
+
+    #[tokio::test]
+    async fn a_feed_is_silent_when_nothing_comes_and_that_is_said_until_another_is_in_force() {
+        let (_hubs, hub, mut events) = hub();
+        let silent = |event| match event {
+            Some(HubEvent::Silent { feed, silence, .. }) => Some((feed, silence)),
+            _ => None,
+        };
+        hub.next_feed(1, 7);
+        tokio::spawn(hub.clone().watch(1));
+        let said = silent(events.recv().await);
+        let never = |least: Duration, said| match said {
+            Some((1, Silence::Never(silent))) => silent >= least && silent < least * 2,
+            _ => false,
+        };
+        assert!(never(SEAMLESS, said), "{said:?}");
+        let again = silent(events.recv().await);
+        assert!(never(2 * SEAMLESS, again), "{again:?}");
+        hub.push(1, frame(0, false));
+        let said = silent(events.recv().await);
+        let after = matches!(said, Some((1, Silence::After(silent))) if silent < 2 * SEAMLESS);
+        assert!(after, "{said:?}");
+        hub.next_feed(2, 7);
+        // Nobody speaks for the feed that is over.
+        let watch = hub.clone().watch(1);
+        tokio::time::timeout(SEAMLESS, watch).await.expect("it is over");
     }
 
     #[test]

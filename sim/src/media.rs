@@ -2,8 +2,10 @@
 //! `node::media`, without a byte of video.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use roost::id::{EncoderId, SessionId};
+use roost::media::Pace;
 use roost::wire::FLOW_VIDEO;
 
 use crate::conn::{Cargo, End};
@@ -20,7 +22,7 @@ const FRESH: u64 = 2_000_000_000;
 
 /// Pictures that come after a longer time than this are another flow of them.
 const PAUSE: u64 = 500_000_000;
-/// A feed that brought nothing for this long hides no seam.
+/// A feed that brought nothing for this long hides no seam, and is silent.
 const SEAMLESS: u64 = 250_000_000;
 
 /// One picture.
@@ -106,13 +108,23 @@ struct Place {
     newest: Option<(u64, u64)>,
 }
 
+#[derive(Debug, Default)]
+struct Coming {
+    feed: u64,
+    fed: Option<u64>,
+    group: Group,
+}
+
 /// One stream at one node.
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
     pub(crate) feed: u64,
     pub(crate) timeline: u64,
+    /// When its last picture came.
+    fed: Option<u64>,
+    pace: Pace,
     /// The feed that takes over once it has what the one in force has, and its group so far.
-    coming: Option<(u64, Group)>,
+    coming: Option<Coming>,
     group: Group,
     pushed: u64,
     /// Since when pictures of one feed come without a pause.
@@ -128,6 +140,7 @@ impl Hub {
         if self.feed != feed {
             self.feed = feed;
             self.timeline = timeline;
+            self.fed = None;
             self.group.frames.clear();
             self.begins = true;
         }
@@ -139,7 +152,7 @@ impl Hub {
         if self.feed == feed {
             self.coming = None;
         } else if self.feed != 0 && self.timeline == timeline && flows {
-            self.coming = Some((feed, Group::default()));
+            self.coming = Some(Coming { feed, ..Coming::default() });
         } else {
             self.set_feed(feed, timeline);
         }
@@ -147,26 +160,39 @@ impl Hub {
 
     /// Whether pictures of this feed are of use.
     pub(crate) fn takes(&self, feed: u64) -> bool {
-        feed != 0 && (self.feed == feed || self.coming.as_ref().is_some_and(|(of, _)| *of == feed))
+        feed != 0 && (self.feed == feed || self.coming.as_ref().is_some_and(|it| it.feed == feed))
     }
 
     /// Keeps a picture of the coming feed until one is there that the feed in force has not
     /// brought, or that one falls silent.
     fn catching_up(&mut self, now: u64, feed: u64, frame: Frame) -> bool {
-        let Some((_, group)) = self.coming.as_mut().filter(|(of, _)| *of == feed) else {
+        let Some(coming) = self.coming.as_mut().filter(|it| it.feed == feed) else {
             return false;
         };
         let silent = now > self.pushed + SEAMLESS;
         let newer = self.group.frames.last().is_none_or(|newest| frame.taken > newest.taken);
-        let starts = frame.key || !group.frames.is_empty();
+        let starts = frame.key || !coming.group.frames.is_empty();
         if silent || (newer && starts) {
             self.feed = feed;
-            self.group = std::mem::take(group);
+            self.fed = coming.fed;
+            self.group = std::mem::take(&mut coming.group);
             self.coming = None;
             return false;
         }
-        group.push(frame);
+        coming.group.push(frame);
+        coming.fed = Some(now);
         true
+    }
+
+    /// When the last picture of this feed came, and after how long without one it stands still; none
+    /// if it is not taken any more.
+    pub(crate) fn awaited(&self, feed: u64) -> Option<(Option<u64>, u64)> {
+        let fed = match self.coming.as_ref().filter(|it| it.feed == feed) {
+            Some(coming) => coming.fed,
+            None => (self.feed == feed && feed != 0).then_some(self.fed)?,
+        };
+        let limit = self.pace.still_after(Duration::from_nanos(SEAMLESS)).as_nanos();
+        Some((fed, u64::try_from(limit).unwrap_or(u64::MAX)))
     }
 
     /// Since when a receiver waits for a keyframe while pictures come.
@@ -212,7 +238,7 @@ impl Hub {
     /// Who gets this frame, and whether a keyframe is wanted.
     pub(crate) fn push(&mut self, now: u64, feed: u64, frame: Frame) -> (Vec<Receiver>, bool) {
         if self.catching_up(now, feed, frame) {
-            let wants = self.coming.as_ref().is_some_and(|(_, group)| group.frames.is_empty());
+            let wants = self.coming.as_ref().is_some_and(|it| it.group.frames.is_empty());
             return (Vec::new(), wants);
         }
         if self.feed != feed || feed == 0 {
@@ -222,7 +248,11 @@ impl Hub {
             self.flowing_since = now;
         }
         self.begins = false;
+        if self.pushed > 0 {
+            self.pace.came_after(Duration::from_nanos(now - self.pushed));
+        }
         self.pushed = now;
+        self.fed = Some(now);
         self.group.push(frame);
         let mut wants = self.group.frames.is_empty() && !self.places.is_empty();
         let mut to = Vec::new();

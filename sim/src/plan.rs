@@ -341,10 +341,12 @@ impl Plan {
                 let by = rng.random_range(0..plan.nodes);
                 (Fault::Mute(by, vec![Who::Encoder(e)]), rng.random_range(14_000..25_000))
             }
-            // One of its viewers does not reach home any more.
-            1 | 2 => {
-                let (from, to) = (vec![Who::Viewer(e)], vec![Who::Home(e)]);
-                (Fault::Cut { from, to, one_way: false }, rng.random_range(2_000..8_000))
+            // One of its viewers does not reach home any more, and perhaps next does not, either.
+            which @ (1 | 2) => {
+                let next = (which == 2).then_some(Who::Next(e));
+                let (from, to) = (next.into_iter().chain([Who::Viewer(e)]), vec![Who::Home(e)]);
+                let fault = Fault::Cut { from: from.collect(), to, one_way: false };
+                (fault, rng.random_range(2_000..8_000))
             }
             // Its home starts anew before anyone calls it down.
             _ => (Fault::Crash(vec![Who::Home(e)]), rng.random_range(100..600)),

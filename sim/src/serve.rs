@@ -1,11 +1,14 @@
 //! A node's media: what agents send goes into hubs, and out of them to whoever takes the stream.
 
+use std::time::Duration;
+
 use roost::control::Event;
 use roost::id::{EncoderId, SessionId};
+use roost::media::Silence;
 use roost::session::host::Route;
 use roost::wire::FLOW_VIDEO;
 
-use crate::conn::Cargo;
+use crate::conn::{Cargo, End};
 use crate::media::{Frame, Hub, Ingest, Receiver};
 use crate::net::SEC;
 use crate::node::LOOP_LATE;
@@ -14,6 +17,23 @@ use crate::world::{Ev, World};
 
 /// Pictures that came before the route are shown if the last is no older than this.
 const EARLY_KEEP: u64 = 2 * SEC;
+
+/// A feed that is awaited at a node.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watch {
+    pub(crate) end: End,
+    encoder: EncoderId,
+    feed: u64,
+    begins: u64,
+    /// The silence that was told last: since when, and after how long.
+    told: Option<(u64, u64)>,
+}
+
+impl Watch {
+    fn of(end: End, encoder: EncoderId, feed: u64, begins: u64) -> Self {
+        Self { end, encoder, feed, begins, told: None }
+    }
+}
 
 impl World {
     pub(crate) fn route(&mut self, ix: usize, encoder: EncoderId, route: &Route) {
@@ -65,12 +85,14 @@ impl World {
                 for frame in early.frames {
                     self.push_frame(ix, *feed, frame);
                 }
+                self.watch_feed(Watch::of(self.end_of(ix), encoder, *feed, now));
             }
             Route::Relay { via, feed, timeline } => {
                 hub.next_feed(now, *feed, *timeline);
                 let Some(&via) = self.index.get(via) else { return };
                 let source = Source { via, feed: *feed, timeline: *timeline };
                 self.relay_route(ix, encoder, Some(source), true);
+                self.watch_feed(Watch::of(self.end_of(ix), encoder, *feed, now));
             }
         }
     }
@@ -159,6 +181,26 @@ impl World {
         if hub.unsubscribe(receiver) {
             self.hub_event(ix, Ev::Viewers { end, encoder });
         }
+    }
+
+    /// Tells the node whenever a feed stands still, ever more rarely, until it is not awaited any more.
+    pub(crate) fn watch_feed(&mut self, mut watch: Watch) {
+        let Watch { end, encoder, feed, begins, told } = watch;
+        let hub = self.nodes[end.host].hubs.get(&encoder);
+        let Some((fed, limit)) = hub.and_then(|hub| hub.awaited(feed)) else { return };
+        let last = fed.unwrap_or(begins);
+        let mut wait = told.filter(|(since, _)| *since == last).map_or(limit, |(_, wait)| wait * 2);
+        if self.now >= last + wait {
+            watch.told = Some((last, wait));
+            wait *= 2;
+            let silent_for = Duration::from_nanos(self.now - last);
+            let silence = match fed {
+                Some(_) => Silence::After(silent_for),
+                None => Silence::Never(silent_for),
+            };
+            self.hub_event(end.host, Ev::Silent { end, encoder, feed, silence });
+        }
+        self.queue.push(last + wait, Ev::WatchFeed(watch));
     }
 
     /// A hub tells the control loop, in order.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use rand_chacha::ChaCha8Rng;
 use roost::admission::{Invitation, Roster, Statement};
 use roost::id::{EncoderId, MeshId, NodeId};
+use roost::media::Silence;
 use roost::session::leg::LegId;
 use roost::time::{Mono, Now};
 
@@ -21,6 +22,7 @@ use crate::queue::Queue;
 use crate::rates::Tally;
 use crate::rng::{For, stream};
 use crate::scale::Traffic;
+use crate::serve::Watch;
 use crate::story::Story;
 use crate::tables::{Conns, Index};
 use crate::trace::Trace;
@@ -140,6 +142,14 @@ pub(crate) enum Ev {
     KeyframeWanted {
         end: End,
         encoder: EncoderId,
+    },
+    /// Whether a feed brought anything.
+    WatchFeed(Watch),
+    Silent {
+        end: End,
+        encoder: EncoderId,
+        feed: u64,
+        silence: Silence,
     },
     /// Round trips are measured.
     Refresh {
@@ -472,6 +482,11 @@ impl World {
                 self.checks.answer_requests(end.host, encoder);
                 self.node_event(end.host, roost::control::Event::KeyframeArrived(encoder));
             }
+            Ev::WatchFeed(watch) if self.awake(watch.end) => self.watch_feed(watch),
+            Ev::Silent { end, encoder, feed, silence } if self.awake(end) => {
+                let event = roost::control::Event::Silent { encoder, feed, silence };
+                self.node_event(end.host, event);
+            }
             Ev::Refresh { end } => self.refresh(end),
             Ev::Tick { end } => self.tick(end),
             Ev::Leased { end, counter } if self.awake(end) => self.leased(end, counter),
@@ -506,6 +521,8 @@ impl World {
             | Ev::Recorded { end, .. }
             | Ev::KeyframeArrived { end, .. }
             | Ev::KeyframeWanted { end, .. }
+            | Ev::WatchFeed(Watch { end, .. })
+            | Ev::Silent { end, .. }
             | Ev::Leased { end, .. } => {
                 if self.lives(end) {
                     self.queue.push(self.now + 50 * MS, event);

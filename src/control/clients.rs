@@ -14,6 +14,7 @@ impl Control {
     ) {
         let mut out = Vec::new();
         let rights = self.rights.read();
+        let trip = |node| self.membership.rtt(node);
         let mut world = World {
             now,
             time: self.clocks.time(now),
@@ -23,6 +24,7 @@ impl Control {
             rights: &rights,
             alive: &self.alive,
             linked: &self.linked,
+            trip: &trip,
             candidates: &self.candidates,
             reluctant: &self.reluctant,
             peers: &self.peers,

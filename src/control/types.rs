@@ -8,6 +8,7 @@ use crate::accounts;
 use crate::admission::{Keypair, PublicKey, Refusal, Roster, Statement};
 use crate::cluster::NodeReport;
 use crate::id::{Boot, EncoderId, NodeId, SessionId};
+use crate::media::Silence;
 use crate::session::host::{self, Route};
 use crate::time::Mono;
 use crate::wire;
@@ -147,6 +148,15 @@ pub enum Event {
     KeyframeWanted(EncoderId),
     /// A keyframe came to this node.
     KeyframeArrived(EncoderId),
+    /// Nothing came to this node from where a stream should come from.
+    Silent {
+        /// Which stream.
+        encoder: EncoderId,
+        /// The feed that brings nothing.
+        feed: u64,
+        /// For how long.
+        silence: Silence,
+    },
     /// Somebody wants the ledger changed.
     Write {
         /// Names the change in [`Effect::Written`].

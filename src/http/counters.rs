@@ -130,6 +130,9 @@ pub(super) fn counters(node: &Node, door: &Door) -> Vec<CounterSample> {
     add("balance_refusals", "Encoders that another node did not take.", "reason", &refused);
     add("registrations", "What became of encoders' claims.", "result", &registrations);
     add("stalls", "Times that this process stood still.", "where", &[("control", host.stalls)]);
+    let help =
+        "Streams that were taken from their agent, since another node brought nothing of them.";
+    add("detours", help, "from", &[("silent", host.detours)]);
     add("keyframe_requests", "Keyframe requests passed on.", "to", &[("encoder", host.keyframes)]);
     let of = &totals.membership;
     let rows = [

@@ -248,6 +248,9 @@ impl Driver {
             }
             HubEvent::Keyframe(encoder) => self.handle(Event::KeyframeWanted(encoder)),
             HubEvent::KeyframeArrived(encoder) => self.handle(Event::KeyframeArrived(encoder)),
+            HubEvent::Silent { encoder, feed, silence } => {
+                self.handle(Event::Silent { encoder, feed, silence });
+            }
         }
     }
 
@@ -344,12 +347,14 @@ impl Driver {
                 self.relays.route(encoder, None, true);
                 if let Some(ingest) = self.clients.ingest(session) {
                     self.attached.insert(encoder, session);
-                    ingest.attach(hub, feed, timeline);
+                    ingest.attach(hub.clone(), feed, timeline);
+                    tokio::spawn(hub.watch(feed));
                 }
             }
             Route::Relay { via, feed, timeline } => {
                 hub.next_feed(feed, timeline);
                 self.relays.route(encoder, Some(Source { via, feed, timeline }), true);
+                tokio::spawn(hub.watch(feed));
             }
         }
     }

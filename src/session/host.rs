@@ -20,6 +20,7 @@ mod publish;
 mod register;
 mod rights;
 mod settle;
+mod silent;
 mod spread;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ mod types;
 pub use drain::{DrainState, Stuck, Way};
 pub use moves::{Cause, Order, Outcome};
 pub use publish::Publication;
+use silent::Detour;
 pub use types::{Counters, Effect, Note, Route, World};
 
 /// An assignment counts as load of its node until the directory shows it, at most this long.
@@ -94,6 +96,7 @@ struct Stream {
     watched_until: Option<Mono>,
     route: Route,
     keyframes: KeyframeGate,
+    detour: Detour,
 }
 
 /// This node is home.
@@ -580,6 +583,7 @@ impl Stream {
             watched_until: None,
             route: Route::None,
             keyframes: KeyframeGate::new(),
+            detour: Detour::default(),
         }
     }
 }

@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::directory::SourceState;
 use crate::id::NodeId;
-use crate::media::REQUEST_INTERVAL;
+use crate::media::{Pace, REQUEST_INTERVAL};
 use crate::session::SILENCE_WATCHED;
 use crate::session::leg::{Book, DIAL_DEADLINE, DIAL_STAGGER, DIALS_MAX, LegId, Pulse};
 use crate::time::{Mono, earlier};
@@ -25,8 +25,6 @@ pub use types::{Config, Effect, Event, Lacks, Note};
 /// The picture counts as standing still after this long, at the least: below it, jitter looks
 /// like a dead node. A needless request to next costs one group of pictures.
 pub const STALL_MIN: Duration = Duration::from_millis(120);
-/// Frame intervals without a frame that count as standing still.
-const STALL_INTERVALS: f64 = 2.5;
 /// With no picture from home and next though they answer, every other node is asked after this
 /// long.
 const ASK_ALL: Duration = Duration::from_millis(1200);
@@ -70,7 +68,7 @@ pub struct Viewer {
     flowing_since: Mono,
     /// When the stream was first asked for.
     asked_at: Option<Mono>,
-    interval: Duration,
+    pace: Pace,
     dialled_at: Option<Mono>,
     look: Option<look::Look>,
     /// When this process last stood still: what did not come until then proves nothing.
@@ -98,7 +96,7 @@ impl Viewer {
             wished: None,
             flowing_since: Mono(0),
             asked_at: None,
-            interval: Duration::from_millis(66),
+            pace: Pace::default(),
             dialled_at: None,
             look: None,
             woke: Mono(0),
@@ -277,9 +275,7 @@ impl Viewer {
             if gap >= self.stall_limit() {
                 self.flowing_since = now;
             }
-            let gap = gap.min(Duration::from_secs(1));
-            // A slow average over some twenty frames: one late frame must not raise it.
-            self.interval = (self.interval * 19 + gap.min(self.interval * 3)) / 20;
+            self.pace.came_after(gap);
         }
         self.fresh = Some(now);
         self.told = None;
@@ -499,7 +495,7 @@ impl Viewer {
     }
 
     fn stall_limit(&self) -> Duration {
-        self.interval.mul_f64(STALL_INTERVALS).max(STALL_MIN)
+        self.pace.still_after(STALL_MIN)
     }
 
     fn dial(&mut self, now: Mono, node: Option<NodeId>, addr: String, effects: &mut Vec<Effect>) {

@@ -10,6 +10,7 @@ use crate::harness::capture::{Capture, Datagram, quic};
 use crate::harness::lan::{Host, Lan, all_up};
 use crate::harness::process::{Process, finish};
 use crate::harness::{PATIENCE, wait_for, wait_until};
+use crate::trust::cut;
 
 const NOT_ALLOWED: Option<i32> = Some(5);
 const NAMES: [&str; 3] = ["cam-1", "cam-2", "cam-3"];
@@ -240,6 +241,30 @@ fn a_home_that_is_cut_off_is_left_and_does_not_win_the_stream_back() {
         wait_until(PATIENCE, "all see all again", || all_up(&nodes));
         assert_eq!(home_of(&at, "cam-1"), moved, "{way}");
     }
+}
+
+#[test]
+fn who_reaches_next_alone_sees_on_though_next_does_not_reach_home() {
+    let Some(mut lan) = Lan::start() else { return };
+    let nodes = lan.nodes(3);
+    let (camera, client) = (lan.host("camera"), lan.host("client"));
+    let string = nodes[0].0.invite(&["--client"]);
+    let _encoder = camera.encode("cam-1", &string, &nodes[2].0);
+    let witness = &nodes[0].0;
+    let (report, home) = std::thread::scope(|scope| {
+        // Longer than next stays on its detour: home is tried again meanwhile.
+        let watch = scope.spawn(|| client.watch("cam-1", &string, "14s", &[]));
+        wait_until(PATIENCE, "it is watched", || {
+            witness.encoder("cam-1").is_some_and(|encoder| encoder["state"] == "live")
+        });
+        std::thread::sleep(WARM_AFTER);
+        let (home, next, _) = place_of(witness, "cam-1").expect("it has a place");
+        cut(&[&node_of(&nodes, &home).0], &[&node_of(&nodes, &next).0, &client]);
+        (watch.join().expect("the viewer reports"), home)
+    });
+    assert_eq!(home_of(&node_of(&nodes, &home).0, "cam-1"), Some(home), "{report}");
+    assert!(gaps(&report).iter().all(|ms| *ms < GAP_BAR_MS), "{report}");
+    assert!(report["frames"].as_u64() > Some(100), "{report}");
 }
 
 #[test]

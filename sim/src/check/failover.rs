@@ -11,6 +11,17 @@ const HEALED: u64 = SEC;
 /// Who was refused by a node, and may watch now, is let in by it after this time at the latest.
 const LET_IN: u64 = 7 * SEC;
 
+/// What becomes of home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It is gone, or stands still.
+    Ends,
+    /// It goes on, and the viewer does not reach it.
+    Cut,
+    /// Nor does next, which reaches the encoder.
+    CutFromNext,
+}
+
 /// A viewer sees a new picture by then.
 #[derive(Debug)]
 pub(crate) struct Expected {
@@ -20,8 +31,7 @@ pub(crate) struct Expected {
     next: usize,
     at: u64,
     by: u64,
-    /// Home goes on, and the viewer does not reach it.
-    cut: bool,
+    end: Ending,
 }
 
 impl World {
@@ -49,9 +59,14 @@ impl World {
             let apart = |a: usize, b: usize| {
                 self.active.values().any(|active| active.cuts.contains(&(a, b)))
             };
+            let end = match cut {
+                false => Ending::Ends,
+                true if apart(home, next) => Ending::CutFromNext,
+                true => Ending::Cut,
+            };
             let befell = match cut {
                 true => {
-                    let others = [(encoder, next), (encoder, home), (host, next), (home, next)];
+                    let others = [(encoder, next), (encoder, home), (host, next)];
                     apart(host, home) && !others.iter().any(|(a, b)| apart(*a, *b))
                 }
                 false => {
@@ -68,7 +83,7 @@ impl World {
             if fine {
                 // Of whom the cut befell, it is the last that does.
                 let at = self.now + u64::from(cut);
-                let by = self.now + if cut { limit / 2 } else { limit };
+                let by = self.now + if end == Ending::Cut { limit / 2 } else { limit };
                 self.checks.pictures.push(Expected {
                     viewer: v,
                     encoder: e,
@@ -76,7 +91,7 @@ impl World {
                     next,
                     at,
                     by,
-                    cut,
+                    end,
                 });
             }
         }
@@ -90,7 +105,7 @@ impl World {
         waiting.retain(|expected| {
             let seen = self.viewers[expected.viewer].seen;
             if seen.taken > expected.at {
-                healed.push((expected.cut, seen.longest_gap));
+                healed.push((expected.end, seen.longest_gap));
                 let home = self.home_of(expected.encoder);
                 let other = |home| home != expected.next && home != expected.home;
                 if home.is_some_and(other) && self.is_quiet_since(expected) {
@@ -113,11 +128,12 @@ impl World {
             true
         });
         self.checks.pictures = waiting;
-        for (cut, gap) in healed {
-            match cut {
-                true => self.mark("a viewer is cut off from home, and next serves it"),
-                false => self.mark("next takes over"),
-            }
+        for (end, gap) in healed {
+            self.mark(match end {
+                Ending::Ends => "next takes over",
+                Ending::Cut => "a viewer is cut off from home, and next serves it",
+                Ending::CutFromNext => "next is cut off from home, and serves who reaches it only",
+            });
             self.measure("ms without a picture when home ends", gap / MS);
         }
         if let Some(text) = late {

@@ -38,6 +38,7 @@ pub const MARKS: &[&str] = &[
     "fault: right to send taken",
     "fault: client told to stop",
     "a viewer is cut off from home, and next serves it",
+    "next is cut off from home, and serves who reaches it only",
     "a room is at one node",
     "who comes is led to others of its room",
     "an encoder is moved to even out",

@@ -173,6 +173,9 @@ impl Host {
             return;
         }
         self.last_feed = feed;
+        if stream.overlap(&route, world.now.mono) {
+            self.timed.insert(encoder);
+        }
         stream.route = route.clone();
         stream.keyframes = stream.keyframes.anew();
         effects.push(Effect::Route(encoder, route));
@@ -197,7 +200,8 @@ impl Host {
         if let Some(warm) = &mut stream.warm {
             let also = !at_home
                 && watched
-                && matches!(stream.route, Route::Local { session, .. } if session == warm.session);
+                && (stream.detour.overlaps(now)
+                    || matches!(stream.route, Route::Local { session, .. } if session == warm.session));
             let demand = wire::Demand { watched: watched && !at_home, also, viewers };
             let silent = warm.told.is_none() && !demand.watched;
             if warm.told.as_ref() != Some(&demand) && !silent {
@@ -233,11 +237,12 @@ impl Stream {
             } else {
                 world.linked.iter().find(reaches).copied()
             };
-            if let Some(via) = via {
+            let detours = self.detour.is_taken() && self.stands_by().is_some();
+            if let Some(via) = via.filter(|_| !detours) {
                 return Route::Relay { via, feed, timeline };
             }
         }
-        match self.warm.as_ref().filter(|warm| warm.unconfirmed.is_none()) {
+        match self.stands_by() {
             Some(warm) => {
                 Route::Local { session: warm.session, feed, timeline: warm.epoch.instance }
             }

@@ -10,6 +10,7 @@ use crate::admission::{Keypair, Roster, Session, issue_credential, issue_session
 use crate::directory::{Directory, Header};
 use crate::grow::Later;
 use crate::id::{AccountId, ActorId, Boot, InviteId, RecordId};
+use crate::media::Silence;
 use crate::placement::{Candidate, Media};
 use crate::session::HELLO_DEADLINE;
 use crate::time::Now;
@@ -73,6 +74,7 @@ impl Trial {
             roster: &self.roster,
             alive: &self.alive,
             linked: &self.alive,
+            trip: &|_| Some(Duration::from_millis(10)),
             candidates: &self.candidates,
             reluctant: &self.reluctant,
             peers: &PeerList::default(),
@@ -660,13 +662,23 @@ impl Trial {
 
     /// This start of another node says under which epoch CAM is at home there, if it is.
     fn said_by(&mut self, at: NodeId, boot: Boot, epoch: Option<Epoch>) -> Vec<Effect> {
+        self.claims(at, boot, epoch.map(|epoch| (epoch, SourceState::Ready)))
+    }
+
+    /// The same, with what the source does.
+    fn claims(
+        &mut self,
+        at: NodeId,
+        boot: Boot,
+        claim: Option<(Epoch, SourceState)>,
+    ) -> Vec<Effect> {
         let mut other = Directory::new(at, boot);
         other.put_header(Header::default());
-        let entry = epoch.map(|epoch| crate::directory::Entry {
+        let entry = claim.map(|(epoch, source)| crate::directory::Entry {
             name: "cam".into(),
             epoch,
             next: None,
-            source: SourceState::Ready,
+            source,
             viewers: 0,
             why: String::new(),
             stays: false,
@@ -684,6 +696,92 @@ impl Trial {
         }
         self.call(|host, world, out| host.encoder_changed(world, CAM, out))
     }
+}
+
+/// Where CAM is taken from, if that changed: another node, or the agent's leg; and by which feed.
+fn taken(effects: &[Effect]) -> Option<(Option<NodeId>, u64)> {
+    effects.iter().rev().find_map(|effect| match effect {
+        Effect::Route(CAM, Route::Relay { via, feed, .. }) => Some((Some(*via), *feed)),
+        Effect::Route(CAM, Route::Local { feed, .. }) => Some((None, *feed)),
+        _ => None,
+    })
+}
+
+/// Whether the agent on the first session is asked to send, though it is at home elsewhere.
+fn sends_also(effects: &[Effect]) -> Option<bool> {
+    effects.iter().rev().find_map(|effect| match effect {
+        Effect::Send(SessionId(1), NodeMessage::Demand(demand)) => Some(demand.also),
+        _ => None,
+    })
+}
+
+impl Trial {
+    /// A stream that is watched here and at home at node 2 comes from there.
+    fn relayed(&mut self) -> u64 {
+        self.claimed_by(node(2), epoch(1));
+        let effects = self.call(|host, world, out| host.viewers(world, CAM, 1, out));
+        let (via, feed) = taken(&effects).unwrap();
+        assert_eq!(via, Some(node(2)));
+        feed
+    }
+
+    fn silent(&mut self, feed: u64, silence: Silence) -> Vec<Effect> {
+        self.call(|host, world, out| host.silent(world, CAM, feed, silence, out))
+    }
+}
+
+#[test]
+fn a_stream_that_home_does_not_bring_to_who_stands_by_comes_from_the_agent_itself() {
+    let mut trial = Trial::new(3);
+    trial.welcome(1);
+    trial.register(1, Role::Next, epoch(1));
+    let feed = trial.relayed();
+    let quarter = Duration::from_millis(250);
+    assert_eq!(taken(&trial.silent(feed + 1, Silence::After(quarter))), None, "no feed of ours");
+    let effects = trial.silent(feed, Silence::After(quarter));
+    let (from, local) = taken(&effects).unwrap();
+    assert_eq!((from, sends_also(&effects)), (None, Some(true)));
+    // Five seconds later home is tried again; the agent goes on until that has shown whether it brings
+    // anything.
+    trial.ms += 5000;
+    let effects = trial.wake();
+    let (from, again) = taken(&effects).unwrap();
+    assert_eq!((from, sends_also(&effects)), (Some(node(2)), None));
+    assert_eq!(taken(&trial.silent(local, Silence::After(quarter))), None, "it is over");
+    let effects = trial.silent(again, Silence::Never(quarter));
+    assert_eq!((taken(&effects).unwrap().0, sends_also(&effects)), (None, None));
+    trial.ms += 5000;
+    assert_eq!(taken(&trial.wake()).unwrap().0, Some(node(2)));
+    trial.ms += 2000;
+    let effects = trial.wake();
+    assert_eq!((taken(&effects), sends_also(&effects)), (None, Some(false)));
+    assert_eq!((trial.host.counters.detours, trial.host.next_wake()), (2, None));
+}
+
+#[test]
+fn who_stands_by_and_sends_nothing_either_is_not_asked_for_long() {
+    let mut trial = Trial::new(3);
+    trial.welcome(1);
+    trial.register(1, Role::Next, epoch(1));
+    let feed = trial.relayed();
+    let second = Duration::from_secs(1);
+    let (from, feed) = taken(&trial.silent(feed, Silence::After(second))).unwrap();
+    assert_eq!(from, None);
+    assert_eq!(taken(&trial.silent(feed, Silence::Never(second / 2))), None);
+    let (from, feed) = taken(&trial.silent(feed, Silence::Never(second))).unwrap();
+    assert_eq!(from, Some(node(2)));
+    assert_eq!(taken(&trial.silent(feed, Silence::Never(second))), None, "not again at once");
+    trial.ms += 5000;
+    assert_eq!(taken(&trial.wake()), None);
+    assert_eq!(taken(&trial.silent(feed, Silence::Never(second))).unwrap().0, None);
+    // A camera without a picture brings none anywhere.
+    let mut trial = Trial::new(3);
+    trial.welcome(1);
+    trial.register(1, Role::Next, epoch(1));
+    let unplugged = SourceState::NoSignal("unplugged".into());
+    let feed = trial.relayed();
+    trial.claims(node(2), Boot(2), Some((epoch(1), unplugged)));
+    assert_eq!(taken(&trial.silent(feed, Silence::After(second))), None);
 }
 
 fn outcome(effects: &[Effect]) -> Option<Outcome> {

@@ -60,7 +60,8 @@ impl Host {
             if orphan_over {
                 stream.home = None;
             }
-            if linger_over || orphan_over || reachable_again {
+            let detour_over = stream.detour.passes(now);
+            if linger_over || orphan_over || reachable_again || detour_over {
                 self.settle(world, encoder, effects);
             }
             if self.streams.get(&encoder).is_some_and(|stream| stream.due().is_some()) {
@@ -77,6 +78,7 @@ impl Stream {
         let reachable = claim.and_then(|claim| claim.unreachable.values().min().copied());
         let session = earlier(earlier(self.watched_until, orphaned), reachable);
         let routed = self.route != Route::None;
-        earlier(session, self.keyframes.next_wake().filter(|_| routed))
+        let media = earlier(self.detour.due(), self.keyframes.next_wake().filter(|_| routed));
+        earlier(session, media)
     }
 }

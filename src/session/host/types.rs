@@ -30,6 +30,8 @@ pub struct World<'a> {
     pub alive: &'a BTreeSet<NodeId>,
     /// Nodes with a working link.
     pub linked: &'a BTreeSet<NodeId>,
+    /// The latest round trip of the link to a node, if it is known.
+    pub trip: &'a dyn Fn(NodeId) -> Option<Duration>,
     /// Alive nodes that take encoders, with their load.
     pub candidates: &'a [Candidate],
     /// Alive nodes that are drained or cordoned: for want of any other, they do.
@@ -143,6 +145,8 @@ pub struct Counters {
     pub moves_failed: u64,
     /// Keyframe requests passed on.
     pub keyframes: u64,
+    /// Times that a stream was taken from its agent, since another node brought nothing of it.
+    pub detours: u64,
 }
 
 impl Route {
