@@ -211,6 +211,14 @@ impl Hub {
         self.places.values().map(|place| place.viewers).sum()
     }
 
+    /// The native viewers among them.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = SessionId> {
+        self.places.keys().filter_map(|receiver| match receiver {
+            Receiver::Session(session) => Some(*session),
+            Receiver::Flow(..) | Receiver::Browser(_) => None,
+        })
+    }
+
     /// Takes a place; returns the group so far.
     pub(crate) fn subscribe(&mut self, now: u64, receiver: Receiver, viewers: u32) -> Vec<Frame> {
         if now > self.pushed + FRESH {

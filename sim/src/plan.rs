@@ -334,16 +334,17 @@ impl Plan {
             item.at_ms += CALM_MS;
             item.until_ms = item.until_ms.map(|until_ms| until_ms + CALM_MS);
         }
-        let e = rng.random_range(0..plan.encoders);
-        let (fault, lasts) = match rng.random_range(0..5) {
+        // One that somebody watches.
+        let e = rng.random_range(0..plan.encoders.min(plan.viewers));
+        let (fault, lasts) = match rng.random_range(0..8) {
             0 => {
                 plan.guarded = true;
                 let by = rng.random_range(0..plan.nodes);
                 (Fault::Mute(by, vec![Who::Encoder(e)]), rng.random_range(14_000..25_000))
             }
             // One of its viewers does not reach home any more, and perhaps next does not, either.
-            which @ (1 | 2) => {
-                let next = (which == 2).then_some(Who::Next(e));
+            which @ 1..=5 => {
+                let next = (which > 2).then_some(Who::Next(e));
                 let (from, to) = (next.into_iter().chain([Who::Viewer(e)]), vec![Who::Home(e)]);
                 let fault = Fault::Cut { from: from.collect(), to, one_way: false };
                 (fault, rng.random_range(2_000..8_000))

@@ -448,8 +448,9 @@ impl Viewer {
         let stalled_for = since.map_or(Duration::ZERO, |at| now.since(at.max(self.woke)));
         let limit = if self.fresh.is_some() { self.stall_limit() } else { SETTLE };
         let stalled = stalled_for >= limit;
-        let home_leg = self.legs.values().any(|leg| leg.node == home && leg.welcomed);
         let speaks = |leg: &Leg| leg.welcomed && !leg.pulse.silent(now);
+        // From a silent one nothing will come: it is no reason to let go of who shows the picture.
+        let home_leg = self.legs.values().any(|leg| leg.node == home && speaks(leg));
         let either = |leg: &Leg| leg.node.is_some() && (leg.node == home || leg.node == next);
         let both_silent = !self.legs.values().any(|leg| either(leg) && speaks(leg));
         let settled = !stalled && now.since(self.flowing_since) >= SETTLE;

@@ -1,12 +1,19 @@
 //! A watched stream goes on when its home ends.
 
+use roost::directory::SourceState;
+use roost::id::SessionId;
+
 use super::SLACK;
+use crate::media::Hub;
 use crate::net::{MS, SEC};
 use crate::plan::Fault;
 use crate::world::World;
 
 /// From the end of home to the first picture taken after it, where nodes are near.
 const HEALED: u64 = SEC;
+
+/// So long is looked at whether a viewer is shown on what next alone shows it.
+const ONWARD: u64 = 3 * SEC;
 
 /// Who was refused by a node, and may watch now, is let in by it after this time at the latest.
 const LET_IN: u64 = 7 * SEC;
@@ -32,6 +39,8 @@ pub(crate) struct Expected {
     at: u64,
     by: u64,
     end: Ending,
+    /// Since when it comes, from next, though home goes on.
+    shown: Option<u64>,
 }
 
 impl World {
@@ -74,9 +83,12 @@ impl World {
                     hosts.contains(&home) && spared.iter().all(|host| !hosts.contains(host))
                 }
             };
+            // From a source that says it has no picture none is asked for in another way.
+            let sends = end != Ending::CutFromNext || self.encoders[e].signal == SourceState::Ready;
             let fine = self.all_allow(v)
                 && let_in
                 && befell
+                && sends
                 && self.reach(encoder, next)
                 && self.reach(host, next)
                 && viewer.seen.fresh_at + 500 * MS > self.now;
@@ -92,6 +104,7 @@ impl World {
                     at,
                     by,
                     end,
+                    shown: None,
                 });
             }
         }
@@ -102,8 +115,18 @@ impl World {
         let mut late = None;
         let mut healed = Vec::new();
         let mut passed_over = None;
-        waiting.retain(|expected| {
+        let mut let_go = None;
+        waiting.retain_mut(|expected| {
             let seen = self.viewers[expected.viewer].seen;
+            if let Some(since) = expected.shown {
+                if self.now > since + ONWARD || !self.is_still_cut(expected) {
+                    return false;
+                }
+                if !self.is_shown_by(expected.next, self.host_of_viewer(expected.viewer)) {
+                    let_go = Some(expected.viewer);
+                }
+                return true;
+            }
             if seen.taken > expected.at {
                 healed.push((expected.end, seen.longest_gap));
                 let home = self.home_of(expected.encoder);
@@ -111,7 +134,8 @@ impl World {
                 if home.is_some_and(other) && self.is_quiet_since(expected) {
                     passed_over = Some(expected.encoder);
                 }
-                return false;
+                expected.shown = Some(self.now);
+                return expected.end != Ending::Ends && self.is_still_cut(expected);
             }
             // Whoever may not watch any more is shown nothing.
             if !self.is_quiet_since(expected) || !self.all_allow(expected.viewer) {
@@ -138,9 +162,34 @@ impl World {
         }
         if let Some(text) = late {
             self.fail("failover", text);
+        } else if let Some(v) = let_go {
+            let text = format!("viewer{v} let go of next, which alone shows it anything");
+            self.fail("failover", text);
         } else if let Some(e) = passed_over {
             self.fail("failover", format!("home of cam{e} ended, and next was passed over"));
         }
+    }
+
+    /// Home goes on as home, its viewer does not reach it, and sees what next shows.
+    fn is_still_cut(&self, expected: &Expected) -> bool {
+        let host = self.host_of_viewer(expected.viewer);
+        let next = self.nodes[expected.next].id;
+        self.is_quiet_since(expected)
+            && self.all_allow(expected.viewer)
+            && self.runs(expected.home)
+            && self.home_of(expected.encoder) == Some(expected.home)
+            && !self.reach(host, expected.home)
+            && self.reach(host, expected.next)
+            && self.viewers[expected.viewer].machine.as_ref().and_then(|it| it.via()) == Some(next)
+    }
+
+    /// This node gives pictures to a client on that host.
+    fn is_shown_by(&self, node: usize, host: usize) -> bool {
+        let of = |session: &SessionId| {
+            let at = self.nodes[node].sessions.get(session);
+            at.and_then(|at| self.conns.get(&at.conn)).is_some_and(|it| it.ends[0].host == host)
+        };
+        self.nodes[node].hubs.values().flat_map(Hub::sessions).any(|session| of(&session))
     }
 
     /// Nothing befell next and whoever sends to it or watches there.

@@ -21,6 +21,7 @@ struct Trial {
     source: SourceState,
     closed: Vec<NodeId>,
     watches: Vec<NodeId>,
+    left: Vec<NodeId>,
     wishes: Vec<NodeId>,
 }
 
@@ -43,6 +44,7 @@ impl Trial {
             source: SourceState::Ready,
             closed: Vec::new(),
             watches: Vec::new(),
+            left: Vec::new(),
             wishes: Vec::new(),
         }
     }
@@ -126,6 +128,7 @@ impl Trial {
                     }
                     Ok(ClientMessage::Keyframe(_)) => self.wishes.extend(self.legs.get(&leg)),
                     Ok(ClientMessage::Watch(_)) => self.watches.extend(self.legs.get(&leg)),
+                    Ok(ClientMessage::Unwatch(_)) => self.left.extend(self.legs.get(&leg)),
                     _ => {}
                 },
                 Effect::Datagram(leg, body) => {
@@ -421,6 +424,20 @@ fn a_node_that_was_started_anew_is_gone_to_before_the_leg_to_its_former_life_is_
     trial.pass(2000);
     let leg = trial.leg(NEXT).expect("another leg");
     assert!(leg > former);
+}
+
+#[test]
+fn next_is_watched_for_as_long_as_home_is_silent() {
+    let mut trial = Trial::new();
+    (trial.silent, trial.frames_from) = (vec![HOME], None);
+    trial.pass(300);
+    assert!(trial.watches.contains(&NEXT));
+    trial.frames_from = Some(NEXT);
+    trial.pass(3000);
+    assert!(!trial.left.contains(&NEXT), "there is no other picture");
+    trial.silent.clear();
+    trial.pass(5000);
+    assert!(trial.left.contains(&NEXT), "home speaks again");
 }
 
 #[test]
