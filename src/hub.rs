@@ -275,6 +275,13 @@ impl Hub {
         lock(&self.inner).feed
     }
 
+    /// Whether frames of this feed are of use: it is in force, or is to be.
+    pub fn takes(&self, feed: u64) -> bool {
+        let inner = lock(&self.inner);
+        let coming = inner.coming.as_ref().is_some_and(|coming| coming.feed == feed);
+        feed != 0 && (inner.feed == feed || coming)
+    }
+
     /// Hands a frame of `feed` to every receiver and keeps it for newcomers. Frames of any other
     /// feed are counted and dropped.
     pub fn push(&self, feed: u64, frame: Arc<Frame>) {
@@ -603,7 +610,7 @@ mod tests {
         assert!(never(2 * SEAMLESS, again), "{again:?}");
         hub.push(1, frame(0, false));
         let said = silent(events.recv().await);
-        let after = matches!(said, Some((1, Silence::After(silent))) if silent < 2 * SEAMLESS);
+        let after = matches!(said, Some((1, Silence::After(silent))) if silent < 4 * SEAMLESS);
         assert!(after, "{said:?}");
         hub.next_feed(2, 7);
         // Nobody speaks for the feed that is over.

@@ -35,7 +35,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(20);
 pub const HOLES_MAX: usize = 512;
 
 /// After a pause this long a jump of the sequence number is no loss: the sender took up again what
-/// it had left to others, and has nothing of what lies between.
+/// it had left to others, and has nothing of what lies between, or begins with its last group of
+/// pictures, whether or not a part of that has come before.
 pub const PAUSE: Duration = Duration::from_secs(1);
 
 /// A jump of the sequence number beyond this is another numbering, not loss (RFC 3550 §A.1).
@@ -125,7 +126,7 @@ impl Assembler {
         let mut number = self.numbers.unwrap(packet.sequence);
         let paused = self.heard.replace(now).is_some_and(|heard| now.since(heard) > PAUSE);
         if before.highest.is_some_and(|highest| {
-            number.abs_diff(highest) > MAX_GAP || paused && number > highest + 1
+            number.abs_diff(highest) > MAX_GAP || paused && number != highest + 1
         }) {
             self.flush(&mut out);
             self.restarts += 1;
@@ -486,6 +487,22 @@ mod tests {
         assert_eq!(take(10_040, &sent[4]).len(), 1);
         assert!(assembler.ask(at(10_040), TRIP).is_empty());
         assert_eq!((assembler.lost, assembler.restarts), (0, 1));
+    }
+
+    #[test]
+    fn a_sender_that_takes_up_again_after_a_pause_may_begin_with_what_it_had_sent_before() {
+        let sent = frames(10, &[2, 2, 2]);
+        let mut assembler = Assembler::new();
+        let mut take = |ms, frame: &Frame| -> Vec<Assembled> {
+            let packets = frame.packets.iter().cloned();
+            packets.flat_map(|packet| assembler.push(at(ms), TRIP, packet)).collect()
+        };
+        // The group of pictures so far: without its keyframe what follows is of no use.
+        assert_eq!(take(0, &sent[0]).len(), 1);
+        assert_eq!(take(40, &sent[1]).len(), 1);
+        let again: usize = sent.iter().map(|frame| take(2_000, frame).len()).sum();
+        assert_eq!(again, 3);
+        assert_eq!((assembler.lost, assembler.late, assembler.restarts), (0, 0, 1));
     }
 
     #[test]

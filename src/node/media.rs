@@ -142,8 +142,9 @@ impl Ingest {
                 continue;
             }
             match &inner.target {
-                Some((hub, feed)) => hub.push(*feed, frame),
-                None => {
+                Some((hub, feed)) if hub.takes(*feed) => hub.push(*feed, frame),
+                // It comes from elsewhere now, or from nowhere: the route may be about to change.
+                _ => {
                     inner.early.push(frame);
                     inner.early_at = self.turning.now();
                 }

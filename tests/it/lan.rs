@@ -276,7 +276,7 @@ fn media_flows_at_next_without_another_handshake_when_home_is_lost() {
     let capture = Capture::start(&lan);
     let _encoder = camera.encode("cam-1", &string, &nodes[2].0);
     let Blow { report, at, home, next, epochs: (before, after) } =
-        freeze_home_while(&nodes, "cam-1", || true, || client.watch("cam-1", &string, "6s", &[]));
+        freeze_home_while(&nodes, "cam-1", || true, || client.watch("cam-1", &string, "8s", &[]));
     assert!(after > before, "the epoch was {before} and is {after}");
     assert!(gaps(&report).iter().all(|ms| *ms < GAP_BAR_MS), "{report}");
     let cause = report["gaps"][0]["cause"].as_str().unwrap_or_default();
