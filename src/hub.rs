@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::flow::{Sent, is_after};
 use crate::id::EncoderId;
@@ -95,6 +95,8 @@ pub struct Hub {
     encoder: EncoderId,
     shared: Arc<Shared>,
     inner: Mutex<Inner>,
+    /// Frames come again after a silence, or are to come from elsewhere.
+    turned: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -172,7 +174,7 @@ impl Hubs {
         hubs.entry(encoder)
             .or_insert_with(|| {
                 let shared = self.shared.clone();
-                Arc::new(Hub { encoder, shared, inner: Mutex::default() })
+                Arc::new(Hub { encoder, shared, inner: Mutex::default(), turned: Notify::new() })
             })
             .clone()
     }
@@ -248,6 +250,7 @@ impl Hub {
             inner.timeline = timeline;
             inner.fed = None;
             inner.cache.reset();
+            self.turned.notify_waiters();
         }
     }
 
@@ -305,7 +308,9 @@ impl Hub {
         if let Some(last) = inner.pushed.replace(now) {
             inner.pace.came_after(now - last);
         }
-        inner.fed = Some(now);
+        if inner.fed.replace(now).is_none_or(|last| now - last >= SEAMLESS) {
+            self.turned.notify_waiters();
+        }
         if frame.keyframe && !inner.receivers.is_empty() {
             let _ = self.shared.events.send(HubEvent::KeyframeArrived(self.encoder));
         }
@@ -323,13 +328,17 @@ impl Hub {
     pub async fn watch(self: Arc<Self>, feed: u64) {
         let begins = Instant::now();
         let mut told = None;
-        while let Some((fed, limit)) = self.awaited(feed) {
+        loop {
+            // Before the look: what turns meanwhile is not missed.
+            let turned = self.turned.notified();
+            let Some((fed, limit)) = self.awaited(feed) else { return };
             let last = fed.unwrap_or(begins);
             let repeated = told.filter(|(since, _)| *since == last);
             let wait = repeated.map_or(limit, |(_, waited): (Instant, Duration)| waited * 2);
             let silent_for = last.elapsed();
             if silent_for < wait {
-                tokio::time::sleep(wait - silent_for).await;
+                // Over, or as soon as there is something else to wait for.
+                let _ = tokio::time::timeout(wait - silent_for, turned).await;
                 continue;
             }
             told = Some((last, wait));
@@ -610,7 +619,7 @@ mod tests {
         assert!(never(2 * SEAMLESS, again), "{again:?}");
         hub.push(1, frame(0, false));
         let said = silent(events.recv().await);
-        let after = matches!(said, Some((1, Silence::After(silent))) if silent < 4 * SEAMLESS);
+        let after = matches!(said, Some((1, Silence::After(silent))) if silent < 2 * SEAMLESS);
         assert!(after, "{said:?}");
         hub.next_feed(2, 7);
         // Nobody speaks for the feed that is over.

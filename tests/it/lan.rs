@@ -263,6 +263,7 @@ fn who_reaches_next_alone_sees_on_though_next_does_not_reach_home() {
         (watch.join().expect("the viewer reports"), home)
     });
     assert_eq!(home_of(&node_of(&nodes, &home).0, "cam-1"), Some(home), "{report}");
+    assert!(!gaps(&report).is_empty(), "the cut is noticed: {report}");
     assert!(gaps(&report).iter().all(|ms| *ms < GAP_BAR_MS), "{report}");
     assert!(report["frames"].as_u64() > Some(100), "{report}");
 }
