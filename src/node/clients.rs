@@ -266,10 +266,17 @@ impl Clients {
 
     /// This node stood still: nothing that waits is current.
     pub(super) fn forget_media(&self) {
-        for client in self.sessions().values() {
-            client.ingest.forget();
-        }
-        self.publishers().values().for_each(|speaker| speaker.ingest.forget());
+        self.each_ingest(Ingest::forget);
+    }
+
+    /// Lets go of media that no route has asked for in time.
+    pub(super) fn sweep(&self) {
+        self.each_ingest(Ingest::sweep);
+    }
+
+    fn each_ingest(&self, act: impl Fn(&Ingest)) {
+        self.sessions().values().for_each(|client| act(&client.ingest));
+        self.publishers().values().for_each(|speaker| act(&speaker.ingest));
     }
 
     /// Clients that did not read, and frames dropped after a stall.

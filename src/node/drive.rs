@@ -369,6 +369,7 @@ impl Driver {
         let rtts = self.net.links().into_iter().map(|(node, stats)| (node, stats.rtt)).collect();
         self.handle(Event::Rtt(rtts));
         self.hubs.sweep();
+        self.clients.sweep();
         self.totals.store(Arc::new(Totals {
             control: *self.control.counters(),
             host: self.control.clients().counters,

@@ -161,11 +161,7 @@ impl Ingest {
     pub(super) fn attach(&self, hub: Arc<Hub>, feed: u64, timeline: u64) {
         let mut inner = self.lock();
         hub.next_feed(feed, timeline);
-        if self.turning.now().since(inner.early_at) > EARLY_KEEP {
-            let old = u64::try_from(inner.early.frames().len()).unwrap_or(u64::MAX);
-            self.stale.fetch_add(old, Ordering::Relaxed);
-            inner.early.reset();
-        }
+        self.forget_old(&mut inner);
         for frame in inner.early.frames() {
             hub.push(feed, frame.clone());
         }
@@ -183,6 +179,19 @@ impl Ingest {
     /// What came early is too old to show.
     pub(super) fn forget(&self) {
         self.lock().early.reset();
+    }
+
+    /// Lets go of what came early if no route has asked for it in time.
+    pub(super) fn sweep(&self) {
+        self.forget_old(&mut self.lock());
+    }
+
+    fn forget_old(&self, inner: &mut Inner) {
+        if self.turning.now().since(inner.early_at) > EARLY_KEEP {
+            let old = u64::try_from(inner.early.frames().len()).unwrap_or(u64::MAX);
+            self.stale.fetch_add(old, Ordering::Relaxed);
+            inner.early.reset();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -222,5 +231,30 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::Frame;
+
+    #[test]
+    fn media_that_no_route_asks_for_is_let_go_of_and_counted() {
+        let began = Instant::now().checked_sub(2 * EARLY_KEEP).expect("up for that long");
+        let turning = Turning { origin: began, last_ms: AtomicU64::new(0) };
+        turning.turned();
+        let (events, _inbox) = mpsc::unbounded_channel();
+        let ingest = Ingest::new(Arc::new(turning), Hubs::new(events));
+        ingest.open();
+        let packet = Packet { sequence: 1, timestamp: 0, marker: true, payload: vec![0x65].into() };
+        let frame = Frame { packets: vec![packet], keyframe: true };
+        ingest.assembled(vec![Assembled { frame, complete: true, lost: 0 }]);
+        ingest.sweep();
+        assert_eq!(ingest.lock().early.frames().len(), 1, "a route may be on its way");
+        ingest.lock().early_at = Mono(0);
+        ingest.sweep();
+        assert!(ingest.lock().early.frames().is_empty());
+        assert_eq!(ingest.stale.load(Ordering::Relaxed), 1);
     }
 }
