@@ -108,10 +108,25 @@ struct Place {
     newest: Option<(u64, u64)>,
 }
 
+/// When the last picture of a feed came, and whether it was told that none did since.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Fed {
+    pub(crate) at: Option<u64>,
+    pub(crate) silent: bool,
+}
+
+impl Fed {
+    /// True if it had been said to be silent.
+    fn again(&mut self, now: u64) -> bool {
+        self.at = Some(now);
+        std::mem::take(&mut self.silent)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Coming {
     feed: u64,
-    fed: Option<u64>,
+    fed: Fed,
     group: Group,
 }
 
@@ -120,8 +135,7 @@ struct Coming {
 pub(crate) struct Hub {
     pub(crate) feed: u64,
     pub(crate) timeline: u64,
-    /// When its last picture came.
-    fed: Option<u64>,
+    fed: Fed,
     pace: Pace,
     /// The feed that takes over once it has what the one in force has, and its group so far.
     coming: Option<Coming>,
@@ -140,7 +154,7 @@ impl Hub {
         if self.feed != feed {
             self.feed = feed;
             self.timeline = timeline;
-            self.fed = None;
+            self.fed = Fed::default();
             self.group.frames.clear();
             self.begins = true;
         }
@@ -180,19 +194,26 @@ impl Hub {
             return false;
         }
         coming.group.push(frame);
-        coming.fed = Some(now);
         true
     }
 
     /// When the last picture of this feed came, and after how long without one it stands still; none
     /// if it is not taken any more.
-    pub(crate) fn awaited(&self, feed: u64) -> Option<(Option<u64>, u64)> {
-        let fed = match self.coming.as_ref().filter(|it| it.feed == feed) {
-            Some(coming) => coming.fed,
-            None => (self.feed == feed && feed != 0).then_some(self.fed)?,
-        };
+    pub(crate) fn awaited(&mut self, feed: u64) -> Option<(&mut Fed, u64)> {
         let limit = self.pace.still_after(Duration::from_nanos(SEAMLESS)).as_nanos();
-        Some((fed, u64::try_from(limit).unwrap_or(u64::MAX)))
+        Some((self.fed(feed)?, u64::try_from(limit).unwrap_or(u64::MAX)))
+    }
+
+    fn fed(&mut self, feed: u64) -> Option<&mut Fed> {
+        match self.coming.as_mut().filter(|it| it.feed == feed) {
+            Some(coming) => Some(&mut coming.fed),
+            None => (self.feed == feed && feed != 0).then_some(&mut self.fed),
+        }
+    }
+
+    /// A picture of this feed has come; true if the feed had been said to be silent.
+    pub(crate) fn came(&mut self, now: u64, feed: u64) -> bool {
+        self.fed(feed).is_some_and(|fed| fed.again(now))
     }
 
     /// Since when a receiver waits for a keyframe while pictures come.
@@ -260,7 +281,6 @@ impl Hub {
             self.pace.came_after(Duration::from_nanos(now - self.pushed));
         }
         self.pushed = now;
-        self.fed = Some(now);
         self.group.push(frame);
         let mut wants = self.group.frames.is_empty() && !self.places.is_empty();
         let mut to = Vec::new();

@@ -101,14 +101,17 @@ impl World {
         if self.now - self.nodes[ix].turned > LOOP_LATE {
             return;
         }
-        let Some(at) = self.nodes[ix].sessions.get_mut(&session) else { return };
-        match at.ingest.target {
-            Some((encoder, feed)) => {
-                if self.nodes[ix].hubs.get(&encoder).is_some_and(|hub| hub.takes(feed)) {
-                    self.check_serving(ix, frame);
-                }
+        let node = &mut self.nodes[ix];
+        let Some(at) = node.sessions.get_mut(&session) else { return };
+        let takes = |(encoder, feed): &(EncoderId, u64)| {
+            node.hubs.get(encoder).is_some_and(|hub| hub.takes(*feed))
+        };
+        match at.ingest.target.filter(takes) {
+            Some((_, feed)) => {
+                self.check_serving(ix, frame);
                 self.push_frame(ix, feed, frame);
             }
+            // It comes from elsewhere now, or from nowhere: the route may be about to change.
             None => {
                 at.ingest.early.push(frame);
                 at.ingest.early_at = self.now;
@@ -120,8 +123,12 @@ impl World {
     pub(crate) fn push_frame(&mut self, ix: usize, feed: u64, frame: Frame) {
         let end = self.end_of(ix);
         let Some(hub) = self.nodes[ix].hubs.get_mut(&frame.encoder) else { return };
+        let again = hub.came(self.now, feed);
         let (to, wants) = hub.push(self.now, feed, frame);
         let lacking = hub.lacking(self.now);
+        if again {
+            self.watch_feed(Watch::of(end, frame.encoder, feed, self.now));
+        }
         if frame.key {
             self.checks.answer_requests(ix, frame.encoder);
         }
@@ -183,18 +190,23 @@ impl World {
         }
     }
 
-    /// Tells the node whenever a feed stands still, ever more rarely, until it is not awaited any more.
+    /// Tells the node whenever a feed stands still, ever more rarely, until it is not awaited any
+    /// more, or pictures come again and it is watched anew.
     pub(crate) fn watch_feed(&mut self, mut watch: Watch) {
         let Watch { end, encoder, feed, begins, told } = watch;
-        let hub = self.nodes[end.host].hubs.get(&encoder);
+        let hub = self.nodes[end.host].hubs.get_mut(&encoder);
         let Some((fed, limit)) = hub.and_then(|hub| hub.awaited(feed)) else { return };
-        let last = fed.unwrap_or(begins);
-        let mut wait = told.filter(|(since, _)| *since == last).map_or(limit, |(_, wait)| wait * 2);
+        let last = fed.at.unwrap_or(begins);
+        if told.is_some_and(|(since, _)| since != last) {
+            return;
+        }
+        let mut wait = told.map_or(limit, |(_, wait)| wait * 2);
         if self.now >= last + wait {
+            fed.silent = true;
             watch.told = Some((last, wait));
             wait *= 2;
             let silent_for = Duration::from_nanos(self.now - last);
-            let silence = match fed {
+            let silence = match fed.at {
                 Some(_) => Silence::After(silent_for),
                 None => Silence::Never(silent_for),
             };
