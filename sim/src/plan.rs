@@ -446,6 +446,15 @@ impl Plan {
             };
             plan.faults.push(Item { at_ms, until_ms, fault });
         }
+        if rng.random_bool(0.2) {
+            // Somebody who is linked cannot say that it knows the new key.
+            let at_ms = CALM_MS + rng.random_range(0..20_000);
+            let (a, b) = (rng.random_range(0..plan.nodes), rng.random_range(0..plan.nodes));
+            let until_ms = Some(at_ms + rng.random_range(15_000..30_000));
+            let still = Fault::Freeze(vec![Who::Node(b)]);
+            plan.faults.push(Item { at_ms, until_ms, fault: still });
+            plan.faults.push(Item { at_ms: at_ms + 20, until_ms: None, fault: Fault::Rotate(a) });
+        }
         plan
     }
 

@@ -8,8 +8,9 @@ use crate::world::World;
 /// What is counted is counted over so long.
 const WINDOW: u64 = 10 * SEC;
 /// So often at most a host dials one address: the first waits are short, and begin anew when it
-/// hears that the node is there again.
-const DIALS: usize = 25;
+/// hears that the node is there again. Most dials has a node that is shut out twice within this
+/// time, 26, for it dials who let it in as a member and as an address that it was given.
+const DIALS: usize = 30;
 /// So often at most an agent asks for a place.
 const ASKS: usize = 30;
 /// So many messages at most go one way between a client and a node, some three times of what is

@@ -149,6 +149,8 @@ pub(crate) struct Checks {
     pub(crate) blurred: BTreeSet<Key>,
     /// Records that somebody may have enabled or not.
     pub(crate) unsure: BTreeSet<Key>,
+    /// Since when all that are linked to a node know the key that it is to take.
+    pub(crate) key_known: BTreeMap<usize, u64>,
     /// When rights were changed last.
     pub(crate) judged_at: u64,
     /// What happened, and how often.
@@ -233,6 +235,7 @@ impl World {
         self.note_rough();
         self.check_twins();
         self.check_trust();
+        self.check_keys();
         self.check_rights();
         self.mark_states();
         self.check_spread();

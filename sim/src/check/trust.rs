@@ -7,7 +7,13 @@ use roost::admission::{Outcast, Roster, Statement};
 use roost::control::Control;
 use roost::id::{NodeId, StatementId};
 
+use super::SLACK;
+use crate::net::SEC;
 use crate::world::World;
+
+/// A change of keys ends within this time once all that are linked know of it: two writes, and as
+/// long as a link may be mute.
+const KEY_KNOWN: u64 = 10 * SEC;
 
 impl World {
     /// A running node that everybody who is in lets in.
@@ -38,6 +44,37 @@ impl World {
         if let Some(text) = found {
             self.fail("trust", text);
         }
+    }
+
+    /// A node takes its new key as soon as all that are linked know of it, whoever else does not.
+    pub(super) fn check_keys(&mut self) {
+        let limit = KEY_KNOWN * self.patience() + SLACK;
+        for ix in 0..self.plan.nodes {
+            if !self.waits_in_vain(ix) {
+                self.checks.key_known.remove(&ix);
+                continue;
+            }
+            let since = *self.checks.key_known.entry(ix).or_insert(self.now);
+            if self.now > since + limit {
+                let text = format!("n{ix} does not take the key that all linked nodes know");
+                return self.fail("key", text);
+            }
+        }
+    }
+
+    /// Changes its key, and all that are linked run and accept the new one.
+    fn waits_in_vain(&self, ix: usize) -> bool {
+        let node = &self.nodes[ix];
+        let Some((control, next)) = node.control.as_ref().zip(node.disk.next_key.as_ref()) else {
+            return false;
+        };
+        let knows = |peer: &NodeId| {
+            self.index.get(peer).copied().filter(|peer| self.runs(*peer)).is_some_and(|peer| {
+                let roster = self.nodes[peer].control.as_ref().map(Control::roster);
+                roster.is_some_and(|roster| roster.member_with_key(&next.public()) == Some(node.id))
+            })
+        };
+        self.runs(ix) && control.rotating() && control.linked().iter().all(knows)
     }
 
     /// What a node has of one that is out, by its own roster.
