@@ -36,8 +36,9 @@ const READINGS: u64 = 30 * SEC;
 
 /// The moment at which a run begins, so that no machine sees zero.
 pub(crate) const BEGIN: u64 = 0;
-/// What a wall clock shows at the beginning, in milliseconds since 1970.
-const WALL: u64 = 1_790_000_000_000;
+/// What a wall clock shows at the beginning, in milliseconds since 1970, or up to so much later.
+pub(crate) const WALL: u64 = 1_790_000_000_000;
+pub(crate) const SKEWS: u64 = 2 * 3_600_000;
 /// How often checkers look at the whole world.
 pub(crate) const PROBE: u64 = 100 * MS;
 
@@ -353,7 +354,7 @@ impl World {
     /// in its own way.
     pub(crate) fn clock(&self, host: usize) -> Now {
         let since = self.now - self.hosts[host].started;
-        let skew = crate::rng::mix(self.plan.seed ^ host as u64) % 7_200_000;
+        let skew = crate::rng::mix(self.plan.seed ^ host as u64) % SKEWS;
         let off = self.clocks_off.get(&host).copied().unwrap_or(0);
         let drift = self.drifts.get(&host).map_or(0, |(from, gains)| {
             i64::try_from((self.now - from) / MS).unwrap_or(i64::MAX).saturating_mul(*gains) / 1000

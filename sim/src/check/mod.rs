@@ -2,6 +2,7 @@
 
 mod alike;
 mod anew;
+mod clocks;
 mod dials;
 mod drain;
 mod even;
@@ -151,6 +152,10 @@ pub(crate) struct Checks {
     pub(crate) unsure: BTreeSet<Key>,
     /// Since when all that are linked to a node know the key that it is to take.
     pub(crate) key_known: BTreeMap<usize, u64>,
+    /// Nodes whose clock was wrong at any time.
+    pub(crate) wrong_clocks: BTreeSet<usize>,
+    /// Since when most clocks that a node knows are right.
+    pub(crate) mostly_right: BTreeMap<usize, u64>,
     /// When rights were changed last.
     pub(crate) judged_at: u64,
     /// What happened, and how often.
@@ -236,6 +241,7 @@ impl World {
         self.check_twins();
         self.check_trust();
         self.check_keys();
+        self.check_clocks();
         self.check_rights();
         self.mark_states();
         self.check_spread();
