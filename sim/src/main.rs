@@ -8,6 +8,11 @@ use clap::{Args, Parser, Subcommand};
 use roost_sim::plan::Plan;
 use roost_sim::{MARKS, Outcome, Watch, explain, run, scale, shrink};
 
+/// Whole meshes are made of small things that come and go: a fifth of the time less than with the
+/// system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Prints a line, as long as anybody reads: `roost-sim explain | head` ends in peace.
 macro_rules! println {
     ($($said:tt)*) => {
