@@ -31,8 +31,8 @@ impl World {
         }
     }
 
-    /// What time it is in the mesh to a node, if more of the live ones that it is linked with, and itself,
-    /// have had a right clock all along than there are others in the mesh.
+    /// What time it is in the mesh to a node, if more of the live ones that it is linked with, and
+    /// itself, have had a right clock all along than there are others in the mesh.
     fn mostly_right(&self, ix: usize) -> Option<u64> {
         let control = self.nodes[ix].control.as_ref().filter(|_| self.runs(ix))?;
         let wrong = &self.checks.wrong_clocks;

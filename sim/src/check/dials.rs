@@ -8,8 +8,8 @@ use crate::world::World;
 /// What is counted is counted over so long.
 const WINDOW: u64 = 10 * SEC;
 /// So often at most a host dials one address: the first waits are short, and begin anew when it
-/// hears that the node is there again. Most dials has a node that is shut out twice within this
-/// time, 26, for it dials who let it in as a member and as an address that it was given.
+/// hears that the node is there again. The most seen is 26, of a node that was shut out twice within
+/// this time.
 const DIALS: usize = 30;
 /// So often at most an agent asks for a place.
 const ASKS: usize = 30;
