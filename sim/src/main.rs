@@ -1,12 +1,12 @@
 //! The simulator's command line.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use roost_sim::plan::Plan;
-use roost_sim::{MARKS, Outcome, Watch, explain, run, scale, shrink};
+use roost_sim::{MARKS, Outcome, Rates, Watch, explain, run, scale, shrink};
 
 /// Whole meshes are made of small things that come and go: a fifth of the time less than with the
 /// system's.
@@ -62,9 +62,13 @@ enum Task {
     },
     /// How often everything happens in some calm courses, compared with what is usual.
     Courses {
-        /// Write it down instead, into this file: it is what is usual then.
+        /// Write it down instead, into this file: it is what is usual then. Courses that are not
+        /// played keep their numbers there.
         #[arg(long)]
         record: Option<PathBuf>,
+        /// Only these; repeatable.
+        #[arg(long)]
+        only: Vec<String>,
         /// The first seed. Under others than the usual ones things are as usual, too.
         #[arg(long, default_value_t = 0)]
         from: u64,
@@ -238,7 +242,7 @@ fn act(task: Task) -> Result<ExitCode, String> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Swarm { seeds, size, keep_going } => swarm(seeds, size, keep_going),
-        Task::Courses { record, from } => play_courses(record.as_ref(), from),
+        Task::Courses { record, only, from } => play_courses(record.as_ref(), &only, from),
         Task::Scale { nodes, encoders, seed } => {
             scaled(&nodes, encoders, seed);
             Ok(ExitCode::SUCCESS)
@@ -255,14 +259,17 @@ fn told(plan: &Plan, svg: Option<&PathBuf>, of: Option<&str>) -> Result<ExitCode
     // Whoever reads only the beginning closes the pipe.
     let _ = std::io::Write::write_all(&mut std::io::stdout(), explained.text.as_bytes());
     if let Some(path) = svg {
-        std::fs::write(path, explained.svg)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+        std::fs::write(path, explained.svg).map_err(|error| of_file(path)(&error))?;
     }
     Ok(if explained.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn of_file(path: &Path) -> impl Fn(&dyn std::fmt::Display) -> String {
+    move |error| format!("{}: {error}", path.display())
+}
+
 fn read(path: &PathBuf) -> Result<Plan, String> {
-    let bad = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let bad = of_file(path);
     let text = std::fs::read_to_string(path).map_err(|error| bad(&error))?;
     serde_json::from_str(&text).map_err(|error| bad(&error))
 }
@@ -355,7 +362,7 @@ fn swarm((from, to): (u64, u64), size: Size, keep_going: bool) -> Result<ExitCod
         println!("never: {}", never.join("; "));
         return Ok(ExitCode::FAILURE);
     }
-    play_courses(None, 0)
+    play_courses(None, &[], 0)
 }
 
 /// One change makes much unusual: the first lines say enough.
@@ -365,31 +372,39 @@ const UNUSUAL_SHOWN: usize = 20;
 const COURSE_SEEDS: u64 = 30;
 
 /// How often things happen is as usual, or written down for later.
-fn play_courses(record: Option<&PathBuf>, from: u64) -> Result<ExitCode, String> {
+fn play_courses(record: Option<&PathBuf>, only: &[String], from: u64) -> Result<ExitCode, String> {
     let started = std::time::Instant::now();
-    let courses = roost_sim::courses().map_err(|error| error.to_string())?;
-    let seeds = if record.is_some() { roost_sim::SEEDS_RECORDED } else { COURSE_SEEDS };
-    let mut rates = roost_sim::Rates::under(from..from + seeds);
-    let mut unusual = Vec::new();
-    for course in &courses {
-        rates.play(course)?;
-        unusual.extend(rates.unusual(&course.name));
+    let mut courses = roost_sim::courses().map_err(|error| error.to_string())?;
+    if let Some(name) = only.iter().find(|name| courses.iter().all(|it| it.name != **name)) {
+        return Err(format!("no course is called {name}"));
     }
+    courses.retain(|course| only.is_empty() || only.contains(&course.name));
     if let Some(path) = record {
-        let text = rates.text().map_err(|error| error.to_string())?;
-        std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut rates = Rates::under(0..roost_sim::SEEDS_RECORDED);
+        courses.iter().try_for_each(|course| rates.play(course))?;
+        let bad = of_file(path);
+        let before = match only {
+            [] => "{}".to_owned(),
+            _ => std::fs::read_to_string(path).map_err(|error| bad(&error))?,
+        };
+        let text = rates.over(&before).map_err(|error| bad(&error))?;
+        std::fs::write(path, text).map_err(|error| bad(&error))?;
         return Ok(ExitCode::SUCCESS);
     }
-    for what in unusual.iter().take(UNUSUAL_SHOWN) {
-        println!("UNUSUAL: {what}");
+    let mut rates = Rates::under(from..from + COURSE_SEEDS);
+    let mut unusual = 0;
+    for course in &courses {
+        rates.play(course)?;
+        for what in rates.unusual(&course.name) {
+            if unusual < UNUSUAL_SHOWN {
+                println!("UNUSUAL: {what}");
+            }
+            unusual += 1;
+        }
     }
-    println!(
-        "{} courses in {:.1} s, {} things unusual",
-        courses.len(),
-        started.elapsed().as_secs_f64(),
-        unusual.len()
-    );
-    Ok(if unusual.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let (count, took) = (courses.len(), started.elapsed().as_secs_f64());
+    println!("{count} courses in {took:.1} s, {unusual} things unusual");
+    Ok(if unusual == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The most memory that this process had so far, in megabytes; zero where `/proc` is not there.

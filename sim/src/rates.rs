@@ -344,14 +344,24 @@ impl Rates {
         Ok(())
     }
 
-    /// As JSON, each thing in a line of its own, so that what changes can be read.
+    /// What was written down before, with what was played in place of it, as JSON: each thing in a
+    /// line of its own, so that what changes can be read.
     ///
     /// # Errors
     ///
-    /// None but those of the library that writes numbers and words.
-    pub fn text(&self) -> serde_json::Result<String> {
-        let mut lines = Vec::new();
+    /// A text that is not what was written down.
+    pub fn over(&self, before: &str) -> serde_json::Result<String> {
+        let played: BTreeSet<&String> = self.rates.values().flat_map(BTreeMap::keys).collect();
+        let mut rates: ByCourse = serde_json::from_str(before)?;
+        for of in rates.values_mut() {
+            of.retain(|course, _| !played.contains(course));
+        }
         for (what, of) in &self.rates {
+            rates.entry(what.clone()).or_default().extend(of.clone());
+        }
+        rates.retain(|_, of| !of.is_empty());
+        let mut lines = Vec::new();
+        for (what, of) in &rates {
             let (what, of) = (serde_json::to_string(what)?, serde_json::to_string(of)?);
             lines.push(format!("  {what}: {of}"));
         }
