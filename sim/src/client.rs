@@ -25,7 +25,7 @@ const CLOSE_LATER: u64 = 100 * MS;
 /// An agent's write to its disk.
 const DISK: u64 = 8 * MS;
 /// A page whose node is gone finds another after this long.
-const PAGE_MOVES: u64 = 500 * MS;
+pub(crate) const PAGE_MOVES: u64 = 500 * MS;
 
 /// A client's connection or its attempt at one.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ pub(crate) struct Seen {
     number: u64,
     key_seen: bool,
     /// Since when what is shown lacks something, while pictures come.
-    lacks_since: Option<u64>,
+    pub(crate) lacks_since: Option<u64>,
     /// When the last new picture came.
     pub(crate) fresh_at: u64,
     /// When that picture was taken.
@@ -101,8 +101,13 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// Nothing yet.
+    pub(crate) fn opened(now: u64) -> Self {
+        Self { fresh_at: now, ..Self::default() }
+    }
+
     /// Whether a frame is new, and whether a keyframe is needed to make the picture whole.
-    fn take(&mut self, frame: &Frame, now: u64) -> (bool, bool) {
+    pub(crate) fn take(&mut self, frame: &Frame, now: u64) -> (bool, bool) {
         let same = self.newest.is_some_and(|(line, _)| line == frame.timeline);
         if same && self.newest.is_some_and(|(_, newest)| frame.taken <= newest) {
             return (false, false);
@@ -557,10 +562,7 @@ impl World {
         if self.browsers[ix].at.is_some() {
             return;
         }
-        let ready = |node: usize| self.runs(node) && self.is_member(node);
-        let nodes: Vec<usize> = (0..self.plan.nodes).filter(|node| ready(*node)).collect();
-        let turn = usize::try_from(crate::rng::mix(self.plan.seed ^ self.now) % 1024).unwrap_or(0);
-        let Some(&at) = nodes.get((ix + turn) % nodes.len().max(1)) else {
+        let Some(at) = self.open_node(ix) else {
             self.queue.push(self.now + PAGE_MOVES, Ev::BrowserMoves(ix));
             return;
         };
@@ -568,18 +570,26 @@ impl World {
         let encoder = self.encoders[self.browsers[ix].watches].id;
         let browser = &mut self.browsers[ix];
         browser.at = Some(at);
-        browser.seen = Seen { longest_gap: browser.seen.longest_gap, ..Seen::default() };
-        browser.seen.fresh_at = self.now;
+        browser.seen = Seen { longest_gap: browser.seen.longest_gap, ..Seen::opened(self.now) };
         self.subscribe_here(at, encoder, Receiver::Browser(ix), 1);
     }
 
+    /// A node at which something may open, by turns.
+    pub(crate) fn open_node(&self, turn: usize) -> Option<usize> {
+        let ready = |node: usize| self.runs(node) && self.is_member(node);
+        let nodes: Vec<usize> = (0..self.plan.nodes).filter(|node| ready(*node)).collect();
+        let luck = usize::try_from(crate::rng::mix(self.plan.seed ^ self.now) % 1024).unwrap_or(0);
+        nodes.get((turn + luck) % nodes.len().max(1)).copied()
+    }
+
     /// A node is gone, and its pages with it.
-    pub(crate) fn browsers_lose(&mut self, node: usize) {
+    pub(crate) fn pages_lose(&mut self, node: usize) {
         for ix in 0..self.browsers.len() {
             if self.browsers[ix].at == Some(node) {
                 self.browsers[ix].at = None;
                 self.queue.push(self.now + PAGE_MOVES, Ev::BrowserMoves(ix));
             }
         }
+        self.onlookers_lose(node);
     }
 }

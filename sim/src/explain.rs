@@ -190,12 +190,13 @@ fn told(
 ) -> String {
     let plan = &world.plan;
     let mut out = format!(
-        "{}: {} nodes, {} encoders, {} viewers, {} pages; {} faults; {:.0} s\n\n",
+        "{}: {} nodes, {} encoders, {} viewers, {} pages, {} publishers; {} faults; {:.0} s\n\n",
         plan.name,
         plan.nodes,
         plan.encoders,
         plan.viewers,
         plan.browsers,
+        plan.publishers,
         plan.faults.len(),
         world.now as f64 / 1e9
     );

@@ -46,6 +46,10 @@ impl World {
             Who::NotNode(not) => nodes.filter(|ix| *ix != not).collect(),
             Who::Nodes => nodes.collect(),
             Who::Page(b) => self.browsers.get(b).and_then(|page| page.at).into_iter().collect(),
+            Who::Publisher(p) => {
+                let leg = self.publishers.get(p).and_then(|publisher| publisher.leg.as_ref());
+                leg.map(|leg| leg.end.host).into_iter().collect()
+            }
             Who::Encoder(e) => within(e, self.plan.encoders, self.plan.nodes),
             Who::Viewer(v) => within(v, self.plan.viewers, self.plan.nodes + self.plan.encoders),
             Who::Encoders => (0..self.plan.encoders).map(|e| self.host_of_encoder(e)).collect(),

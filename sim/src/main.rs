@@ -244,8 +244,7 @@ fn act(task: Task) -> Result<ExitCode, String> {
         Task::Swarm { seeds, size, keep_going } => swarm(seeds, size, keep_going),
         Task::Courses { record, only, from } => play_courses(record.as_ref(), &only, from),
         Task::Scale { nodes, encoders, seed } => {
-            scaled(&nodes, encoders, seed);
-            Ok(ExitCode::SUCCESS)
+            scaled(&nodes, encoders, seed).map(|()| ExitCode::SUCCESS)
         }
         Task::Even { nodes, encoders, viewers, rest, seed } => {
             Ok(evenly(&nodes, (encoders, viewers), rest, seed))
@@ -407,23 +406,43 @@ fn play_courses(record: Option<&PathBuf>, only: &[String], from: u64) -> Result<
     Ok(if unusual == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The most memory that this process had so far, in megabytes; zero where `/proc` is not there.
+/// A line of a file in `/proc` that gives kilobytes, in megabytes; none where there is no `/proc`.
+fn proc_mb(file: &str, line: &str) -> Option<f64> {
+    let text = std::fs::read_to_string(Path::new("/proc").join(file)).ok()?;
+    let line = text.lines().find_map(|it| it.strip_prefix(line)?.strip_prefix(':'))?;
+    Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1024.0)
+}
+
+/// The most memory that this process had so far, in megabytes.
 fn peak_mb() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kb = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    kb.unwrap_or(0.0) / 1024.0
+    proc_mb("self/status", "VmHWM").unwrap_or_default()
+}
+
+/// A mesh takes about so many megabytes: each node has a link to each other and every encoder in
+/// its directory (measured with 256 and 1,000 nodes).
+fn needed_mb(nodes: usize, encoders: usize) -> f64 {
+    (7.5 * nodes as f64 + 1.3 * encoders as f64) * nodes as f64 / 1024.0
 }
 
 /// How much more bytes of liveness a node of the largest mesh may send than one of 64.
 const LIVENESS_GROWTH: f64 = 1.5;
 
-fn scaled(all: &[usize], encoders: Option<usize>, seed: u64) {
+fn scaled(all: &[usize], encoders: Option<usize>, seed: u64) -> Result<(), String> {
     let mut done: Vec<(f64, roost_sim::Scaled)> = Vec::new();
     let time = |time: Option<f64>| time.map_or("never".into(), |s| format!("{s:.2} s"));
     for &nodes in all {
         let nodes = nodes.max(3);
         let encoders = encoders.unwrap_or(nodes * 10);
+        let needed = needed_mb(nodes, encoders);
+        if let Some(free) = proc_mb("meminfo", "MemAvailable").filter(|free| *free < needed) {
+            laws(&done);
+            return Err(format!(
+                "{nodes} nodes with {encoders} encoders would take {:.0} GB, and {:.0} are free: it \
+                 grows with the square; play fewer, or with fewer --encoders",
+                needed / 1024.0,
+                free / 1024.0
+            ));
+        }
         println!("{nodes} nodes, {encoders} encoders:");
         let each = |sum: u64| sum as f64 / nodes as f64;
         let mut last = roost_sim::Scaled::default();
@@ -456,6 +475,7 @@ fn scaled(all: &[usize], encoders: Option<usize>, seed: u64) {
         done.push((nodes as f64, last));
     }
     laws(&done);
+    Ok(())
 }
 
 /// How each plane grows from the first to the last mesh, per node.

@@ -97,6 +97,8 @@ pub(crate) enum Receiver {
     /// Another node, by media connection and flow.
     Flow(u64, u32),
     Browser(usize),
+    /// Who watches what a publisher sends.
+    Onlooker(usize),
 }
 
 #[derive(Debug)]
@@ -236,7 +238,7 @@ impl Hub {
     pub(crate) fn sessions(&self) -> impl Iterator<Item = SessionId> {
         self.places.keys().filter_map(|receiver| match receiver {
             Receiver::Session(session) => Some(*session),
-            Receiver::Flow(..) | Receiver::Browser(_) => None,
+            Receiver::Flow(..) | Receiver::Browser(_) | Receiver::Onlooker(_) => None,
         })
     }
 

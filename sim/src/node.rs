@@ -8,7 +8,7 @@ use roost::accounts::{Batch, Spare};
 use roost::admission::{Invitation, Keypair, Statement};
 use roost::control::{Config, Control, Effect, Event, Note};
 use roost::id::{Boot, EncoderId, Epoch, InviteId, NodeId, SessionId};
-use roost::wire::{self, Message as _, join_statement, take_varint};
+use roost::wire::{Message as _, take_varint};
 
 use crate::check::is_request;
 use crate::conn::{Cargo, ConnId, End};
@@ -27,7 +27,7 @@ pub(crate) const LOOP_LATE: u64 = 350 * MS;
 /// How long a session stays readable after the node ended it.
 const CLOSE_LATER: u64 = 200 * MS;
 /// A write to the disk.
-const DISK: u64 = 5 * MS;
+pub(crate) const DISK: u64 = 5 * MS;
 
 /// What survives a crash.
 #[derive(Debug, Default)]
@@ -50,10 +50,17 @@ impl Disk {
     }
 }
 
-/// A native client at this node.
+/// Who has a session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Client {
+    Native(ConnId),
+    Publisher(usize),
+}
+
+/// A client at this node.
 #[derive(Debug)]
 pub(crate) struct Session {
-    pub(crate) conn: ConnId,
+    client: Client,
     /// Since when it is there.
     since: u64,
     pub(crate) ingest: Ingest,
@@ -78,8 +85,8 @@ pub(crate) struct Node {
     pub(crate) attached: BTreeMap<EncoderId, SessionId>,
     pub(crate) relay: Relay,
     pub(crate) gossip: Gossip,
-    joins: BTreeMap<u64, End>,
-    last_ticket: u64,
+    pub(crate) joins: BTreeMap<u64, End>,
+    pub(crate) last_ticket: u64,
     pub(crate) turned: u64,
     /// When the last event of a hub arrives: they come in the order in which they were made.
     pub(crate) told: u64,
@@ -184,7 +191,7 @@ impl World {
         }
     }
 
-    fn start_control(&mut self, ix: usize) {
+    pub(crate) fn start_control(&mut self, ix: usize) {
         let seed = self.hosts[ix].rng.random();
         let roster = self.roster_on_disk(ix);
         self.settle_keys(ix, &roster);
@@ -228,54 +235,6 @@ impl World {
         let end = self.end_of(ix);
         self.queue.push(self.now + SEC, Ev::Refresh { end });
         self.recompute_after_start(ix);
-    }
-
-    pub(crate) fn join_ask(&mut self, from: End) {
-        if !self.lives(from) || self.nodes[from.host].control.is_some() {
-            return;
-        }
-        self.queue.push(self.now + SEC, Ev::JoinAsk { from });
-        if self.invitation.is_some() && self.reach(from.host, 0) {
-            // QUIC's three flights, the seed's hello, and the question.
-            let there = (0..3).map(|_| self.net.flight(from.host, 0, 1)).sum::<u64>();
-            let back = self.net.flight(0, from.host, 2) + self.net.flight(0, from.host, 1);
-            let at = self.now + there + back;
-            self.queue.push(at, Ev::JoinArrive { from, to: 0 });
-        }
-    }
-
-    pub(crate) fn join_arrive(&mut self, from: End, to: usize) {
-        let Some(invitation) = self.invitation.clone() else { return };
-        if !self.lives(from) || !self.reach(from.host, to) || self.nodes[to].control.is_none() {
-            return;
-        }
-        let newcomer = self.nodes[from.host].keypair.public();
-        let exporter = self.hosts[to].rng.random();
-        let statement = join_statement(&exporter, &newcomer);
-        let proof = invitation.prove(&statement);
-        let join = wire::Join { invite: invitation.invite, proof };
-        let node = &mut self.nodes[to];
-        node.last_ticket += 1;
-        let ticket = node.last_ticket;
-        node.joins.insert(ticket, from);
-        self.node_event(to, Event::Join { ticket, newcomer, join, statement });
-    }
-
-    pub(crate) fn join_answer(
-        &mut self,
-        from: End,
-        statements: Vec<Statement>,
-        members: Vec<(NodeId, Vec<String>)>,
-        names: Vec<(NodeId, String)>,
-    ) {
-        if !self.lives(from) || self.nodes[from.host].control.is_some() {
-            return;
-        }
-        let node = &mut self.nodes[from.host];
-        node.disk.statements = statements;
-        node.disk.remembered.extend(members);
-        node.disk.names.extend(names);
-        self.start_control(from.host);
     }
 
     /// One event into a node's control, and what follows.
@@ -353,13 +312,15 @@ impl World {
                             continue;
                         }
                     }
-                    if let Some(at) = self.nodes[ix].sessions.get(&session) {
-                        self.send(at.conn, 1, Cargo::Message(bytes));
+                    match self.client_of(ix, session) {
+                        Some(Client::Native(conn)) => self.send(conn, 1, Cargo::Message(bytes)),
+                        Some(Client::Publisher(p)) => self.tell_publisher(ix, p, session, bytes),
+                        None => {}
                     }
                 }
                 Effect::ClientDatagram(session, bytes) => {
-                    if let Some(at) = self.nodes[ix].sessions.get(&session) {
-                        self.send(at.conn, 1, Cargo::Datagram(bytes));
+                    if let Some(Client::Native(conn)) = self.client_of(ix, session) {
+                        self.send(conn, 1, Cargo::Datagram(bytes));
                     }
                 }
                 Effect::ClientClose(session, reason) => self.end_session(ix, session, &reason),
@@ -428,7 +389,7 @@ impl World {
         if let Note::Expelled(node, _) = note
             && *node == self.nodes[ix].id
         {
-            self.browsers_lose(ix);
+            self.pages_lose(ix);
         }
         if let Note::Down(node) = note {
             self.check_verdict(ix, *node);
@@ -436,14 +397,6 @@ impl World {
                 self.observe_verdict(ix, judged);
             }
         }
-    }
-
-    fn admit(&mut self, ix: usize, ticket: u64, admitted: wire::Admitted) {
-        let Some(from) = self.nodes[ix].joins.remove(&ticket) else { return };
-        // No round trip was measured yet that would tell when to send it again.
-        let at = self.now + DISK + self.net.flight(ix, from.host, 2);
-        let wire::Admitted { statements, members, names } = admitted;
-        self.queue.push(at, Ev::JoinAnswer { from, statements: statements.0, members, names });
     }
 
     /// The process ends on its own: what was said goes out first.
@@ -471,7 +424,8 @@ impl World {
             self.nodes[ix].forget();
         }
         self.drop_conns_of(ix);
-        self.browsers_lose(ix);
+        self.pages_lose(ix);
+        self.legs_lose(ix);
     }
 
     /// Round trips, as QUIC smooths them.
@@ -513,11 +467,29 @@ impl World {
     }
 
     pub(crate) fn session_opened(&mut self, ix: usize, session: SessionId, conn: ConnId) {
-        let ingest = Ingest::default();
-        let since = self.now;
-        self.nodes[ix].sessions.insert(session, Session { conn, since, ingest });
+        self.add_session(ix, session, Client::Native(conn));
         let local = !self.plan.guarded;
         self.node_event(ix, Event::ClientOpened { session, local });
+    }
+
+    pub(crate) fn add_session(&mut self, ix: usize, session: SessionId, client: Client) {
+        let at = Session { client, since: self.now, ingest: Ingest::default() };
+        self.nodes[ix].sessions.insert(session, at);
+    }
+
+    pub(crate) fn client_of(&self, ix: usize, session: SessionId) -> Option<Client> {
+        self.nodes[ix].sessions.get(&session).map(|at| at.client)
+    }
+
+    /// The host of a native client.
+    pub(crate) fn client_host(&self, ix: usize, session: SessionId) -> Option<usize> {
+        let Some(Client::Native(conn)) = self.client_of(ix, session) else { return None };
+        self.conns.get(&conn).map(|conn| conn.ends[0].host)
+    }
+
+    /// Which agent has a session.
+    pub(crate) fn agent_of(&self, ix: usize, session: SessionId) -> Option<usize> {
+        self.client_host(ix, session).and_then(|host| self.encoder_at(host))
     }
 
     pub(crate) fn client_cargo(&mut self, end: End, session: SessionId, cargo: Cargo) {
@@ -543,12 +515,10 @@ impl World {
         use roost::wire::{ClientMessage, Role};
         let now = self.now;
         let message = ClientMessage::decode(bytes);
-        if let Ok(ClientMessage::Confirmed(_)) = &message {
-            let conn = self.nodes[ix].sessions.get(&session).and_then(|s| self.conns.get(&s.conn));
-            let agent = conn.and_then(|conn| self.encoder_at(conn.ends[0].host));
-            if let Some(agent) = agent {
-                self.nodes[ix].confirmed.insert(self.encoders[agent].id, now);
-            }
+        if let Ok(ClientMessage::Confirmed(_)) = &message
+            && let Some(agent) = self.agent_of(ix, session)
+        {
+            self.nodes[ix].confirmed.insert(self.encoders[agent].id, now);
         }
         let swears = match message {
             Ok(ClientMessage::Register(register)) if register.role == Role::Home => {
@@ -580,7 +550,7 @@ impl World {
         self.node_event(end.host, Event::ClientClosed(session));
     }
 
-    fn drop_session(&mut self, ix: usize, session: SessionId) {
+    pub(crate) fn drop_session(&mut self, ix: usize, session: SessionId) {
         if self.nodes[ix].sessions.remove(&session).is_none() {
             return;
         }
@@ -591,9 +561,14 @@ impl World {
     }
 
     fn end_session(&mut self, ix: usize, session: SessionId, reason: &str) {
-        let Some(conn) = self.nodes[ix].sessions.get(&session).map(|at| at.conn) else { return };
+        let Some(client) = self.client_of(ix, session) else { return };
         self.trace.say(self.now, || format!("n{ix} ends a session: {reason}"));
         self.drop_session(ix, session);
-        self.queue.push(self.now + CLOSE_LATER, Ev::CloseConn { conn, side: 1 });
+        match client {
+            Client::Native(conn) => {
+                self.queue.push(self.now + CLOSE_LATER, Ev::CloseConn { conn, side: 1 });
+            }
+            Client::Publisher(p) => self.leg_ended(ix, p, session),
+        }
     }
 }

@@ -33,6 +33,10 @@ pub(crate) enum For {
     Edit(usize),
     /// A camera that loses its signal or gets it back.
     Signal(usize),
+    /// What a publisher does.
+    Publisher(usize),
+    /// Who publishes.
+    Publishers,
     /// When a node hears others' reports.
     Reports(usize, u64),
     /// Keys and names that last for a run.
@@ -51,6 +55,8 @@ pub(crate) fn stream(seed: u64, purpose: For) -> ChaCha8Rng {
         For::Birth(host) => (5, host as u64, 0),
         For::Reports(host, at) => (18, host as u64, at),
         For::First => (21, 0, 0),
+        For::Publisher(publisher) => (22, publisher as u64, 0),
+        For::Publishers => (23, 0, 0),
         For::Trust => (8, 0, 0),
         For::Steer => (9, 0, 0),
         For::Even => (17, 0, 0),

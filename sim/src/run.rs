@@ -11,6 +11,7 @@ use crate::client::{Browser, Encoder, Seen, Viewer};
 use crate::net::{MS, Net, SEC};
 use crate::node::Node;
 use crate::plan::{Fault, Join, Plan};
+use crate::publish::Publisher;
 use crate::queue::Queue;
 use crate::rates::Tally;
 use crate::rng::{For, stream};
@@ -116,6 +117,8 @@ impl World {
         let browsers = (0..plan.browsers)
             .map(|b| Browser { watches: b % watched, at: None, seen: Seen::default() })
             .collect();
+        let publishers =
+            (0..plan.publishers).map(|p| Publisher::new(seed, p, plan.camera)).collect();
         let mut world = Self {
             now: BEGIN,
             end: (plan.healed_ms() + plan.settle_ms) * MS,
@@ -127,6 +130,7 @@ impl World {
             encoders,
             viewers,
             browsers,
+            publishers,
             conns: Conns::default(),
             last_conn: 0,
             odd: std::collections::BTreeSet::new(),
@@ -201,6 +205,7 @@ impl World {
             let late = rng.random_range(SEC..3 * SEC);
             self.queue.push(BEGIN + late, Ev::StartBrowser(browser));
         }
+        self.schedule_publishers();
         for (index, item) in self.plan.faults.iter().enumerate() {
             self.queue.push_first(BEGIN + item.at_ms * MS, Ev::FaultBegins(index));
             if matches!(item.fault, Fault::OldBackup(_) | Fault::OldFolder(_)) {

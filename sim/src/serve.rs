@@ -11,7 +11,7 @@ use roost::wire::FLOW_VIDEO;
 use crate::conn::{Cargo, End};
 use crate::media::{Frame, Hub, Ingest, Receiver};
 use crate::net::SEC;
-use crate::node::LOOP_LATE;
+use crate::node::{Client, LOOP_LATE};
 use crate::relay::Source;
 use crate::world::{Ev, World};
 
@@ -148,12 +148,13 @@ impl World {
         self.check_handed(ix, receiver, frame);
         match receiver {
             Receiver::Session(session) => {
-                if let Some(at) = self.nodes[ix].sessions.get(&session) {
-                    self.send(at.conn, 1, Cargo::Picture(FLOW_VIDEO, frame));
+                if let Some(Client::Native(conn)) = self.client_of(ix, session) {
+                    self.send(conn, 1, Cargo::Picture(FLOW_VIDEO, frame));
                 }
             }
             Receiver::Flow(conn, flow) => self.send(conn, 1, Cargo::Picture(flow, frame)),
             Receiver::Browser(browser) => self.browser_sees(browser, frame),
+            Receiver::Onlooker(publisher) => self.onlooker_sees(publisher, frame),
         }
     }
 

@@ -61,6 +61,7 @@ fn smaller(plan: &Plan) -> Vec<Plan> {
     with(&|plan| plan.signals = 0);
     with(&|plan| plan.writes /= 2);
     with(&|plan| plan.browsers = plan.browsers.saturating_sub(1));
+    with(&|plan| plan.publishers = plan.publishers.saturating_sub(1));
     with(&|plan| plan.viewers = plan.viewers.saturating_sub(1));
     with(&|plan| {
         plan.encoders = plan.encoders.saturating_sub(1).max(1);

@@ -18,6 +18,7 @@ use crate::ledger::Books;
 use crate::net::{MS, Net, SEC};
 use crate::node::Node;
 use crate::plan::Plan;
+use crate::publish::{Publisher, Step};
 use crate::queue::Queue;
 use crate::rates::Tally;
 use crate::rng::{For, stream};
@@ -48,6 +49,8 @@ pub(crate) enum Ev {
     StartNode(usize),
     StartClient(usize),
     StartBrowser(usize),
+    /// A publisher, or its leg, goes on.
+    Publisher(usize, Step),
     /// A host's machine is due.
     Wake {
         end: End,
@@ -247,6 +250,7 @@ pub(crate) struct World {
     pub(crate) encoders: Vec<Encoder>,
     pub(crate) viewers: Vec<Viewer>,
     pub(crate) browsers: Vec<Browser>,
+    pub(crate) publishers: Vec<Publisher>,
     pub(crate) conns: Conns,
     pub(crate) last_conn: ConnId,
     /// Connections of which a side hears nothing, is closed, or waits with something to say.
@@ -446,6 +450,7 @@ impl World {
             Ev::StartNode(ix) => self.start_node(ix),
             Ev::StartClient(host) => self.start_client(host),
             Ev::StartBrowser(browser) => self.browser_moves(browser),
+            Ev::Publisher(publisher, step) => self.publisher_steps(publisher, step),
             Ev::Wake { end, at } => self.wake(end, at),
             Ev::Deliver { conn, to, cargo } => self.deliver(conn, to, cargo),
             Ev::Drain(end) => self.drain(end),

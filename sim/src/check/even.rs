@@ -112,9 +112,7 @@ impl World {
         let Ok(NodeMessage::Move(order)) = NodeMessage::decode(bytes) else { return };
         self.checks.even.ordered = self.now;
         let Some(control) = &self.nodes[ix].control else { return };
-        let conn = self.nodes[ix].sessions.get(&session).and_then(|it| self.conns.get(&it.conn));
-        let agent = conn.and_then(|conn| self.encoder_at(conn.ends[0].host));
-        let Some(agent) = agent else { return };
+        let Some(agent) = self.agent_of(ix, session) else { return };
         let (id, life) = (self.encoders[agent].id, self.hosts[self.host_of_encoder(agent)].life);
         if order.to == control.me() {
             return self.mark("a move is called off");
@@ -333,6 +331,8 @@ impl World {
             && self.net.loss.is_empty()
             && self.plan.net.loss == 0.0
             && !self.plan.has_twins()
+            // They stay where they are.
+            && self.plan.publishers == 0
             && self.encoders.iter().all(|it| it.agent.as_ref().is_some_and(|a| a.home().is_some()));
         // A room moves whole, which may leave counts further apart.
         if !plain || self.plan.is_roomed() || loads.iter().all(|(.., weight)| *weight == 0) {

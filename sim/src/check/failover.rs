@@ -185,10 +185,7 @@ impl World {
 
     /// This node gives pictures to a client on that host.
     fn is_shown_by(&self, node: usize, host: usize) -> bool {
-        let of = |session: &SessionId| {
-            let at = self.nodes[node].sessions.get(session);
-            at.and_then(|at| self.conns.get(&at.conn)).is_some_and(|it| it.ends[0].host == host)
-        };
+        let of = |session: &SessionId| self.client_host(node, *session) == Some(host);
         self.nodes[node].hubs.values().flat_map(Hub::sessions).any(|session| of(&session))
     }
 

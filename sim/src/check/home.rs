@@ -56,13 +56,19 @@ impl World {
         self.nodes[ix].asked.insert(session, known);
     }
 
+    /// Those of agents and of publishers.
+    fn all_encoders(&self) -> Vec<EncoderId> {
+        let agents = self.encoders.iter().map(|encoder| encoder.id);
+        agents.chain(self.publishers.iter().map(|publisher| publisher.id)).collect()
+    }
+
     /// The highest epoch of each encoder that a node ever heard of: it may forget none while it
     /// lives.
     pub(super) fn note_epochs(&mut self) {
         for ix in (0..self.plan.nodes).filter(|_| self.encoders.len() <= ENCODERS_MAX) {
             let Some(control) = &self.nodes[ix].control else { continue };
             let life = self.hosts[ix].life;
-            for encoder in self.encoders.iter().map(|encoder| encoder.id) {
+            for encoder in self.all_encoders() {
                 let claims = control.directory().claims(encoder).map(|(_, claim)| claim.epoch);
                 let Some(highest) = claims.max() else { continue };
                 let knew = self.checks.knew.entry((ix, encoder)).or_insert((life, highest));
@@ -125,7 +131,7 @@ impl World {
     /// Two nodes that are linked do not both claim an encoder for long.
     pub(super) fn check_rivals(&mut self) {
         let mut now_rivals = std::collections::BTreeMap::new();
-        for encoder in self.encoders.iter().map(|encoder| encoder.id) {
+        for encoder in self.all_encoders() {
             let claimers: Vec<usize> = (0..self.plan.nodes)
                 .filter(|ix| self.runs(*ix) && self.claims(*ix, encoder))
                 .collect();

@@ -22,8 +22,7 @@ impl World {
             return;
         }
         let Ok(NodeMessage::Assign(assign)) = NodeMessage::decode(bytes) else { return };
-        let conn = self.nodes[ix].sessions.get(&session).and_then(|s| self.conns.get(&s.conn));
-        let agent = conn.and_then(|conn| self.encoder_at(conn.ends[0].host));
+        let agent = self.agent_of(ix, session);
         let Some(key) = agent.map(|agent| self.encoders[agent].id) else { return };
         // Others are where they were, or where a pool is.
         if !assign.reason.starts_with("ranked") {

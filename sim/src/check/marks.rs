@@ -63,6 +63,9 @@ pub const MARKS: &[&str] = &[
     "a node stands still as home",
     "a newcomer joins after the start",
     "a page has no node to open at",
+    "a publisher is gone without a word",
+    "a publisher says that it is current",
+    "two nodes claim what one publisher sends",
     "wall clocks are more than a year apart",
     "a change is acknowledged in a split",
     "a change is acknowledged when more nodes have it",
@@ -154,6 +157,10 @@ impl World {
         let (least, most) = walls.fold((u64::MAX, 0), |(l, m), wall| (l.min(wall), m.max(wall)));
         if most.saturating_sub(least) > 365 * 86_400_000 {
             self.mark("wall clocks are more than a year apart");
+        }
+        let twice = |id| (0..self.plan.nodes).filter(|ix| self.claims(*ix, id)).count() > 1;
+        if self.publishers.iter().any(|it| twice(it.id)) {
+            self.mark("two nodes claim what one publisher sends");
         }
         if self.browsers.iter().any(|page| page.at.is_none()) && self.now > 10 * crate::net::SEC {
             self.mark("a page has no node to open at");

@@ -19,6 +19,7 @@ mod next;
 mod peers;
 mod pools;
 mod prompt;
+mod published;
 mod relayed;
 mod returns;
 mod rights;
@@ -106,6 +107,8 @@ pub(crate) struct Checks {
     pub(crate) unseen: BTreeMap<(usize, usize), u64>,
     /// What a node does not know of what another says of itself.
     pub(crate) untold: BTreeMap<(usize, usize), prompt::Untold>,
+    /// Since when the page of a publisher is dark, though there is a way for its pictures.
+    pub(crate) dark_onlookers: BTreeMap<usize, u64>,
     /// Since when a page is dark, though there is a way for its pictures.
     pub(crate) dark: BTreeMap<usize, u64>,
     /// Agents that stood still a moment ago.
@@ -248,6 +251,7 @@ impl World {
         self.note_known();
         self.check_standby();
         self.check_rooms();
+        self.check_published();
     }
 
     /// When everything had time to recover.
@@ -261,6 +265,7 @@ impl World {
         self.check_peers();
         self.check_ledger();
         self.check_all_see();
+        self.check_all_published();
     }
 
     /// A fault is about to begin.

@@ -45,6 +45,12 @@ impl World {
         let (node, e) = (browser.at?, browser.watches);
         let home = self.home_of(e)?;
         let agent = self.host_of_encoder(e);
+        let sends = self.reach(agent, home) && self.claims(home, self.encoders[e].id);
+        (sends && self.leads(node, home)).then_some((node, home))
+    }
+
+    /// Links lead from a node that runs to another, over one between them if need be.
+    pub(super) fn leads(&self, node: usize, home: usize) -> bool {
         let linked = |a: usize, b: usize| {
             a == b
                 || (self.reach(a, b)
@@ -53,8 +59,6 @@ impl World {
                     && self.nodes[a].links.contains_key(&b)
                     && self.nodes[b].links.contains_key(&a))
         };
-        let sends = self.reach(agent, home) && self.claims(home, self.encoders[e].id);
-        let leads = (0..self.plan.nodes).any(|via| linked(node, via) && linked(via, home));
-        (sends && self.runs(node) && leads).then_some((node, home))
+        self.runs(node) && (0..self.plan.nodes).any(|via| linked(node, via) && linked(via, home))
     }
 }

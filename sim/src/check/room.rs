@@ -21,8 +21,7 @@ impl World {
         let Ok(NodeMessage::Assign(Assign { home, .. })) = NodeMessage::decode(bytes) else {
             return;
         };
-        let conn = self.nodes[ix].sessions.get(&session).and_then(|it| self.conns.get(&it.conn));
-        let agent = conn.and_then(|conn| self.encoder_at(conn.ends[0].host));
+        let agent = self.agent_of(ix, session);
         let (Some(agent), Some(control)) = (agent, &self.nodes[ix].control) else { return };
         let mut nodes = 0..self.plan.nodes;
         let calm = self.whole()

@@ -19,11 +19,10 @@ impl World {
         let viewer = match receiver {
             Receiver::Flow(..) => return,
             Receiver::Browser(browser) => Some(self.browsers[browser].seen),
-            Receiver::Session(session) => self.nodes[ix]
-                .sessions
-                .get(&session)
-                .and_then(|at| self.conns.get(&at.conn))
-                .and_then(|conn| self.viewer_at(conn.ends[0].host))
+            Receiver::Onlooker(publisher) => Some(self.publishers[publisher].seen),
+            Receiver::Session(session) => self
+                .client_host(ix, session)
+                .and_then(|host| self.viewer_at(host))
                 .map(|viewer| self.viewers[viewer].seen),
         };
         let age = (self.now - frame.taken) / MS;
