@@ -137,6 +137,7 @@ pub(crate) fn words(world: &World, befell: &Befell) -> String {
         Fault::Pool(_, only) => {
             format!("a pool is preferred{}", if *only { ", and nowhere else will do" } else { "" })
         }
+        Fault::Bind(..) => format!("{who} bound to the pool"),
         Fault::Label(..) => format!("{who} labelled into the pool"),
         Fault::Send(e, node) => format!("cam{e} sent to {}", world.host_name(*node)),
         Fault::Leave(_) => format!("{who} told to stop"),

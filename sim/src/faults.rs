@@ -106,7 +106,9 @@ impl World {
                 active.hosts = from.into_iter().chain(to).collect();
             }
             Fault::Slow(who, _) | Fault::Drift(who, _) => active.hosts = self.resolve_all(who),
-            Fault::Room(_, who) | Fault::Mute(_, who) => active.hosts = self.resolve_all(who),
+            Fault::Room(_, who) | Fault::Bind(_, who) | Fault::Mute(_, who) => {
+                active.hosts = self.resolve_all(who)
+            }
             Fault::DiskFull(who) | Fault::Liar(who) | Fault::Boast(who, _) => {
                 active.hosts = self.resolve_all(who);
                 active.hosts.retain(|host| *host < self.plan.nodes);
@@ -167,6 +169,7 @@ impl World {
                 self.boasts.extend(hosts.iter().map(|host| (*host, *viewers)));
             }
             Fault::Room(by, _) => self.room(*by, &hosts, true),
+            Fault::Bind(by, _) => self.bind_all(*by, &hosts, true),
             Fault::Pool(by, only) => self.pool(*by, true, *only),
             Fault::Label(by, _) => self.label_all(*by, &hosts, true),
             Fault::Send(e, node) => self.send_encoder(*e, *node),
@@ -265,6 +268,7 @@ impl World {
             Fault::Liar(_) => self.liars.retain(|host| !active.hosts.contains(host)),
             Fault::Boast(..) => self.boasts.retain(|host, _| !active.hosts.contains(host)),
             Fault::Room(by, _) => self.room(by, &active.hosts, false),
+            Fault::Bind(by, _) => self.bind_all(by, &active.hosts, false),
             Fault::Pool(by, only) => self.pool(by, false, only),
             Fault::Label(by, _) => self.label_all(by, &active.hosts, false),
             Fault::Clock(node, _) => drop(self.clocks_off.remove(&node)),

@@ -179,6 +179,9 @@ pub enum Fault {
     Pool(usize, bool),
     /// Somebody at the first node gives the other one that label, until the fault is over.
     Label(usize, Who),
+    /// Somebody at the first node binds the encoders of these agents to that pool, until the fault
+    /// is over.
+    Bind(usize, Vec<Who>),
     /// An encoder is sent to a node.
     Send(usize, usize),
     /// No packet passes between the two sides.
@@ -313,6 +316,11 @@ impl Plan {
     /// Whether any encoders are ever in a room.
     pub(crate) fn is_roomed(&self) -> bool {
         self.faults.iter().any(|item| matches!(item.fault, Fault::Room(..)))
+    }
+
+    /// Whether any encoders are ever bound to the pool by records of their own.
+    pub(crate) fn has_bound(&self) -> bool {
+        self.faults.iter().any(|item| matches!(item.fault, Fault::Bind(..)))
     }
 
     /// Whether records become unreadable in it.

@@ -71,7 +71,7 @@ fn smaller(plan: &Plan) -> Vec<Plan> {
     for index in 0..plan.faults.len() {
         let sides: usize = match &plan.faults[index].fault {
             Fault::Crash(who) | Fault::Freeze(who) | Fault::OldFolder(who) => who.len(),
-            Fault::Room(_, who) => who.len(),
+            Fault::Room(_, who) | Fault::Bind(_, who) => who.len(),
             Fault::Cut { from, to, .. } => from.len() + to.len(),
             _ => 0,
         };
@@ -109,6 +109,7 @@ fn is_there(fault: &Fault, nodes: usize, encoders: usize) -> bool {
         | Fault::Mute(node, _)
         | Fault::Pool(node, _)
         | Fault::Room(node, _)
+        | Fault::Bind(node, _)
         | Fault::Label(node, _)
         | Fault::Rotate(node)
         | Fault::Clock(node, _) => *node < nodes,
@@ -128,7 +129,7 @@ fn leave_out(fault: &mut Fault, one: usize) {
     };
     match fault {
         Fault::Crash(who) | Fault::Freeze(who) | Fault::OldFolder(who) => spare(who, one),
-        Fault::Room(_, who) => spare(who, one),
+        Fault::Room(_, who) | Fault::Bind(_, who) => spare(who, one),
         Fault::Cut { from, to, .. } => match one.checked_sub(from.len()) {
             None => spare(from, one),
             Some(one) => spare(to, one),

@@ -18,6 +18,12 @@ pub(crate) const LIMIT: u16 = 6;
 /// The pool, and the label of its nodes.
 const POOL: &str = "pool";
 
+const POOL_ID: RecordId = RecordId([0x91; 16]);
+
+fn text(field: u16, text: &str) -> Change {
+    Change::Set(field, text.as_bytes().to_vec())
+}
+
 /// A number as records hold it: signed, seven bits a byte.
 fn number(of: u32) -> Vec<u8> {
     let (mut left, mut bytes) = (u64::from(of) << 1, Vec::new());
@@ -58,13 +64,10 @@ impl World {
     pub(crate) fn pool(&mut self, by: usize, on: bool, only: bool) {
         let Some(at) = self.teller(by) else { return };
         self.checks.pooled_at = self.now;
-        let text = |field: u16, text: &str| Change::Set(field, text.as_bytes().to_vec());
-        let key = |kind: Kind, id: u8| Key { kind, id: RecordId([id; 16]) };
-        let (pool, pools, placement) =
-            (key(Kind::POOL, 0x91), key(Kind::SETTING, 0x92), key(Kind::SETTING, 0x93));
+        let key = |id: u8| Key { kind: Kind::SETTING, id: RecordId([id; 16]) };
+        let (pools, placement) = (key(0x92), key(0x93));
         if on {
-            let label = Change::Add(3, POOL.as_bytes().to_vec());
-            self.tell(at, pool, vec![text(1, POOL), label]);
+            self.make_pool(at);
         }
         let value = |said: &str| if on { text(2, said) } else { Change::Clear(2) };
         self.tell(
@@ -73,6 +76,28 @@ impl World {
             vec![text(1, PLACEMENT_SETTING), value(if only { "only" } else { "prefer" })],
         );
         self.tell(at, pools, vec![text(1, POOLS_SETTING), value(POOL)]);
+    }
+
+    fn make_pool(&mut self, at: usize) {
+        let pool = Key { kind: Kind::POOL, id: POOL_ID };
+        let label = Change::Add(3, POOL.as_bytes().to_vec());
+        self.tell(at, pool, vec![text(1, POOL), label]);
+    }
+
+    /// Somebody binds encoders to the pool by their records, or lets them be anywhere again.
+    pub(crate) fn bind_all(&mut self, by: usize, agents: &[usize], on: bool) {
+        let Some(at) = self.teller(by) else { return };
+        self.checks.pooled_at = self.now;
+        if on {
+            self.make_pool(at);
+        }
+        for agent in agents {
+            let Some(e) = self.encoder_at(*agent) else { continue };
+            let (id, name) = (self.encoders[e].id, self.encoders[e].name.clone());
+            let pools = if on { Change::Set(5, POOL_ID.0.to_vec()) } else { Change::Clear(5) };
+            let changes = vec![text(1, &name), pools, text(7, "only")];
+            self.tell(at, Key { kind: Kind::ENCODER, id: RecordId(id.0) }, changes);
+        }
     }
 
     /// Somebody puts encoders into a room, or takes them out of it.

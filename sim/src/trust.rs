@@ -52,7 +52,9 @@ impl World {
     pub(crate) fn revoke(&mut self, by: usize, node: usize) {
         let (ticket, nonce) = (self.events, self.hosts[by].rng.random());
         let (node, reason) = (self.nodes[node].id, "stolen".to_owned());
+        let before = self.members_by(by);
         self.node_event(by, Event::Revoke { ticket, node, nonce, reason });
+        self.check_only_named(by, node, &before);
     }
 
     pub(crate) fn readmit(&mut self, by: usize, node: usize) {

@@ -46,6 +46,7 @@ pub const MARKS: &[&str] = &[
     "fault: pool preferred",
     "fault: bound to a pool",
     "fault: label given",
+    "fault: bound to a pool by its record",
     "an encoder comes to the pool that it prefers",
     "an encoder comes to a node outside of its pool",
     "an encoder moves on request",
@@ -117,6 +118,7 @@ impl World {
             Fault::Pool(_, false) => "fault: pool preferred",
             Fault::Pool(_, true) => "fault: bound to a pool",
             Fault::Label(..) => "fault: label given",
+            Fault::Bind(..) => "fault: bound to a pool by its record",
             Fault::Send(..) => "fault: encoder sent elsewhere",
         };
         self.mark(name);

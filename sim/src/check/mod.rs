@@ -21,6 +21,7 @@ mod pools;
 mod prompt;
 mod published;
 mod relayed;
+mod resting;
 mod returns;
 mod rights;
 mod room;
@@ -107,6 +108,8 @@ pub(crate) struct Checks {
     pub(crate) unseen: BTreeMap<(usize, usize), u64>,
     /// What a node does not know of what another says of itself.
     pub(crate) untold: BTreeMap<(usize, usize), prompt::Untold>,
+    /// Since when an agent sends what nobody takes.
+    pub(crate) unwatched: BTreeMap<usize, u64>,
     /// Since when the page of a publisher is dark, though there is a way for its pictures.
     pub(crate) dark_onlookers: BTreeMap<usize, u64>,
     /// Since when a page is dark, though there is a way for its pictures.
@@ -252,6 +255,7 @@ impl World {
         self.check_standby();
         self.check_rooms();
         self.check_published();
+        self.check_resting();
     }
 
     /// When everything had time to recover.

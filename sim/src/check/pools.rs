@@ -102,7 +102,9 @@ impl World {
     /// Whether any pool is preferred.
     pub(crate) fn is_pooled(&self) -> bool {
         let mut nodes = self.nodes.iter().filter_map(|node| node.control.as_ref());
-        let first = self.encoders.first().map(|encoder| encoder.id);
-        first.is_some_and(|id| nodes.any(|control| !control.rights().wish(id).pools.is_empty()))
+        // What is said of all shows in the first.
+        let some = if self.plan.has_bound() { self.encoders.len() } else { 1 };
+        let ids = || self.encoders.iter().take(some).map(|encoder| encoder.id);
+        nodes.any(|control| ids().any(|id| !control.rights().wish(id).pools.is_empty()))
     }
 }

@@ -46,6 +46,23 @@ impl World {
         }
     }
 
+    /// Who is in, by what a node knows.
+    pub(crate) fn members_by(&self, ix: usize) -> BTreeSet<NodeId> {
+        let control = self.nodes[ix].control.as_ref();
+        control.map(|control| control.roster().members().collect()).unwrap_or_default()
+    }
+
+    /// Somebody has shut a node out: whomever that had let in before, as far as is known there, is in
+    /// still.
+    pub(crate) fn check_only_named(&mut self, by: usize, node: NodeId, before: &BTreeSet<NodeId>) {
+        let after = self.members_by(by);
+        let mut out = before.iter().filter(|it| **it != node && !after.contains(it));
+        if let Some(other) = out.next() {
+            let (other, node) = (self.name_of(*other), self.name_of(node));
+            self.fail("trust", format!("{other} is out at n{by} together with {node}"));
+        }
+    }
+
     /// A node takes its new key as soon as all that are linked know of it, whoever else does not.
     pub(super) fn check_keys(&mut self) {
         let limit = KEY_KNOWN * self.patience() + SLACK;

@@ -232,6 +232,16 @@ impl Plan {
             }
             plan.faults.push(Item { at_ms, until_ms, fault });
         }
+        if plan.encoders > 0 && rng.random_bool(0.2) {
+            let at_ms = CALM_MS + rng.random_range(0..20_000);
+            let lasts = rng.random_range(8_000..30_000);
+            let (a, b) = (rng.random_range(0..plan.nodes), rng.random_range(0..plan.nodes));
+            let who = vec![Who::Encoder(rng.random_range(0..plan.encoders))];
+            let until_ms = Some(at_ms + lasts);
+            for fault in [Fault::Label(a, Who::Node(b)), Fault::Bind(a, who)] {
+                plan.faults.push(Item { at_ms, until_ms, fault });
+            }
+        }
         plan
     }
 }
