@@ -66,6 +66,7 @@ pub(crate) struct Viewer {
 
 /// A viewer that stays at one node.
 pub(crate) struct Browser {
+    /// An encoder, or, above those, a publisher.
     pub(crate) watches: usize,
     pub(crate) at: Option<usize>,
     pub(crate) seen: Seen,
@@ -567,7 +568,7 @@ impl World {
             return;
         };
         self.trace.say(self.now, || format!("page{ix} opens at n{at}"));
-        let encoder = self.encoders[self.browsers[ix].watches].id;
+        let encoder = self.watched_id(self.browsers[ix].watches);
         let browser = &mut self.browsers[ix];
         browser.at = Some(at);
         browser.seen = Seen { longest_gap: browser.seen.longest_gap, ..Seen::opened(self.now) };
@@ -590,6 +591,5 @@ impl World {
                 self.queue.push(self.now + PAGE_MOVES, Ev::BrowserMoves(ix));
             }
         }
-        self.onlookers_lose(node);
     }
 }

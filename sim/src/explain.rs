@@ -196,7 +196,7 @@ fn told(
         plan.nodes,
         plan.encoders,
         plan.viewers,
-        plan.browsers,
+        world.browsers.len(),
         plan.publishers,
         plan.faults.len(),
         world.now as f64 / 1e9
@@ -290,6 +290,9 @@ fn taken_apart(world: &World, line: &str) -> Option<Line> {
         let name = format!("cam{}", ix % world.plan.encoders.max(1));
         what = what.replace(&format!("{:?}", encoder.id), &name);
         what = what.replace(&encoder.id.short(), &name);
+    }
+    for (ix, publisher) in world.publishers.iter().enumerate() {
+        what = what.replace(&publisher.id.short(), &format!("pub{ix}"));
     }
     Some(Line { at, who, what: plainly(&what) })
 }

@@ -97,8 +97,6 @@ pub(crate) enum Receiver {
     /// Another node, by media connection and flow.
     Flow(u64, u32),
     Browser(usize),
-    /// Who watches what a publisher sends.
-    Onlooker(usize),
 }
 
 #[derive(Debug)]
@@ -238,7 +236,7 @@ impl Hub {
     pub(crate) fn sessions(&self) -> impl Iterator<Item = SessionId> {
         self.places.keys().filter_map(|receiver| match receiver {
             Receiver::Session(session) => Some(*session),
-            Receiver::Flow(..) | Receiver::Browser(_) | Receiver::Onlooker(_) => None,
+            Receiver::Flow(..) | Receiver::Browser(_) => None,
         })
     }
 

@@ -1,5 +1,5 @@
-//! Publishers: WebRTC legs that send a stream to a node, as `http::publisher` drives them, and a page
-//! that watches each. Leg and page are at their node: no path between them is modelled.
+//! Publishers: WebRTC legs that send a stream to a node, as `http::publisher` drives them. A leg is at
+//! its node, as a page is: no path between them is modelled.
 
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
@@ -10,9 +10,9 @@ use roost::id::{EncoderId, SessionId};
 use roost::session::host::Publication;
 use roost::wire::{ClientMessage, Confirm, Goodbye, Message as _, NodeMessage};
 
-use crate::client::{PAGE_MOVES, Seen};
+use crate::client::PAGE_MOVES;
 use crate::conn::End;
-use crate::media::{Camera, FRAME_MS, Frame, Receiver};
+use crate::media::{Camera, FRAME_MS};
 use crate::net::{MS, SEC};
 use crate::node::Client;
 use crate::plan::log_uniform;
@@ -30,15 +30,12 @@ const CURRENT: u64 = SEC;
 /// The driver of a leg reads what its node says within this time.
 const READS: u64 = MS;
 
-/// Whoever publishes, and whoever watches that.
+/// Whoever publishes.
 pub(crate) struct Publisher {
     pub(crate) id: EncoderId,
     rng: ChaCha8Rng,
     camera: Camera,
     pub(crate) leg: Option<Leg>,
-    /// The node at which its page is.
-    pub(crate) page_at: Option<usize>,
-    pub(crate) seen: Seen,
 }
 
 /// A leg that stands.
@@ -60,8 +57,6 @@ pub(crate) struct Leg {
 pub(crate) enum Step {
     /// It looks for a node.
     Opens,
-    /// Its page does.
-    PageOpens,
     /// It takes a picture.
     Picture(SessionId),
     /// Its node says something to the driver of this leg.
@@ -75,14 +70,7 @@ pub(crate) enum Step {
 impl Publisher {
     pub(crate) fn new(seed: u64, index: usize, camera: crate::plan::Camera) -> Self {
         let mut rng = stream(seed, For::Publisher(index));
-        Self {
-            id: EncoderId(rng.random()),
-            rng,
-            camera: Camera::new(camera),
-            leg: None,
-            page_at: None,
-            seen: Seen::default(),
-        }
+        Self { id: EncoderId(rng.random()), rng, camera: Camera::new(camera), leg: None }
     }
 }
 
@@ -91,14 +79,12 @@ impl World {
         for p in 0..self.publishers.len() {
             let late = self.publishers[p].rng.random_range(0..2 * SEC);
             self.queue.push(self.now + late, Ev::Publisher(p, Step::Opens));
-            self.queue.push(self.now + late + SEC, Ev::Publisher(p, Step::PageOpens));
         }
     }
 
     pub(crate) fn publisher_steps(&mut self, p: usize, step: Step) {
         match step {
             Step::Opens => self.publisher_opens(p),
-            Step::PageOpens => self.onlooker_opens(p),
             Step::Picture(session) => self.publisher_pictures(p, session),
             Step::Said(end, ..) | Step::NoSignal(end, _) | Step::Silent(end, _)
                 if !self.lives(end) => {}
@@ -239,44 +225,19 @@ impl World {
         self.queue.push(self.now + READS, Ev::Publisher(p, step));
     }
 
-    fn onlooker_opens(&mut self, p: usize) {
-        if self.publishers[p].page_at.is_some() {
-            return;
-        }
-        let Some(at) = self.open_node(p + 1) else {
-            return self.queue.push(self.now + PAGE_MOVES, Ev::Publisher(p, Step::PageOpens));
-        };
-        let publisher = &mut self.publishers[p];
-        publisher.page_at = Some(at);
-        publisher.seen = Seen::opened(self.now);
-        let encoder = publisher.id;
-        self.subscribe_here(at, encoder, Receiver::Onlooker(p), 1);
+    /// Which publisher a page watches, if it does not watch an encoder.
+    pub(crate) fn watched_publisher(&self, watches: usize) -> Option<&Publisher> {
+        self.publishers.get(watches.checked_sub(self.plan.encoders)?)
     }
 
-    /// Who watches what is published sees a picture.
-    pub(crate) fn onlooker_sees(&mut self, p: usize, frame: Frame) {
-        let (fresh, lacks) = self.publishers[p].seen.take(&frame, self.now);
-        if fresh {
-            let who = format!("the page of pub{p}");
-            self.check_shown(&who, self.publishers[p].seen);
-            self.check_damage(&who, self.publishers[p].seen.lacks_since);
-        }
-        if let (true, Some(at)) = (lacks, self.publishers[p].page_at) {
-            let event = Ev::KeyframeWanted { end: self.end_of(at), encoder: frame.encoder };
-            self.hub_event(at, event);
+    pub(crate) fn watched_id(&self, watches: usize) -> EncoderId {
+        match self.watched_publisher(watches) {
+            Some(publisher) => publisher.id,
+            None => self.encoders[watches].id,
         }
     }
 
-    /// A node is gone, and with it the pages there,
-    pub(crate) fn onlookers_lose(&mut self, node: usize) {
-        for p in 0..self.publishers.len() {
-            if self.publishers[p].page_at.take_if(|at| *at == node).is_some() {
-                self.queue.push(self.now + PAGE_MOVES, Ev::Publisher(p, Step::PageOpens));
-            }
-        }
-    }
-
-    /// and the legs, if its process is.
+    /// A node's process is gone, and with it the legs there.
     pub(crate) fn legs_lose(&mut self, node: usize) {
         for p in 0..self.publishers.len() {
             if self.publishers[p].leg.as_ref().is_some_and(|leg| leg.end.host == node) {

@@ -32,7 +32,7 @@ pub(crate) struct Gossip {
 impl World {
     /// Whether there is anything to report.
     fn has_reports(&self) -> bool {
-        self.plan.viewers + self.plan.browsers > 0 || self.plan.has_boasts()
+        self.plan.viewers + self.browsers.len() > 0 || self.plan.has_boasts()
     }
 
     /// The media that a node carries.

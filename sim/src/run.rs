@@ -114,9 +114,10 @@ impl World {
         let viewers = (0..plan.viewers)
             .map(|v| Viewer::new(seed, first_viewer + v, v % watched, plan.nodes))
             .collect();
-        let browsers = (0..plan.browsers)
-            .map(|b| Browser { watches: b % watched, at: None, seen: Seen::default() })
-            .collect();
+        let watches = (0..plan.browsers).map(|b| b % watched);
+        let watches = watches.chain((0..plan.publishers).map(|p| plan.encoders + p));
+        let browsers =
+            watches.map(|watches| Browser { watches, at: None, seen: Seen::default() }).collect();
         let publishers =
             (0..plan.publishers).map(|p| Publisher::new(seed, p, plan.camera)).collect();
         let mut world = Self {
@@ -201,7 +202,7 @@ impl World {
             let late = rng.random_range(0..2 * SEC);
             self.queue.push(BEGIN + late, Ev::StartClient(host));
         }
-        for browser in 0..self.plan.browsers {
+        for browser in 0..self.browsers.len() {
             let late = rng.random_range(SEC..3 * SEC);
             self.queue.push(BEGIN + late, Ev::StartBrowser(browser));
         }

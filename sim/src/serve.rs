@@ -154,7 +154,6 @@ impl World {
             }
             Receiver::Flow(conn, flow) => self.send(conn, 1, Cargo::Picture(flow, frame)),
             Receiver::Browser(browser) => self.browser_sees(browser, frame),
-            Receiver::Onlooker(publisher) => self.onlooker_sees(publisher, frame),
         }
     }
 

@@ -143,7 +143,7 @@ impl World {
                 }
             }
         }
-        let watchers = self.plan.viewers + self.plan.browsers;
+        let watchers = self.plan.viewers + self.browsers.len();
         story.via.resize_with(watchers, Past::default);
         story.fresh.resize(watchers, None);
         for w in 0..watchers {

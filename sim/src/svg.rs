@@ -113,7 +113,7 @@ pub(crate) fn draw(world: &World, story: &Story, failovers: &[Failover]) -> Stri
         nodes = plan.nodes,
         encoders = plan.encoders,
         viewers = plan.viewers,
-        pages = plan.browsers,
+        pages = world.browsers.len(),
         seconds = world.now as f64 / 1e9,
         ended = escaped(&ended),
         body = drawing.out,
@@ -186,7 +186,7 @@ impl Drawing<'_> {
             self.hosts[self.world.host_of_viewer(viewer)] = at;
             self.watchers.push(at);
         }
-        for _ in 0..plan.browsers {
+        for _ in &self.world.browsers {
             self.watchers.push(place(0.0));
         }
         y - LANE / 2.0

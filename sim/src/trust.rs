@@ -6,11 +6,8 @@ use roost::control::{Control, Event, NoDecree};
 use roost::id::NodeId;
 
 use crate::conn::{End, Kind};
-use crate::net::MS;
+use crate::node::DISK;
 use crate::world::{Ev, World};
-
-/// A write to the disk.
-const DISK: u64 = 5 * MS;
 
 impl World {
     pub(crate) fn record(&mut self, ix: usize, number: u64, statements: Vec<Statement>) {

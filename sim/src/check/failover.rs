@@ -206,6 +206,9 @@ impl World {
     pub(super) fn check_all_see(&mut self) {
         let near = self.now.saturating_sub(2 * SEC);
         let lit = |e: usize| {
+            if let Some(publisher) = self.watched_publisher(e) {
+                return publisher.leg.is_some();
+            }
             let barred = self.at_home(e).is_empty() && self.is_barred(e);
             !barred && self.agents_of(e).any(|agent| self.hosts[self.host_of_encoder(agent)].up)
         };
@@ -225,7 +228,11 @@ impl World {
                 (format!("page{b} at n{at}"), browser.watches, browser.seen.fresh_at)
             });
         if let (Some((who, e, fresh)), true) = (dark.or(dark_page), anyone) {
-            let text = format!("{who} sees nothing of cam{e} since {:.3} s", fresh as f64 / 1e9);
+            let of = match e.checked_sub(self.plan.encoders) {
+                None => format!("cam{e}"),
+                Some(publisher) => format!("pub{publisher}"),
+            };
+            let text = format!("{who} sees nothing of {of} since {:.3} s", fresh as f64 / 1e9);
             self.fail("pictures", text);
         }
     }

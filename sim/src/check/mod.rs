@@ -110,8 +110,6 @@ pub(crate) struct Checks {
     pub(crate) untold: BTreeMap<(usize, usize), prompt::Untold>,
     /// Since when an agent sends what nobody takes.
     pub(crate) unwatched: BTreeMap<usize, u64>,
-    /// Since when the page of a publisher is dark, though there is a way for its pictures.
-    pub(crate) dark_onlookers: BTreeMap<usize, u64>,
     /// Since when a page is dark, though there is a way for its pictures.
     pub(crate) dark: BTreeMap<usize, u64>,
     /// Agents that stood still a moment ago.

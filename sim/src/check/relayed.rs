@@ -43,14 +43,14 @@ impl World {
     fn way_to(&self, page: usize) -> Option<(usize, usize)> {
         let browser = &self.browsers[page];
         let (node, e) = (browser.at?, browser.watches);
-        let home = self.home_of(e)?;
-        let agent = self.host_of_encoder(e);
-        let sends = self.reach(agent, home) && self.claims(home, self.encoders[e].id);
-        (sends && self.leads(node, home)).then_some((node, home))
-    }
-
-    /// Links lead from a node that runs to another, over one between them if need be.
-    pub(super) fn leads(&self, node: usize, home: usize) -> bool {
+        let (home, sends) = match self.watched_publisher(e) {
+            Some(publisher) => (publisher.leg.as_ref()?.end.host, true),
+            None => {
+                let home = self.home_of(e)?;
+                (home, self.reach(self.host_of_encoder(e), home))
+            }
+        };
+        let sends = sends && self.claims(home, self.watched_id(e));
         let linked = |a: usize, b: usize| {
             a == b
                 || (self.reach(a, b)
@@ -59,6 +59,7 @@ impl World {
                     && self.nodes[a].links.contains_key(&b)
                     && self.nodes[b].links.contains_key(&a))
         };
-        self.runs(node) && (0..self.plan.nodes).any(|via| linked(node, via) && linked(via, home))
+        let leads = (0..self.plan.nodes).any(|via| linked(node, via) && linked(via, home));
+        (sends && self.runs(node) && leads).then_some((node, home))
     }
 }

@@ -19,7 +19,6 @@ impl World {
         let viewer = match receiver {
             Receiver::Flow(..) => return,
             Receiver::Browser(browser) => Some(self.browsers[browser].seen),
-            Receiver::Onlooker(publisher) => Some(self.publishers[publisher].seen),
             Receiver::Session(session) => self
                 .client_host(ix, session)
                 .and_then(|host| self.viewer_at(host))
