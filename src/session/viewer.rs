@@ -451,8 +451,6 @@ impl Viewer {
         let speaks = |leg: &Leg| leg.welcomed && !leg.pulse.silent(now);
         // From a silent one nothing will come: it is no reason to let go of who shows the picture.
         let home_leg = self.legs.values().any(|leg| leg.node == home && speaks(leg));
-        let either = |leg: &Leg| leg.node.is_some() && (leg.node == home || leg.node == next);
-        let both_silent = !self.legs.values().any(|leg| either(leg) && speaks(leg));
         let settled = !stalled && now.since(self.flowing_since) >= SETTLE;
         // A home that was just asked has sent nothing yet: until then the picture comes from where
         // it came.
@@ -464,8 +462,7 @@ impl Viewer {
             let wanted = at_home
                 || stays
                 || (home.is_none() && self.fresh.is_none())
-                || (stalled
-                    && (leg.node == next || stalled_for >= ASK_ALL || both_silent || !home_leg))
+                || (stalled && (leg.node == next || stalled_for >= ASK_ALL || !home_leg))
                 || (!settled && leg.watching.is_some())
                 || (via == Some(id) && (!home_leg || asked));
             let stay = !at_home;
