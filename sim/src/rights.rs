@@ -3,7 +3,7 @@
 use rand::RngExt as _;
 use roost::access::keys::{StreamKey, key_hash, key_text};
 use roost::access::{DEFAULT_DOMAIN, Principal, Right, Rights, Who};
-use roost::accounts::{Change, Dot, Expect, Key, Kind, Record, Stamp, Write};
+use roost::accounts::{Change, Dot, Expect, Key, Kind, Ledger, Record, Stamp, Write};
 use roost::admission::{Session, issue_credential, issue_session};
 use roost::control::{Control, Event};
 use roost::id::{AccountId, ActorId, EncoderId, InviteId, NodeId, RecordId};
@@ -14,15 +14,19 @@ use crate::world::{Ev, World};
 
 /// Fields and sets of accounts and rules.
 const NAME: u16 = 1;
+const DOMAIN: u16 = 3;
 const PASSWORD: u16 = 4;
 const ROLE: u16 = 4;
 const EVERYTHING: u16 = 5;
 const ACCOUNTS: u16 = 2;
 const GROUPS: u16 = 3;
+const ENCODERS: u16 = 4;
 /// Set of a group's record.
 const MEMBERS: u16 = 2;
 /// From the least right to the greatest. Each lets its holder watch.
 const ROLES: [&str; 4] = ["viewer", "publisher", "operator", "admin"];
+/// A domain in which there is no encoder.
+const ELSEWHERE: RecordId = RecordId([0xd0; 16]);
 /// Everyone's.
 const SECRET: &[u8] = b"secret";
 /// Viewers' accounts are numbered from here, their groups, and agents' accounts where they have some.
@@ -215,6 +219,18 @@ impl World {
                 (rule, Change::Set(ROLE, role.as_bytes().to_vec()))
             }
         };
+        let (key, change) = match rng.random_range(0..24) {
+            0 => (person, Change::Set(DOMAIN, ELSEWHERE.0.to_vec())),
+            1 | 2 => (person, Change::Set(DOMAIN, DEFAULT_DOMAIN.0.to_vec())),
+            3 => (rule, Change::Set(DOMAIN, ELSEWHERE.0.to_vec())),
+            4 | 5 => (rule, Change::Set(DOMAIN, DEFAULT_DOMAIN.0.to_vec())),
+            wide @ (6 | 7) => (rule, Change::Set(EVERYTHING, vec![wide - 6])),
+            8 | 9 => {
+                let encoder = &self.encoders[rng.random_range(0..self.plan.encoders)];
+                (rule, Change::Add(ENCODERS, encoder.id.0.to_vec()))
+            }
+            _ => (key, change),
+        };
         if !self.runs(ix) || self.nodes[ix].control.is_none() {
             return;
         }
@@ -223,6 +239,44 @@ impl World {
         self.checks.edits.insert(ticket, (ix, self.hosts[ix].life, key, change.clone()));
         self.trace.say(self.now, || format!("n{ix} is asked for {change:?} of viewer{viewer}"));
         self.ask_for(ix, ticket, key, vec![change]);
+    }
+
+    /// The same by what records say, read without an index: each encoder is in the default domain.
+    pub(crate) fn granted(&self, ledger: &Ledger, rights: &Rights) -> Vec<(usize, usize)> {
+        let all = (0..self.plan.viewers).flat_map(|v| (0..self.plan.encoders).map(move |e| (v, e)));
+        let may = |&(viewer, encoder): &(usize, usize)| {
+            rights.password_of(account(viewer)) == Some(password())
+                && self.is_granted(ledger, viewer, encoder)
+        };
+        all.filter(may).collect()
+    }
+
+    fn is_granted(&self, ledger: &Ledger, viewer: usize, encoder: usize) -> bool {
+        let who = account(viewer);
+        let (person, rule) = keys(who);
+        let get = |key| ledger.get(key).filter(Record::exists).filter(|it| !it.is_off());
+        let (Some(person), Some(rule)) = (get(person), get(rule)) else { return false };
+        let has = |record: &Record, set, id: &[u8]| record.elements(set).any(|it| it == id);
+        let all = |record: &Record, field, is: &dyn Fn(&[u8]) -> bool| {
+            record.values(field).iter().all(|it| is(it.value))
+        };
+        // Of two domains neither is it.
+        let here = |record: &Record| {
+            record.values(DOMAIN).len() <= 1
+                && all(record, DOMAIN, &|domain| domain == DEFAULT_DOMAIN.0)
+        };
+        let granted = rule.value(ROLE).is_some()
+            && all(&rule, ROLE, &|role| ROLES.iter().any(|it| it.as_bytes() == role));
+        let wide = rule.value(EVERYTHING).is_some() && all(&rule, EVERYTHING, &|it| it == [1]);
+        let grouped = group(viewer).is_some_and(|group| {
+            let members = ledger.get(group).filter(Record::exists);
+            has(&rule, GROUPS, &group.id.0) && members.is_some_and(|it| has(&it, MEMBERS, &who.0))
+        });
+        here(&person)
+            && here(&rule)
+            && granted
+            && (wide || has(&rule, ENCODERS, &self.encoders[encoder].id.0))
+            && (grouped || has(&rule, ACCOUNTS, &who.0))
     }
 
     /// Of roles that were given to a viewer at the same time the least counts. Who has more?

@@ -3,6 +3,7 @@
 mod alike;
 mod anew;
 mod clocks;
+mod copies;
 mod dials;
 mod drain;
 mod even;
@@ -108,6 +109,8 @@ pub(crate) struct Checks {
     pub(crate) unseen: BTreeMap<(usize, usize), u64>,
     /// What a node does not know of what another says of itself.
     pub(crate) untold: BTreeMap<(usize, usize), prompt::Untold>,
+    /// Since when a node believes other things of one than that said, of which it has heard all.
+    pub(crate) otherwise: BTreeMap<(usize, usize), u64>,
     /// Since when an agent sends what nobody takes.
     pub(crate) unwatched: BTreeMap<usize, u64>,
     /// Since when a page is dark, though there is a way for its pictures.
@@ -227,6 +230,7 @@ impl World {
         self.note_epochs();
         self.note_arrived();
         self.check_prompt();
+        self.check_copies();
         self.check_relayed();
         self.note_minds();
         self.check_downs();

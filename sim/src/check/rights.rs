@@ -60,8 +60,13 @@ impl World {
             let records = Rights::KINDS.into_iter().flat_map(|kind| ledger.of_kind(kind));
             let now = self.clock(ix).wall;
             let anew = self.permitted(&Rights::of(records), now);
-            if self.permitted(&control.rights(), now) != anew {
+            let permitted = self.permitted(&control.rights(), now);
+            if permitted != anew {
                 let text = format!("n{ix} judges rights by other records than it has");
+                return self.fail("rights", text);
+            }
+            if permitted != self.granted(ledger, &control.rights()) {
+                let text = format!("n{ix} judges rights otherwise than its records do");
                 return self.fail("rights", text);
             }
             if let Some(viewer) = self.has_too_much(ix) {
