@@ -92,7 +92,9 @@ impl World {
         if !self.plan.guarded {
             return None;
         }
-        let (founder, mesh) = (&self.nodes.first()?.keypair, self.mesh);
+        // What somebody signed who was shut out since opens nothing.
+        let signer = (0..self.plan.nodes).find(|ix| self.is_member(*ix))?;
+        let (signer, mesh) = (&self.nodes[signer].keypair, self.mesh);
         let agent = self.encoder_at(host).filter(|_| self.plan.has_mute());
         let account = match (self.viewer_at(host), agent) {
             (Some(viewer), _) => account(viewer),
@@ -100,11 +102,11 @@ impl World {
             (_, Some(agent)) => return Some(self.stream_key(agent)),
             _ => {
                 let id = InviteId([9; 16]);
-                return Some(issue_credential(founder, mesh, id, DEFAULT_DOMAIN, NEVER));
+                return Some(issue_credential(signer, mesh, id, DEFAULT_DOMAIN, NEVER));
             }
         };
         let session = Session { account, password: password(), expires: NEVER };
-        Some(issue_session(founder, mesh, &session))
+        Some(issue_session(signer, mesh, &session))
     }
 
     fn stream_key(&self, agent: usize) -> String {
