@@ -227,7 +227,7 @@ impl World {
             3 => (rule, Change::Set(DOMAIN, ELSEWHERE.0.to_vec())),
             4 | 5 => (rule, Change::Set(DOMAIN, DEFAULT_DOMAIN.0.to_vec())),
             wide @ (6 | 7) => (rule, Change::Set(EVERYTHING, vec![wide - 6])),
-            8 | 9 => {
+            8 | 9 if self.plan.encoders > 0 => {
                 let encoder = &self.encoders[rng.random_range(0..self.plan.encoders)];
                 (rule, Change::Add(ENCODERS, encoder.id.0.to_vec()))
             }

@@ -1,5 +1,5 @@
-//! Who has heard all that a node said of itself believes the same of it: how far somebody is
-//! says what it knows, or whoever asks by that never gets what is missing.
+//! Who has heard all that a node said of itself believes just that: nobody asks for what it seems to
+//! have, so a difference would stay.
 
 use roost::directory::Directory;
 

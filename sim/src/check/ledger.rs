@@ -71,16 +71,12 @@ impl World {
             let calm = self.active.is_empty() && self.whole() && self.calm_for(since + SEC);
             let there = (0..self.plan.nodes).all(|node| self.runs(node) && self.is_member(node));
             let spread = SPREAD * self.patience();
-            let long = wait.patience >= spread;
-            if calm && there && wait.nodes <= self.plan.nodes {
+            let few = !receipt.enough && wait.patience >= spread;
+            let late = since > spread;
+            if (few || late) && calm && there && wait.nodes <= self.plan.nodes {
                 let (has, ms) = (receipt.nodes, since / MS);
-                if !receipt.enough && long {
-                    let text = format!("after {ms} ms n{ix} says that only {has} have a change");
-                    return self.fail("acknowledged", text);
-                } else if since > spread {
-                    let text = format!("n{ix} says after {ms} ms alone that {has} have a change");
-                    return self.fail("acknowledged", text);
-                }
+                let text = format!("n{ix} says only after {ms} ms that {has} have a change");
+                return self.fail("acknowledged", text);
             }
         }
         let twice = self.checks.acked.iter().any(|acked| acked.version == version);
