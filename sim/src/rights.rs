@@ -4,7 +4,7 @@ use rand::RngExt as _;
 use roost::access::keys::{StreamKey, key_hash, key_text};
 use roost::access::{DEFAULT_DOMAIN, Principal, Right, Rights, Who};
 use roost::accounts::{Change, Dot, Expect, Key, Kind, Ledger, Record, Stamp, Write};
-use roost::admission::{Session, issue_credential, issue_session};
+use roost::admission::{Keypair, Session, issue_credential, issue_session};
 use roost::control::{Control, Event};
 use roost::id::{AccountId, ActorId, EncoderId, InviteId, NodeId, RecordId};
 
@@ -92,21 +92,26 @@ impl World {
         if !self.plan.guarded {
             return None;
         }
-        // What somebody signed who was shut out since opens nothing.
-        let signer = (0..self.plan.nodes).find(|ix| self.is_member(*ix))?;
-        let (signer, mesh) = (&self.nodes[signer].keypair, self.mesh);
+        let mesh = self.mesh;
         let agent = self.encoder_at(host).filter(|_| self.plan.has_mute());
         let account = match (self.viewer_at(host), agent) {
             (Some(viewer), _) => account(viewer),
             (_, Some(agent)) if has_account(agent) => numbered(AGENTS, agent),
             (_, Some(agent)) => return Some(self.stream_key(agent)),
             _ => {
-                let id = InviteId([9; 16]);
+                let (id, signer) = (InviteId([9; 16]), self.signer(1)?);
                 return Some(issue_credential(signer, mesh, id, DEFAULT_DOMAIN, NEVER));
             }
         };
         let session = Session { account, password: password(), expires: NEVER };
-        Some(issue_session(signer, mesh, &session))
+        Some(issue_session(self.signer(0)?, mesh, &session))
+    }
+
+    /// Who lets clients in: this one of the members, or the last. What somebody signed opens nothing
+    /// once that one is shut out, and agents have it from another than viewers.
+    fn signer(&self, number: usize) -> Option<&Keypair> {
+        let members = (0..self.plan.nodes).filter(|ix| self.is_member(*ix)).take(number + 1);
+        Some(&self.nodes[members.last()?].keypair)
     }
 
     fn stream_key(&self, agent: usize) -> String {
