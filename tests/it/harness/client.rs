@@ -12,6 +12,33 @@ use super::process::Process;
 use super::said::Said;
 use super::{PATIENCE, wait_until};
 
+/// For how long a busy machine may keep a process from running: four times what counts as a gap.
+const STALL_MS: u64 = 600;
+
+/// Asserts that nothing that was done to a stream could be seen: no picture came twice or before an
+/// earlier one, and there was no gap but of a node or this viewer that stood still as a whole, pings
+/// and all, as happens on a busy machine. Where a stream moves, its picture pauses and pings go on.
+/// Returns the longest of those.
+#[track_caller]
+pub(crate) fn assert_unseen(report: &Value) -> Duration {
+    let stalled = |gap: &&Value| {
+        let from = gap["from"].as_str().unwrap_or_default();
+        let cause = gap["cause"].as_str().unwrap_or_default();
+        let silent = cause.starts_with(&format!("{from} was silent for "));
+        let alone = !cause.contains("; ") && gap["over"] == true && gap["from"] == gap["to"];
+        let short = gap["ms"].as_u64().is_some_and(|ms| ms < STALL_MS);
+        (silent || cause.starts_with("this viewer stood still for ")) && alone && short
+    };
+    let gaps = report["gaps"].as_array().into_iter().flatten();
+    let (stalls, seen): (Vec<&Value>, Vec<&Value>) = gaps.partition(stalled);
+    assert_eq!((&report["backwards"], seen), (&0.into(), vec![]), "{report}");
+    for stall in &stalls {
+        println!("this machine stood still: {stall}");
+    }
+    let longest = stalls.iter().filter_map(|stall| stall["ms"].as_u64()).max();
+    Duration::from_millis(longest.unwrap_or_default())
+}
+
 /// `roost encode NAME --test`, which ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Encoder {
