@@ -38,6 +38,9 @@ macro_rules! plans {
 }
 
 plans! {
+    who_cannot_leave_a_drained_node_keeps_nobody_else_from_it =
+        "idle-ones-keep-watched-ones-at-a-drained-node",
+    who_leaves_a_room_is_not_counted_as_one_of_it = "an-encoder-leaves-its-room",
     those_of_one_side_do_not_believe_what_the_side_that_does_not_hear_them_says =
         "cut-one-way-for-two-seconds",
     who_was_cut_off_for_a_second_is_not_believed = "cut-for-one-second",

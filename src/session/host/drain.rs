@@ -179,31 +179,36 @@ impl Host {
                 }
             }
         }
-        let (list, most) = match idle.is_empty() {
-            false => (idle, IDLE_AT_ONCE),
-            true => (watched, WATCHED_AT_ONCE),
-        };
-        let mut found = 0;
-        for encoder in list.into_iter().take(2 * most) {
-            if self.moves.len() >= most {
-                break;
+        // Those that are watched go once no idle one is left that might: whoever cannot leave keeps
+        // nobody else from it.
+        let mut more = false;
+        for (list, most) in [(idle, IDLE_AT_ONCE), (watched, WATCHED_AT_ONCE)] {
+            let mut left = list.len();
+            for encoder in list.into_iter().take(2 * most) {
+                if self.moves.len() >= most {
+                    break;
+                }
+                left -= 1;
+                match self.way_out(world, encoder) {
+                    Ok(to) => {
+                        draining.stuck.remove(&encoder);
+                        let me = super::moves::label(world, world.me);
+                        let reason = format!("{me} is drained");
+                        let order = Order { encoder, to, cause: Cause::Drain, reason, ticket: 0 };
+                        self.move_away(world, order, effects);
+                        more = true;
+                    }
+                    Err(why) => {
+                        draining.stuck.insert(encoder, (now + TRY_AGAIN, why));
+                    }
+                }
             }
-            match self.way_out(world, encoder) {
-                Ok(to) => {
-                    draining.stuck.remove(&encoder);
-                    let me = super::moves::label(world, world.me);
-                    let reason = format!("{me} is drained");
-                    let order = Order { encoder, to, cause: Cause::Drain, reason, ticket: 0 };
-                    self.move_away(world, order, effects);
-                    found += 1;
-                }
-                Err(why) => {
-                    draining.stuck.insert(encoder, (now + TRY_AGAIN, why));
-                }
+            more |= left > 0 || self.moves.len() >= most;
+            if more {
+                break;
             }
         }
         let rested = draining.stuck.values().map(|(until, _)| *until).min();
-        let more = found > 0 || self.moves.len() >= most;
         draining.step_at = earlier(rested.map(|at| at.max(now + STEP)), more.then_some(now + STEP));
         self.emptying = Some(draining);
     }

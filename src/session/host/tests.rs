@@ -990,6 +990,37 @@ fn a_node_is_emptied_idle_encoders_first_and_watched_ones_a_few_at_a_time() {
 }
 
 #[test]
+fn what_cannot_leave_a_node_that_is_emptied_keeps_nothing_else_from_it() {
+    let mut trial = Trial::new(3);
+    trial.candidates.iter_mut().for_each(|candidate| candidate.limit = 100);
+    let watch = |trial: &mut Trial, number: u8| {
+        let encoder = EncoderId([number; 16]);
+        trial.call(|host, world, out| host.viewers(world, encoder, 1, out));
+    };
+    publish(&mut trial, 10, "cam-10", EncoderId([10; 16]));
+    trial.settle_in(50);
+    watch(&mut trial, 50);
+    let away = |effects: Vec<Effect>| -> Vec<u64> {
+        sent_away(&effects).iter().map(|(session, _)| *session).collect()
+    };
+    assert_eq!(away(trial.drain(true)), [50], "though an idle publisher stays");
+    assert!(away(trial.drain(false)).is_empty());
+
+    // More than are looked at in one step.
+    let mut trial = Trial::new(3);
+    trial.candidates.iter_mut().for_each(|candidate| candidate.limit = 100);
+    for number in 10..20 {
+        publish(&mut trial, number.into(), &format!("cam-{number}"), EncoderId([number; 16]));
+        watch(&mut trial, number);
+    }
+    trial.settle_in(50);
+    watch(&mut trial, 50);
+    assert!(away(trial.drain(true)).is_empty());
+    trial.ms += 100;
+    assert_eq!(away(trial.wake()), [50], "others have their turn");
+}
+
+#[test]
 fn a_node_that_is_emptied_says_what_cannot_move_and_why_and_goes_on_when_it_can() {
     let mut trial = Trial::new(2);
     trial.home(1, epoch(1));
