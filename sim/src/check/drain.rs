@@ -5,7 +5,7 @@ use crate::net::{MS, SEC};
 use crate::world::World;
 
 /// A drained node is empty within this, once nothing else happens.
-const EMPTIED: u64 = 20 * SEC;
+const EMPTIED: u64 = 12 * SEC;
 /// Somebody who watches an encoder that moves sees no two pictures further apart, where nodes are
 /// near: a camera's interval of 66 ms, and 100 ms.
 const SEAM: u64 = 166 * MS;

@@ -11,8 +11,10 @@ mod failover;
 mod grants;
 mod heard;
 mod home;
+mod index;
 mod keyframes;
 mod ledger;
+mod legs;
 mod load;
 mod marks;
 mod members;
@@ -163,6 +165,12 @@ pub(crate) struct Checks {
     pub(crate) wrong_clocks: BTreeSet<usize>,
     /// Since when most clocks that a node knows are right.
     pub(crate) mostly_right: BTreeMap<usize, u64>,
+    /// Since when an agent has more connections than it needs.
+    pub(crate) crowded: BTreeMap<usize, u64>,
+    /// Since when a node that is out serves clients.
+    pub(crate) serving: BTreeMap<usize, u64>,
+    /// Since when each node's index of where encoders should be is as it is.
+    pub(crate) indexed: BTreeMap<usize, index::Index>,
     /// When rights were changed last.
     pub(crate) judged_at: u64,
     /// What happened, and how often.
@@ -256,6 +264,9 @@ impl World {
         self.note_known();
         self.check_standby();
         self.check_rooms();
+        self.check_index();
+        self.check_legs();
+        self.check_shut();
         self.check_published();
         self.check_resting();
     }

@@ -14,6 +14,8 @@ use crate::world::World;
 /// A change of keys ends within this time once all that are linked know of it: two writes, and as
 /// long as a link may be mute.
 const KEY_KNOWN: u64 = 10 * SEC;
+/// Clients of a node that is out have been shown out after this time.
+const SHOWN_OUT: u64 = 2 * SEC;
 
 impl World {
     /// A running node that everybody who is in lets in.
@@ -43,6 +45,27 @@ impl World {
         }
         if let Some(text) = found {
             self.fail("trust", text);
+        }
+    }
+
+    /// Who knows that it is out serves nobody.
+    pub(super) fn check_shut(&mut self) {
+        for ix in 0..self.plan.nodes {
+            let serves =
+                self.nodes[ix].control.as_ref().filter(|_| self.runs(ix)).is_some_and(|it| {
+                    let clients = it.clients();
+                    let busy = clients.homes() > 0 || clients.watchers().next().is_some();
+                    it.roster().outcast(it.me()).is_some() && busy
+                });
+            if !serves {
+                self.checks.serving.remove(&ix);
+                continue;
+            }
+            let since = *self.checks.serving.entry(ix).or_insert(self.now);
+            if self.now > since + SHOWN_OUT {
+                return self
+                    .fail("trust", format!("n{ix} knows that it is out and serves clients"));
+            }
         }
     }
 
