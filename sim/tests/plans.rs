@@ -38,6 +38,7 @@ macro_rules! plans {
 }
 
 plans! {
+    what_is_void_before_it_is_on_disk_counts_nowhere = "an-outcast-writes-to-the-last",
     who_cannot_leave_a_drained_node_keeps_nobody_else_from_it =
         "idle-ones-keep-watched-ones-at-a-drained-node",
     who_leaves_a_room_is_not_counted_as_one_of_it = "an-encoder-leaves-its-room",
