@@ -13,9 +13,13 @@ impl World {
     pub(super) fn check_legs(&mut self) {
         let limit = LET_GO * self.patience() + SLACK;
         for e in 0..self.encoders.len() {
-            let runs = self.runs(self.host_of_encoder(e));
             let held = self.encoders[e].legs.len();
-            if !runs || held <= AGENT {
+            // Without a home several are dialled at a time.
+            let home = self.encoders[e].agent.as_ref().and_then(|agent| agent.home());
+            let home = home.and_then(|node| self.index.get(&node).copied());
+            let at_home = self.runs(self.host_of_encoder(e))
+                && home.is_some_and(|home| self.claims(home, self.encoders[e].id));
+            if !at_home || held <= AGENT {
                 self.checks.crowded.remove(&e);
                 continue;
             }
