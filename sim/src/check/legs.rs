@@ -1,4 +1,4 @@
-//! A client holds no more connections than it has a use for.
+//! An agent that has a home holds no more connections than it has a use for.
 
 use super::SLACK;
 use crate::net::SEC;
@@ -15,10 +15,8 @@ impl World {
         for e in 0..self.encoders.len() {
             let held = self.encoders[e].legs.len();
             // Without a home several are dialled at a time.
-            let home = self.encoders[e].agent.as_ref().and_then(|agent| agent.home());
-            let home = home.and_then(|node| self.index.get(&node).copied());
             let at_home = self.runs(self.host_of_encoder(e))
-                && home.is_some_and(|home| self.claims(home, self.encoders[e].id));
+                && self.home_by(e).is_some_and(|home| self.claims(home, self.encoders[e].id));
             if !at_home || held <= AGENT {
                 self.checks.crowded.remove(&e);
                 continue;

@@ -302,10 +302,13 @@ impl World {
 
     /// Where an encoder's agent says that its home is.
     pub(crate) fn home_of(&self, encoder: usize) -> Option<usize> {
-        self.agents_of(encoder).find_map(|ix| {
-            let agent = self.encoders.get(ix)?.agent.as_ref()?;
-            self.index.get(&agent.home()?).copied()
-        })
+        self.agents_of(encoder).find_map(|agent| self.home_by(agent))
+    }
+
+    /// Where this agent says that its home is.
+    fn home_by(&self, agent: usize) -> Option<usize> {
+        let agent = self.encoders.get(agent)?.agent.as_ref()?;
+        self.index.get(&agent.home()?).copied()
     }
 
     /// Where an encoder's agent says that its next is.
