@@ -103,6 +103,14 @@ pub(crate) fn watcher_name(world: &World, watcher: usize) -> String {
     }
 }
 
+/// An encoder or, numbered after those, a publisher.
+pub(crate) fn source_name(world: &World, source: usize) -> String {
+    match source.checked_sub(world.plan.encoders) {
+        None => format!("cam{source}"),
+        Some(publisher) => format!("pub{publisher}"),
+    }
+}
+
 /// A length of time for people.
 pub(crate) fn span_text(ns: u64) -> String {
     match ns {
@@ -248,8 +256,8 @@ fn told(
         }
         for ((ix, e), claims) in &story.claims {
             if *ix == host {
-                spans
-                    .extend(claims.spans.iter().map(|s| (s.from, s.to, format!("home of cam{e}"))));
+                let text = format!("home of {}", source_name(world, *e));
+                spans.extend(claims.spans.iter().map(|s| (s.from, s.to, text.clone())));
             }
         }
         spans.sort();

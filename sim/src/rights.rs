@@ -1,8 +1,10 @@
 //! Viewers with accounts of their own, and people who give and take their rights.
 
+use std::collections::BTreeSet;
+
 use rand::RngExt as _;
-use roost::access::keys::{StreamKey, key_hash, key_text};
-use roost::access::{DEFAULT_DOMAIN, Principal, Right, Rights, Who};
+use roost::access::keys::{StreamKey, add_key, key_hash, key_text, revoke_key};
+use roost::access::{self, DEFAULT_DOMAIN, Principal, Right, Rights, Who};
 use roost::accounts::{Change, Dot, Expect, Key, Kind, Ledger, Record, Stamp, Write};
 use roost::admission::{Keypair, Session, issue_credential, issue_session};
 use roost::control::{Control, Event};
@@ -33,10 +35,10 @@ const SECRET: &[u8] = b"secret";
 const VIEWERS: u8 = 0x40;
 const GROUPED: u8 = 0x80;
 const AGENTS: u8 = 0xc0;
-/// Set of an encoder's record.
-const KEYS: u16 = 2;
-/// A stream key that is taken away ends so much later.
+/// A stream key that is taken away is revoked, or ends so much later.
 const KEY_LEFT_MS: u64 = 3_000;
+/// Longer than any run.
+const KEY_LONG_MS: u64 = 3_600_000;
 /// Milliseconds since 1970 that no run reaches.
 const NEVER: u64 = 1 << 48;
 /// Changes of the beginning are numbered from here.
@@ -118,10 +120,17 @@ impl World {
         key_text(self.encoders[agent].id, &[0x5e; 20])
     }
 
-    /// What is kept of an agent's stream key, which ends at this time or never.
-    fn key_element(&self, agent: usize, expires: u64) -> Vec<u8> {
-        let (id, hash) = ([u8::from(expires > 0); 4], key_hash(&self.stream_key(agent)));
-        StreamKey { id, hash, made: 1, expires }.encode()
+    /// What makes a new stream key of an agent, or of nobody, one that opens by mesh time `made`.
+    fn new_key(&self, of: Option<usize>, made: u64, rng: &mut impl rand::Rng) -> StreamKey {
+        let hash = of.map(|agent| key_hash(&self.stream_key(agent)));
+        StreamKey { id: rng.random(), hash: hash.unwrap_or_default(), made, expires: 0 }
+    }
+
+    /// An encoder's record as a node has it.
+    fn encoder_record(&self, at: usize, agent: usize) -> (Key, Record) {
+        let key = Key { kind: Kind::ENCODER, id: RecordId(self.encoders[agent].id.0) };
+        let control = self.nodes[at].control.as_ref();
+        (key, control.and_then(|control| control.ledger().get(key)).unwrap_or_default())
     }
 
     /// What time it is in the mesh, by the first node that runs.
@@ -134,7 +143,6 @@ impl World {
     /// Somebody takes from agents the right to send, or gives it back.
     pub(crate) fn let_send(&mut self, by: usize, hosts: &[usize], on: bool) {
         let Some(at) = self.teller(by) else { return };
-        let ends = self.mesh_time() + KEY_LEFT_MS;
         let agents: Vec<usize> = hosts.iter().filter_map(|host| self.encoder_at(*host)).collect();
         for agent in agents {
             match on {
@@ -146,16 +154,29 @@ impl World {
                 self.tell(at, rule, vec![if on { Change::Enable } else { Change::Disable }]);
                 continue;
             }
-            let whole = self.key_element(agent, 0);
-            let changes = match on {
-                true => vec![Change::Add(KEYS, whole)],
-                false => {
-                    let ending = self.key_element(agent, ends);
-                    vec![Change::Remove(KEYS, whole), Change::Add(KEYS, ending)]
-                }
+            let mut rng = stream(self.plan.seed, For::StreamKey(self.last_wish));
+            let now = self.mesh_time();
+            let (record, encoder) = self.encoder_record(at, agent);
+            if on {
+                let whole = self.new_key(Some(agent), now, &mut rng);
+                self.tell(at, record, add_key(&encoder, whole, None));
+                continue;
+            }
+            // Elsewhere somebody who does not know of it gives it more time.
+            let other = self.teller((at + 1) % self.plan.nodes).unwrap_or(at);
+            let (_, theirs) = self.encoder_record(other, agent);
+            let changes = if rng.random() {
+                let names: BTreeSet<_> =
+                    access::keys::keys(&encoder).iter().map(|key| key.id).collect();
+                names.into_iter().flat_map(|id| revoke_key(&encoder, id)).collect()
+            } else {
+                add_key(&encoder, self.new_key(None, now, &mut rng), Some(now + KEY_LEFT_MS))
             };
-            let record = Key { kind: Kind::ENCODER, id: RecordId(self.encoders[agent].id.0) };
             self.tell(at, record, changes);
+            if other != at {
+                let spare = self.new_key(None, now, &mut rng);
+                self.tell(other, record, add_key(&theirs, spare, Some(now + KEY_LONG_MS)));
+            }
         }
     }
 
@@ -174,9 +195,10 @@ impl World {
         let agents = if self.plan.has_mute() { self.plan.encoders } else { 0 };
         for agent in (0..agents).filter(|agent| !has_account(*agent)) {
             let name = Change::Set(NAME, self.encoders[agent].name.clone().into_bytes());
-            let key = Change::Add(KEYS, self.key_element(agent, 0));
-            let record = Key { kind: Kind::ENCODER, id: RecordId(self.encoders[agent].id.0) };
-            self.tell(0, record, vec![name, key]);
+            let mut rng = stream(self.plan.seed, For::StreamKey(self.last_wish));
+            let (record, encoder) = self.encoder_record(0, agent);
+            let key = add_key(&encoder, self.new_key(Some(agent), 1, &mut rng), None);
+            self.tell(0, record, [vec![name], key].concat());
         }
         let viewers =
             (0..self.plan.viewers).map(|viewer| (account(viewer), "viewer", group(viewer)));

@@ -31,6 +31,8 @@ pub(crate) enum For {
     Kept,
     /// A change that somebody makes.
     Edit(usize),
+    /// A stream key that is made or taken away.
+    StreamKey(u64),
     /// A camera that loses its signal or gets it back.
     Signal(usize),
     /// What a publisher does.
@@ -51,6 +53,7 @@ pub(crate) fn stream(seed: u64, purpose: For) -> ChaCha8Rng {
         For::Path(from, to) => (3, from as u64, to as u64),
         For::Host(host, life) => (4, host as u64, life),
         For::Edit(edit) => (7, edit as u64, 0),
+        For::StreamKey(wish) => (24, wish, 0),
         For::Signal(change) => (20, change as u64, 0),
         For::Birth(host) => (5, host as u64, 0),
         For::Reports(host, at) => (18, host as u64, at),

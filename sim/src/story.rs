@@ -107,7 +107,9 @@ pub(crate) struct Story {
     /// Where agents believe their home and next to be.
     pub(crate) homes: Vec<Past<usize>>,
     pub(crate) nexts: Vec<Past<usize>>,
-    /// Which nodes claim which encoders.
+    /// To which node a publisher sends.
+    pub(crate) legs: Vec<Past<usize>>,
+    /// Which nodes claim which encoders, and after these which publishers.
     pub(crate) claims: BTreeMap<(usize, usize), Past<()>>,
     /// From which node a viewer or page has its pictures.
     pub(crate) via: Vec<Past<usize>>,
@@ -135,9 +137,15 @@ impl World {
             let up = self.agents_of(e).any(|ix| self.hosts[self.host_of_encoder(ix)].up);
             story.homes[e].set(now, self.home_of(e).filter(|_| up));
             story.nexts[e].set(now, self.next_of(e).filter(|_| up));
+        }
+        story.legs.resize_with(self.publishers.len(), Past::default);
+        for (publisher, past) in self.publishers.iter().zip(&mut story.legs) {
+            past.set(now, publisher.leg.as_ref().map(|leg| leg.end.host));
+        }
+        for source in 0..self.plan.encoders + self.publishers.len() {
             for ix in 0..self.plan.nodes {
-                let past = story.claims.entry((ix, e)).or_default();
-                let claims = self.claims(ix, self.encoders[e].id);
+                let past = story.claims.entry((ix, source)).or_default();
+                let claims = self.claims(ix, self.watched_id(source));
                 if past.set(now, claims.then_some(())) {
                     story.news_at = now;
                 }
@@ -176,7 +184,8 @@ impl World {
         story.hosts.iter_mut().for_each(|past| {
             past.set(now, None);
         });
-        for past in story.homes.iter_mut().chain(&mut story.nexts).chain(&mut story.via) {
+        let pasts = story.homes.iter_mut().chain(&mut story.nexts);
+        for past in pasts.chain(&mut story.legs).chain(&mut story.via) {
             past.set(now, None);
         }
         story.claims.values_mut().for_each(|past| {

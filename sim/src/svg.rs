@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::explain::{Failover, span_text, watcher_name, words};
+use crate::explain::{Failover, source_name, span_text, watcher_name, words};
 use crate::net::SEC;
 use crate::plan::Fault;
 use crate::story::{State, Story, Weight};
 use crate::world::World;
 
+mod legend;
 mod scale;
 
 use scale::{CALM, Scale};
@@ -33,8 +34,9 @@ struct Drawing<'a> {
     world: &'a World,
     story: &'a Story,
     scale: Scale,
-    /// The middle of each host's lane, and of each watcher's.
+    /// The middle of each host's lane, of each publisher's and of each watcher's.
     hosts: Vec<f64>,
+    publishers: Vec<f64>,
     watchers: Vec<f64>,
     out: String,
 }
@@ -48,7 +50,7 @@ fn moments(world: &World, story: &Story) -> BTreeSet<u64> {
     for past in &story.hosts {
         set.extend(past.spans.iter().flat_map(|span| [span.from, span.to]));
     }
-    for past in story.homes.iter().chain(&story.via) {
+    for past in story.homes.iter().chain(&story.legs).chain(&story.via) {
         set.extend(past.spans.iter().flat_map(|span| [span.from, span.to]));
     }
     for past in story.claims.values() {
@@ -75,6 +77,7 @@ pub(crate) fn draw(world: &World, story: &Story, failovers: &[Failover]) -> Stri
         story,
         scale,
         hosts: vec![0.0; world.hosts.len()],
+        publishers: Vec::new(),
         watchers: Vec::new(),
         out: String::new(),
     };
@@ -107,13 +110,14 @@ pub(crate) fn draw(world: &World, story: &Story, failovers: &[Failover]) -> Stri
          <rect width=\"100%\" height=\"100%\" fill=\"var(--bg)\"/>\
          <text class=\"h\" x=\"16\" y=\"28\">{name}</text>\
          <text class=\"s\" x=\"16\" y=\"48\">{nodes} nodes, {encoders} encoders, {viewers} viewers, \
-         {pages} pages, {seconds:.0} s \u{2014} {ended}</text>{body}</svg>\n",
+         {pages} pages, {publishers} publishers, {seconds:.0} s \u{2014} {ended}</text>{body}</svg>\n",
         name = escaped(&plan.name),
         arrows = arrows(),
         nodes = plan.nodes,
         encoders = plan.encoders,
         viewers = plan.viewers,
         pages = world.browsers.len(),
+        publishers = plan.publishers,
         seconds = world.now as f64 / 1e9,
         ended = escaped(&ended),
         body = drawing.out,
@@ -166,7 +170,8 @@ impl Drawing<'_> {
         );
     }
 
-    /// Encoders above, nodes in the middle, who watches below; second agents last of the first.
+    /// Encoders above, then publishers, nodes in the middle, who watches below; second agents last of the
+    /// first.
     fn place_lanes(&mut self, top: f64) -> f64 {
         let plan = &self.world.plan;
         let mut y = top + LANE / 2.0;
@@ -177,6 +182,9 @@ impl Drawing<'_> {
         };
         for agent in 0..self.world.encoders.len() {
             self.hosts[self.world.host_of_encoder(agent)] = place(0.0);
+        }
+        for _ in 0..plan.publishers {
+            self.publishers.push(place(0.0));
         }
         for node in 0..plan.nodes {
             self.hosts[node] = place(if node == 0 { GROUP } else { 0.0 });
@@ -335,7 +343,7 @@ impl Drawing<'_> {
             let (y, height) = self.stripe(node, e);
             let fill = format!("fill=\"{}\"", colour(e));
             for span in &past.spans {
-                let title = format!("n{node} is home of cam{e}");
+                let title = format!("n{node} is home of {}", source_name(world, e));
                 self.bar(&fill, (span.from, span.to), y, height, &title);
             }
         }
@@ -361,6 +369,9 @@ impl Drawing<'_> {
                 self.label((span.from, span.to), y, &text);
             }
         }
+        for p in 0..self.publishers.len() {
+            self.publisher(p);
+        }
         for w in 0..self.watchers.len() {
             self.watcher(w);
         }
@@ -379,7 +390,7 @@ impl Drawing<'_> {
 
     /// A stripe of a node's bar belongs to each encoder.
     fn stripe(&self, node: usize, encoder: usize) -> (f64, f64) {
-        let count = self.world.plan.encoders.max(1) as f64;
+        let count = (self.world.plan.encoders + self.world.plan.publishers).max(1) as f64;
         let height = (BAR / count).max(2.0);
         (self.hosts[node] - BAR / 2.0 + height * (encoder as f64 + 0.5), height)
     }
@@ -388,6 +399,18 @@ impl Drawing<'_> {
         let (x, right) = (self.scale.x(from), self.scale.x(to));
         if right - x > wide(text) + 10.0 {
             self.text("in", x + 5.0, y + 4.0, "start", text);
+        }
+    }
+
+    fn publisher(&mut self, p: usize) {
+        let (story, y, source) = (self.story, self.publishers[p], self.world.plan.encoders + p);
+        let name = source_name(self.world, source);
+        self.text("n", LEFT - 12.0, y + 4.0, "end", &name);
+        let fill = format!("fill=\"{}\"", colour(source));
+        for span in story.legs.get(p).into_iter().flat_map(|past| &past.spans) {
+            let text = format!("sends to n{}", span.what);
+            self.bar(&fill, (span.from, span.to), y, BAR, &format!("{name} {text}"));
+            self.label((span.from, span.to), y, &text);
         }
     }
 
@@ -518,71 +541,5 @@ impl Drawing<'_> {
             self.out,
             "<line class=\"end\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top:.1}\" y2=\"{bottom:.1}\"/>"
         );
-    }
-
-    /// What signs mean, and each failover in a sentence. Returns where it ends.
-    fn legend(&mut self, top: f64, failovers: &[Failover]) -> f64 {
-        let mut y = top;
-        for (number, failover) in failovers.iter().enumerate() {
-            self.number(number + 1, 26.0, y - 4.0, &colour(failover.encoder));
-            let text = format!("{:.3} s  {}", failover.to.0 as f64 / 1e9, failover.text);
-            self.text("", 44.0, y, "start", &text);
-            y += 22.0;
-        }
-        y += 10.0;
-        let signs = [
-            ("<rect class=\"up\" y=\"-11\" width=\"26\" height=\"12\" rx=\"2.5\"/>", "runs"),
-            (
-                "<rect class=\"ice\" y=\"-11\" width=\"26\" height=\"12\" rx=\"2.5\"/>",
-                "stands still",
-            ),
-            ("<path class=\"dead\" d=\"M8 -9l8 8m0 -8l-8 8\"/>", "process ends"),
-            (
-                "<rect y=\"-11\" width=\"26\" height=\"12\" rx=\"2.5\" fill=\"var(--c0)\"/>",
-                "is home (a colour for each encoder)",
-            ),
-            (
-                "<line class=\"next\" x2=\"26\" y1=\"-5\" y2=\"-5\" stroke=\"var(--c0)\"/>",
-                "is next",
-            ),
-            (
-                "<path class=\"f\" d=\"M0 0C16 0 10 -10 26 -10\" stroke=\"var(--c0)\"/>",
-                "home moves",
-            ),
-            (
-                "<rect class=\"gap\" y=\"-11\" width=\"26\" height=\"12\" rx=\"2.5\"/>",
-                "no new picture for more than 200 ms",
-            ),
-            ("<path class=\"v\" d=\"M8 -9h9l-4.5 8z\"/>", "calls a node down"),
-            (
-                "<path class=\"m\" stroke=\"var(--c0)\" d=\"M0 -5H26\" marker-end=\"url(#a-c0)\"/>",
-                "decides about home or next",
-            ),
-            (
-                "<path class=\"m talk\" d=\"M0 -5H26\" marker-end=\"url(#a-dim)\"/>",
-                "a client and a node talk",
-            ),
-            (
-                "<path class=\"m news\" d=\"M0 -5H26\" marker-end=\"url(#a-dim)\"/>",
-                "nodes: where encoders are",
-            ),
-            (
-                "<rect class=\"calm\" y=\"-11\" width=\"26\" height=\"12\" stroke=\"var(--rule)\"/>",
-                "more than 2 s of calm, pressed together; time is not to scale",
-            ),
-        ];
-        let right = self.scale.right();
-        let mut x = 16.0;
-        for (sign, text) in signs {
-            let width = 34.0 + wide(text) * 1.12 + 18.0;
-            if x + width > right {
-                x = 16.0;
-                y += 22.0;
-            }
-            self.put(&format!("<g transform=\"translate({x:.1} {y:.1})\">{sign}</g>"));
-            self.text("s", x + 34.0, y, "start", text);
-            x += width;
-        }
-        y
     }
 }
