@@ -17,12 +17,14 @@ impl World {
             return;
         }
         self.queue.push(self.now + SEC, Ev::JoinAsk { from });
-        if self.invitation.is_some() && self.reach(from.host, 0) {
+        let seed = (0..self.plan.nodes)
+            .find(|ix| self.reach(from.host, *ix) && self.nodes[*ix].control.is_some());
+        if let Some(to) = seed.filter(|_| self.invitation.is_some()) {
             // QUIC's three flights, the seed's hello, and the question.
-            let there = (0..3).map(|_| self.net.flight(from.host, 0, 1)).sum::<u64>();
-            let back = self.net.flight(0, from.host, 2) + self.net.flight(0, from.host, 1);
+            let there = (0..3).map(|_| self.net.flight(from.host, to, 1)).sum::<u64>();
+            let back = self.net.flight(to, from.host, 2) + self.net.flight(to, from.host, 1);
             let at = self.now + there + back;
-            self.queue.push(at, Ev::JoinArrive { from, to: 0 });
+            self.queue.push(at, Ev::JoinArrive { from, to });
         }
     }
 

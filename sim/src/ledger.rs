@@ -20,7 +20,7 @@ const COMMIT: (u64, u64) = (MS / 2, 20 * MS);
 /// Records that are changed: few, so that changes meet.
 const RECORDS: u8 = 6;
 /// The field that is written.
-const FIELD: u16 = 1;
+pub(crate) const FIELD: u16 = 1;
 /// Those that hold much begin here.
 const LONG: u16 = 16;
 /// What marks a change that has to be refused.
@@ -112,6 +112,7 @@ impl World {
         }
         let ticket = edit as u64;
         self.checks.edits.insert(ticket, (ix, self.hosts[ix].life, key, change.clone()));
+        self.note_replaced(ix, key, &change);
         let mut changes = vec![change];
         // So much that what a node lacks does not go into one answer.
         if rng.random_bool(0.3) {
@@ -140,6 +141,15 @@ impl World {
             self.edit_blindly(ix, ticket, write.clone());
         }
         self.node_event(ix, Event::Write { ticket, write });
+    }
+
+    /// What a value is given instead of.
+    fn note_replaced(&mut self, ix: usize, key: Key, change: &Change) {
+        let record = self.nodes[ix].control.as_ref().and_then(|it| it.ledger().get(key));
+        if let (Change::Set(field, value), Some(record)) = (change, record) {
+            let shown = record.values(*field).into_iter().map(|it| it.value.to_vec()).collect();
+            self.checks.replaced.entry(key).or_default().insert(value.clone(), shown);
+        }
     }
 
     /// Somebody changes a record that is not as they saw it.

@@ -24,6 +24,8 @@ use crate::world::{Ev, World};
 
 /// Frames are not believed while the control loop has not turned for this long.
 pub(crate) const LOOP_LATE: u64 = 350 * MS;
+/// What waited in a connection while a node stood still has been read by then.
+const BACKLOG: u64 = 2 * SEC;
 /// How long a session stays readable after the node ended it.
 const CLOSE_LATER: u64 = 200 * MS;
 /// A write to the disk.
@@ -529,7 +531,8 @@ impl World {
             // while the node stood still says nothing.
             Ok(ClientMessage::Register(register)) => {
                 let node = &self.nodes[ix];
-                let fresh = node.sessions.get(&session).is_some_and(|it| it.since > node.woke);
+                let fresh = node.sessions.get(&session).is_some_and(|it| it.since > node.woke)
+                    || now > node.woke + BACKLOG;
                 let first = !node.sworn.contains_key(&register.encoder);
                 Some(register.encoder).filter(|_| fresh || first)
             }

@@ -30,6 +30,9 @@ pub struct Plan {
     /// How many publish to a node, as by WHIP, each with a page that watches it.
     #[serde(default)]
     pub publishers: usize,
+    /// Publishers are called as encoders are: one of each name is let in at a time.
+    #[serde(default)]
+    pub namesakes: bool,
     /// How many changes people make to the ledger.
     #[serde(default)]
     pub writes: usize,
@@ -163,9 +166,10 @@ pub enum Fault {
     /// Somebody at the first node lets so many encoders at most be at the other, until the fault is
     /// over.
     Limit(usize, Who, u32),
-    /// Somebody at the first node takes from these agents what lets them send, until the fault is
-    /// over: of every second one the account's right, at once; of the others the stream key, which
-    /// ends a few seconds later. Where clients show credentials.
+    /// Somebody at the first node takes from these agents what lets them send, or from these viewers
+    /// the right to watch, until the fault is over: of every second agent the account's right; of the
+    /// others the stream key, which is revoked, or ends a few seconds later. Where clients show
+    /// credentials.
     Mute(usize, Vec<Who>),
     /// These nodes let nobody know any more what is at home there.
     Liar(Vec<Who>),
@@ -279,6 +283,7 @@ impl Plan {
             viewers: encoders,
             browsers: 0,
             publishers: 0,
+            namesakes: false,
             writes: 0,
             signals: 0,
             guarded: false,
@@ -321,6 +326,11 @@ impl Plan {
     /// Whether any encoders are ever bound to the pool by records of their own.
     pub(crate) fn has_bound(&self) -> bool {
         self.faults.iter().any(|item| matches!(item.fault, Fault::Bind(..)))
+    }
+
+    /// Whether any wall clock is ever far off.
+    pub(crate) fn has_clocks(&self) -> bool {
+        self.faults.iter().any(|item| matches!(item.fault, Fault::Clock(..) | Fault::Drift(..)))
     }
 
     /// Whether records become unreadable in it.

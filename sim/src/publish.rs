@@ -120,7 +120,9 @@ impl World {
         let publisher = &mut self.publishers[p];
         let instance = publisher.rng.random();
         let lasts = log_uniform(&mut publisher.rng, 5_000.0, 200_000.0) * MS;
-        let (encoder, name) = (publisher.id, format!("pub{p}"));
+        let encoder = publisher.id;
+        let namesake = self.encoders.get(p).filter(|_| self.plan.namesakes);
+        let name = namesake.map_or_else(|| format!("pub{p}"), |encoder| encoder.name.clone());
         let session = self.open_session(at);
         let leg = Leg { end, session, instance, since: now, ends: now + lasts, question: None };
         self.publishers[p].leg = Some(leg);

@@ -12,7 +12,7 @@ use roost::id::{AccountId, ActorId, EncoderId, InviteId, NodeId, RecordId};
 
 use crate::net::MS;
 use crate::rng::{For, stream};
-use crate::world::{Ev, World};
+use crate::world::{Ev, WALL, World};
 
 /// Fields and sets of accounts and rules.
 const NAME: u16 = 1;
@@ -31,6 +31,8 @@ const ROLES: [&str; 4] = ["viewer", "publisher", "operator", "admin"];
 const ELSEWHERE: RecordId = RecordId([0xd0; 16]);
 /// Everyone's.
 const SECRET: &[u8] = b"secret";
+/// What a password is changed to, though nobody signs in by it.
+const OTHER: &[u8] = b"other";
 /// Viewers' accounts are numbered from here, their groups, and agents' accounts where they have some.
 const VIEWERS: u8 = 0x40;
 const GROUPED: u8 = 0x80;
@@ -41,6 +43,8 @@ const KEY_LEFT_MS: u64 = 3_000;
 const KEY_LONG_MS: u64 = 3_600_000;
 /// Milliseconds since 1970 that no run reaches.
 const NEVER: u64 = 1 << 48;
+/// A client logs in for this long.
+const GOOD_MS: u64 = 12 * 3_600_000;
 /// Changes of the beginning are numbered from here.
 const FIRST: u64 = 1 << 32;
 
@@ -78,42 +82,66 @@ fn password() -> u64 {
     made.ok().and_then(|()| rights.password_of(account(0))).unwrap_or_default()
 }
 
+/// A viewer that signed in by [`SECRET`].
+fn signed_in(viewer: usize) -> Principal {
+    Principal::new(Who::Account(account(viewer)), "").with_proof(password())
+}
+
 impl World {
     /// Which viewers may watch which encoders by an index of rights.
     pub(crate) fn permitted(&self, rights: &Rights, now: u64) -> Vec<(usize, usize)> {
         let all = (0..self.plan.viewers).flat_map(|v| (0..self.plan.encoders).map(move |e| (v, e)));
         let may = |&(viewer, encoder): &(usize, usize)| {
-            let who = Principal::new(Who::Account(account(viewer)), "").with_proof(password());
-            rights.permits(&who, Right::View, self.encoders[encoder].id, now)
+            rights.permits(&signed_in(viewer), Right::View, self.encoders[encoder].id, now)
         };
         all.filter(may).collect()
     }
 
-    /// What a client shows: nothing if nobody asks.
-    pub(crate) fn credential(&self, host: usize) -> Option<String> {
+    /// A viewer by what it showed, whatever a node made of that.
+    pub(crate) fn as_shown(&self, who: &Principal) -> Principal {
+        let shown = |viewer: &usize| who.who == Who::Account(account(*viewer));
+        match (0..self.plan.viewers).find(shown).map(signed_in) {
+            Some(shown) => Principal { issuer: who.issuer, ..shown },
+            None => who.clone(),
+        }
+    }
+
+    /// What a client shows: nothing if nobody asks. It is what it was given before, as long as that
+    /// is good; where clocks are years off, it gets something new each time, which never ends.
+    pub(crate) fn credential(&mut self, host: usize) -> Option<String> {
         if !self.plan.guarded {
             return None;
         }
-        let mesh = self.mesh;
-        let agent = self.encoder_at(host).filter(|_| self.plan.has_mute());
+        let again = |(by, _): &&(usize, String)| self.is_member(*by) && !self.plan.has_clocks();
+        if let Some((_, shown)) = self.shown.get(&host).filter(again) {
+            return Some(shown.clone());
+        }
+        let by = self.signer(usize::from(self.viewer_at(host).is_none()))?;
+        let shown = self.credential_of(host, &self.nodes[by].keypair)?;
+        self.shown.insert(host, (by, shown.clone()));
+        Some(shown)
+    }
+
+    fn credential_of(&self, host: usize, signer: &Keypair) -> Option<String> {
+        let (mesh, agent) = (self.mesh, self.encoder_at(host).filter(|_| self.plan.has_mute()));
+        let expires = if self.plan.has_clocks() { NEVER } else { WALL + GOOD_MS };
         let account = match (self.viewer_at(host), agent) {
             (Some(viewer), _) => account(viewer),
             (_, Some(agent)) if has_account(agent) => numbered(AGENTS, agent),
             (_, Some(agent)) => return Some(self.stream_key(agent)),
             _ => {
-                let (id, signer) = (InviteId([9; 16]), self.signer(1)?);
-                return Some(issue_credential(signer, mesh, id, DEFAULT_DOMAIN, NEVER));
+                let id = InviteId([9; 16]);
+                return Some(issue_credential(signer, mesh, id, DEFAULT_DOMAIN, expires));
             }
         };
-        let session = Session { account, password: password(), expires: NEVER };
-        Some(issue_session(self.signer(0)?, mesh, &session))
+        let session = Session { account, password: password(), expires };
+        Some(issue_session(signer, mesh, &session))
     }
 
     /// Who lets clients in: this one of the members, or the last. What somebody signed opens nothing
     /// once that one is shut out, and agents have it from another than viewers.
-    fn signer(&self, number: usize) -> Option<&Keypair> {
-        let members = (0..self.plan.nodes).filter(|ix| self.is_member(*ix)).take(number + 1);
-        Some(&self.nodes[members.last()?].keypair)
+    fn signer(&self, number: usize) -> Option<usize> {
+        (0..self.plan.nodes).filter(|ix| self.is_member(*ix)).take(number + 1).last()
     }
 
     fn stream_key(&self, agent: usize) -> String {
@@ -140,9 +168,15 @@ impl World {
         running.find_map(time).unwrap_or(NEVER)
     }
 
-    /// Somebody takes from agents the right to send, or gives it back.
+    /// Somebody takes from agents the right to send and from viewers that to watch, or gives it back.
     pub(crate) fn let_send(&mut self, by: usize, hosts: &[usize], on: bool) {
         let Some(at) = self.teller(by) else { return };
+        let viewers: Vec<usize> = hosts.iter().filter_map(|host| self.viewer_at(*host)).collect();
+        for viewer in viewers {
+            let (_, rule) = keys(account(viewer));
+            self.checks.judged_at = self.now;
+            self.tell(at, rule, vec![if on { Change::Enable } else { Change::Disable }]);
+        }
         let agents: Vec<usize> = hosts.iter().filter_map(|host| self.encoder_at(*host)).collect();
         for agent in agents {
             match on {
@@ -215,7 +249,7 @@ impl World {
             let role =
                 [set(ROLE, role.as_bytes()), set(EVERYTHING, &[1]), Change::Add(set_of, named)];
             // Whoever changed it before that is overwritten.
-            self.checks.blurred.insert(rule);
+            self.checks.blurred.extend([person, rule]);
             self.ask_for(0, ticket, person, vec![set(PASSWORD, SECRET)]);
             self.ask_for(0, ticket + 1, rule, role.into());
             if let Some(group) = group {
@@ -257,6 +291,8 @@ impl World {
             3 => (rule, Change::Set(DOMAIN, ELSEWHERE.0.to_vec())),
             4 | 5 => (rule, Change::Set(DOMAIN, DEFAULT_DOMAIN.0.to_vec())),
             wide @ (6 | 7) => (rule, Change::Set(EVERYTHING, vec![wide - 6])),
+            10 => (person, Change::Set(PASSWORD, OTHER.to_vec())),
+            11 | 12 => (person, Change::Set(PASSWORD, SECRET.to_vec())),
             8 | 9 if self.plan.encoders > 0 => {
                 let encoder = &self.encoders[rng.random_range(0..self.plan.encoders)];
                 (rule, Change::Add(ENCODERS, encoder.id.0.to_vec()))

@@ -138,6 +138,7 @@ impl World {
             index,
             mesh: MeshId([0; 16]),
             invitation: None,
+            shown: BTreeMap::new(),
             checked: None,
             active: BTreeMap::new(),
             last_wish: 0,

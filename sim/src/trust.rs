@@ -48,6 +48,7 @@ impl World {
 
     pub(crate) fn revoke(&mut self, by: usize, node: usize) {
         let (ticket, nonce) = (self.events, self.hosts[by].rng.random());
+        self.keep_changes(by, node);
         let (node, reason) = (self.nodes[node].id, "stolen".to_owned());
         let before = self.members_by(by);
         self.node_event(by, Event::Revoke { ticket, node, nonce, reason });

@@ -33,7 +33,7 @@ use crate::trace::Trace;
 const LINGERS: u64 = 30 * SEC;
 
 /// By this many readings a clock is judged, one a second, which take a while to come.
-const READINGS: u64 = 30 * SEC;
+pub(crate) const READINGS: u64 = 30 * SEC;
 
 /// The moment at which a run begins, so that no machine sees zero.
 pub(crate) const BEGIN: u64 = 0;
@@ -258,6 +258,8 @@ pub(crate) struct World {
     pub(crate) index: Index,
     pub(crate) mesh: MeshId,
     pub(crate) invitation: Option<Invitation>,
+    /// What clients show, and which node signed it.
+    pub(crate) shown: BTreeMap<usize, (usize, String)>,
     /// Statements that a node started with, and the roster that they come to.
     pub(crate) checked: Option<(Vec<Statement>, Roster)>,
     pub(crate) active: BTreeMap<usize, Active>,

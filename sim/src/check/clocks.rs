@@ -2,7 +2,8 @@
 
 use super::SLACK;
 use crate::net::{MS, SEC};
-use crate::world::{SKEWS, WALL, World};
+use crate::plan::{Fault, Item};
+use crate::world::{READINGS, SKEWS, WALL, World};
 
 /// A link tells what time it is at the other end when it comes up, and mesh time is worked out soon
 /// after.
@@ -13,7 +14,13 @@ const LATE: u64 = 60_000;
 impl World {
     pub(super) fn check_clocks(&mut self) {
         let off = self.clocks_off.keys().chain(self.drifts.keys()).copied();
-        self.checks.wrong_clocks.extend(off.filter(|host| *host < self.plan.nodes));
+        let off = off.filter(|host| *host < self.plan.nodes);
+        self.checks.wrong_clocks.extend(off.map(|host| (host, self.now)));
+        // What is right again is known by new readings, where nodes report and nothing else happens.
+        let clocks = |item: &Item| matches!(item.fault, Fault::Clock(..));
+        if self.plan.viewers > 0 && self.plan.faults.iter().all(clocks) {
+            self.checks.wrong_clocks.retain(|_, at| self.now < *at + READINGS);
+        }
         let limit = SETTLED * self.patience() + SLACK;
         let true_times = WALL + self.now / MS;
         let right = true_times.saturating_sub(LATE)..true_times + SKEWS + LATE;
@@ -32,13 +39,13 @@ impl World {
     }
 
     /// What time it is in the mesh to a node, if more of the live ones that it is linked with, and
-    /// itself, have had a right clock all along than there are others in the mesh.
+    /// itself, have had a right clock long enough than there are others in the mesh.
     fn mostly_right(&self, ix: usize) -> Option<u64> {
         let control = self.nodes[ix].control.as_ref().filter(|_| self.runs(ix))?;
         let wrong = &self.checks.wrong_clocks;
         let linked = control.linked().iter().filter(|peer| control.alive().contains(*peer));
         let linked = linked.filter_map(|peer| self.index.get(peer));
-        let right = linked.chain([&ix]).filter(|node| !wrong.contains(node)).count();
+        let right = linked.chain([&ix]).filter(|node| !wrong.contains_key(node)).count();
         (right > wrong.len().max(1)).then(|| control.time(self.clock(ix)))
     }
 }

@@ -313,10 +313,13 @@ impl World {
         if even.judged || self.now < known + FILLED + secret {
             return;
         }
-        // Nodes that have to wait until what came to them has rested are not given way to.
-        if loads.iter().any(|a| {
-            loads.iter().any(|b| evens((a.1, a.2), (b.1, b.2), 1)) && self.someone_rests(a.0)
-        }) {
+        // A node that is not preferred has fewer. Nodes that have to wait until what came to them has
+        // rested are not given way to.
+        if self.is_pooled()
+            || loads.iter().any(|a| {
+                loads.iter().any(|b| evens((a.1, a.2), (b.1, b.2), 1)) && self.someone_rests(a.0)
+            })
+        {
             return;
         }
         let even = &mut self.checks.even;

@@ -1,11 +1,13 @@
 //! The ledger: what was acknowledged is everywhere in the end, equal writes mean equal records,
 //! and what was revoked stays so unless somebody who saw it undid it.
 
+use std::collections::BTreeSet;
+
 use roost::accounts::{Change, Key, Receipt, Record};
 use roost::control::Control;
 use roost::id::ActorId;
 
-use crate::ledger::BLIND;
+use crate::ledger::{BLIND, FIELD};
 use crate::net::{MS, SEC};
 use crate::plan::Fault;
 use crate::world::World;
@@ -24,6 +26,8 @@ pub(crate) struct Acked {
     overwritten: bool,
     /// Nobody else had it when a disk that had was set back.
     lost: bool,
+    /// Who had it when that node shut out the one where it was made, and nobody else did.
+    kept_by: Option<usize>,
 }
 
 /// The field that a change gives a value, or takes its values from.
@@ -96,7 +100,8 @@ impl World {
                 overwritten |= there.is_none_or(|there| there.has(version));
             }
         }
-        let acked = Acked { version, at: ix, key, change, undone: false, overwritten, lost: false };
+        let (undone, lost, kept_by) = (false, false, None);
+        let acked = Acked { version, at: ix, key, change, undone, overwritten, lost, kept_by };
         self.checks.acked.push(acked);
         if self.net.cut_anywhere() {
             self.mark("a change is acknowledged in a split");
@@ -116,6 +121,18 @@ impl World {
         for acked in &mut self.checks.acked {
             let mut disks = self.nodes.iter().map(|node| &node.disk.books);
             acked.lost |= !disks.any(|books| books.has(acked.version));
+        }
+    }
+
+    /// A node is shut out: what whoever does that has of it goes on counting.
+    pub(crate) fn keep_changes(&mut self, by: usize, node: usize) {
+        let out = |fault: &Fault| matches!(fault, Fault::Revoke(_, of) if *of == node);
+        let again = self.plan.faults.iter().filter(|item| out(&item.fault)).count() > 1;
+        let Some(ledger) = self.nodes[by].control.as_ref().map(Control::ledger) else { return };
+        if !again {
+            for acked in self.checks.acked.iter_mut().filter(|acked| acked.at == node) {
+                acked.kept_by = ledger.has(acked.version).then_some(by);
+            }
         }
     }
 
@@ -157,7 +174,13 @@ impl World {
     /// Whether values of a record may be gone for another reason than that they were overwritten.
     fn may_be_gone(&self, key: Key) -> bool {
         let removed = |acked: &Acked| acked.key == key && acked.change == Change::Delete;
-        let outcasts = self.plan.faults.iter().any(|item| matches!(item.fault, Fault::Revoke(..)));
+        // Who is let in again, or shut out twice, may have written what counted for a while.
+        let mut out = BTreeSet::new();
+        let outcasts = self.plan.faults.iter().any(|item| match item.fault {
+            Fault::Revoke(_, node) => !out.insert(node),
+            Fault::Readmit(..) => true,
+            _ => false,
+        });
         let under_way = self.checks.edits.values().any(|(_, _, of, _)| *of == key);
         self.checks.set_back
             || outcasts
@@ -186,8 +209,11 @@ impl World {
                 found = Some(("converged", format!("n{ix} has another ledger than the first")));
             }
             // What was changed at a node that is out may be known to nobody else.
+            let counts = |acked: &&Acked| {
+                self.is_member(acked.at) || acked.kept_by.is_some_and(|by| self.is_member(by))
+            };
             let acked = self.checks.acked.iter().filter(|acked| !acked.lost && held(acked));
-            for acked in acked.filter(|acked| self.is_member(acked.at)) {
+            for acked in acked.filter(counts) {
                 let (actor, seq) = acked.version;
                 // What was removed and forgotten, and is nowhere after records were lost, stays removed.
                 let removed = acked.change == Change::Delete && ledger.encoded(acked.key).is_none();
@@ -221,6 +247,19 @@ impl World {
                         let text = format!("n{ix} has undone what nobody undid, change {seq}");
                         found = Some(("revoked", text));
                     }
+                }
+            }
+            for (key, replaced) in &self.checks.replaced {
+                let Some(record) = ledger.get(*key) else { continue };
+                let shown: Vec<&[u8]> =
+                    record.values(FIELD).into_iter().map(|it| it.value).collect();
+                let stale = |value: &&[u8]| {
+                    let instead = replaced.get(*value);
+                    instead.is_some_and(|all| all.iter().any(|it| shown.contains(&&it[..])))
+                };
+                if shown.iter().any(stale) {
+                    let text = format!("n{ix} shows a value of {key:?} beside what replaced it");
+                    found = Some(("replaced", text));
                 }
             }
         }

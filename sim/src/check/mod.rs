@@ -145,6 +145,8 @@ pub(crate) struct Checks {
     pub(crate) at_home: BTreeMap<usize, ([u64; 2], Vec<usize>)>,
     /// Changes that were asked for: of which node in which life, and what.
     pub(crate) edits: BTreeMap<u64, (usize, u64, Key, Change)>,
+    /// Which values each value was given instead of.
+    pub(crate) replaced: BTreeMap<Key, BTreeMap<Vec<u8>, Vec<Vec<u8>>>>,
     /// When a change was asked for that is to be on so many nodes, and how long that may take.
     pub(crate) waits: BTreeMap<u64, Wait>,
     /// Changes that were acknowledged.
@@ -161,8 +163,8 @@ pub(crate) struct Checks {
     pub(crate) unsure: BTreeSet<Key>,
     /// Since when all that are linked to a node know the key that it is to take.
     pub(crate) key_known: BTreeMap<usize, u64>,
-    /// Nodes whose clock was wrong at any time.
-    pub(crate) wrong_clocks: BTreeSet<usize>,
+    /// Nodes whose clock was wrong, and when last.
+    pub(crate) wrong_clocks: BTreeMap<usize, u64>,
     /// Since when most clocks that a node knows are right.
     pub(crate) mostly_right: BTreeMap<usize, u64>,
     /// Since when an agent has more connections than it needs.

@@ -23,8 +23,9 @@ impl World {
             let Some(control) = node.control.as_ref().filter(|_| self.runs(ix)) else { continue };
             let now = self.clock(ix).wall;
             for (who, encoder) in control.clients().watchers() {
+                let who = self.as_shown(who);
                 let right = roost::access::Right::View;
-                if !control.rights().permits(who, right, encoder, now) {
+                if !control.rights().permits(&who, right, encoder, now) {
                     let text = format!(
                         "n{ix} shows {:?} {}, which they may not see",
                         who.who,
@@ -32,7 +33,7 @@ impl World {
                     );
                     found = Some(text);
                 }
-                served.push((ix, who.clone(), encoder));
+                served.push((ix, who, encoder));
             }
         }
         if let Some(text) = found {
