@@ -215,6 +215,7 @@ impl World {
         }
         if batch.actors.iter().any(|(_, row)| row.retired) {
             self.mark("an actor is retired");
+            self.trace.say(self.now, || format!("n{} retires actors", end.host));
         }
         if batch.records.iter().any(|(key, _)| key.kind == Kind::BASELINE) {
             self.checks.named_at = Some(self.now);

@@ -333,6 +333,11 @@ impl Plan {
         self.faults.iter().any(|item| matches!(item.fault, Fault::Clock(..) | Fault::Drift(..)))
     }
 
+    /// Whether a node ever starts again as an earlier one did.
+    pub(crate) fn has_older_folders(&self) -> bool {
+        self.faults.iter().any(|item| matches!(item.fault, Fault::OldFolder(_)))
+    }
+
     /// Whether records become unreadable in it.
     pub(crate) fn loses_records(&self) -> bool {
         self.faults.iter().any(|item| matches!(item.fault, Fault::Unreadable(_)))

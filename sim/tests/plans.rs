@@ -41,6 +41,8 @@ plans! {
     what_is_void_before_it_is_on_disk_counts_nowhere = "an-outcast-writes-to-the-last",
     who_cannot_leave_a_drained_node_keeps_nobody_else_from_it =
         "idle-ones-keep-watched-ones-at-a-drained-node",
+    who_stood_by_and_is_in_the_pool_no_more_is_not_home_when_home_leaves =
+        "home-leaves-when-next-is-in-the-pool-no-more",
     who_leaves_a_room_is_not_counted_as_one_of_it = "an-encoder-leaves-its-room",
     those_of_one_side_do_not_believe_what_the_side_that_does_not_hear_them_says =
         "cut-one-way-for-two-seconds",

@@ -152,7 +152,9 @@ impl Host {
         };
         let Some(warm) = &mut stream.warm else { return };
         let claimed = world.directory.claims(encoder).next().is_some();
-        if std::mem::replace(&mut warm.claimed, claimed) && !claimed {
+        // Where it may not be any more, it is not to come.
+        let may = world.rights.wish(encoder).tier(world.me).is_some();
+        if std::mem::replace(&mut warm.claimed, claimed) && !claimed && may {
             self.counters.unclaimed += 1;
             let (floor, reason) = (world.directory.floor(encoder), "nobody claims it".to_owned());
             let assign = wire::Assign { home: world.me, next: None, floor, reason };

@@ -302,6 +302,17 @@ fn who_stands_by_is_told_once_that_its_home_started_anew_and_claims_it_no_more()
 }
 
 #[test]
+fn who_stood_by_where_it_may_not_be_any_more_is_not_told_to_come_when_nobody_claims_it() {
+    let mut trial = Trial::new(3);
+    trial.welcome(1);
+    trial.register(1, Role::Next, epoch(1));
+    trial.claimed_by(node(2), epoch(1));
+    trial.steer(&[3], "only");
+    let effects = trial.said_by(node(2), Boot(2), None);
+    assert!(assigned(&effects).is_none(), "{effects:?}");
+}
+
+#[test]
 fn a_wish_for_a_keyframe_waits_its_time_and_is_repeated_until_one_comes() {
     let mut trial = Trial::new(2);
     trial.home(1, epoch(1));
