@@ -45,7 +45,10 @@ impl World {
         let heard = |ix: usize, from: usize, within: u64| {
             of(ix, from).is_some_and(|heard| self.now < heard.last + within)
         };
-        let resumed = of(other, ix).is_some_and(|heard| self.now < heard.since + RESUMED);
+        // Who did not hear another for a while may have called it down rightly.
+        let resumed = |ix: usize, from: usize| {
+            of(ix, from).is_some_and(|heard| self.now < heard.since + RESUMED)
+        };
         let thirds = (0..self.plan.nodes).filter(|third| ![ix, other].contains(third));
         let mut thirds = thirds.filter(|third| self.runs(*third) && self.is_member(*third));
         let leaves = self.nodes[other].control.as_ref().is_none_or(|control| control.leaving());
@@ -55,7 +58,7 @@ impl World {
             && !rough
             && heard(ix, other, JUST_NOW)
             && heard(other, ix, LATELY)
-            && !resumed
-            && thirds.all(|third| heard(third, other, JUST_NOW))
+            && !resumed(other, ix)
+            && thirds.all(|third| heard(third, other, JUST_NOW) && !resumed(third, other))
     }
 }
