@@ -62,6 +62,8 @@ impl World {
             }
             let agent = self.host_of_encoder(it.encoder);
             let befell = [agent, it.next].iter().any(|host| self.hosts[*host].touched > it.at);
+            // Who says nothing of what it has says nothing of what it has forgotten, either.
+            let befell = befell || self.checks.lied.contains(&it.home);
             let rough = !self.whole() || self.checks.rough_at > it.at;
             if befell || rough || (it.anew.is_none() && self.now > it.at + AWAY) {
                 return false;
