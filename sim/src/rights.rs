@@ -148,7 +148,7 @@ impl World {
         key_text(self.encoders[agent].id, &[0x5e; 20])
     }
 
-    /// What makes a new stream key of an agent, or of nobody, one that opens by mesh time `made`.
+    /// A new stream key of an agent, or one that nobody has, made at this mesh time.
     fn new_key(&self, of: Option<usize>, made: u64, rng: &mut impl rand::Rng) -> StreamKey {
         let hash = of.map(|agent| key_hash(&self.stream_key(agent)));
         StreamKey { id: rng.random(), hash: hash.unwrap_or_default(), made, expires: 0 }

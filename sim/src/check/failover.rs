@@ -4,6 +4,7 @@ use roost::directory::SourceState;
 use roost::id::SessionId;
 
 use super::SLACK;
+use crate::explain::source_name;
 use crate::media::Hub;
 use crate::net::{MS, SEC};
 use crate::plan::Fault;
@@ -228,10 +229,7 @@ impl World {
                 (format!("page{b} at n{at}"), browser.watches, browser.seen.fresh_at)
             });
         if let (Some((who, e, fresh)), true) = (dark.or(dark_page), anyone) {
-            let of = match e.checked_sub(self.plan.encoders) {
-                None => format!("cam{e}"),
-                Some(publisher) => format!("pub{publisher}"),
-            };
+            let of = source_name(self, e);
             let text = format!("{who} sees nothing of {of} since {:.3} s", fresh as f64 / 1e9);
             self.fail("pictures", text);
         }

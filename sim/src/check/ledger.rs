@@ -26,7 +26,7 @@ pub(crate) struct Acked {
     overwritten: bool,
     /// Nobody else had it when a disk that had was set back.
     lost: bool,
-    /// Who had it when that node shut out the one where it was made, and nobody else did.
+    /// The node that had it when it shut out the one where it was made, which no other node did.
     kept_by: Option<usize>,
 }
 

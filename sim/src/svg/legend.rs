@@ -23,7 +23,7 @@ impl Drawing<'_> {
             ("<path class=\"dead\" d=\"M8 -9l8 8m0 -8l-8 8\"/>", "process ends"),
             (
                 "<rect y=\"-11\" width=\"26\" height=\"12\" rx=\"2.5\" fill=\"var(--c0)\"/>",
-                "is home (a colour for each encoder)",
+                "is home (a colour for each encoder and publisher)",
             ),
             (
                 "<line class=\"next\" x2=\"26\" y1=\"-5\" y2=\"-5\" stroke=\"var(--c0)\"/>",
